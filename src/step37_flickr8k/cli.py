@@ -1,0 +1,286 @@
+"""The command: the only module that prints, sets up logging and turns errors into exit codes."""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from step37_flickr8k import __version__
+from step37_flickr8k.errors import InvalidSettings, Step37Error, Terminated, exit_code_of
+from step37_flickr8k.settings import Loaded, describe_settings, flags, json_schema, load_settings
+from step37_flickr8k.world import World
+
+__all__ = ["main"]
+
+log = logging.getLogger("step37_flickr8k")
+
+_LINE_EVERY = 5.0  # s between two lines of progress
+_EXITS = """exit codes: 0 done; 2 configuration: change something first; 75 transient: run it again; 76 rank 0 was lost or never met:
+start this rank again; 143 ended by SIGTERM; 1 a bug."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and give its exit code."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        code: int = parsed.run(parsed)
+    except (Step37Error, KeyboardInterrupt, Terminated) as error:
+        _say(error)
+        return exit_code_of(error)
+    return code
+
+
+def _say(error: BaseException) -> None:
+    names = {KeyboardInterrupt: "interrupted", Terminated: "ended by SIGTERM"}
+    message = names.get(type(error)) or f"{type(error).__name__}: {error}"
+    if log.handlers:
+        log.error("%s", message)
+        log.debug("where it happened", exc_info=error)
+    else:
+        print(f"step37-flickr8k: {message}", file=sys.stderr)
+
+
+# --- warmup, plan, verify, settings, hub ------------------------------------------------------------------------------------
+
+
+def _warmup(parsed: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is said by us, in one line, not in C++ stack frames
+    settings = _load(parsed).settings
+    world = World.from_environment(os.environ)
+    _set_up_logging(settings, world)
+    log.info("%s, step37-flickr8k %s, %s split %s", world.describe(), __version__, settings.repo_id, settings.split)
+
+    from step37_flickr8k.group import job_group  # noqa: PLC0415 - whatever is wrong so far is said before anything heavy loads
+    from step37_flickr8k.warmup import Warmup  # noqa: PLC0415
+
+    start = time.monotonic()
+    report: dict[str, Any] = {"repo_id": settings.repo_id, "split": settings.split, "world_size": world.size, "run": world.run}
+    show = _display(settings, world)
+    try:
+        result, rows = Warmup(settings, world).run(job_group(world), show)
+    except BaseException as error:
+        report |= {"ok": False, "error": type(error).__name__, "message": str(error), "exit_code": exit_code_of(error)}
+        raise
+    else:
+        report |= {"ok": True, "exit_code": 0, **result}
+        how = "the cache was warm" if result["warm"] else f"{result['files']:,} files fetched"
+        log.info("ready: %s rows at commit %s; %s", f"{len(rows):,}", result["commit"], how)
+    finally:
+        show({"state": "done"})
+        if world.rank == 0:
+            report["total_seconds"] = round(time.monotonic() - start, 3)
+            _write_report(report, settings.report)
+    return 0
+
+
+def _plan(parsed: argparse.Namespace) -> int:
+    settings = _load(parsed).settings
+    _set_up_logging(settings, World.from_environment({}))
+    from step37_flickr8k.warmup import Warmup  # noqa: PLC0415 - imports the HTTP client
+
+    plan = Warmup(settings, World.from_environment({})).plan()
+    if parsed.json:
+        print(json.dumps(plan, indent=2))
+    elif plan["warm"]:
+        print(f"nothing to do: {plan['cache_dir']} holds all {plan['rows']:,} rows at commit {plan['commit']}")
+    else:
+        print(f"commit    {plan['commit']}")
+        print(f"rows      {plan['rows']:,} with {plan['files']:,} images")
+        print(f"to fetch  {plan['fetch']:,} images, {plan['bytes'] / 1e6:,.1f} MB, into {plan['cache_dir']}")
+        print(f"requests  {plan['requests']:,} to the Hub")
+    return 0
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    settings = _load(parsed).settings
+    _set_up_logging(settings, World.from_environment({}))
+    from step37_flickr8k.warmup import Warmup  # noqa: PLC0415 - imports the HTTP client
+
+    result = Warmup(settings, World.from_environment({})).verify()
+    for name in result["foreign"]:
+        log.info("foreign: %s is no file of the data set", name)
+    print(json.dumps(result, indent=2) if parsed.json else f"{result['files']:,} files, all right")
+    return 0
+
+
+def _settings(parsed: argparse.Namespace) -> int:
+    if parsed.json_schema:
+        print(json.dumps(json_schema(), indent=2))
+        return 0
+    rows = [("setting", "value", "from"), *describe_settings(_load(parsed))]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    for name, value, origin in rows:
+        print(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")
+    return 0
+
+
+def _hub(parsed: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    from step37_flickr8k.localhub import Fault, LocalHub  # noqa: PLC0415 - imports the HTTP server
+
+    if not parsed.folder.is_dir():
+        raise InvalidSettings(f"{parsed.folder} is no folder: give one that holds <split>/metadata.csv")
+    try:
+        with LocalHub(parsed.folder, repo_id=parsed.repo_id, host=parsed.host, port=parsed.port) as hub:
+            if parsed.delay:
+                hub.faults.add(Fault.delay(parsed.delay))
+            print(f"serving {parsed.folder} as {parsed.repo_id} at commit {hub.commit}; Ctrl-C ends it", file=sys.stderr)
+            print(f"export HF_ENDPOINT={hub.endpoint}", flush=True)
+            signal.pause()
+    except OSError as error:
+        raise InvalidSettings(f"can't serve on {parsed.host} port {parsed.port}: {error}: choose another --port") from error
+    return 0
+
+
+# --- the command line -------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="step37-flickr8k",
+        description="Fill a shared cache with an image-caption dataset of the Hugging Face Hub before training starts.",
+        epilog=_EXITS,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, about in (
+        ("warmup", _warmup, "the job: rank 0 downloads, the others wait, all read (run it on every rank)"),
+        ("plan", _plan, "what warmup would do: files, bytes, requests; downloads nothing"),
+        ("verify", _verify, "hash the cache again and compare it with its manifest"),
+        ("settings", _settings, "the settings in force and where each came from"),
+    ):
+        command = commands.add_parser(name, help=about, description=about, epilog=_EXITS)
+        command.set_defaults(run=run)
+        command.add_argument("--settings", metavar="FILE", type=Path, help="YAML or TOML file with settings")
+        for field, flag, text, choices in flags():
+            command.add_argument(flag, dest=field, help=text, choices=choices, metavar=None if choices else field.upper())
+        if name in {"plan", "verify"}:
+            command.add_argument("--json", action="store_true", help="print JSON")
+        if name == "settings":
+            command.add_argument("--json-schema", action="store_true", help="print the JSON schema of the settings")
+    hub = commands.add_parser("hub", help="serve a folder as a Hub dataset repository, for rehearsals and tests")
+    hub.set_defaults(run=_hub)
+    hub.add_argument("folder", type=Path, help="folder that holds <split>/metadata.csv and the images")
+    hub.add_argument("--repo-id", default="intro/flickr8k", help="name of the repository (default: %(default)s)")
+    hub.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    hub.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
+    hub.add_argument("--delay", type=float, default=0.0, help="seconds that every request waits, as a far Hub's would")
+    return parser
+
+
+def _load(parsed: argparse.Namespace) -> Loaded:
+    given = {field: value for field, *_ in flags() if (value := getattr(parsed, field)) is not None}
+    return load_settings(given, file=parsed.settings, environ=os.environ)
+
+
+def _on_sigterm(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # schedulers may send it twice: the first one is on its way
+    raise Terminated
+
+
+# --- what is printed --------------------------------------------------------------------------------------------------------
+
+
+def _write_report(report: dict[str, Any], file: Path | None) -> None:
+    text = json.dumps(report, indent=2)
+    print(text, flush=True)
+    if file is not None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            log.error("the report can't be written to %s: %s", file, error.strerror)
+
+
+def _set_up_logging(settings: Any, world: World) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter(world) if settings.log_format == "json" else _TextFormatter(world))
+    log.handlers[:] = [handler]
+    log.setLevel(settings.log_level.upper())
+    log.propagate = False
+
+
+class _TextFormatter(logging.Formatter):
+    def __init__(self, world: World) -> None:
+        super().__init__(f"%(asctime)s rank {world.rank}/{world.size} %(levelname)s %(message)s", datefmt="%H:%M:%S")
+
+
+class _JsonFormatter(logging.Formatter):
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give one line of JSON."""
+        place = {"host": self._world.host, "rank": self._world.rank, "world_size": self._world.size}
+        fields = {"time": record.created, "level": record.levelname.lower(), **place, "message": record.getMessage()}
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+def _display(settings: Any, world: World) -> Callable[[dict[str, Any]], None]:
+    """Show progress: a bar for rank 0 on a terminal, else a line every few seconds."""
+    terminal = settings.progress == "on" or (settings.progress == "auto" and sys.stderr.isatty())
+    if settings.progress == "off":
+        return lambda _: None
+    return _Bar(sys.stderr) if terminal and world.rank == 0 and settings.log_format == "text" else _Lines()
+
+
+class _Lines:
+    """Progress as log lines, few enough for a log that is kept."""
+
+    def __init__(self) -> None:
+        self._start: tuple[float, float] | None = None
+        self._due = 0.0
+        self._state = ""
+
+    def __call__(self, told: dict[str, Any]) -> None:
+        now = time.monotonic()
+        changed = told["state"].partition(",")[0] != self._state
+        if told["state"] == "done" or (now < self._due and not changed):
+            return
+        self._state, self._due = told["state"].partition(",")[0], now + _LINE_EVERY
+        log.info("%s", self._line(told, now))
+
+    def _line(self, told: dict[str, Any], now: float) -> str:
+        if "of_bytes" not in told:
+            return str(told["state"])
+        if self._start is None:
+            self._start = now, told["bytes"]
+        since, before = self._start
+        rate = (told["bytes"] - before) / max(now - since, 0.001)
+        left = f", {(told['of_bytes'] - told['bytes']) / rate:.0f} s left" if rate > 0 else ""
+        files = f"{told['files']:,} of {told['of_files']:,} files"
+        return f"{told['state']}: {files}, {told['bytes'] / 1e6:.1f} of {told['of_bytes'] / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s{left}"
+
+
+class _Bar:
+    """Progress as a bar on a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console  # noqa: PLC0415 - only on a terminal
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+        columns = (
+            *(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[files]}")),
+            *(DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()),
+        )
+        self._progress = Progress(*columns, console=Console(file=stream), transient=True)
+        self._task = self._progress.add_task("starting", total=None, files="")
+        self._progress.start()
+
+    def __call__(self, told: dict[str, Any]) -> None:
+        if told["state"] == "done":
+            self._progress.stop()
+            return
+        files = f"{told['files']:,}/{told['of_files']:,} files" if "of_files" in told else ""
+        total, completed = told.get("of_bytes"), told.get("bytes", 0)
+        self._progress.update(self._task, description=told["state"], total=total, completed=completed, files=files)

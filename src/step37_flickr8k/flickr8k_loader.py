@@ -1,0 +1,149 @@
+"""The loader: image-caption samples of Flickr8k from a cache that all ranks share.
+
+On a training cluster rank 0 fills the cache and the others wait for it, through the store of the process group that the caller
+has initialised; then every rank builds the same list from disk.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypedDict
+
+from step37_flickr8k.group import Group, barrier, current_group, is_rank_zero
+from step37_flickr8k.settings import WarmupSettings, library_settings
+from step37_flickr8k.world import World
+
+__all__ = [
+    "Flickr8kSample",
+    "MultimodalSFTSample",
+    "Step37Flickr8kDataset",
+    "Template",
+    "get_flickr8k_dataset_file",
+    "prepare_flickr8k_samples",
+]
+
+log = logging.getLogger("step37_flickr8k")
+
+
+@dataclass(frozen=True)
+class Flickr8kSample:
+    """An image with its caption; ``image_path`` is the absolute path of a file in the cache."""
+
+    image_path: str
+    caption: str
+
+
+class MultimodalSFTSample(TypedDict):
+    """What a template returns: ``tokens`` (int64, [T]), ``loss_mask`` (float32, [T]), ``image_paths`` (pairs of path and type)."""
+
+    tokens: Any
+    loss_mask: Any
+    image_paths: list[tuple[str, str]]
+
+
+class Template(Protocol):
+    """Turns a dialog into a tokenized sample."""
+
+    def __call__(self, dialog: dict[str, Any], /) -> MultimodalSFTSample:
+        """Tokenize ``{"images": [path], "conversations": [{"role": ..., "content": ...}, ...]}``."""
+
+
+class Step37Flickr8kDataset:
+    """Map-style dataset for ``torch.utils.data.DataLoader``, by duck typing: ``template(dialog)`` of each sample."""
+
+    def __init__(self, samples: Sequence[Flickr8kSample], template: Template, prompt: str) -> None:
+        """Wrap samples; raises ValueError when there are none."""
+        if not samples:
+            raise ValueError("samples is empty: a dataset needs at least one, see prepare_flickr8k_samples")
+        self._samples = samples
+        self._template = template
+        self._prompt = prompt
+
+    def __len__(self) -> int:
+        """Give the number of samples."""
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> MultimodalSFTSample:
+        """Tokenize one sample; what the template raises goes through."""
+        return self._template(self._to_dialog(self._samples[index], self._prompt))
+
+    @staticmethod
+    def _to_dialog(sample: Flickr8kSample, prompt: str) -> dict[str, Any]:
+        """Give the dialog of a sample: the image and the prompt from the user, the caption from the assistant."""
+        return {
+            "images": [sample.image_path],
+            "conversations": [
+                {"role": "user", "content": f"<image>\n{prompt}"},
+                {"role": "assistant", "content": sample.caption},
+            ],
+        }
+
+
+def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -> Path:
+    """Download one file, or reuse it, with ``hf_hub_download`` into ``cache_dir/<filename>``.
+
+    Not safe for several processes at once on one folder: huggingface_hub's locks race there. `prepare_flickr8k_samples` is.
+    Raises `ConfigurationError` for what doesn't exist or may not be read, `HubUnavailable` when the Hub doesn't answer.
+    """
+    from step37_flickr8k.hub import Hub  # noqa: PLC0415 - the package imports without huggingface_hub
+
+    selection = {"repo_id": repo_id, "cache_dir": cache_dir, "revision": None}
+    return Hub(library_settings(selection, os.environ).settings).download(filename, Path(cache_dir), revision=None)
+
+
+def _is_global_rank_0() -> bool:
+    """Tell whether this is global rank 0; True without an initialised process group, so it never decides who downloads."""
+    return is_rank_zero()
+
+
+def _maybe_barrier() -> None:
+    """Wait at ``torch.distributed.barrier()`` if a process group is initialised, else return at once."""
+    barrier()
+
+
+def prepare_flickr8k_samples(
+    *,
+    repo_id: str = "intro/flickr8k",
+    split: str = "train",
+    sample_count: int | None = 8,
+    caption_key: str = "caption_0",
+    cache_dir: str = ".cache/step37_flickr8k",
+    revision: str | None = None,
+) -> list[Flickr8kSample]:
+    """Make the first ``sample_count`` rows of a split ready in ``cache_dir`` and give them, the same list on every rank.
+
+    repo_id:      dataset repository on the Hub.
+    split:        folder of the repository with ``metadata.csv`` and the images.
+    sample_count: how many rows that count, in file order; None for all. A row counts when its ``file_name`` and its
+                  ``caption_key`` cell are non-empty.
+    caption_key:  column of the captions.
+    cache_dir:    folder on a file system that all ranks share; files lie at ``cache_dir/<split>/<file_name>``.
+    revision:     branch, tag or commit; None takes what the cache holds, and the Hub's ``main`` when it holds nothing that fits.
+
+    With an initialised process group, whatever its backend, every rank must call it with the same arguments: rank 0 downloads
+    and its outcome, or its error, reaches all. Without one, the lease of the folder lets one process download at a time.
+    Rows whose image can't be decoded are left out, with a warning.
+
+    Raises `EmptySelection` (a RuntimeError) when no row counts; for the others see `step37_flickr8k.errors`. The Hub's address,
+    the token and the timeouts come from the environment: ``HF_ENDPOINT``, ``HF_TOKEN``, ``STEP37_*``.
+    """
+    from step37_flickr8k.warmup import Warmup  # noqa: PLC0415 - imports the HTTP client
+
+    selection = {
+        "repo_id": repo_id,
+        "split": split,
+        "sample_count": sample_count,
+        "caption_key": caption_key,
+        "cache_dir": cache_dir,
+        "revision": revision,
+    }
+    settings: WarmupSettings = library_settings(selection, os.environ).settings
+    group = current_group()
+    warmup = Warmup(settings, World.from_environment(os.environ))
+    result, rows = warmup.run(group or Group.alone())
+    if result["skipped"]:
+        log.warning("left out, since they can't be decoded: %s", ", ".join(sorted(result["skipped"])))
+    folder = warmup.folder.files
+    return [Flickr8kSample(str(folder / row.file_name), row.caption) for row in rows]

@@ -1,0 +1,215 @@
+"""The cache folder: atomic publish, scan, hash, sweep; the only module that renames, chmods or deletes.
+
+Files get their final name by a rename within their own folder, after their bytes were verified: a rename across folders may
+cross a project quota (EXDEV on Lustre). Modes follow the umask, so that other users' jobs can read the cache.
+"""
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from step37_flickr8k.errors import FolderFull, FolderNotUsable, TransientError
+
+__all__ = ["CacheFolder", "Entry", "digest_of", "hasher"]
+
+HOME = ".step37-flickr8k"
+_TEMPORARY = ".step37-"
+_CHUNK = 1 << 20
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file as a scan of its folder shows it: size in bytes, mtime in ns."""
+
+    size: int
+    mtime_ns: int
+
+
+def hasher(digest: str, size: int) -> Any:
+    """Give the hash object for ``sha256:...`` or ``git-sha1:...``; a git blob's hash begins with its size."""
+    if digest.startswith("sha256:"):
+        return hashlib.sha256()
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+
+
+def digest_of(path: Path, like: str) -> str:
+    """Hash a file in the manner of the digest ``like``."""
+    kind = like.partition(":")[0]
+    with path.open("rb") as file:
+        hashing = hasher(like, os.fstat(file.fileno()).st_size)
+        while chunk := file.read(_CHUNK):
+            hashing.update(chunk)
+    return f"{kind}:{hashing.hexdigest()}"
+
+
+class CacheFolder:
+    """``root/<split>`` with the files, ``root/.step37-flickr8k`` with what is ours."""
+
+    def __init__(self, root: Path, split: str) -> None:
+        """Name the folder; nothing is touched."""
+        self.root = root
+        self.split = split
+        self.files = root / split
+        self.home = root / HOME
+        self._nonce = secrets.token_hex(4)
+        self._numbers = iter(range(1 << 62))
+
+    def make(self) -> None:
+        """Make the folders; for the downloader only: many ranks making them at once can fail on Lustre."""
+        try:
+            with self._errors():
+                self.files.mkdir(parents=True, exist_ok=True)
+                self.home.mkdir(exist_ok=True)
+        except FileExistsError as error:
+            raise FolderNotUsable(f"{error.filename} is a file: choose another cache_dir, or move it away") from error
+
+    def scan(self) -> dict[str, Entry]:
+        """Give the split's files, hidden ones left out; empty if there is no such folder."""
+        with self._errors():
+            return {name: Entry(s.st_size, s.st_mtime_ns) for name, s in _stats(self.files) if not name.startswith(".")}
+
+    def refresh(self) -> set[str]:
+        """List our own folder: what an NFS client has once missed it goes on missing until the folder is listed."""
+        with self._errors():
+            return set(os.listdir(self.home)) if self.home.is_dir() else set()
+
+    def check_space(self, size: int, files: int) -> None:
+        """Raise `FolderFull` when ``size`` bytes in so many files can't be written here."""
+        with self._errors():
+            free = os.statvfs(self.files)
+        room = free.f_bavail * free.f_frsize
+        if room < size:
+            told = f"{self.files} has {room / 1e9:.1f} GB free, the plan needs {size / 1e9:.1f} GB"
+            raise FolderFull(f"{told}: free space or lower sample_count")
+        if free.f_files and free.f_favail < files:  # 0 inodes in all: the file system doesn't count them
+            raise FolderFull(f"{self.files} has {free.f_favail} inodes free, the plan needs {files}: delete files")
+
+    def temporary(self) -> Path:
+        """Give a new name for an unfinished file of the split."""
+        return self.files / f"{_TEMPORARY}{self._nonce}-{next(self._numbers)}.tmp"
+
+    @contextlib.contextmanager
+    def writing(self, temporary: Path) -> Iterator[BinaryIO]:
+        """Open a temporary file for writing; errors of close count, since NFS tells of a full disk only there."""
+        with self._errors():
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+
+    def publish(self, temporary: Path, name: str) -> Entry:
+        """Give a verified file its final name; gives what a scan will show."""
+        with self._errors():
+            status = temporary.stat()
+            temporary.replace(self.files / name)
+            return Entry(status.st_size, status.st_mtime_ns)
+
+    def discard(self, path: Path) -> None:
+        """Delete a file if it is there."""
+        with self._errors():
+            path.unlink(missing_ok=True)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write one of our own files: whole and flushed before it gets its name."""
+        temporary = self.home / f"{_TEMPORARY}{self._nonce}-{next(self._numbers)}.tmp"
+        try:
+            with self.writing(temporary) as file:
+                file.write(content)
+                os.fsync(file.fileno())
+            with self._errors():
+                temporary.replace(self.home / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Make one of our own files, whole from its first instant; False if the name is taken.
+
+        By ``link``, which is atomic on every NFS version and never shows an empty file.
+        """
+        temporary = self.home / f"{_TEMPORARY}{self._nonce}-{next(self._numbers)}.tmp"
+        try:
+            with self.writing(temporary) as file:
+                file.write(content)
+                os.fsync(file.fileno())
+            with self._errors():
+                os.link(temporary, self.home / name)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
+    def rewrite(self, name: str, content: bytes) -> None:
+        """Write one of our own files in place and flush it: whoever reads meanwhile may see both states mixed."""
+        with self._errors():
+            descriptor = os.open(self.home / name, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.pwrite(descriptor, content, 0)
+                os.ftruncate(descriptor, len(content))
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def flush(self) -> None:
+        """Make all that was written durable: one syncfs instead of an fsync per file."""
+        with self._errors():
+            descriptor = os.open(self.files, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                if _SYNCFS is None:
+                    os.sync()
+                elif _SYNCFS(descriptor) != 0:
+                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(self.files))
+            finally:
+                os.close(descriptor)
+
+    def sweep(self) -> int:
+        """Delete what dead downloaders left unfinished; only the holder of the lease may."""
+        swept = 0
+        for place in (self.files, self.home):
+            for name in os.listdir(place) if place.is_dir() else ():
+                if name.startswith(_TEMPORARY) and name.endswith(".tmp") and self._nonce not in name:
+                    self.discard(place / name)
+                    swept += 1
+        return swept
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what the file system says into what the user can do; a taken name stays FileExistsError."""
+        try:
+            yield
+        except FileExistsError:
+            raise
+        except OSError as error:
+            where = error.filename or self.root
+            if error.errno in _FULL:
+                raise FolderFull(f"{where}: {error.strerror}: free space, raise the quota or lower sample_count") from error
+            if error.errno in _REFUSED:
+                remedy = "choose another cache_dir, or have its owner let this user write there"
+                raise FolderNotUsable(f"{where}: {error.strerror}: {remedy}") from error
+            raise TransientError(f"{where}: {error.strerror or error}") from error
+
+
+def _stats(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_file(follow_symlinks=False):
+                    yield entry.name, entry.stat(follow_symlinks=False)
+
+
+def _find_syncfs() -> Callable[[int], int] | None:
+    function: Any = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)  # Linux only
+    if function is not None:
+        function.argtypes = [ctypes.c_int]
+    return function  # type: ignore[no-any-return]
+
+
+_SYNCFS = _find_syncfs()

@@ -1,0 +1,724 @@
+"""Rank zero first: one function runs a piece of work on rank 0 and gives its outcome to every rank.
+
+It needs a key-value store and nothing else: no collective, no process group of its own. Rank 0 speaks *words*, numbered and
+each written once: a heartbeat with its progress, the outcome, the verdict. The others block in the store on the next word, so
+that a word reaches all of them at once and its absence is silence. What is told to whom, when, and why it can't deadlock:
+``docs/protocol.md``.
+
+Keys, below ``step37/<group>/<call number>/``::
+
+    nonce              the newest rank 0 of this call
+    arrivals           a counter; a waiter takes the next number i from it
+    arrival/<i>        that waiter's rank and host
+    answer/<i>         rank 0's nonce and the number of its latest word: only a living rank 0 can have written it
+    <nonce>/word/<k>   beat | outcome | verdict, said by that rank 0; lost | moved, said in its place by a waiter that gave it up,
+                       by a newer rank 0: nothing that it says later counts
+    <nonce>/report/<rank>, <nonce>/reports, <nonce>/leaves
+"""
+
+import contextlib
+import itertools
+import json
+import logging
+import queue
+import resource
+import secrets
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from step37_flickr8k.errors import (
+    CallMismatch,
+    InvalidWorld,
+    RankZeroLost,
+    Stalled,
+    Step37Error,
+    TransientError,
+    as_value,
+    from_value,
+)
+from step37_flickr8k.world import World
+
+__all__ = ["Group", "Patience", "Progress", "Store", "barrier", "current_group", "is_rank_zero", "job_group", "share"]
+
+log = logging.getLogger("step37_flickr8k")
+
+Value = dict[str, Any]
+_POLL = 0.05  # s between two looks of rank 0 at its own store: the only polling there is, by one rank, on its own host
+_FAREWELL = 5.0  # s that rank 0 keeps its store open for those who still fetch the verdict
+_LAST_WORDS = 1.0  # s for the others to report on a failure; a signalled rank 0 has twice that in all
+
+
+class Store(Protocol):
+    """A key-value store; every method raises ConnectionError when the store is lost."""
+
+    def set(self, key: str, value: str) -> None:
+        """Write ``value``."""
+
+    def get(self, key: str) -> str:
+        """Read a key that exists."""
+
+    def check(self, key: str) -> bool:
+        """Tell at once whether ``key`` exists."""
+
+    def wait(self, key: str, seconds: float) -> bool:
+        """Block until ``key`` exists, at most ``seconds``; tell whether it does."""
+
+    def add(self, key: str, amount: int) -> int:
+        """Add to a counter and give its new value."""
+
+    def compare_set(self, key: str, expected: str, desired: str) -> str:
+        """Write ``desired`` if the key holds ``expected`` ("" for none), and give what stands there now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long silence may last, in seconds; working and waiting as such have no limit."""
+
+    arrival: float = 900.0
+    heartbeat: float = 30.0
+    stall: float = 600.0
+    visibility: float = 120.0
+
+    @property
+    def beat(self) -> float:
+        """Seconds between two beats: half the heartbeat timeout, so that one late beat is not yet silence."""
+        return self.heartbeat / 2
+
+    @property
+    def confirming(self) -> float:
+        """Seconds in which every rank must have said whether it can use the outcome."""
+        return self.visibility + 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The ranks of one job and how each reaches the store; one object per process, since it counts the calls.
+
+    ``connect(seconds)`` gives a Store within that time or raises ConnectionError; ``reconnects`` says that it may be called
+    again after a loss.
+    """
+
+    rank: int
+    size: int
+    connect: Callable[[float], Store]
+    host: str = field(default_factory=socket.gethostname)
+    name: str = "job"
+    reconnects: bool = False
+    calls: Iterator[int] = field(default_factory=itertools.count)
+
+    @staticmethod
+    def alone() -> "Group":
+        """Give the group of a single process; it needs no store."""
+        return Group(rank=0, size=1, connect=_no_store)
+
+
+class Progress:
+    """What rank 0's work tells of itself, from any of its threads: a state, and numbers such as files and bytes."""
+
+    def __init__(self, watch: Callable[[Value], None] = lambda _: None) -> None:
+        """Begin with the state "starting"; ``watch`` is shown every change."""
+        self._watch = watch
+        self._told: Value = {"state": "starting"}
+        self._moved = time.monotonic()
+        self._stop: Step37Error | None = None
+
+    def __call__(self, state: str, **numbers: float) -> None:
+        """Tell where the work is; raises what `stop` was given, so that work which nobody waits for any more ends."""
+        if self._stop is not None:
+            raise self._stop
+        told = {"state": state, **numbers}
+        # waiting for quota or for a lease is no stall: whoever waits says so again and again
+        if told != self._told or state.startswith("waiting"):
+            self._told, self._moved = told, time.monotonic()
+            self._watch(told)
+
+    def stop(self, reason: Step37Error) -> None:
+        """Make the next call raise ``reason``."""
+        self._stop = reason
+
+    def snapshot(self) -> Value:
+        """Give what was told last."""
+        return dict(self._told)
+
+    def idle(self) -> float:
+        """Give the seconds since anything changed."""
+        return time.monotonic() - self._moved
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    group: Group
+    patience: Patience
+    arguments: Value
+    prefix: str
+
+
+def share(
+    group: Group,
+    work: Callable[[Progress], Value],
+    *,
+    confirm: Callable[[Value], None] = lambda _: None,
+    look: Callable[[bool], Value | None] = lambda _: None,
+    watch: Callable[[Value], None] = lambda _: None,
+    arguments: Mapping[str, Any] | None = None,
+    patience: Patience = Patience(),  # noqa: B008 - frozen
+) -> Value:
+    """Run ``work`` on rank 0 and give its result to every rank, or raise its error on every rank.
+
+    work:      runs on rank 0 alone, is handed a `Progress`, and returns what JSON can carry.
+    confirm:   runs on every rank with the result and raises if this rank can't use it; that fails all ranks, by name.
+    look:      gives the result of an earlier success, if one is visible here; asked when rank 0 is lost. Its argument says
+               that only a success of this very run counts (rank 0 may merely be late).
+    watch:     is given rank 0's progress: on rank 0 at every change, on the others at every beat.
+    arguments: must be equal on all ranks.
+
+    On rank 0 the result carries ``ranks``, too: what each rank reported, ``ok`` None for those that never did.
+    Raises what ``work`` or any rank's ``confirm`` raised; `CallMismatch`; `Stalled`; `RankZeroLost`.
+    """
+    plain: Value = json.loads(json.dumps(dict(arguments or {})))
+    call = _Call(group=group, patience=patience, arguments=plain, prefix=f"step37/{group.name}/{next(group.calls)}")
+    if group.size == 1:
+        result = work(Progress(watch))
+        confirm(result)
+        return result
+    try:
+        return _lead(call, work, confirm, watch) if group.rank == 0 else _follow(call, confirm, look, watch)
+    except RankZeroLost as lost:
+        found = look(False)
+        if found is None:
+            raise
+        log.warning("%s; the ready record is there and fits, so this rank goes on", lost)
+        return found
+
+
+# --- rank 0 -----------------------------------------------------------------------------------------------------------------
+
+
+def _lead(
+    call: _Call,
+    work: Callable[[Progress], Value],
+    confirm: Callable[[Value], None],
+    watch: Callable[[Value], None],
+) -> Value:
+    progress = Progress(watch)
+    herald = _Herald(call, progress)
+    herald.start()
+    error: BaseException | None = None
+    result: Value = {}
+    try:
+        result = work(progress)
+        spoken: Value = {"ok": True, "result": result}
+    except BaseException as problem:  # noqa: BLE001 - the one broad except: whatever ends the work, the others hear of it
+        error, spoken = problem, {"ok": False, **as_value(problem)}
+    try:
+        outcome = herald.tell("outcome", spoken | {"arguments": call.arguments})
+        if error is None and not outcome["ok"]:
+            error = from_value(outcome)  # what the others were told meanwhile stands
+        verdict = herald.conclude(error, _problem_of(confirm, result) if error is None else None)
+    finally:
+        herald.stop()
+    if error is not None and (not isinstance(error, Step37Error) or verdict["error"] == type(error).__name__):
+        raise error
+    if not verdict["ok"]:
+        raise from_value(verdict)
+    return result | {"ranks": verdict["ranks"]}
+
+
+def _problem_of(confirm: Callable[[Value], None], result: Value) -> Exception | None:
+    try:
+        confirm(result)
+    except (Step37Error, OSError) as problem:
+        return problem
+    return None
+
+
+class _Herald(threading.Thread):
+    """Rank 0's voice: beats, answers arrivals, speaks words; the only user of rank 0's store connection."""
+
+    def __init__(self, call: _Call, progress: Progress) -> None:
+        super().__init__(name="step37-herald", daemon=True)
+        self._call = call
+        self._patience = call.patience
+        self._progress = progress
+        self._nonce = secrets.token_hex(8)
+        self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._words = 0
+        self._answered = 0
+        self._outcome: tuple[int, Value] | None = None
+        self._beat_due = 0.0
+        self._lost: ConnectionError | None = None
+        try:
+            self._store = call.group.connect(call.patience.arrival)
+        except ConnectionError as error:
+            raise TransientError(str(error)) from error
+
+    # in rank 0's main thread
+
+    def tell(self, kind: str, value: Value) -> Value:
+        """Speak a word and give the one that stands: a call has one outcome, whoever said it first."""
+        return self._ask(lambda: self._speak(kind, value), default=value)
+
+    def conclude(self, error: BaseException | None, own_problem: Exception | None) -> Value:
+        """Collect what the ranks report, speak the verdict, and stay until it has been heard."""
+        others = self._call.group.size - 1
+        self._until("reports", others, self._patience.confirming if error is None else _LAST_WORDS)
+        reports = self._ask(self._reports, default={})
+        reports[0] = _report(self._call.group, own_problem)
+        verdict = self.tell("verdict", self._verdict(error, reports))
+        if error is None:
+            self._until("leaves", len(reports) - 1, _FAREWELL)
+        else:
+            signalled = not isinstance(error, Exception)
+            self._until("leaves", others, _LAST_WORDS if signalled else self._patience.heartbeat)
+        return verdict | {"ranks": _roll(self._call.group.size, reports)}
+
+    def stop(self) -> None:
+        """Fall silent."""
+        self._tasks.put(None)
+        self.join(_FAREWELL)
+
+    def _verdict(self, error: BaseException | None, reports: dict[int, Value]) -> Value:
+        failed = {rank: report for rank, report in reports.items() if not report["ok"]}
+        mismatched = {rank: r for rank, r in failed.items() if r["error"] == CallMismatch.__name__}
+        if mismatched or (failed and error is None):
+            return {"ok": False, **_joined(mismatched or failed)}
+        if error is not None:
+            return {"ok": False, **as_value(error)}
+        silent = sorted(set(range(self._call.group.size)) - set(reports))
+        if silent:
+            log.warning("the cache is ready, but rank %s never said whether it sees it", ", ".join(map(str, silent)))
+        return {"ok": True}
+
+    def _until(self, counter: str, count: int, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._ask(lambda: self._store.add(self._key(counter), 0), default=count) < count:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(_POLL / 2)
+
+    def _ask(self, task: Callable[[], Any], *, default: Any) -> Any:
+        """Run ``task`` in the herald's thread; without a store there is nobody to hear, so ``default`` must do."""
+        future: Future[Any] = Future()
+        self._tasks.put((task, future))
+        while not future.done():
+            if not self.is_alive() and not future.done():
+                log.warning(
+                    "the store is lost (%s): the other ranks will look at the ready record themselves", self._lost
+                )
+                return default
+            with contextlib.suppress(FutureTimeoutError):
+                return future.result(timeout=1.0)
+        return future.result()
+
+    # in the herald's own thread
+
+    def run(self) -> None:
+        """Speak until stopped or until the store is lost."""
+        try:
+            self._begin()
+            while self._next_task():
+                self._answer()
+                self._keep_alive()
+        except ConnectionError as lost:
+            self._lost = lost
+
+    def _next_task(self) -> bool:
+        try:
+            item = self._tasks.get(timeout=_POLL)
+        except queue.Empty:
+            return True
+        if item is None:
+            return False
+        task, future = item
+        future.set_result(task())
+        return True
+
+    def _begin(self) -> None:
+        """Take the call over from an earlier rank 0, dead or frozen: its last word says that it has been replaced."""
+        pointer = f"{self._call.prefix}/nonce"
+        before = ""
+        while (stands := self._store.compare_set(pointer, before, self._nonce)) != self._nonce:
+            before = stands
+        moved = json.dumps({"kind": "moved", "to": self._nonce})
+        if before:
+            keys = (f"{self._call.prefix}/{before}/word/{k}" for k in itertools.count(1))
+            next(key for key in keys if self._store.compare_set(key, "", moved) == moved)
+        self._speak("beat", self._progress.snapshot())
+
+    def _answer(self) -> None:
+        prefix = self._call.prefix
+        while self._store.check(f"{prefix}/arrival/{self._answered + 1}"):
+            self._answered += 1
+            word = self._outcome[0] if self._outcome else self._words
+            answer = json.dumps({"nonce": self._nonce, "word": word})
+            self._store.set(f"{prefix}/answer/{self._answered}", answer)
+            log.debug("arrived: %s", self._store.get(f"{prefix}/arrival/{self._answered}"))
+
+    def _keep_alive(self) -> None:
+        stall = self._patience.stall
+        if self._outcome is None and stall and self._progress.idle() > stall:
+            state = self._progress.snapshot()["state"]
+            reason = Stalled(f"rank 0 has made no progress for {stall:g} s while {state}: look at its node and the Hub")
+            self._progress.stop(reason)
+            self._speak("outcome", {"ok": False, **as_value(reason), "arguments": self._call.arguments})
+        if time.monotonic() >= self._beat_due:
+            self._speak("beat", self._progress.snapshot())
+
+    def _speak(self, kind: str, value: Value) -> Value:
+        if kind == "outcome" and self._outcome is not None:
+            return self._outcome[1]
+        word = {"kind": kind} | value
+        text = json.dumps(word)
+        stands = self._store.compare_set(self._key(f"word/{self._words + 1}"), "", text)
+        self._words += 1
+        self._beat_due = time.monotonic() + self._patience.beat
+        if stands != text:  # said in this rank's place while it was frozen or cut off: it stands
+            word = _outcome_of(json.loads(stands)) | {"arguments": self._call.arguments}
+            self._progress.stop(RankZeroLost(word["message"]))
+        if word["kind"] == "outcome":
+            self._outcome = (self._words, word)
+        return word
+
+    def _reports(self) -> dict[int, Value]:
+        ranks = range(1, self._call.group.size)
+        return {
+            r: json.loads(self._store.get(key)) for r in ranks if self._store.check(key := self._key(f"report/{r}"))
+        }
+
+    def _key(self, name: str) -> str:
+        return f"{self._call.prefix}/{self._nonce}/{name}"
+
+
+def _joined(failed: dict[int, Value]) -> Value:
+    """One error of several ranks: the lowest rank's class, every rank named (the first eight)."""
+    told = [f"rank {rank} on {report['host']}: {report['message']}" for rank, report in sorted(failed.items())]
+    more = f" (and {len(told) - 8} more ranks)" if len(told) > 8 else ""
+    return failed[min(failed)] | {"message": "; ".join(told[:8]) + more}
+
+
+def _roll(size: int, reports: dict[int, Value]) -> dict[str, Value]:
+    """Give every rank's outcome for rank 0's report."""
+    silent = {"ok": None, "host": None}
+    return {str(rank): {k: v for k, v in reports.get(rank, silent).items() if k != "traceback"} for rank in range(size)}
+
+
+def _report(group: Group, problem: Exception | None) -> Value:
+    return ({"ok": True} if problem is None else {"ok": False, **as_value(problem)}) | {"host": group.host}
+
+
+def _outcome_of(substitute: Value) -> Value:
+    """What a word said in rank 0's place means for rank 0 itself."""
+    message = "another rank 0 has begun this call anew" if substitute["kind"] == "moved" else substitute["message"]
+    return {"kind": "outcome", "ok": False, **as_value(RankZeroLost(message))}
+
+
+# --- every other rank -------------------------------------------------------------------------------------------------------
+
+
+def _follow(
+    call: _Call,
+    confirm: Callable[[Value], None],
+    look: Callable[[bool], Value | None],
+    watch: Callable[[Value], None],
+) -> Value:
+    listener = _Listener(call)
+    listener.start()
+    outcome = listener.next("outcome", watch, look)
+    if outcome["kind"] == "found":
+        return outcome
+    problem = _difference(call, outcome)
+    if problem is None and outcome["ok"]:
+        problem = _problem_of(confirm, outcome["result"])
+    listener.report(problem)
+    verdict = listener.next("verdict", watch)
+    if not verdict["ok"]:
+        log.debug("the failure, where it happened:\n%s", verdict["traceback"])
+        raise from_value(verdict)
+    result: Value = outcome["result"]
+    return result
+
+
+def _difference(call: _Call, outcome: Value) -> Exception | None:
+    theirs = outcome["arguments"]
+    names = sorted(k for k in theirs.keys() | call.arguments.keys() if theirs.get(k) != call.arguments.get(k))
+    if not names:
+        return None
+    told = ", ".join(f"{n} is {call.arguments.get(n)!r} here and {theirs.get(n)!r} on rank 0" for n in names)
+    return CallMismatch(f"the ranks of one call passed different arguments: {told}")
+
+
+class _Listener(threading.Thread):
+    """A waiter's ear: blocks in the store, so that its rank's main thread stays free for signals and clocks."""
+
+    def __init__(self, call: _Call) -> None:
+        super().__init__(name="step37-listener", daemon=True)
+        self._call = call
+        self._patience = call.patience
+        self._inbox: queue.SimpleQueue[Value | RankZeroLost] = queue.SimpleQueue()
+        self._own_report: Future[str] = Future()
+        self._heard: float | None = None
+        self._deadline = time.monotonic() + call.patience.arrival
+
+    # in the waiter's main thread
+
+    def next(
+        self,
+        kind: str,
+        watch: Callable[[Value], None],
+        look: Callable[[bool], Value | None] = lambda _: None,
+    ) -> Value:
+        """Give rank 0's next word of this kind; raises RankZeroLost after the silence that is too long."""
+        look_due = time.monotonic() + self._patience.heartbeat
+        while True:
+            with contextlib.suppress(queue.Empty):
+                word = self._inbox.get(timeout=1.0)
+                if isinstance(word, RankZeroLost):
+                    raise word
+                if word["kind"] == "beat":
+                    watch(word)
+                if word["kind"] == kind:
+                    return word
+                continue
+            if time.monotonic() > self._deadline + 1:  # the listener itself is stuck: its store is frozen or cut off
+                raise self._silence()
+            if self._heard is None and time.monotonic() > look_due:
+                look_due = time.monotonic() + self._patience.heartbeat
+                if (found := look(True)) is not None:
+                    log.warning("rank 0 is not there, but the ready record names this run, so this rank goes on")
+                    return found | {"kind": "found"}
+
+    def report(self, problem: Exception | None) -> None:
+        """Tell rank 0 whether this rank can use the outcome."""
+        self._listen_until_silence()
+        self._own_report.set_result(json.dumps(_report(self._call.group, problem)))
+
+    # in the listener's own thread
+
+    def run(self) -> None:
+        """Hear rank 0 out; a lost connection is mended while there is time."""
+        while True:
+            try:
+                if self._hear_out():
+                    return
+            except RankZeroLost as lost:
+                self._inbox.put(lost)
+                return
+            except ConnectionError as lost:
+                if not self._call.group.reconnects or time.monotonic() > self._deadline:
+                    self._inbox.put(self._silence(lost))
+                    return
+                log.debug("lost the store, trying again: %s", lost)
+                time.sleep(min(1.0, self._patience.heartbeat / 10))
+
+    def _hear_out(self) -> bool:
+        """Follow one rank 0 to its verdict; False when another one has begun meanwhile."""
+        store = self._call.group.connect(self._left())
+        nonce, number = self._arrive(store)
+        while True:
+            word = self._word(store, f"{self._call.prefix}/{nonce}/word/{number}")
+            if word["kind"] == "moved":
+                return False
+            self._inbox.put(RankZeroLost(word["message"]) if word["kind"] == "lost" else word)
+            if word["kind"] == "outcome":
+                self._send_report(store, nonce)
+            elif word["kind"] == "verdict":
+                store.add(f"{self._call.prefix}/{nonce}/leaves", 1)
+            if word["kind"] in {"verdict", "lost"}:
+                return True
+            number += 1
+
+    def _arrive(self, store: Store) -> tuple[str, int]:
+        prefix, group = self._call.prefix, self._call.group
+        number = store.add(f"{prefix}/arrivals", 1)
+        store.set(f"{prefix}/arrival/{number}", json.dumps({"rank": group.rank, "host": group.host}))
+        if not store.wait(f"{prefix}/answer/{number}", self._left()):
+            raise self._silence()
+        answer = json.loads(store.get(f"{prefix}/answer/{number}"))
+        self._listen_until_silence()
+        return answer["nonce"], answer["word"]
+
+    def _word(self, store: Store, key: str) -> Value:
+        if store.wait(key, self._left()):
+            text = store.get(key)
+        else:  # given up: said where rank 0 would speak next, so that it and all others learn of it
+            lost = {"kind": "lost", "message": f"{self._silence()} (rank {self._call.group.rank} gave it up)"}
+            text = store.compare_set(key, "", json.dumps(lost))
+        self._listen_until_silence()
+        word: Value = json.loads(text)
+        return word
+
+    def _send_report(self, store: Store, nonce: str) -> None:
+        report = self._own_report.result()
+        self._listen_until_silence()
+        key = f"{self._call.prefix}/{nonce}/report/{self._call.group.rank}"
+        if store.compare_set(key, "", report) == report:
+            store.add(f"{self._call.prefix}/{nonce}/reports", 1)
+
+    def _listen_until_silence(self) -> None:
+        self._heard = time.monotonic()
+        self._deadline = self._heard + self._patience.heartbeat
+
+    def _left(self) -> float:
+        return max(self._deadline - time.monotonic(), 0.001)
+
+    def _silence(self, cause: Exception | None = None) -> RankZeroLost:
+        why = f" ({cause})" if cause else ""
+        if self._heard is None:
+            return RankZeroLost(
+                f"never met rank 0 within {self._patience.arrival:g} s{why}: did it start, and is it reachable?"
+            )
+        return RankZeroLost(f"rank 0 was killed, frozen or cut off: no word within {self._patience.heartbeat:g} s{why}")
+
+
+# --- torch ------------------------------------------------------------------------------------------------------------------
+
+
+_calls: WeakKeyDictionary[Any, Iterator[int]] = (
+    WeakKeyDictionary()
+)  # by store; weak: it may hold a port that is wanted again
+
+
+def current_group() -> Group | None:
+    """Give the group of the caller's initialised process group, any backend; None without one."""
+    dist = sys.modules.get("torch.distributed")  # whoever initialised a group has imported it
+    if dist is None or not dist.is_available() or not dist.is_initialized():
+        return None
+    store = dist.distributed_c10d._get_default_store()  # noqa: SLF001 - torch has no public name for it
+    return Group(
+        rank=dist.get_rank(),
+        size=dist.get_world_size(),
+        connect=lambda _: _TorchStore(store),
+        name="process-group",
+        calls=_calls.setdefault(store, itertools.count()),
+    )
+
+
+def is_rank_zero() -> bool:
+    """Tell whether this is global rank 0; True without a process group."""
+    group = current_group()
+    return group is None or group.rank == 0
+
+
+def barrier() -> None:
+    """Wait for all ranks of the process group, if there is one; an error of the barrier is the caller's."""
+    if current_group() is not None:
+        sys.modules["torch.distributed"].barrier()
+
+
+def job_group(world: World) -> Group:
+    """Give the group of a job's ranks over a bare TCPStore that rank 0 serves (under torchrun: its agent).
+
+    Not a process group: gloo fails at initialisation when one rank is missing, and a restarted rank could not join again.
+    """
+    if world.size == 1:
+        return Group.alone()
+    host, port = world.rendezvous()
+    _torch_distributed()
+    serves = world.rank == 0 and not world.agent_store
+
+    def connect(seconds: float) -> Store:
+        return _TorchStore(_serve_store(port, world.size)) if serves else _TorchStore(_reach_store(host, port, seconds))
+
+    return Group(rank=world.rank, size=world.size, connect=connect, host=world.host, reconnects=not serves)
+
+
+def _no_store(_: float) -> Store:
+    raise ConnectionError("a single rank has no store")
+
+
+def _serve_store(port: int, size: int) -> Any:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = size + 1024  # a connection per rank, and what this process has open anyway
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard >= 0 else wanted, hard))
+    dist = _torch_distributed()
+    try:
+        return dist.TCPStore("localhost", port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+    except dist.DistNetworkError as error:
+        reason = str(error).splitlines()[0]
+        raise ConnectionError(
+            f"can't serve the store on port {port}: {reason}: set MASTER_PORT to a free one"
+        ) from error
+
+
+def _reach_store(host: str, port: int, seconds: float) -> Any:
+    """Connect to rank 0's store; a name that doesn't resolve yet and a refused connection are tried again."""
+    dist = _torch_distributed()
+    deadline = time.monotonic() + seconds
+    for pause in itertools.chain((0.05, 0.1, 0.2, 0.5), itertools.repeat(1.0)):
+        try:
+            with socket.create_connection((host, port), timeout=5.0):
+                pass  # torch's own client would retry too, but print a stack trace for each try
+            return dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=60))
+        except (OSError, dist.DistNetworkError) as error:  # socket.gaierror is an OSError
+            if time.monotonic() + pause > deadline:
+                raise ConnectionError(f"no store at {host}:{port}: {error}") from error
+            time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def _torch_distributed() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
+            import torch.distributed as dist  # noqa: PLC0415 - seconds and hundreds of files: only where it is needed
+    except ImportError as error:
+        raise InvalidWorld(
+            f"several ranks need torch, which can't be imported ({error}): install it, or run one rank"
+        ) from error
+    return dist
+
+
+class _TorchStore:
+    """torch's store behind our `Store`: a wait that runs out is False, a lost connection a ConnectionError."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def set(self, key: str, value: str) -> None:
+        with _network_errors():
+            self._store.set(key, value)
+
+    def get(self, key: str) -> str:
+        with _network_errors():
+            text: str = self._store.get(key).decode()
+            return text
+
+    def check(self, key: str) -> bool:
+        with _network_errors():
+            return bool(self._store.check([key]))
+
+    def wait(self, key: str, seconds: float) -> bool:
+        try:
+            with _network_errors():
+                self._store.wait([key], timedelta(seconds=seconds))
+        except sys.modules["torch.distributed"].DistStoreError:  # torch's word for "not within that time"
+            return False
+        return True
+
+    def add(self, key: str, amount: int) -> int:
+        with _network_errors():
+            return int(self._store.add(key, amount))
+
+    def compare_set(self, key: str, expected: str, desired: str) -> str:
+        with _network_errors():
+            text: str = self._store.compare_set(key, expected, desired).decode()
+            return text
+
+
+@contextlib.contextmanager
+def _network_errors() -> Iterator[None]:
+    try:
+        yield
+    except sys.modules["torch.distributed"].DistNetworkError as error:
+        raise ConnectionError(str(error).splitlines()[0]) from error

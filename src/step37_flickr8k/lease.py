@@ -1,0 +1,158 @@
+"""The lease: who may download into a folder, among jobs and processes that share nothing but the folder.
+
+It saves work; correctness is the renames' alone. ``.step37-flickr8k/<split>.lease.<n>`` is generation n, and the highest one
+counts. Generation n+1 is taken by an exclusive ``link``, and only after generation n has ended or its bytes have not changed
+for ``timeout`` by the taker's own monotonic clock: no clock of another node is trusted, and no file lock.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any
+
+from step37_flickr8k.errors import LeaseLost, Step37Error, as_value, from_value
+from step37_flickr8k.folder import CacheFolder
+
+__all__ = ["Claim", "Lease", "take"]
+
+log = logging.getLogger("step37_flickr8k")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Who asks for the lease; host and pid are for people, since a replaced pod has the same ones."""
+
+    run: str | None
+    rank: int
+    host: str
+    pid: int
+
+
+def take(folder: CacheFolder, claim: Claim, timeout: float, waiting: Callable[[str], bool]) -> "Lease | None":
+    """Take the lease, however long its holder works.
+
+    ``waiting(holder)`` is asked every few seconds whether to go on waiting; None is returned when it says no.
+    Raises the failure that a holder of this same run has left there meanwhile: one try is enough for all of them.
+    """
+    seen: tuple[int, bytes] | None = None
+    since = time.monotonic()
+    while True:
+        generation, content = _newest(folder)
+        if (generation, content) != seen:
+            met_before = seen is not None and seen[0] == generation
+            seen, since = (generation, content), time.monotonic()
+            holder = _parsed(content)
+            _adopt_failure(holder, claim, met_before)
+        if generation == 0 or _may_take(holder, claim) or time.monotonic() - since >= timeout:
+            lease = Lease(folder, claim, generation + 1, timeout)
+            if lease.taken():
+                return lease
+            continue
+        if not waiting(f"{holder.get('host')} (rank {holder.get('rank')}, run {holder.get('run')})"):
+            return None
+        time.sleep(min(2.0, timeout / 8))
+
+
+def _newest(folder: CacheFolder) -> tuple[int, bytes]:
+    prefix = f"{folder.split}.lease."
+    numbers = [int(n.removeprefix(prefix)) for n in folder.refresh() if n.startswith(prefix) and n.removeprefix(prefix).isdigit()]
+    generation = max(numbers, default=0)
+    with contextlib.suppress(FileNotFoundError):  # opened anew each time: a held descriptor shows old bytes on NFS
+        return generation, (folder.home / f"{prefix}{generation}").read_bytes()
+    return generation, b""
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except ValueError:  # read in the middle of a beat: somebody holds it
+        value = {}
+    return value if isinstance(value, dict) else {}
+
+
+def _may_take(holder: dict[str, Any], claim: Claim) -> bool:
+    ended = holder.get("state", "held") != "held"
+    own_past = claim.run is not None and (holder.get("run"), holder.get("rank")) == (claim.run, claim.rank)
+    return ended or own_past
+
+
+def _adopt_failure(holder: dict[str, Any], claim: Claim, met_before: bool) -> None:
+    same_run = claim.run is not None and holder.get("run") == claim.run and holder.get("rank") != claim.rank
+    if met_before and same_run and holder.get("state") == "failed":
+        raise from_value(holder["failure"])
+
+
+class Lease:
+    """A held lease, beating in a thread of its own; a context manager whose exception, if any, stays in it."""
+
+    def __init__(self, folder: CacheFolder, claim: Claim, generation: int, timeout: float) -> None:
+        """Describe the lease; `taken` takes it."""
+        self._folder = folder
+        self._generation = generation
+        self._timeout = timeout
+        self._content: dict[str, Any] = {"nonce": secrets.token_hex(8), "state": "held", "beat": 0, **asdict(claim)}
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._good = time.monotonic()
+        self._lost = False
+        self._thread = threading.Thread(target=self._keep, name="step37-lease", daemon=True)
+
+    def taken(self) -> bool:
+        """Try to take this generation; False if somebody was quicker."""
+        name = f"{self._folder.split}.lease.{self._generation}"
+        if not self._folder.create(name, json.dumps(self._content).encode()):
+            return False
+        for old in self._folder.refresh():
+            number = old.removeprefix(f"{self._folder.split}.lease.")
+            if number.isdigit() and int(number) < self._generation:
+                self._folder.discard(self._folder.home / old)
+        self._good = time.monotonic()
+        return True
+
+    def __enter__(self) -> "Lease":
+        """Begin to beat."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        """Stop beating and leave how it ended, for whoever waits."""
+        self._ended.set()
+        self._thread.join(self._timeout / 8)
+        end = {"state": "released"} if error is None else {"state": "failed", "failure": as_value(error)}
+        with contextlib.suppress(OSError, Step37Error):  # an end that can't be written is a silence that others will notice
+            self._beat(end)
+
+    def check(self) -> None:
+        """Raise `LeaseLost` if another holds it now; to be called before each rename.
+
+        Costs nothing while beats succeed; after a freeze, or when they don't, it looks.
+        """
+        if not self._lost and time.monotonic() - self._good > self._timeout / 2:
+            self._beat({})
+        if self._lost:
+            raise LeaseLost(f"another downloader has taken over {self._folder.files}, since this one was silent for too long")
+
+    def _keep(self) -> None:
+        while not self._lost and not self._ended.wait(self._timeout / 8):
+            try:
+                self._beat({})
+            except (OSError, Step37Error) as error:
+                log.warning("the lease's beat failed, trying again: %s", error)
+
+    def _beat(self, change: dict[str, Any]) -> None:
+        with self._lock:
+            generation, _ = _newest(self._folder)
+            if generation != self._generation:
+                self._lost = True
+                return
+            self._content |= change
+            self._content["beat"] += 1
+            self._folder.rewrite(f"{self._folder.split}.lease.{self._generation}", json.dumps(self._content).encode())
+            self._good = time.monotonic()

@@ -1,0 +1,190 @@
+"""What the Hub answers: decided here from values, sent by `origin`."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .repository import RepoFile, Repository, Snapshot
+from .routes import Route, cdn_path
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Who may read the repository, and how it is served."""
+
+    repo_id: str
+    token: str | None = None
+    gated: bool = False
+    redirect_lfs: bool = True
+    page_size: int = 1000
+
+
+@dataclass(frozen=True)
+class FileSpan:
+    """Bytes ``start`` to ``start + size`` of a file."""
+
+    source: Path
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Status, headers and body of an answer; the body is bytes, or a span of a file."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | FileSpan = b""
+
+    @property
+    def size(self) -> int:
+        """The body's length in bytes."""
+        return len(self.body) if isinstance(self.body, bytes) else self.body.size
+
+
+def as_json(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
+    """Answer with a value as JSON."""
+    return Answer(status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})}, json.dumps(value).encode())
+
+
+def refusal(status: int, message: str, *, code: str | None = None, headers: Mapping[str, str] | None = None) -> Answer:
+    """Answer with an error: the Hub's words in ``X-Error-Message`` and the body, its name in ``X-Error-Code``."""
+    said = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **(headers or {})}
+    return as_json({"error": message}, status=status, headers=said)
+
+
+def refuse(route: Route, authorization: str | None, policy: Policy) -> Answer | None:
+    """Decide whether the repository is closed to this request, as the real Hub does; None if it is open.
+
+    Without a token a repository that is missing or private is a 401, so that nobody learns which; with a valid one a
+    missing repository is a 404. A gated one shows its info and its tree, not its files.
+    """
+    bearer = (authorization or "").removeprefix("Bearer ")
+    if bearer and policy.token and bearer != policy.token:
+        return refusal(401, "Invalid credentials in Authorization header")
+    if route.repo_id != policy.repo_id or (policy.token and not bearer):
+        if bearer:
+            return refusal(404, "Repository not found", code="RepoNotFound")
+        return refusal(401, "Invalid username or password.", code="RepoNotFound")
+    if policy.gated and route.kind == "resolve":
+        message = f"Access to dataset {policy.repo_id} is restricted and you are not in the authorized list."
+        return refusal(403, message, code="GatedRepo")
+    return None
+
+
+def find_commit(repository: Repository, revision: str) -> Snapshot | Answer:
+    """Give the revision's snapshot, or the answer that there is none."""
+    return repository.at(revision) or refusal(404, f"Invalid rev id: {revision}", code="RevisionNotFound")
+
+
+def info(snapshot: Snapshot, policy: Policy, *, blobs: bool) -> Answer:
+    """Describe the repository at a commit and name its files; ``blobs`` adds sizes and hashes."""
+    value = {
+        "_id": snapshot.commit[:24],
+        "id": policy.repo_id,
+        "author": policy.repo_id.partition("/")[0],
+        "sha": snapshot.commit,
+        "lastModified": "2024-01-01T00:00:00.000Z",
+        "createdAt": "2024-01-01T00:00:00.000Z",
+        "private": policy.token is not None,
+        "gated": "manual" if policy.gated else False,
+        "disabled": False,
+        "tags": [],
+        "downloads": 0,
+        "likes": 0,
+        "siblings": [_sibling(snapshot.files[name], blobs=blobs) for name in sorted(snapshot.files)],
+    }
+    return as_json(value)
+
+
+def _sibling(file: RepoFile, *, blobs: bool) -> dict[str, Any]:
+    if not blobs:
+        return {"rfilename": file.repo_path}
+    sibling: dict[str, Any] = {"rfilename": file.repo_path, "size": file.size, "blobId": file.oid}
+    if file.lfs is not None:
+        sibling["lfs"] = {"sha256": file.sha256, "size": file.size, "pointerSize": file.pointer_size}
+    return sibling
+
+
+@dataclass(frozen=True)
+class TreeQuery:
+    """Which part of a folder's tree is asked for; ``cursor`` is the last path of the page before."""
+
+    folder: str
+    recursive: bool = False
+    expand: bool = False
+    cursor: str = ""
+
+
+def tree(snapshot: Snapshot, query: TreeQuery, *, page_size: int) -> tuple[Answer, str | None]:
+    """List a page of a folder; give the next page's cursor with it, if there is one."""
+    folder = query.folder.strip("/")
+    if not snapshot.has_folder(folder):
+        return _no_entry(snapshot, folder), None
+    names = snapshot.names_below(folder, recursive=query.recursive)
+    page, cursor = snapshot.page(names, after=query.cursor, size=page_size)
+    return as_json([snapshot.entry(name, expand=query.expand) for name in page]), cursor
+
+
+def paths_info(snapshot: Snapshot, names: Iterable[str], *, expand: bool) -> Answer:
+    """Describe the files and folders of these names; unknown ones are left out."""
+    known = [name for name in names if name in snapshot.files or name in snapshot.folders]
+    return as_json([snapshot.entry(name, expand=expand) for name in known])
+
+
+def resolve(snapshot: Snapshot, repo_path: str, *, wanted: str | None, cdn: str | None) -> Answer:
+    """Serve a file, or redirect to it on the CDN when it is an LFS file and ``cdn`` (the CDN's endpoint) is given.
+
+    ``wanted`` is the Range header.
+    """
+    file = snapshot.files.get(repo_path)
+    if file is None:
+        return _no_entry(snapshot, repo_path)
+    headers = {"X-Repo-Commit": snapshot.commit, "ETag": f'"{file.etag}"', "Accept-Ranges": "bytes"}
+    if file.sha256 is not None:
+        headers |= {"X-Linked-Size": str(file.size), "X-Linked-Etag": f'"{file.sha256}"'}
+        if cdn is not None:
+            return Answer(302, {**headers, "Location": cdn + cdn_path(file.sha256, repo_path)})
+    return _serve(file, headers, wanted)
+
+
+def from_cdn(snapshot: Snapshot, route: Route, *, wanted: str | None) -> Answer:
+    """Serve an LFS file by its sha256, as a CDN does: nothing about the repository in the headers."""
+    file = snapshot.files.get(route.repo_path)
+    if file is None or file.sha256 != route.sha256:
+        return Answer(404, {"Content-Type": "text/plain"}, b"Not Found")
+    return _serve(file, {"ETag": f'"{file.sha256}"', "Accept-Ranges": "bytes"}, wanted)
+
+
+def _no_entry(snapshot: Snapshot, name: str) -> Answer:
+    return refusal(404, f"{name} does not exist", code="EntryNotFound", headers={"X-Repo-Commit": snapshot.commit})
+
+
+def _serve(file: RepoFile, headers: dict[str, str], wanted: str | None) -> Answer:
+    if not file.is_unchanged():
+        return refusal(500, f"{file.repo_path} has changed on disk since it was scanned: refresh the local Hub")
+    headers = {**headers, "Content-Type": "application/octet-stream"}
+    span = byte_range(wanted, file.size)
+    if span is None:
+        return Answer(200, headers, FileSpan(file.source, 0, file.size))
+    if not span:
+        return Answer(416, {**headers, "Content-Range": f"bytes */{file.size}"})
+    headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{file.size}"
+    return Answer(206, headers, FileSpan(file.source, span.start, len(span)))
+
+
+def byte_range(wanted: str | None, size: int) -> range | None:
+    """Read a Range header for a file of ``size`` bytes.
+
+    None means the whole file: no header, several ranges, or another unit. An empty range can't be satisfied.
+    """
+    match = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted or "")
+    if match is None or match[0] == "bytes=-":
+        return None
+    first, last = match.groups()
+    if not first:
+        return range(max(0, size - int(last)), size)
+    return range(int(first), min(int(last) + 1, size) if last else size)

@@ -1,0 +1,161 @@
+"""A folder as a dataset repository: its files with their hashes, its commit, its tree."""
+
+import bisect
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+PLAIN_SUFFIXES = frozenset({".csv", ".json", ".md", ".txt"})
+
+
+@dataclass(frozen=True)
+class RepoFile:
+    """One file as it was when the folder was scanned."""
+
+    repo_path: str
+    source: Path
+    size: int
+    mtime_ns: int
+    oid: str
+    """The git blob sha1: of the file itself, or of its pointer file if it is an LFS file."""
+    sha256: str | None
+    """The sha256 of an LFS file; None for a file that git holds itself."""
+    pointer_size: int = 0
+
+    @property
+    def etag(self) -> str:
+        """What the Hub gives as the file's ETag: the sha256 of an LFS file, the git blob sha1 of a plain one."""
+        return self.sha256 or self.oid
+
+    @property
+    def lfs(self) -> dict[str, Any] | None:
+        """Sha256, size and pointer size in bytes of an LFS file, as the Hub names them; None for a plain file."""
+        if self.sha256 is None:
+            return None
+        return {"oid": self.sha256, "size": self.size, "pointerSize": self.pointer_size}
+
+    def is_unchanged(self) -> bool:
+        """Tell whether the file on disk still has the size and the mtime of the scan."""
+        try:
+            found = self.source.stat()
+        except FileNotFoundError:
+            return False
+        return (found.st_size, found.st_mtime_ns) == (self.size, self.mtime_ns)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All files of one commit."""
+
+    commit: str
+    files: Mapping[str, RepoFile]
+    folders: Mapping[str, str]
+    """Folder path -> tree oid, without the root."""
+
+    def has_folder(self, folder: str) -> bool:
+        """Tell whether the commit holds this folder; "" is the root."""
+        return folder == "" or folder in self.folders
+
+    def names_below(self, folder: str, *, recursive: bool) -> list[str]:
+        """Give the sorted paths of files and folders in ``folder``, or anywhere below it."""
+        prefix = f"{folder}/" if folder else ""
+        below = (name for name in (*self.files, *self.folders) if name.startswith(prefix))
+        return sorted(name for name in below if recursive or "/" not in name[len(prefix) :])
+
+    def page(self, names: list[str], *, after: str, size: int) -> tuple[list[str], str | None]:
+        """Cut the page of at most ``size`` names that follows ``after``; give the next cursor with it, if there is one."""
+        start = bisect.bisect_right(names, after) if after else 0
+        page = names[start : start + size]
+        return page, page[-1] if start + size < len(names) else None
+
+    def entry(self, name: str, *, expand: bool) -> dict[str, Any]:
+        """Describe a file or folder as the Hub's tree does; ``expand`` adds the last commit."""
+        file = self.files.get(name)
+        if file is None:
+            entry: dict[str, Any] = {"type": "directory", "oid": self.folders[name], "size": 0, "path": name}
+        else:
+            entry = {"type": "file", "oid": file.oid, "size": file.size, "path": name}
+            if file.lfs is not None:
+                entry["lfs"] = file.lfs
+        if expand:
+            entry["lastCommit"] = {"id": self.commit, "title": "Add the files", "date": "2024-01-01T00:00:00.000Z"}
+        return entry
+
+
+class Repository:
+    """The commits of one folder: the current one, and older ones that were asked to stay listed."""
+
+    def __init__(self, folder: Path, revisions: tuple[str, ...] = ()) -> None:
+        """Scan ``folder``; ``revisions`` are further branches or tags of the current commit, besides main.
+
+        Raises NotADirectoryError when there is no such folder.
+        """
+        self._folder = folder
+        self._branches = frozenset({"main", *revisions})
+        self._kept: dict[str, Snapshot] = {}
+        self.current = scan(folder)
+
+    def rescan(self, *, keep_old: bool = False) -> str:
+        """Make a new commit of what the folder holds now; ``keep_old`` lets the old commit's id resolve further."""
+        if keep_old:
+            self._kept[self.current.commit] = self.current
+        self.current = scan(self._folder)
+        return self.current.commit
+
+    def at(self, revision: str) -> Snapshot | None:
+        """Find the snapshot of a branch, tag or full commit id; None if it is not listed."""
+        if revision in self._branches or revision == self.current.commit:
+            return self.current
+        return self._kept.get(revision)
+
+
+def scan(folder: Path) -> Snapshot:
+    """Hash every file below ``folder``, hidden ones left out, and derive the commit from paths and hashes.
+
+    Equal folders give equal commits, on every machine. Raises NotADirectoryError when there is no such folder.
+    """
+    if not folder.is_dir():
+        message = f"{folder} is not a folder: give one that holds <split>/metadata.csv and <split>/*.jpg"
+        raise NotADirectoryError(message)
+    with ThreadPoolExecutor() as pool:
+        files = {file.repo_path: file for file in pool.map(lambda path: _hash(folder, path), _paths(folder))}
+    listing = "".join(f"{name}\0{files[name].etag}\n" for name in sorted(files))
+    folders = sorted({str(parent) for name in files for parent in PurePosixPath(name).parents} - {"."})
+    return Snapshot(
+        commit=hashlib.sha1(listing.encode(), usedforsecurity=False).hexdigest(),
+        files=files,
+        folders={name: _git_oid(b"tree", f"{name}\0{listing}".encode()) for name in folders},
+    )
+
+
+def _paths(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(root, name) for name in names if not name.startswith(".") or name == ".gitattributes")
+
+
+def _hash(folder: Path, source: Path) -> RepoFile:
+    status = source.stat()
+    content = source.read_bytes()
+    sha256: str | None = None
+    pointer = b""
+    if source.suffix not in PLAIN_SUFFIXES and source.name != ".gitattributes":
+        sha256 = hashlib.sha256(content).hexdigest()
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(content)}\n".encode()
+    return RepoFile(
+        repo_path=source.relative_to(folder).as_posix(),
+        source=source,
+        size=len(content),
+        mtime_ns=status.st_mtime_ns,
+        oid=_git_oid(b"blob", pointer or content),
+        sha256=sha256,
+        pointer_size=len(pointer),
+    )
+
+
+def _git_oid(kind: bytes, content: bytes) -> str:
+    return hashlib.sha1(b"%s %d\0%s" % (kind, len(content), content), usedforsecurity=False).hexdigest()

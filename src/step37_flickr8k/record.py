@@ -1,0 +1,201 @@
+"""The ready record with its manifest: what a cache folder holds, proven, and for whom.
+
+``.step37-flickr8k/<split>.json`` is small and read by every rank; ``.step37-flickr8k/<split>.manifest`` holds a line per file
+and is read by the downloader and by ``verify`` alone. Both are replaced whole, the manifest first, the record last.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+
+from step37_flickr8k.errors import CommitChanged, NotVisible
+from step37_flickr8k.folder import CacheFolder, Entry, digest_of
+from step37_flickr8k.plan import METADATA, Row, Selection, read_rows
+
+__all__ = [
+    "Coverage",
+    "Proven",
+    "Record",
+    "read_manifest",
+    "read_record",
+    "read_selected",
+    "remove_record",
+    "unchanged",
+    "wait_until_visible",
+    "write_manifest",
+    "write_record",
+]
+
+log = logging.getLogger("step37_flickr8k")
+
+_FORMAT = 1
+_RUNS = 16  # runs that a record remembers
+_PROBES = 16  # files that every rank opens to see whether its node shows the cache
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many counted rows from the top are complete under one caption key, and whether those are all there are."""
+
+    rows: int
+    everything: bool
+
+
+@dataclass(frozen=True)
+class Proven:
+    """A file whose bytes were hashed: size in bytes, digest, mtime in ns by which a change shows, and why it can't be decoded."""
+
+    size: int
+    digest: str
+    mtime_ns: int
+    flaw: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The ready record of one split at one commit."""
+
+    repo_id: str
+    commit: str
+    metadata: str
+    captions: Mapping[str, Coverage]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    probes: Mapping[str, int] = field(default_factory=dict)
+    runs: tuple[str, ...] = ()
+
+    def covers(self, selection: Selection) -> bool:
+        """Tell whether the selection's rows are all here, at whatever commit."""
+        coverage = self.captions.get(selection.caption_key)
+        if coverage is None or self.repo_id != selection.repo_id:
+            return False
+        return coverage.everything or (selection.sample_count is not None and coverage.rows >= selection.sample_count)
+
+    def fits(self, selection: Selection, run: str | None) -> bool:
+        """Tell whether the selection can be read from here, without asking anybody which commit is meant."""
+        pinned = selection.revision is None or selection.revision == self.commit
+        return self.covers(selection) and (pinned or self.names(run))
+
+    def names(self, run: str | None) -> bool:
+        """Tell whether this very run has confirmed the record."""
+        return run is not None and run in self.runs
+
+    def grown(self, caption_key: str, coverage: Coverage, manifest: Mapping[str, Proven]) -> "Record":
+        """Add what a warmup has completed: under one commit a record only grows."""
+        before = self.captions.get(caption_key, coverage)
+        widest = max(before, coverage, key=lambda c: (c.everything, c.rows))
+        names = [name for name in manifest if name != METADATA]
+        spread = names[:: max(1, len(names) // _PROBES)][:_PROBES]
+        return replace(
+            self,
+            captions={**self.captions, caption_key: widest},
+            skipped={name: proven.flaw for name, proven in manifest.items() if proven.flaw},
+            probes={name: manifest[name].size for name in spread},
+        )
+
+    def confirmed_by(self, run: str | None) -> "Record":
+        """Add a run, the newest last."""
+        others = tuple(r for r in self.runs if r != run)
+        return self if run is None or self.names(run) else replace(self, runs=(*others, run)[-_RUNS:])
+
+
+def read_record(folder: CacheFolder) -> Record | None:
+    """Read the ready record of the folder's split; None if there is none, or none that this version understands."""
+    name = f"{folder.split}.json"
+    if name not in folder.refresh():
+        return None
+    try:
+        value = json.loads((folder.home / name).read_bytes())
+        if value.pop("format") != _FORMAT:
+            raise ValueError("another format")
+        value["captions"] = {key: Coverage(**coverage) for key, coverage in value["captions"].items()}
+        return Record(**value | {"runs": tuple(value["runs"])})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        log.warning("%s can't be read (%s): as good as none", folder.home / name, error)
+        return None
+
+
+def write_record(folder: CacheFolder, record: Record) -> None:
+    """Publish the ready record; the last act of a warmup."""
+    folder.write(f"{folder.split}.json", json.dumps({"format": _FORMAT} | asdict(record), indent=1).encode())
+
+
+def remove_record(folder: CacheFolder) -> None:
+    """Take the ready record away before the first file of another commit replaces one of this."""
+    folder.discard(folder.home / f"{folder.split}.json")
+
+
+def read_manifest(folder: CacheFolder) -> dict[str, Proven]:
+    """Read what has been proven of the split's files; empty if there is no manifest."""
+    path = folder.home / f"{folder.split}.manifest"
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return {name: Proven(*proven) for name, *proven in map(json.loads, lines)}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        log.warning("%s can't be read (%s): every file will be hashed", path, error)
+        return {}
+
+
+def write_manifest(folder: CacheFolder, manifest: Mapping[str, Proven]) -> None:
+    """Write a line per proven file: name, size, digest, mtime_ns, flaw."""
+    lines = (json.dumps([name, p.size, p.digest, p.mtime_ns, p.flaw]) + "\n" for name, p in sorted(manifest.items()))
+    folder.write(f"{folder.split}.manifest", "".join(lines).encode())
+
+
+def unchanged(manifest: Mapping[str, Proven], scan: Mapping[str, Entry]) -> dict[str, Proven]:
+    """Give the proven files that lie there with size and mtime as they were."""
+    return {name: p for name, p in manifest.items() if scan.get(name) == Entry(p.size, p.mtime_ns)}
+
+
+def read_selected(folder: CacheFolder, record: Record, selection: Selection) -> list[Row]:
+    """Read the selection's rows from the cached metadata.csv, in file order, without those whose image can't be decoded."""
+    with (folder.files / METADATA).open(encoding="utf-8-sig", newline="") as lines:
+        return [row for row in read_rows(lines, selection) if row.file_name not in record.skipped]
+
+
+def wait_until_visible(folder: CacheFolder, selection: Selection, commit: str, seconds: float) -> Record:
+    """Give the ready record as soon as this node shows it, at this commit, with what it speaks of.
+
+    Raises after ``seconds`` what was wrong at last: `NotVisible`, or `CommitChanged` when another commit is there (not at
+    once: a node that lags shows the previous record for a while).
+    """
+    deadline = time.monotonic() + seconds
+    pause = 0.02
+    while True:
+        try:
+            return _look(folder, selection, commit)
+        except (NotVisible, CommitChanged) as error:
+            if time.monotonic() + pause > deadline:
+                raise type(error)(f"after {seconds:g} s, {error}") from error
+        time.sleep(pause)
+        pause = min(2 * pause, 2.0)
+
+
+def _look(folder: CacheFolder, selection: Selection, commit: str) -> Record:
+    record = read_record(folder)
+    shared = "is cache_dir on a file system that all nodes share, at the same path?"
+    if record is None:
+        raise NotVisible(f"this node doesn't see a ready record in {folder.home}: {shared}")
+    if record.commit != commit:
+        raise CommitChanged(f"{folder.home} holds commit {record.commit}, not {commit}: pin a revision, or use a folder per commit")
+    if not record.covers(selection):
+        raise NotVisible(f"this node sees an older ready record in {folder.home}, without this selection: {shared}")
+    if wrong := _missing_or_wrong(folder, record):
+        raise NotVisible(f"this node sees the ready record, but not what it speaks of: {wrong}")
+    return record
+
+
+def _missing_or_wrong(folder: CacheFolder, record: Record) -> str:
+    try:
+        if digest_of(folder.files / METADATA, record.metadata) != record.metadata:
+            return f"{folder.files / METADATA} has other bytes"
+        for name, size in record.probes.items():
+            with (folder.files / name).open("rb") as file:  # open, then ask: only that is fresh on NFS
+                if file.seek(0, 2) != size:
+                    return f"{folder.files / name} doesn't have {size} bytes"
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    return ""

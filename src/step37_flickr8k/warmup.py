@@ -1,0 +1,358 @@
+"""The orchestration: plan, fetch, publish, share, read."""
+
+import contextlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from step37_flickr8k.errors import CacheDamaged, FolderNotUsable, TransientError
+from step37_flickr8k.fetch import Source, Tally, fetch
+from step37_flickr8k.folder import CacheFolder, Entry, digest_of
+from step37_flickr8k.group import Group, Patience, Progress, share
+from step37_flickr8k.hub import Hub
+from step37_flickr8k.images import why_undecodable
+from step37_flickr8k.lease import Claim, Lease, take
+from step37_flickr8k.plan import METADATA, Plan, RemoteFile, Row, Selection, decide, read_rows
+from step37_flickr8k.record import (
+    Coverage,
+    Proven,
+    Record,
+    read_manifest,
+    read_record,
+    read_selected,
+    remove_record,
+    unchanged,
+    wait_until_visible,
+    write_manifest,
+    write_record,
+)
+from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.world import World
+
+__all__ = ["Survey", "Warmup"]
+
+log = logging.getLogger("step37_flickr8k")
+
+Value = dict[str, Any]
+_LEASE_BEATS = 4  # heartbeat timeouts without a change of the lease's bytes: NFS may show old ones for a minute
+_HASHERS = 8  # threads
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the Hub has, what the folder holds, and so what there is to do."""
+
+    commit: str
+    listing: Mapping[str, RemoteFile]
+    proven: dict[str, Proven]
+    metadata: Path
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """One job: its settings and this process's place in it."""
+
+    settings: WarmupSettings
+    world: World
+
+    @cached_property
+    def selection(self) -> Selection:
+        """What is asked for."""
+        names = ("repo_id", "split", "caption_key", "sample_count", "revision")
+        return Selection(**{name: getattr(self.settings, name) for name in names})
+
+    @cached_property
+    def folder(self) -> CacheFolder:
+        """Where it goes."""
+        return CacheFolder(self.settings.cache_dir.absolute(), self.settings.split)
+
+    @cached_property
+    def patience(self) -> Patience:
+        """How long silence may last."""
+        names = ("arrival", "heartbeat", "stall", "visibility")
+        return Patience(**{name: getattr(self.settings, f"{name}_timeout") for name in names})
+
+    def run(self, group: Group, watch: Callable[[Value], None] = lambda _: None) -> tuple[Value, list[Row]]:
+        """Warm the cache on rank 0 and read the selection on every rank; gives rank 0's report and this rank's rows."""
+        rows: list[Row] = []
+
+        def confirm(result: Value) -> None:
+            record = wait_until_visible(self.folder, self.selection, result["commit"], self.patience.visibility)
+            rows[:] = read_selected(self.folder, record, self.selection)
+
+        arguments = {**vars(self.selection), "cache_dir": str(self.settings.cache_dir)}
+        result = share(
+            group, self.warm, confirm=confirm, look=self._look, watch=watch, arguments=arguments, patience=self.patience
+        )
+        if not rows:  # after a last look nobody has asked this rank to confirm
+            confirm(result)
+        return result, rows
+
+    def warm(self, progress: Progress) -> Value:
+        """Do rank 0's work: nothing if a ready record fits, else fill the folder as the holder of its lease."""
+        if found := self._ready(self.selection):
+            return self._warm_result(found)
+        progress("resolving the revision")
+        hub = Hub(self.settings)
+        commit = hub.resolve(self.selection.revision or "main")
+        wanted = replace(self.selection, revision=commit)
+        if found := self._ready(wanted):
+            return self._warm_result(found, hub.requests)
+        self.folder.make()
+
+        def go_on(holder: str) -> bool:
+            progress(f"waiting for the lease, which is held on {holder}")
+            return self._ready(wanted) is None
+
+        lease = self._lease(go_on)
+        if lease is None:
+            return self.warm(progress)
+        with lease:
+            return _Filling(self, hub, lease, progress).run(commit)
+
+    def survey(self, hub: Hub, commit: str, scratch: CacheFolder, progress: Progress) -> Survey:
+        """Decide what to fetch; a metadata.csv that isn't in the folder yet is fetched into ``scratch``."""
+        progress("listing")
+        listing = hub.list_files(commit, self.selection.split)
+        scan = self.folder.scan()
+        same_size = {name: file.digest for name, file in listing.items() if name in scan and scan[name].size == file.size}
+        proven = unchanged(read_manifest(self.folder), scan)
+
+        def prove(names: Iterable[str]) -> None:
+            hashed = self._hash(scan, {name: same_size[name] for name in names if name in same_size and name not in proven})
+            proven.update({name: proof for name, proof in hashed.items() if proof.digest == same_size[name]})
+
+        progress("reading the metadata")
+        prove([METADATA])
+        in_place = METADATA in proven and proven[METADATA].digest == listing[METADATA].digest
+        metadata = self.folder.files / METADATA if in_place else self._fetch_metadata(hub, commit, listing, scratch, progress)
+        plan = self._decide(metadata, listing, proven)
+        progress("verifying", files=len(plan.fetch))
+        prove(file.name for file in plan.fetch)
+        return Survey(commit, listing, proven, metadata, self._decide(metadata, listing, proven))
+
+    def plan(self) -> Value:
+        """Tell what `run` would do now: downloads nothing but metadata.csv, writes nothing to the cache folder."""
+        hub = Hub(self.settings)
+        commit = hub.resolve(self.selection.revision or "main")
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = CacheFolder(Path(scratch), self.selection.split)
+            folder.make()
+            survey = self.survey(hub, commit, folder, Progress())
+        requests = hub.requests + len(survey.plan.fetch) + (survey.metadata.parent != self.folder.files)
+        ready = self._ready(replace(self.selection, revision=commit)) is not None
+        return {
+            "repo_id": self.selection.repo_id,
+            "commit": commit,
+            "cache_dir": str(self.folder.root),
+            "rows": survey.plan.rows,
+            "files": survey.plan.files,
+            "fetch": len(survey.plan.fetch),
+            "bytes": survey.plan.bytes,
+            "requests": 1 if ready else requests,
+            "warm": ready,
+        }
+
+    def verify(self) -> Value:
+        """Hash every file of the folder again; raises `CacheDamaged` if one is missing or wrong."""
+        manifest = read_manifest(self.folder)
+        if not manifest:
+            raise FolderNotUsable(f"{self.folder.home} has no manifest of {self.folder.split}: run warmup first")
+        scan = self.folder.scan()
+        hashed = self._hash(scan, {name: proof.digest for name, proof in manifest.items() if name in scan})
+        missing = sorted(manifest.keys() - scan.keys())
+        wrong = sorted(name for name, proof in hashed.items() if proof.digest != manifest[name].digest)
+        foreign = sorted(scan.keys() - manifest.keys())
+        result = {"files": len(manifest), "missing": missing, "wrong": wrong, "foreign": foreign}
+        if missing or wrong:
+            named = ", ".join([*(f"{name} is missing" for name in missing), *(f"{name} has wrong bytes" for name in wrong)][:8])
+            told = f"{len(missing)} of {len(manifest)} files are missing and {len(wrong)} wrong in {self.folder.files}"
+            raise CacheDamaged(f"{told}: {named}: delete the wrong ones and run warmup again")
+        return result
+
+    # --- the steps ---
+
+    def _look(self, this_run_only: bool) -> Value | None:
+        record = read_record(self.folder)
+        if record is None or not record.fits(self.selection, self.world.run):
+            return None
+        if this_run_only and not record.names(self.world.run):
+            return None
+        return self._warm_result(record)
+
+    def _ready(self, selection: Selection) -> Record | None:
+        """Give a record that fits while all it speaks of lies there; adds this run to it, where that can be done at once."""
+        record = read_record(self.folder)
+        if record is None or not record.fits(selection, self.world.run):
+            return None
+        manifest = read_manifest(self.folder)
+        if not manifest or unchanged(manifest, self.folder.scan()) != manifest:
+            return None
+        if self.world.run is not None and not record.names(self.world.run):
+            with contextlib.suppress(FolderNotUsable, TransientError):  # a reader of a folder that others fill
+                self._confirm_run()
+        return record
+
+    def _confirm_run(self) -> None:
+        lease = self._lease(lambda _: False)
+        if lease is not None:
+            with lease:
+                record = read_record(self.folder)
+                if record is not None:
+                    write_record(self.folder, record.confirmed_by(self.world.run))
+
+    def _lease(self, waiting: Callable[[str], bool]) -> Lease | None:
+        claim = Claim(run=self.world.run, rank=self.world.rank, host=self.world.host, pid=os.getpid())
+        return take(self.folder, claim, _LEASE_BEATS * self.patience.heartbeat, waiting)
+
+    def _warm_result(self, record: Record, requests: int = 0) -> Value:
+        coverage, count = record.captions[self.selection.caption_key], self.selection.sample_count
+        rows = coverage.rows if count is None else min(count, coverage.rows)
+        return _result(record.commit, rows, Tally(requests=requests), {}, warm=True, skipped=record.skipped)
+
+    def _fetch_metadata(
+        self, hub: Hub, commit: str, listing: Mapping[str, RemoteFile], scratch: CacheFolder, progress: Progress
+    ) -> Path:
+        kept: list[Path] = []
+        source = _source(hub, commit, self.selection.split)
+        tally = fetch(
+            [listing[METADATA]], source, scratch, lambda path, _: kept.append(path), settings=self.settings, progress=progress
+        )
+        hub.requests += tally.requests
+        return kept[0]
+
+    def _decide(self, metadata: Path, listing: Mapping[str, RemoteFile], proven: Mapping[str, Proven]) -> Plan:
+        with metadata.open(encoding="utf-8-sig", newline="") as lines:
+            return decide(read_rows(lines, self.selection), listing, {n: p.digest for n, p in proven.items()})
+
+    def _hash(self, scan: Mapping[str, Entry], like: Mapping[str, str]) -> dict[str, Proven]:
+        """Hash files of the folder side by side, each in the manner of the digest given."""
+
+        def prove(name: str) -> Proven:
+            path = self.folder.files / name
+            flaw = why_undecodable(path) if name != METADATA else None
+            return Proven(scan[name].size, digest_of(path, like[name]), scan[name].mtime_ns, flaw or "")
+
+        with ThreadPoolExecutor(_HASHERS) as pool:
+            return dict(zip(like, pool.map(prove, like), strict=True))
+
+
+class _Filling:
+    """Fills the folder while its lease is held."""
+
+    def __init__(self, job: Warmup, hub: Hub, lease: Lease, progress: Progress) -> None:
+        self._job = job
+        self._folder = job.folder
+        self._hub = hub
+        self._lease = lease
+        self._progress = progress
+        self._phases = _Phases()
+
+    def run(self, commit: str) -> Value:
+        """Plan, fetch, publish; gives the report."""
+        folder, phases = self._folder, self._phases
+        folder.sweep()
+        with phases.of("planning"):
+            survey = self._job.survey(self._hub, commit, folder, self._progress)
+        before = self._record_before(survey)
+        files = [*survey.plan.fetch, *self._lost(before, survey)]
+        size = sum(file.size for file in files)
+        folder.check_space(size, len(files))
+        log.info("fetching %d of %d files, %.1f MB, at commit %s", len(files), survey.plan.files, size / 1e6, commit)
+        with phases.of("fetching"):
+            tally = self._fetch(files, survey)
+        with phases.of("publishing"):
+            self._progress("publishing")
+            record = self._publish(survey, before)
+        tally.requests += self._hub.requests
+        skipped = {name: why for name, why in record.skipped.items() if name in survey.listing}
+        return _result(commit, survey.plan.rows, tally, phases.seconds, warm=False, skipped=skipped)
+
+    def _record_before(self, survey: Survey) -> Record | None:
+        """Give the record to grow; one of another commit is taken away first: never a record over mixed files."""
+        before = read_record(self._folder)
+        repo_id = self._job.selection.repo_id
+        if before is None or (before.commit, before.repo_id) == (survey.commit, repo_id):
+            return before
+        log.warning(
+            "%s holds %s at commit %s and is being replaced by %s at %s: running readers may see new bytes; pin a revision, or use "
+            "a folder per commit",
+            *(self._folder.files, before.repo_id, before.commit, repo_id, survey.commit),
+        )
+        self._lease.check()
+        remove_record(self._folder)
+        return None
+
+    def _lost(self, before: Record | None, survey: Survey) -> Iterator[RemoteFile]:
+        """Give what the record speaks of beyond this selection and is no longer there: it must not stay a promise."""
+        if before is not None:
+            wanted = {file.name for file in survey.plan.fetch} | survey.proven.keys() | {METADATA}
+            yield from (survey.listing[n] for n in read_manifest(self._folder) if n not in wanted and n in survey.listing)
+
+    def _fetch(self, files: list[RemoteFile], survey: Survey) -> Tally:
+        def land(temporary: Path, file: RemoteFile) -> None:
+            flaw = why_undecodable(temporary) or ""
+            self._lease.check()
+            entry = self._folder.publish(temporary, file.name)
+            survey.proven[file.name] = Proven(entry.size, file.digest, entry.mtime_ns, flaw)
+
+        source = _source(self._hub, survey.commit, self._job.selection.split)
+        return fetch(files, source, self._folder, land, settings=self._job.settings, progress=self._progress)
+
+    def _publish(self, survey: Survey, before: Record | None) -> Record:
+        """Name metadata.csv, flush, then the manifest, and the ready record last."""
+        folder, selection, digest = self._folder, self._job.selection, survey.listing[METADATA].digest
+        self._lease.check()
+        if survey.metadata != folder.files / METADATA:
+            entry = folder.publish(survey.metadata, METADATA)
+            survey.proven[METADATA] = Proven(entry.size, digest, entry.mtime_ns)
+        folder.flush()
+        rows, count = survey.plan.rows, selection.sample_count
+        coverage = Coverage(rows, everything=count is None or rows < count)
+        record = before or Record(repo_id=selection.repo_id, commit=survey.commit, metadata=digest, captions={})
+        record = record.grown(selection.caption_key, coverage, survey.proven).confirmed_by(self._job.world.run)
+        self._lease.check()
+        write_manifest(folder, survey.proven)
+        write_record(folder, record)
+        return record
+
+
+@dataclass
+class _Phases:
+    """Seconds per phase."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 3)
+
+
+def _source(hub: Hub, commit: str, split: str) -> Source:
+    return Source(url=lambda name: hub.url(commit, split, name), headers=hub.headers())
+
+
+def _result(commit: str, rows: int, tally: Tally, seconds: Mapping[str, float], *, warm: bool, skipped: Mapping[str, str]) -> Value:
+    return {
+        "commit": commit,
+        "warm": warm,
+        "rows": rows,
+        "files": tally.files,
+        "bytes": tally.bytes,
+        "requests": tally.requests,
+        "retries": dict(tally.retries),
+        "seconds": dict(seconds),
+        "skipped": dict(skipped),
+    }
