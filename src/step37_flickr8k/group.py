@@ -55,6 +55,7 @@ log = logging.getLogger("step37_flickr8k")
 Value = dict[str, Any]
 _POLL = 0.05  # s between two looks of rank 0 at its own store: the only polling there is, by one rank, on its own host
 _FAREWELL = 5.0  # s that rank 0 keeps its store open for those who still fetch the verdict
+_NAMED = 8  # ranks or reasons that a message names
 _LAST_WORDS = 1.0  # s for the others to report on a failure; a signalled rank 0 has twice that in all
 
 
@@ -296,7 +297,7 @@ class _Herald(threading.Thread):
             return {"ok": False, **as_value(error)}
         silent = sorted(set(range(self._call.group.size)) - set(reports))
         if silent:
-            log.warning("the cache is ready, but rank %s never said whether it sees it", ", ".join(map(str, silent)))
+            log.warning("rank %s never said whether it can use the outcome", _first([str(rank) for rank in silent]))
         return {"ok": True}
 
     def _until(self, counter: str, count: int, seconds: float) -> None:
@@ -400,10 +401,17 @@ class _Herald(threading.Thread):
 
 
 def _joined(failed: dict[int, Value]) -> Value:
-    """One error of several ranks: the lowest rank's class, every rank named (the first eight)."""
-    told = [f"rank {rank} on {report['host']}: {report['message']}" for rank, report in sorted(failed.items())]
-    more = f" (and {len(told) - 8} more ranks)" if len(told) > 8 else ""
-    return failed[min(failed)] | {"message": "; ".join(told[:8]) + more}
+    """Give one error of several ranks: the lowest rank's class, and who says what (the first eight of each)."""
+    said: dict[str, list[str]] = {}
+    for rank, report in sorted(failed.items()):
+        said.setdefault(report["message"], []).append(f"rank {rank} on {report['host']}")
+    told = [f"{_first(who)}: {message}" for message, who in said.items()]
+    return failed[min(failed)] | {"message": "; ".join(told[:_NAMED])}
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _roll(size: int, reports: dict[int, Value]) -> dict[str, Value]:

@@ -1,13 +1,13 @@
-"""What the Hub answers: decided here from values, sent by `origin`."""
+"""What the Hub answers: decided here from values, sent elsewhere."""
 
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .repository import RepoFile, Repository, Snapshot
+from .repository import RepoFile, Snapshot
 from .routes import Route, cdn_path
 
 
@@ -18,7 +18,6 @@ class Policy:
     repo_id: str
     token: str | None = None
     gated: bool = False
-    redirect_lfs: bool = True
     page_size: int = 1000
 
 
@@ -43,6 +42,10 @@ class Answer:
     def size(self) -> int:
         """The body's length in bytes."""
         return len(self.body) if isinstance(self.body, bytes) else self.body.size
+
+    def with_headers(self, headers: Mapping[str, str]) -> "Answer":
+        """Give the same answer with further headers."""
+        return replace(self, headers={**self.headers, **headers})
 
 
 def as_json(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
@@ -73,11 +76,6 @@ def refuse(route: Route, authorization: str | None, policy: Policy) -> Answer | 
         message = f"Access to dataset {policy.repo_id} is restricted and you are not in the authorized list."
         return refusal(403, message, code="GatedRepo")
     return None
-
-
-def find_commit(repository: Repository, revision: str) -> Snapshot | Answer:
-    """Give the revision's snapshot, or the answer that there is none."""
-    return repository.at(revision) or refusal(404, f"Invalid rev id: {revision}", code="RevisionNotFound")
 
 
 def info(snapshot: Snapshot, policy: Policy, *, blobs: bool) -> Answer:

@@ -2,24 +2,18 @@
 
 import asyncio
 import json
-import socket
-import struct
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from aiohttp import web
 
 from . import answers
-from .answers import Answer, FileSpan, Policy
+from .answers import Answer, Policy
+from .body import reset, send_file
 from .faults import Fault, Faults
-from .repository import Repository
+from .repository import Repository, Snapshot
 from .requests import Request, RequestLog
 from .routes import Origin, Route, parse
-
-CHUNK = 1 << 20
-"""The most bytes that are read and sent at once."""
 
 
 @dataclass
@@ -51,72 +45,116 @@ class Listener:
         verdict = self._backend.faults.before(route.kind, route.repo_path)
         if verdict.delay:
             await asyncio.sleep(verdict.delay)
-        if verdict.end is not None and verdict.end.effect == "reset":
-            return _reset(request)
-        answer = _ending(verdict.end) if verdict.end is not None else await self._answer(request, route)
-        return await self._send(request, route, answer, headers=verdict.headers, number=number)
+        if verdict.end is None:
+            answer = await self._answer(request, route)
+        elif verdict.end.effect == "reset":
+            reset(request)
+            return web.Response()
+        else:
+            answer = _ending(verdict.end)
+        answer = answer.with_headers(verdict.headers)
+        return await self._send(request, route, answer, number)
 
     async def _answer(self, request: web.BaseRequest, route: Route) -> Answer:
         if route.kind == "other":
             return answers.refusal(404, "Not Found")
         if request.method not in ({"POST"} if route.kind == "paths-info" else {"GET", "HEAD"}):
             return answers.refusal(405, "Method Not Allowed")
+        repository, policy = self._backend.repository, self._backend.policy
         if route.kind == "cdn":
-            snapshot = self._backend.repository.current
-            return answers.from_cdn(snapshot, route, wanted=request.headers.get("Range"))
-        policy = self._backend.policy
+            return answers.from_cdn(repository.current, route, wanted=request.headers.get("Range"))
         closed = answers.refuse(route, request.headers.get("Authorization"), policy)
-        return closed or await self._open_answer(request, route, policy)
+        if closed is not None:
+            return closed
+        snapshot = repository.at(route.revision)
+        if snapshot is None:
+            return answers.refusal(404, f"Invalid rev id: {route.revision}", code="RevisionNotFound")
+        return await self._open(request, route, snapshot)
 
-    async def _open_answer(self, request: web.BaseRequest, route: Route, policy: Policy) -> Answer:
-        snapshot = answers.find_commit(self._backend.repository, route.revision)
-        if isinstance(snapshot, Answer):
-            return snapshot
+    async def _open(self, request: web.BaseRequest, route: Route, snapshot: Snapshot) -> Answer:
+        policy, query = self._backend.policy, request.query
         if route.kind == "resolve":
-            return answers.resolve(
-                snapshot, route.repo_path, wanted=request.headers.get("Range"), cdn=self._cdn_endpoint(request)
-            )
+            wanted, cdn = request.headers.get("Range"), self._cdn_endpoint(request)
+            return answers.resolve(snapshot, route.repo_path, wanted=wanted, cdn=cdn)
         if route.kind == "paths-info":
             form = await request.post()
             names = [str(name) for name in form.getall("paths", [])]
-            return answers.paths_info(snapshot, names, expand=_is_true(str(form.get("expand", ""))))
+            return answers.paths_info(snapshot, names, expand=_is_true(form.get("expand")))
         if route.kind == "api":
-            return answers.info(snapshot, policy, blobs=_is_true(request.query.get("blobs", "")))
-        query = answers.TreeQuery(
-            folder=route.repo_path,
-            recursive=_is_true(request.query.get("recursive", "")),
-            expand=_is_true(request.query.get("expand", "")),
-            cursor=request.query.get("cursor", ""),
-        )
-        answer, cursor = answers.tree(snapshot, query, page_size=policy.page_size)
+            return answers.info(snapshot, policy, blobs=_is_true(query.get("blobs")))
+        recursive, expand = _is_true(query.get("recursive")), _is_true(query.get("expand"))
+        asked = answers.TreeQuery(route.repo_path, recursive, expand, query.get("cursor", ""))
+        answer, cursor = answers.tree(snapshot, asked, page_size=policy.page_size)
         if cursor is None:
             return answer
-        link = f'<{request.url.update_query(cursor=cursor)}>; rel="next"'
-        return Answer(answer.status, {**answer.headers, "Link": link}, answer.body)
+        return answer.with_headers({"Link": f'<{request.url.update_query(cursor=cursor)}>; rel="next"'})
 
     def _cdn_endpoint(self, request: web.BaseRequest) -> str | None:
         # By the host name that the client used: behind a Service or a published port ours would mean nothing to it.
         port = self._backend.cdn_port
         return None if port is None else str(request.url.with_port(port).origin())
 
-    async def _send(
-        self, request: web.BaseRequest, route: Route, answer: Answer, *, headers: dict[str, str], number: int
-    ) -> web.StreamResponse:
-        log = self._backend.log
-        response = web.StreamResponse(status=answer.status, headers={**answer.headers, **headers})
+    async def _send(self, request: web.BaseRequest, route: Route, answer: Answer, number: int) -> web.StreamResponse:
+        def note(count: int) -> None:
+            # Before the bytes leave: a client that has its answer finds it in the log.
+            self._backend.log.update(number, status=answer.status, bytes_sent=count)
+
+        response = web.StreamResponse(status=answer.status, headers=answer.headers)
         response.content_length = answer.size
-        # Logged before anything leaves: a client that has its answer finds it in the log.
-        log.update(number, status=answer.status, bytes_sent=0)
+        note(0)
         await response.prepare(request)
         if request.method == "HEAD" or answer.size == 0:
             return response
-        faults = self._backend.faults.on_bytes(route.kind, route.repo_path) if isinstance(answer.body, FileSpan) else ()
-        with _reader(answer) as pieces:
-            for start, piece in pieces(_cuts(answer.size, faults)):
-                for fault in (one for one in faults if _mark(one, answer.size) == start):
-                    if not await _strike(fault, request, response):
-                        return response
-                await _pace(faults, len(piece))
-                log.update(number, status=answer.status, bytes_sent=start + len(piece))
-                await response.write(_flip(piece) if _is_corrupt(faults, answer.size, start) else piece)
+        if isinstance(answer.body, bytes):
+            note(answer.size)
+            await response.write(answer.body)
+            return response
+        faults = self._backend.faults.on_bytes(route.kind, route.repo_path)
+        await send_file(request, response, answer.body, faults=faults, note=note)
         return response
+
+
+def _arrived(request: web.BaseRequest, route: Route, origin: Origin) -> Request:
+    return Request(
+        method=request.method,
+        path=request.raw_path,
+        kind=route.kind,
+        repo_path=route.repo_path,
+        status=0,
+        authorization="Authorization" in request.headers,
+        origin=origin,
+        time=time.time(),
+        bytes_sent=0,
+        user_agent=request.headers.get("User-Agent", ""),
+    )
+
+
+def _ending(fault: Fault) -> Answer:
+    """Give the answer of a fault that ends a request: its own status, or 429 for a quota that is used up."""
+    if fault.effect == "quota":
+        return answers.refusal(429, "Too Many Requests")
+    headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
+    return answers.refusal(fault.code, f"{fault.code} on demand", headers=headers)
+
+
+def _is_true(value: object) -> bool:
+    return str(value).lower() in {"true", "1"}
+
+
+async def _control(request: web.BaseRequest, raw_path: str, backend: Backend) -> web.Response:
+    """Let another process read and clear the log (GET, DELETE requests), set and clear faults (POST, DELETE faults)."""
+    asked = (request.method, raw_path.removeprefix("/_localhub/"))
+    if asked == ("GET", "requests"):
+        return web.json_response([asdict(one) for one in backend.log.read()])
+    if asked == ("DELETE", "requests"):
+        backend.log.clear()
+    elif asked == ("DELETE", "faults"):
+        backend.faults.clear()
+    elif asked == ("POST", "faults"):
+        try:
+            backend.faults.add(*(Fault(**item) for item in json.loads(await request.text())))
+        except (TypeError, ValueError) as error:
+            return web.json_response({"error": f"not a list of faults: {error}"}, status=400)
+    else:
+        return web.json_response({"error": "Not Found"}, status=404)
+    return web.Response(status=204)

@@ -1,0 +1,179 @@
+"""The local Hub as a whole: its two listeners in a thread of their own."""
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+
+from aiohttp import web
+
+from .answers import Policy
+from .faults import Faults
+from .origin import Backend, Listener
+from .repository import Repository
+from .requests import Request, RequestLog
+from .routes import Origin
+
+BACKLOG = 1024
+GRACE = 0.1
+"""Seconds that a request under way gets when the server stops."""
+
+
+class LocalHub:
+    """A Hub over a folder, for as long as the ``with`` block runs; it may be entered again after it has ended."""
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        repo_id: str = "intro/flickr8k",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        cdn_port: int = 0,
+        token: str | None = None,
+        gated: bool = False,
+        redirect_lfs: bool = True,
+        page_size: int = 1000,
+        revisions: Iterable[str] = (),
+    ) -> None:
+        """Serve ``folder`` as the dataset repository ``repo_id``.
+
+        A port of 0 is any free one. With a ``token`` the repository is private; ``gated`` refuses its files to all.
+        LFS files are redirected to the CDN's port, or with ``redirect_lfs=False`` served by the Hub itself. A page of
+        the tree has ``page_size`` entries. ``revisions`` are further branches or tags of the current commit.
+        """
+        self.folder = Path(folder)
+        self.faults = Faults()
+        self.endpoint = ""
+        """The Hub's URL, while it runs."""
+        self.cdn_endpoint = ""
+        """The CDN's URL, while it runs; no request comes there with ``redirect_lfs=False``."""
+        self._policy = Policy(repo_id, token, gated, page_size)
+        self._redirect_lfs = redirect_lfs
+        self._ports = (port, cdn_port)
+        self._host = host
+        self._revisions = tuple(revisions)
+        self._log = RequestLog()
+        self._repository: Repository | None = None
+        self._stack = ExitStack()
+
+    @property
+    def commit(self) -> str:
+        """The commit that main points to; RuntimeError before the first start."""
+        return self._scanned().current.commit
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """All requests in the order of their arrival, on both origins."""
+        return self._log.read()
+
+    def file_requests(self) -> tuple[Request, ...]:
+        """Give the GETs that were answered with a file's bytes, whichever origin served them: a download each."""
+        return tuple(
+            one
+            for one in self.requests
+            if one.method == "GET" and one.kind in {"resolve", "cdn"} and one.status in {200, 206}
+        )
+
+    def clear_requests(self) -> None:
+        """Forget the requests so far."""
+        self._log.clear()
+
+    def refresh(self, *, keep_old: bool = False) -> str:
+        """Scan the folder again and give the new commit; ``keep_old`` lets the old commit's id resolve further.
+
+        Only the old listing is kept, not the bytes: a file that has changed since is answered with 500 there.
+        """
+        return self._scanned().rescan(keep_old=keep_old)
+
+    def __enter__(self) -> "LocalHub":
+        """Scan the folder and start serving.
+
+        Raises NotADirectoryError when the folder isn't there, OSError when a port is taken.
+        """
+        self._repository = Repository(self.folder, self._revisions)
+        with ExitStack() as stack:
+            hub, cdn = (stack.enter_context(_bind(self._host, port)) for port in self._ports)
+            self.endpoint, self.cdn_endpoint = _url(self._host, hub), _url(self._host, cdn)
+            cdn_port = cdn.getsockname()[1] if self._redirect_lfs else None
+            backend = Backend(self._repository, self._policy, self.faults, self._log, cdn_port)
+            stack.callback(_start({"hub": hub, "cdn": cdn}, backend))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop serving; what is under way is cut off."""
+        self._stack.close()
+
+    def _scanned(self) -> Repository:
+        if self._repository is None:
+            message = "the local Hub has not been started: use it in a with statement"
+            raise RuntimeError(message)
+        return self._repository
+
+
+def run(hub: LocalHub, *, on_ready: Callable[[LocalHub], None]) -> None:
+    """Serve until Ctrl-C or SIGTERM, then return; ``on_ready`` is called once it listens. For the main thread only."""
+    # Both raise KeyboardInterrupt here: an exception can't be caught between a check and a wait.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with suppress(KeyboardInterrupt), hub:
+            on_ready(hub)
+            threading.Event().wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), backlog=BACKLOG)
+    except OSError as error:
+        message = f"can't listen on {host}:{port}: {error.strerror}: choose another port, or 0 for any free one"
+        raise OSError(error.errno, message) from error
+
+
+def _url(host: str, listening: socket.socket) -> str:
+    return f"http://{host}:{listening.getsockname()[1]}"
+
+
+def _start(sockets: dict[Origin, socket.socket], backend: Backend) -> Callable[[], None]:
+    """Serve in a new thread; give the function that stops it and waits for its end."""
+    loop = asyncio.new_event_loop()
+    stopping = asyncio.Event()
+    thread = threading.Thread(target=lambda: _serve(loop, sockets, backend, stopping), name="localhub", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        loop.call_soon_threadsafe(stopping.set)
+        thread.join()
+
+    return stop
+
+
+def _serve(
+    loop: asyncio.AbstractEventLoop, sockets: dict[Origin, socket.socket], backend: Backend, stopping: asyncio.Event
+) -> None:
+    async def until_stopped() -> None:
+        runners = [await _listen(Listener(origin, backend), listening) for origin, listening in sockets.items()]
+        await stopping.wait()
+        await asyncio.gather(*(runner.cleanup() for runner in runners))
+
+    try:
+        loop.run_until_complete(until_stopped())
+    finally:
+        loop.close()
+
+
+async def _listen(listener: Listener, listening: socket.socket) -> web.ServerRunner:
+    # A request whose client has gone is cancelled: nobody should stall for an hour on behalf of no one.
+    server = web.Server(listener.handle, handler_cancellation=True, access_log=None)
+    runner = web.ServerRunner(server, shutdown_timeout=GRACE)
+    await runner.setup()
+    await web.SockSite(runner, listening, backlog=BACKLOG).start()
+    return runner

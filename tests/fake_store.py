@@ -1,0 +1,85 @@
+"""A store in memory for ranks that are threads, with the faults that real stores show."""
+
+import threading
+
+
+class FakeStore:
+    """One rank's connection to the shared memory of a `FakeServer`."""
+
+    def __init__(self, server: "FakeServer") -> None:
+        self._server = server
+
+    def set(self, key: str, value: str) -> None:
+        with self._server.turn():
+            self._server.values[key] = value
+            self._server.changed.notify_all()
+
+    def get(self, key: str) -> str:
+        with self._server.turn():
+            return self._server.values[key]
+
+    def check(self, key: str) -> bool:
+        with self._server.turn():
+            return key in self._server.values
+
+    def wait(self, key: str, seconds: float) -> bool:
+        with self._server.turn():
+            there = self._server.changed.wait_for(lambda: key in self._server.values or self._server.gone, seconds)
+            self._server.refuse_if_gone()
+            return there
+
+    def add(self, key: str, amount: int) -> int:
+        with self._server.turn():
+            total = int(self._server.values.get(key, "0")) + amount
+            self._server.values[key] = str(total)
+            return total
+
+    def compare_set(self, key: str, expected: str, desired: str) -> str:
+        with self._server.turn():
+            stands = self._server.values.get(key)
+            if stands == expected or (stands is None and expected == ""):
+                self._server.values[key] = desired
+                self._server.changed.notify_all()
+                return desired
+            return expected if stands is None else stands
+
+
+class FakeServer:
+    """The memory; ``gone`` refuses every request, as a store whose host has died; counts requests."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.changed = threading.Condition()
+        self.gone = False
+        self.requests = 0
+
+    def connect(self, _seconds: float) -> FakeStore:
+        with self.turn():
+            return FakeStore(self)
+
+    def die(self) -> None:
+        with self.changed:
+            self.gone = True
+            self.changed.notify_all()
+
+    def refuse_if_gone(self) -> None:
+        if self.gone:
+            raise ConnectionError("connection reset by peer")
+
+    def turn(self) -> "_Turn":
+        return _Turn(self)
+
+
+class _Turn:
+    def __init__(self, server: FakeServer) -> None:
+        self._server = server
+
+    def __enter__(self) -> None:
+        self._server.changed.acquire()
+        self._server.requests += 1
+        if self._server.gone:
+            self._server.changed.release()
+            self._server.refuse_if_gone()
+
+    def __exit__(self, *_: object) -> None:
+        self._server.changed.release()
