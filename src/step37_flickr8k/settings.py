@@ -1,0 +1,321 @@
+"""The job's settings, validated before anything else happens; the only reader of the environment besides ``world.py``.
+
+Strongest first: command line, ``STEP37_*`` variables, settings file, the Hub's own variables (``HF_ENDPOINT``, ``HF_TOKEN``...),
+defaults.
+"""
+
+import difflib
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+    YamlConfigSettingsSource,
+)
+
+from step37_flickr8k.errors import InvalidSettings
+
+__all__ = [
+    "Loaded",
+    "WarmupSettings",
+    "describe_settings",
+    "flags",
+    "json_schema",
+    "library_settings",
+    "load_settings",
+    "settings_table",
+]
+
+log = logging.getLogger("step37_flickr8k")
+
+PREFIX = "STEP37_"
+_OTHERS = {"STEP37_RUN_ID", "STEP37_SETTINGS"}  # known, but no field: the first belongs to the world, the second names a file
+_TRUE = {"1", "on", "yes", "true"}
+_SELECTION = {"repo_id", "revision", "split", "sample_count", "caption_key", "cache_dir"}
+
+
+def _rows(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() in {"all", "null", "none"} else value
+
+
+def _seconds(value: object) -> object:
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([smh])\s*", value) if isinstance(value, str) else None
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else value
+
+
+def _matching(pattern: str) -> AfterValidator:
+    def check(value: str | None) -> str | None:
+        if value is not None and (not re.fullmatch(pattern, value) or ".." in value):
+            raise ValueError("not well formed")
+        return value
+
+    return AfterValidator(check)
+
+
+def _endpoint(value: str | None) -> str | None:
+    if value is None:
+        return None
+    if not re.fullmatch(r"https?://[^\s/@]+(/[^\s@]*)?", value):
+        raise ValueError("not an http(s) address without credentials")
+    return value.rstrip("/")
+
+
+def _visible(value: str) -> str:
+    if not value.strip():
+        raise ValueError("empty")
+    return value
+
+
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+_RepoId = Annotated[str, Field(max_length=96), _matching(rf"(?!.*--)(?!.*\.git$)({_NAME}/)?{_NAME}")]
+_Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=7 * 86400)]
+
+
+class WarmupSettings(BaseSettings):
+    """Everything the job can be told; keyword arguments alone are read here, see `load_settings` for the other sources."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True
+    )
+
+    repo_id: _RepoId = Field("intro/flickr8k", description="dataset repository on the Hub, `namespace/name`")
+    revision: Annotated[str | None, _matching(r"[^\s:?*\[\\^~]+")] = Field(
+        "main", description="branch, tag or commit; a commit pins the bytes and asks the Hub nothing"
+    )
+    split: Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*")] = Field(
+        "train", description="folder of the repository that holds `metadata.csv` and the images: one plain name"
+    )
+    sample_count: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_rows)] = Field(
+        None, description="how many rows from the top, at least 1, or `all`"
+    )
+    caption_key: Annotated[str, AfterValidator(_visible)] = Field("caption_0", description="column of the captions, not empty")
+    cache_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        Path(".cache/step37_flickr8k"), description="folder to fill, on a file system that all ranks share"
+    )
+    endpoint: Annotated[str | None, AfterValidator(_endpoint)] = Field(
+        None, description="address of the Hub or of a mirror, http or https, without credentials; default: the public Hub"
+    )
+    token: SecretStr | None = Field(None, description="token for a private or gated repository; no flag, since command lines are public")
+    token_file: Annotated[Path | None, AfterValidator(lambda p: p and p.expanduser())] = Field(
+        None, description="readable file that holds the token and nothing else"
+    )
+    concurrency: int = Field(64, ge=1, le=1024, description="files in flight at once, 1 to 1024")
+    attempts: int = Field(8, ge=1, le=100, description="tries for each file before it is given up, 1 to 100")
+    connect_timeout: _Seconds = Field(10, description="seconds to connect to the Hub; also `90s`, `15m`, `1h`")
+    read_timeout: _Seconds = Field(30, description="seconds without a byte after which a file is tried again")
+    arrival_timeout: _Seconds = Field(900, description="seconds to wait for rank 0 to appear: as long as a queue may delay a node")
+    heartbeat_timeout: Annotated[_Seconds, Field(ge=1)] = Field(
+        30, description="seconds of silence, at least 1, after which rank 0 is lost: longer than any pause of a healthy node"
+    )
+    stall_timeout: Annotated[float, BeforeValidator(_seconds), Field(ge=0)] = Field(
+        600, description="seconds without progress, though alive, after which rank 0 has stalled; 0 is off"
+    )
+    visibility_timeout: _Seconds = Field(
+        120, description="seconds for every node to see what rank 0 published: longer than a file system caches what is missing"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_format: Literal["text", "json"] = Field("text", description="lines for people, or a JSON object a line for machines")
+    progress: Literal["auto", "on", "off"] = Field("auto", description="`auto` draws a bar on a terminal and writes lines elsewhere")
+    report: Annotated[Path | None, AfterValidator(lambda p: p and p.expanduser())] = Field(
+        None, description="file that rank 0 writes its JSON report to, besides printing it"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic-settings'
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values only: `load_settings` reads the other sources and knows where each value came from."""
+        return (init_settings,)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings and, by name, where each value came from."""
+
+    settings: WarmupSettings
+    origins: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One source: its values by setting, and how it calls a setting."""
+
+    values: Mapping[str, object]
+    origin: Callable[[str], str]
+
+
+def load_settings(flags: Mapping[str, object], *, file: Path | None = None, environ: Mapping[str, str]) -> Loaded:
+    """Read and validate every source; raises `InvalidSettings` with a line for each problem."""
+    if file is None and environ.get("STEP37_SETTINGS"):
+        file = Path(environ["STEP37_SETTINGS"])
+    problems = [f"{name}: no such setting{_guess(name, _variables())}" for name in _unknown_variables(environ)]
+    layers = [_hub_layer(environ)]
+    if file is not None:
+        values = _read_file(file)
+        problems += [f"{key}: no such setting in {file}{_guess(key, _fields())}" for key in values if key not in _fields()]
+        layers.append(_Layer({k: v for k, v in values.items() if k in _fields()}, lambda _: str(file)))
+    layers.append(_environment_layer(environ))
+    layers.append(_Layer(flags, _flag))
+    return _validated(layers, problems)
+
+
+def library_settings(selection: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
+    """Take the selection from a call's arguments and connection and timeouts from the environment.
+
+    An unknown ``STEP37_`` variable is a warning here: in a training job the prefix may belong to others, too.
+    """
+    for name in _unknown_variables(environ):
+        log.warning("%s is no setting of step37-flickr8k%s", name, _guess(name, _variables()))
+    layer = _environment_layer(environ)
+    connection = {name: value for name, value in layer.values.items() if name not in _SELECTION}
+    return _validated([_hub_layer(environ), _Layer(connection, layer.origin), _Layer(selection, lambda _: "the call")], [])
+
+
+def describe_settings(loaded: Loaded) -> list[tuple[str, str, str]]:
+    """Give (setting, value, origin) of every setting, secrets masked."""
+    values = {name: getattr(loaded.settings, name) for name in _fields()}
+    return [(name, "all" if (name, value) == ("sample_count", None) else str(value), loaded.origins[name]) for name, value in values.items()]
+
+
+def json_schema() -> dict[str, Any]:
+    """Give the JSON schema of the settings."""
+    return WarmupSettings.model_json_schema()
+
+
+def settings_table() -> str:
+    """Give the Markdown table of the README."""
+    lines = ["| setting | flag | environment | default | meaning |", "|---|---|---|---|---|"]
+    for name, field in WarmupSettings.model_fields.items():
+        flag = "" if name == "token" else f"`{_flag(name)}`"
+        default = {"None": "", "600.0": "600"}.get(str(field.default), str(field.default))
+        default = "`all`" if name == "sample_count" else default and f"`{default}`"
+        lines.append(f"| `{name}` | {flag} | `{_variable(name)}` | {default} | {field.description} |")
+    return "\n".join(lines)
+
+
+def flags() -> Iterator[tuple[str, str, str, tuple[str, ...] | None]]:
+    """Give (setting, flag, help, choices) of every flag; the token has none, since command lines are public."""
+    for name, field in WarmupSettings.model_fields.items():
+        if name != "token":
+            choices = get_args(field.annotation) if field.annotation in _CHOICES else None
+            default = "all" if name == "sample_count" else field.default
+            shown = "" if default is None else f" (default: {default})"
+            yield name, _flag(name), f"{field.description}{shown}".replace("%", "%%").replace("`", ""), choices
+
+
+_CHOICES = [WarmupSettings.model_fields[name].annotation for name in ("log_level", "log_format", "progress")]
+
+
+def _fields() -> list[str]:
+    return list(WarmupSettings.model_fields)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _variables() -> list[str]:
+    return [*map(_variable, _fields()), *sorted(_OTHERS)]
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in environ if name.upper().startswith(PREFIX) and name not in _variables())
+
+
+def _guess(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f": did you mean {close[0]}?" if close else f": known are {', '.join(known)}"
+
+
+def _environment_layer(environ: Mapping[str, str]) -> _Layer:
+    return _Layer({name: environ[_variable(name)] for name in _fields() if environ.get(_variable(name))}, _variable)
+
+
+def _hub_layer(environ: Mapping[str, str]) -> _Layer:
+    """Read what users of huggingface_hub have set anyway."""
+    values: dict[str, object] = {}
+    origins: dict[str, str] = {}
+    if environ.get("HF_ENDPOINT"):
+        values["endpoint"], origins["endpoint"] = environ["HF_ENDPOINT"], "HF_ENDPOINT"
+    if environ.get("HF_TOKEN"):
+        values["token"], origins["token"] = environ["HF_TOKEN"].strip(), "HF_TOKEN"
+    elif environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() not in _TRUE:
+        home = environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+        path = Path(environ.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
+        if path.is_file():
+            values["token_file"], origins["token_file"] = path, "huggingface_hub's login"
+    return _Layer(values, lambda name: origins[name])
+
+
+def _read_file(file: Path) -> dict[str, object]:
+    sources: dict[str, Callable[[], Mapping[str, object]]] = {
+        ".toml": lambda: TomlConfigSettingsSource(WarmupSettings, toml_file=file)(),
+        ".yaml": lambda: YamlConfigSettingsSource(WarmupSettings, yaml_file=file)(),
+    }
+    sources[".yml"] = sources[".yaml"]
+    if file.suffix not in sources:
+        raise InvalidSettings(f"settings file {file}: {file.suffix or 'no ending'} is not known: name it .yaml, .yml or .toml")
+    if not file.is_file():
+        raise InvalidSettings(f"settings file {file} is not there: correct --settings or STEP37_SETTINGS")
+    try:
+        return {str(key).replace("-", "_"): value for key, value in sources[file.suffix]().items()}
+    except Exception as error:  # noqa: BLE001 - each parser has its own tree of errors
+        raise InvalidSettings(f"settings file {file} can't be read: {' '.join(str(error).split())}") from None
+
+
+def _validated(layers: list[_Layer], problems: list[str]) -> Loaded:
+    values: dict[str, object] = {}
+    origins = dict.fromkeys(_fields(), "default")
+    for layer in layers:
+        for name, value in layer.values.items():
+            values[name], origins[name] = value, layer.origin(name)
+        if "token_file" in layer.values:
+            if "token" in layer.values:
+                problems.append(f"token and token_file are both set by {layer.origin('token')} and its like: keep one")
+            token, problem = _read_token(Path(str(layer.values["token_file"])).expanduser())
+            values["token"], origins["token"] = token, layer.origin("token_file")
+            problems += [f"token_file: {problem} ({layer.origin('token_file')})"] if problem else []
+    settings = None
+    try:
+        settings = WarmupSettings(**values)  # type: ignore[arg-type]
+    except ValidationError as error:
+        told = error.errors(include_url=False, include_context=False, include_input=False)
+        problems += [_explain(str(each["loc"][0]), each["msg"], values, origins) for each in told]
+    if problems or settings is None:
+        raise InvalidSettings("\n".join(problems)) from None
+    return Loaded(settings, origins)
+
+
+def _read_token(file: Path) -> tuple[str | None, str]:
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        return None, f"{file} can't be read ({getattr(error, 'strerror', None) or 'it is no text'}): name a file with the token"
+    return (token, "") if token else (None, f"{file} is empty: put the token into it")
+
+
+def _explain(name: str, message: str, values: Mapping[str, object], origins: Mapping[str, str]) -> str:
+    """Name the setting, its value (no secret's), where it came from, what is wrong and what is right."""
+    if name not in _fields():
+        return f"{name}: no such setting{_guess(name, _fields())}"
+    value = re.sub(r"//[^/]*@", "//***@", str(values.get(name)))
+    shown = "" if name == "token" else f"={value!r}"
+    what = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{name}{shown} ({origins[name]}) is wrong: {what}; {name} is {WarmupSettings.model_fields[name].description}"
