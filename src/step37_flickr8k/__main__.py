@@ -1,7 +1,6 @@
 """``python -m step37_flickr8k`` is the command."""
 
-import sys
-
 from step37_flickr8k.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    main()

@@ -9,14 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from step37_flickr8k import __version__
 from step37_flickr8k.errors import InvalidSettings, Step37Error, Terminated, exit_code_of
 from step37_flickr8k.settings import Loaded, describe_settings, flags, json_schema, load_settings
 from step37_flickr8k.world import World
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -25,7 +25,18 @@ _EXITS = """exit codes: 0 done; 2 configuration: change something first; 75 tran
 start this rank again; 143 ended by SIGTERM; 1 a bug."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> NoReturn:
+    """Run the command and end the process.
+
+    At once: a thread that waits in torch's store would abort the interpreter's own shutdown and spoil the exit code.
+    """
+    code = run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command and give its exit code."""
     parsed = _parser().parse_args(arguments)
     try:
@@ -73,6 +84,7 @@ def _warmup(parsed: argparse.Namespace) -> int:
         how = "the cache was warm" if result["warm"] else f"{result['files']:,} files fetched"
         log.info("ready: %s rows at commit %s; %s", f"{len(rows):,}", result["commit"], how)
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is over: who ends the job now must not turn its outcome into 143
         show({"state": "done"})
         if world.rank == 0:
             report["total_seconds"] = round(time.monotonic() - start, 3)
@@ -122,20 +134,19 @@ def _settings(parsed: argparse.Namespace) -> int:
 
 
 def _hub(parsed: argparse.Namespace) -> int:
-    signal.signal(signal.SIGTERM, _on_sigterm)
-    from step37_flickr8k.localhub import Fault, LocalHub  # noqa: PLC0415 - imports the HTTP server
+    from step37_flickr8k.localhub import Fault, LocalHub, run as serve  # noqa: PLC0415 - imports the HTTP server
 
-    if not parsed.folder.is_dir():
-        raise InvalidSettings(f"{parsed.folder} is no folder: give one that holds <split>/metadata.csv")
+    def say(hub: LocalHub) -> None:
+        print(f"serving {parsed.folder} as {parsed.repo_id} at commit {hub.commit}; Ctrl-C ends it", file=sys.stderr)
+        print(f"export HF_ENDPOINT={hub.endpoint}", flush=True)
+
+    hub = LocalHub(parsed.folder, repo_id=parsed.repo_id, host=parsed.host, port=parsed.port)
+    if parsed.delay:
+        hub.faults.add(Fault.delay(parsed.delay))
     try:
-        with LocalHub(parsed.folder, repo_id=parsed.repo_id, host=parsed.host, port=parsed.port) as hub:
-            if parsed.delay:
-                hub.faults.add(Fault.delay(parsed.delay))
-            print(f"serving {parsed.folder} as {parsed.repo_id} at commit {hub.commit}; Ctrl-C ends it", file=sys.stderr)
-            print(f"export HF_ENDPOINT={hub.endpoint}", flush=True)
-            signal.pause()
+        serve(hub, on_ready=say)
     except OSError as error:
-        raise InvalidSettings(f"can't serve on {parsed.host} port {parsed.port}: {error}: choose another --port") from error
+        raise InvalidSettings(f"can't serve {parsed.folder}: {error}") from error
     return 0
 
 

@@ -449,6 +449,7 @@ def _follow(
         problem = _problem_of(confirm, outcome["result"])
     listener.report(problem)
     verdict = listener.next("verdict", watch)
+    listener.join(_FAREWELL)  # a thread that the end of the process meets inside of torch aborts it
     if not verdict["ok"]:
         log.debug("the failure, where it happened:\n%s", verdict["traceback"])
         raise from_value(verdict)

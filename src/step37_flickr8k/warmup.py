@@ -100,12 +100,13 @@ class Warmup:
         """Do rank 0's work: nothing if a ready record fits, else fill the folder as the holder of its lease."""
         if found := self._ready(self.selection):
             return self._warm_result(found)
-        progress("resolving the revision")
+        progress("listing")
         hub = Hub(self.settings)
         commit = hub.resolve(self.selection.revision or "main")
         wanted = replace(self.selection, revision=commit)
         if found := self._ready(wanted):
             return self._warm_result(found, hub.requests)
+        listing = hub.list_files(commit, self.selection.split)
         self.folder.make()
 
         def go_on(holder: str) -> bool:
@@ -116,12 +117,12 @@ class Warmup:
         if lease is None:
             return self.warm(progress)
         with lease:
-            return _Filling(self, hub, lease, progress).run(commit)
+            return _Filling(self, hub, lease, progress).run(commit, listing)
 
-    def survey(self, hub: Hub, commit: str, scratch: CacheFolder, progress: Progress) -> Survey:
+    def survey(
+        self, hub: Hub, commit: str, listing: Mapping[str, RemoteFile], scratch: CacheFolder, progress: Progress
+    ) -> Survey:
         """Decide what to fetch; a metadata.csv that isn't in the folder yet is fetched into ``scratch``."""
-        progress("listing")
-        listing = hub.list_files(commit, self.selection.split)
         scan = self.folder.scan()
         same_size = {name: file.digest for name, file in listing.items() if name in scan and scan[name].size == file.size}
         proven = unchanged(read_manifest(self.folder), scan)
@@ -143,10 +144,11 @@ class Warmup:
         """Tell what `run` would do now: downloads nothing but metadata.csv, writes nothing to the cache folder."""
         hub = Hub(self.settings)
         commit = hub.resolve(self.selection.revision or "main")
+        listing = hub.list_files(commit, self.selection.split)
         with tempfile.TemporaryDirectory() as scratch:
             folder = CacheFolder(Path(scratch), self.selection.split)
             folder.make()
-            survey = self.survey(hub, commit, folder, Progress())
+            survey = self.survey(hub, commit, listing, folder, Progress())
         requests = hub.requests + len(survey.plan.fetch) + (survey.metadata.parent != self.folder.files)
         ready = self._ready(replace(self.selection, revision=commit)) is not None
         return {
@@ -224,7 +226,9 @@ class Warmup:
         kept: list[Path] = []
         source = _source(hub, commit, self.selection.split)
         tally = fetch(
-            [listing[METADATA]], source, scratch, lambda path, _: kept.append(path), settings=self.settings, progress=progress
+            *([listing[METADATA]], source, scratch, lambda path, _: kept.append(path)),
+            settings=self.settings,
+            progress=lambda *_, **__: progress("reading the metadata"),
         )
         hub.requests += tally.requests
         return kept[0]
@@ -256,12 +260,12 @@ class _Filling:
         self._progress = progress
         self._phases = _Phases()
 
-    def run(self, commit: str) -> Value:
+    def run(self, commit: str, listing: Mapping[str, RemoteFile]) -> Value:
         """Plan, fetch, publish; gives the report."""
         folder, phases = self._folder, self._phases
         folder.sweep()
         with phases.of("planning"):
-            survey = self._job.survey(self._hub, commit, folder, self._progress)
+            survey = self._job.survey(self._hub, commit, listing, folder, self._progress)
         before = self._record_before(survey)
         files = [*survey.plan.fetch, *self._lost(before, survey)]
         size = sum(file.size for file in files)
