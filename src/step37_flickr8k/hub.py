@@ -38,6 +38,8 @@ class Hub:
         # without a token of ours False, since True and None would have the library look for one by itself
         self.token = settings.token.get_secret_value() if settings.token else False
         self._api = huggingface_hub.HfApi(endpoint=settings.endpoint, token=self.token, library_name="step37-flickr8k")
+        # whichever HTTP client this version of the library has: its errors share the base of the Hub's own
+        self._transport_error = next(c for c in huggingface_hub.errors.HfHubHTTPError.__mro__ if c.__name__ == "HTTPError")
         self.requests = 0
 
     @property
@@ -111,7 +113,7 @@ class Hub:
             except errors.HfHubHTTPError as error:
                 self._raise_if_final(error)
                 reason = error
-            except OSError as error:  # the HTTP client's transport errors, and ConnectionError
+            except (self._transport_error, OSError) as error:
                 reason = error
             if attempt < self._settings.attempts:
                 pause = min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311 - jitter

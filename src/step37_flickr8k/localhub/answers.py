@@ -50,7 +50,8 @@ class Answer:
 
 def as_json(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
     """Answer with a value as JSON."""
-    return Answer(status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})}, json.dumps(value).encode())
+    headers = {"Content-Type": "application/json; charset=utf-8", **(headers or {})}
+    return Answer(status, headers, json.dumps(value).encode())
 
 
 def refusal(status: int, message: str, *, code: str | None = None, headers: Mapping[str, str] | None = None) -> Answer:

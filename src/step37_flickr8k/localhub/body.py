@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from aiohttp import web
 
 from .answers import FileSpan
-from .faults import Fault
+from .faults import Effect, Fault
 
 CHUNK = 1 << 20
 """The most bytes that are read and sent at once."""
@@ -26,7 +26,10 @@ async def send_file(
     faults: tuple[Fault, ...],
     note: Callable[[int], None],
 ) -> None:
-    """Send the span's bytes, at least one, as far as the faults let them; ``note`` hears the count before each piece."""
+    """Send the span's bytes, at least one, as far as the faults let them.
+
+    ``note`` is told, before each piece, how many bytes have left with it.
+    """
     rate = min((fault.limit for fault in faults if fault.effect == "bandwidth"), default=None)
     descriptor = os.open(span.source, os.O_RDONLY)
     try:
@@ -69,7 +72,7 @@ def reset(request: web.BaseRequest) -> None:
     transport.abort()
 
 
-async def _strike(here: dict[str, Fault], request: web.BaseRequest, response: web.StreamResponse) -> bool:
+async def _strike(here: dict[Effect, Fault], request: web.BaseRequest, response: web.StreamResponse) -> bool:
     """Let the faults of one place act; tell whether the body goes on."""
     if not here.keys() & {"stall", "truncate", "reset"}:
         return True

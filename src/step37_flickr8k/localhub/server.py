@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import final
 
 from aiohttp import web
 
@@ -23,6 +24,7 @@ GRACE = 0.1
 """Seconds that a request under way gets when the server stops."""
 
 
+@final
 class LocalHub:
     """A Hub over a folder, for as long as the ``with`` block runs; it may be entered again after it has ended."""
 
@@ -120,7 +122,7 @@ class LocalHub:
 
 def run(hub: LocalHub, *, on_ready: Callable[[LocalHub], None]) -> None:
     """Serve until Ctrl-C or SIGTERM, then return; ``on_ready`` is called once it listens. For the main thread only."""
-    # Both raise KeyboardInterrupt here: an exception can't be caught between a check and a wait.
+    # Both raise KeyboardInterrupt: a handler that set an event could deadlock with the wait that it interrupts.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with suppress(KeyboardInterrupt), hub:

@@ -1,0 +1,76 @@
+"""What the tests share: drawn data sets, a local Hub, and an environment without anybody's settings."""
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from step37_flickr8k.localhub import LocalHub
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hide the settings, tokens, proxies and launchers of whoever runs the tests."""
+    prefixes = ("STEP37_", "HF_", "SLURM_", "OMPI_", "TORCHELASTIC_")
+    names = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
+    for name in list(os.environ):
+        if name.startswith(prefixes) or name in names or name.upper().endswith("_PROXY"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+
+
+def picture(number: int, size: int = 16) -> bytes:
+    """Draw a small JPEG that no other number gives."""
+    out = io.BytesIO()
+    Image.new("RGB", (size, size), (number * 37 % 256, number * 91 % 256, number % 256)).save(out, "JPEG")
+    return out.getvalue()
+
+
+def write_rows(folder: Path, rows: list[dict[str, str]]) -> None:
+    """Write metadata.csv with the union of the rows' columns."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with (folder / "metadata.csv").open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def captioned(number: int) -> dict[str, str]:
+    """Give the row of a picture, with what captions hold: commas, quotes, apostrophes."""
+    return {"file_name": f"{number:04}.jpg", "caption_0": f'picture {number}, a "small" one', "caption_1": f"it's number {number}"}
+
+
+Draw = Callable[..., Path]
+
+
+@pytest.fixture
+def draw(tmp_path: Path) -> Draw:
+    """Draw a data set of so many pictures and give its folder."""
+
+    def drawn(count: int = 12, split: str = "train") -> Path:
+        folder = tmp_path / "dataset"
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            (folder / split / f"{number:04}.jpg").write_bytes(picture(number))
+        write_rows(folder / split, [captioned(number) for number in range(count)])
+        return folder
+
+    return drawn
+
+
+@pytest.fixture
+def hub(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    """Serve a data set of 12 pictures, and point the environment to it."""
+    with LocalHub(draw()) as serving:
+        monkeypatch.setenv("HF_ENDPOINT", serving.endpoint)
+        yield serving
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Name a cache folder that isn't there yet."""
+    return tmp_path / "cache"

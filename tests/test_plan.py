@@ -1,0 +1,98 @@
+"""What to fetch, decided from rows, listing and disk."""
+
+import csv
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from step37_flickr8k.errors import CaptionKeyNotFound, EmptySelection, ImageNotFound, InvalidMetadata
+from step37_flickr8k.plan import RemoteFile, Row, Selection, decide, read_rows
+
+
+def selection(sample_count: int | None = None, caption_key: str = "caption_0") -> Selection:
+    return Selection(repo_id="intro/flickr8k", split="train", caption_key=caption_key, sample_count=sample_count)
+
+
+def rows_of(text: str, count: int | None = None, caption_key: str = "caption_0") -> list[Row]:
+    return list(read_rows(io.StringIO(text, newline=""), selection(count, caption_key)))
+
+
+def test_rows_count_when_name_and_caption_are_there() -> None:
+    """A row counts when both cells are non-empty after stripping, and sample_count counts such rows in file order."""
+    text = "file_name,caption_0\na.jpg, one \n,two\nb.jpg,  \n c.jpg ,three\nd.jpg,four\n"
+    assert rows_of(text, 2) == [Row("a.jpg", "one"), Row("c.jpg", "three")]
+    assert len(rows_of(text)) == 3
+
+
+def test_nothing_is_read_beyond_the_selection() -> None:
+    """A million rows cost nothing to who wants one."""
+
+    def lines() -> object:
+        yield "file_name,caption_0\n"
+        yield "a.jpg,one\n"
+        raise AssertionError("read on")
+
+    assert list(read_rows(lines(), selection(1))) == [Row("a.jpg", "one")]  # type: ignore[arg-type]
+
+
+def test_short_rows_do_not_count() -> None:
+    """A row that ends before the caption has no caption."""
+    assert rows_of("file_name,caption_0\na.jpg\nb.jpg,two\n") == [Row("b.jpg", "two")]
+
+
+def test_a_caption_column_that_is_not_there_names_those_that_are() -> None:
+    """The error names the column asked for and those to choose from."""
+    with pytest.raises(CaptionKeyNotFound, match=r"'caption_9'.*choose one of caption_0, caption_1"):
+        rows_of("file_name,caption_0,caption_1\na.jpg,x,y\n", caption_key="caption_9")
+
+
+def test_no_row_is_a_runtime_error() -> None:
+    """A selection without rows is EmptySelection, which stays a RuntimeError."""
+    with pytest.raises(RuntimeError) as caught:
+        rows_of("file_name,caption_0\n,\n")
+    assert isinstance(caught.value, EmptySelection)
+
+
+@pytest.mark.parametrize("text", ["", "name,caption_0\na.jpg,x\n"])
+def test_what_is_no_table_is_said(text: str) -> None:
+    """A metadata.csv without the column of names, is InvalidMetadata."""
+    with pytest.raises(InvalidMetadata, match="no column file_name"):
+        rows_of(text)
+
+
+def test_an_endless_cell_is_invalid() -> None:
+    """What the CSV parser refuses is InvalidMetadata with the line."""
+    with pytest.raises(InvalidMetadata, match="line"):
+        rows_of("file_name,caption_0\na.jpg," + "x" * (csv.field_size_limit() + 1) + "\n")
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "/etc/passwd", "sub/a.jpg", "..", "metadata.csv", "a\\b.jpg"])
+def test_names_cannot_lead_out_of_the_split(name: str) -> None:
+    """A file_name that is a path is refused, with its line."""
+    with pytest.raises(InvalidMetadata, match="line 2"):
+        rows_of(f"file_name,caption_0\n{name},x\n")
+
+
+def test_the_plan_is_wanted_less_verified() -> None:
+    """What is proven isn't fetched; what is proven with another hash is; an image of two rows is one file."""
+    listing = {name: RemoteFile(name, 10, f"sha256:{name}") for name in "abc"}
+    rows = [Row("a", "1"), Row("b", "2"), Row("c", "3"), Row("c", "4")]
+    plan = decide(rows, listing, {"a": "sha256:a", "b": "sha256:old"})
+    assert (plan.rows, plan.files, [f.name for f in plan.fetch], plan.bytes) == (4, 3, ["b", "c"], 20)
+
+
+def test_an_image_that_the_commit_does_not_hold_is_named() -> None:
+    """A row whose image isn't in the listing is ImageNotFound, before anything is fetched."""
+    with pytest.raises(ImageNotFound, match=r"row 2 names gone\.jpg"):
+        decide([Row("a", "1"), Row("gone.jpg", "2")], {"a": RemoteFile("a", 1, "x")}, {})
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.text(max_size=3)), max_size=20), st.integers(1, 30))
+def test_a_narrow_selection_is_the_head_of_a_wide_one(cells: list[tuple[str, str]], count: int) -> None:
+    """For any table the first n rows are the first n of all rows, whatever the captions hold."""
+    out = io.StringIO(newline="")
+    csv.writer(out).writerows([("file_name", "caption_0"), *cells, ("z", "last")])
+    every = rows_of(out.getvalue())
+    assert rows_of(out.getvalue(), count) == every[:count]
