@@ -44,6 +44,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (Step37Error, KeyboardInterrupt, Terminated) as error:
         _say(error)
         return exit_code_of(error)
+    finally:
+        log.handlers.clear()
     return code
 
 
@@ -215,7 +217,6 @@ def _set_up_logging(settings: Any, world: World) -> None:
     handler.setFormatter(_JsonFormatter(world) if settings.log_format == "json" else _TextFormatter(world))
     log.handlers[:] = [handler]
     log.setLevel(settings.log_level.upper())
-    log.propagate = False
 
 
 class _TextFormatter(logging.Formatter):

@@ -170,12 +170,12 @@ class CacheFolder:
             finally:
                 os.close(descriptor)
 
-    def sweep(self) -> int:
-        """Delete what dead downloaders left unfinished; only the holder of the lease may."""
+    def sweep(self, *, own: bool = False) -> int:
+        """Delete what dead downloaders left unfinished, or this one itself; only the holder of the lease may."""
         swept = 0
         for place in (self.files, self.home):
             for name in os.listdir(place) if place.is_dir() else ():
-                if name.startswith(_TEMPORARY) and name.endswith(".tmp") and self._nonce not in name:
+                if name.startswith(_TEMPORARY) and name.endswith(".tmp") and (self._nonce in name) == own:
                     self.discard(place / name)
                     swept += 1
         return swept

@@ -149,7 +149,7 @@ class Warmup:
             folder = CacheFolder(Path(scratch), self.selection.split)
             folder.make()
             survey = self.survey(hub, commit, listing, folder, Progress())
-        requests = hub.requests + len(survey.plan.fetch) + (survey.metadata.parent != self.folder.files)
+        requests = hub.requests + len(survey.plan.fetch)
         ready = self._ready(replace(self.selection, revision=commit)) is not None
         return {
             "repo_id": self.selection.repo_id,
@@ -261,9 +261,15 @@ class _Filling:
         self._phases = _Phases()
 
     def run(self, commit: str, listing: Mapping[str, RemoteFile]) -> Value:
-        """Plan, fetch, publish; gives the report."""
+        """Plan, fetch, publish; gives the report. Whatever ends it, nothing unfinished stays."""
+        self._folder.sweep()
+        try:
+            return self._fill(commit, listing)
+        finally:
+            self._folder.sweep(own=True)
+
+    def _fill(self, commit: str, listing: Mapping[str, RemoteFile]) -> Value:
         folder, phases = self._folder, self._phases
-        folder.sweep()
         with phases.of("planning"):
             survey = self._job.survey(self._hub, commit, listing, folder, self._progress)
         before = self._record_before(survey)

@@ -1,0 +1,203 @@
+"""The command: what it prints, its exit codes, its signals."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from step37_flickr8k import cli
+from step37_flickr8k.localhub import Fault, LocalHub
+from tests.ranks import Ranks
+
+
+def test_plan_says_what_warmup_does(hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """plan counts files, bytes and requests, downloads no image, makes no folder, and is exact."""
+    arguments = ["--cache-dir", str(cache), "--sample-count", "5"]
+    assert cli.run(["plan", *arguments, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert not cache.exists()
+    assert (plan["rows"], plan["fetch"], plan["warm"], plan["commit"]) == (5, 5, False, hub.commit)
+    assert plan["bytes"] == sum((hub.folder / "train" / f"{n:04}.jpg").stat().st_size for n in range(5))
+    hub.clear_requests()
+    assert cli.run(["warmup", *arguments]) == 0
+    at_the_endpoint = [r for r in hub.requests if r.origin == "hub" and r.kind in {"api", "tree", "resolve"}]
+    assert plan["requests"] == len(at_the_endpoint)
+    assert cli.run(["plan", *arguments]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert cli.run(["plan", "--cache-dir", str(cache)]) == 0
+    assert "to fetch  7 images" in capsys.readouterr().out
+
+
+def test_verify_finds_what_is_missing_wrong_and_foreign(
+    hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """verify hashes everything again, even what looks untouched, and ends with 75: the next warmup mends it."""
+    assert hub.commit
+    arguments = ["--cache-dir", str(cache)]
+    assert cli.run(["verify", *arguments]) == 2
+    assert "run warmup first" in capsys.readouterr().err
+    assert cli.run(["warmup", *arguments]) == 0
+    assert cli.run(["verify", *arguments]) == 0
+    assert "13 files, all right" in capsys.readouterr().out
+    (cache / "train" / "0001.jpg").unlink()
+    target = cache / "train" / "0002.jpg"
+    status = target.stat()
+    target.write_bytes(b"x" * status.st_size)
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+    (cache / "train" / "mine.txt").write_text("")
+    assert cli.run(["verify", *arguments]) == 75
+    said = capsys.readouterr().err
+    assert "0001.jpg is missing, 0002.jpg has wrong bytes" in said
+    target.unlink()
+    assert cli.run(["warmup", *arguments]) == 0
+    capsys.readouterr()
+    assert cli.run(["verify", *arguments, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["foreign"] == ["mine.txt"]
+    assert "foreign: mine.txt" in captured.err
+
+
+def test_settings_are_shown_with_their_origin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each setting, its value in force and where it came from; secrets never."""
+    file = tmp_path / "warmup.yaml"
+    file.write_text("split: validation\nconcurrency: 7\n")
+    monkeypatch.setenv("STEP37_CONCURRENCY", "9")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert cli.run(["settings", "--settings", str(file), "--sample-count", "3"]) == 0
+    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    assert lines["split"] == ["validation", str(file)]
+    assert lines["concurrency"] == ["9", "STEP37_CONCURRENCY"]
+    assert lines["sample_count"] == ["3", "--sample-count"]
+    assert lines["token"] == ["**********", "HF_TOKEN"]
+    assert cli.run(["settings", "--json-schema"]) == 0
+    assert "sample_count" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistyped variable ends the command before anything else."""
+    monkeypatch.setenv("STEP37_SAMPEL_COUNT", "3")
+    assert cli.run(["warmup"]) == 2
+    assert capsys.readouterr().err == (
+        "step37-flickr8k: InvalidSettings: STEP37_SAMPEL_COUNT: no such setting: did you mean STEP37_SAMPLE_COUNT?\n"
+    )
+
+
+def test_half_set_launcher_variables_are_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that can't know its place doesn't take itself for rank 0 of 1."""
+    monkeypatch.setenv("RANK", "3")
+    assert cli.run(["warmup"]) == 2
+    assert "WORLD_SIZE" in capsys.readouterr().err
+
+
+def test_json_logs_are_a_json_object_a_line(hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Machines get host, rank, level and message; errors too, and with their traceback at debug level."""
+    assert hub.commit
+    assert cli.run(["warmup", "--cache-dir", str(cache), "--log-format", "json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert {line["rank"] for line in lines} == {0}
+    assert lines[-1]["message"].startswith("ready: 12 rows")
+    cli.run(["warmup", "--cache-dir", str(cache), "--split", "none", "--log-format", "json", "--log-level", "debug"])
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert "SplitNotFound" in lines[-1]["traceback"]
+
+
+@pytest.mark.parametrize("progress", ["on", "off", "auto"])
+def test_progress_is_a_bar_or_lines_or_nothing(
+    hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str], progress: str
+) -> None:
+    """Without a terminal auto means lines; on forces the bar; off says nothing."""
+    hub.faults.add(Fault.delay(0.1))
+    assert cli.run(["warmup", "--cache-dir", str(cache), "--progress", progress]) == 0
+    said = capsys.readouterr().err
+    assert bool(re.search(r"fetching: \d+ of 12 files", said)) == (progress == "auto")
+
+
+def test_the_report_that_cannot_be_written_is_no_failure(
+    hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The cache is warm all the same."""
+    assert hub.commit
+    (tmp_path / "file").write_text("")
+    assert cli.run(["warmup", "--cache-dir", str(cache), "--report", str(tmp_path / "file" / "report.json")]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["ok"] is True
+    assert "can't be written" in captured.err
+
+
+def test_a_failure_is_in_the_report(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The report says what went wrong, and carries the exit code."""
+    arguments = ["--cache-dir", str(cache), "--endpoint", "http://127.0.0.1:9", "--attempts", "1"]
+    assert cli.run(["warmup", *arguments]) == 75
+    report = json.loads(capsys.readouterr().out)
+    assert (report["ok"], report["error"], report["exit_code"]) == (False, "HubUnavailable", 75)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Ranks]:
+    made = Ranks(1, tmp_path / "job")
+    yield made
+    made.end()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_end_it_within_two_seconds_with_nothing_torn(
+    hub: LocalHub, cache: Path, job: Ranks, number: signal.Signals, code: int
+) -> None:
+    """SIGTERM is 143, Ctrl-C 130; no unfinished file stays, and what was verified does."""
+    hub.faults.add(Fault.stall(60, path="train/0003.jpg"))
+    job.start_all("warmup", "--cache-dir", str(cache), "--concurrency", "2")
+    job.until_logged(0, "fetching 12 of 12 files")
+    deadline = time.monotonic() + 20
+    while len(list((cache / "train").glob("*.jpg"))) < 8:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    start = time.monotonic()
+    job.signal(0, number)
+    job.signal(0, number) if number is signal.SIGTERM else None
+    assert job.wait() == {0: code}
+    assert time.monotonic() - start < 2.5
+    assert not list((cache / "train").glob(".*"))
+    hub.faults.clear()
+    hub.clear_requests()
+    job.start_all("warmup", "--cache-dir", str(cache))
+    assert job.wait() == {0: 0}
+    assert len(hub.file_requests()) < 6
+
+
+def test_hub_serves_a_folder_until_it_is_told_to_stop(tmp_path: Path, hub: LocalHub, cache: Path) -> None:
+    """The hub command prints what to export, serves, and ends with 0 on SIGTERM."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "step37_flickr8k", "hub", str(hub.folder), "--delay", "0.01"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        endpoint = process.stdout.readline().strip().removeprefix("export HF_ENDPOINT=")
+        assert cli.run(["warmup", "--cache-dir", str(cache), "--endpoint", endpoint]) == 0
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+    assert len(list((cache / "train").iterdir())) == 13
+    assert tmp_path.exists()
+
+
+def test_hub_says_what_it_cannot_serve(hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that isn't there and a port that is taken are configuration errors."""
+    assert cli.run(["hub", str(tmp_path / "none")]) == 2
+    assert "none" in capsys.readouterr().err
+    port = hub.endpoint.rpartition(":")[2]
+    assert cli.run(["hub", str(hub.folder), "--port", port]) == 2
+    assert port in capsys.readouterr().err
+
+
+def test_the_module_is_the_command() -> None:
+    """``python -m step37_flickr8k --version`` works."""
+    done = subprocess.run([sys.executable, "-m", "step37_flickr8k", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("step37-flickr8k ")

@@ -1,0 +1,221 @@
+"""The cache folder and the ready record."""
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from step37_flickr8k.errors import CommitChanged, FolderFull, FolderNotUsable, NotVisible, TransientError
+from step37_flickr8k.folder import CacheFolder, digest_of
+from step37_flickr8k.images import why_undecodable
+from step37_flickr8k.plan import METADATA, Selection
+from step37_flickr8k.record import (
+    Coverage,
+    Proven,
+    Record,
+    read_manifest,
+    read_record,
+    unchanged,
+    wait_until_visible,
+    write_manifest,
+    write_record,
+)
+from tests.conftest import picture
+
+
+@pytest.fixture
+def folder(cache: Path) -> CacheFolder:
+    made = CacheFolder(cache, "train")
+    made.make()
+    return made
+
+
+def selection(count: int | None = 3, revision: str | None = None, key: str = "caption_0") -> Selection:
+    return Selection(repo_id="intro/flickr8k", split="train", caption_key=key, sample_count=count, revision=revision)
+
+
+def ready(folder: CacheFolder, commit: str = "c1", rows: int = 3) -> Record:
+    """Publish a small cache and its record."""
+    (folder.files / METADATA).write_text("file_name,caption_0\na.jpg,x\n")
+    (folder.files / "a.jpg").write_bytes(picture(1))
+    digest = digest_of(folder.files / METADATA, "git-sha1:")
+    proven = {n: Proven(e.size, "sha256:x", e.mtime_ns) for n, e in folder.scan().items()}
+    record = Record(repo_id="intro/flickr8k", commit=commit, metadata=digest, captions={})
+    record = record.grown("caption_0", Coverage(rows, everything=False), proven)
+    write_manifest(folder, proven)
+    write_record(folder, record)
+    return record
+
+
+def test_digests_are_the_hubs_own(tmp_path: Path) -> None:
+    """A plain file's digest is git's blob sha1, an LFS file's its sha256."""
+    path = tmp_path / "file"
+    path.write_bytes(b"hello\n")
+    git = subprocess.run(["git", "hash-object", path], capture_output=True, text=True, check=True).stdout.strip()
+    assert digest_of(path, "git-sha1:") == f"git-sha1:{git}"
+    sha256 = subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True).stdout.split()[0]
+    assert digest_of(path, "sha256:") == f"sha256:{sha256}"
+
+
+def test_a_file_in_the_folders_place_is_said(tmp_path: Path) -> None:
+    """A file where the cache folder should be is FolderNotUsable with the remedy."""
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(FolderNotUsable, match="choose another cache_dir"):
+        CacheFolder(tmp_path / "cache", "train").make()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "train").write_text("")
+    with pytest.raises(FolderNotUsable, match="is a file"):
+        CacheFolder(tmp_path / "other", "train").make()
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [(errno.ENOSPC, FolderFull), (errno.EDQUOT, FolderFull), (errno.EROFS, FolderNotUsable), (errno.EIO, TransientError)]
+)
+def test_what_the_file_system_says_becomes_what_to_do(folder: CacheFolder, code: int, error: type[Exception]) -> None:
+    """A full disk, a quota, a read-only mount and an I/O error each have their class, with the path."""
+    with pytest.raises(error, match=r"train/a"), folder.writing(folder.files / "a"):
+        raise OSError(code, os.strerror(code), str(folder.files / "a"))
+
+
+def test_a_real_full_disk_is_folder_full() -> None:
+    """ENOSPC as the kernel gives it."""
+    folder = CacheFolder(Path("/dev"), "full")
+    with pytest.raises(FolderFull), folder._errors(), Path("/dev/full").open("wb", buffering=0) as full:
+        full.write(b"x")
+
+
+def test_space_is_checked_before_the_first_byte(folder: CacheFolder) -> None:
+    """A plan that can't fit is refused with what is there, what is needed, and what to do."""
+    folder.check_space(1, 1)
+    with pytest.raises(FolderFull, match=r"GB free, the plan needs 1000000000\.0 GB: free space or lower sample_count"):
+        folder.check_space(10**18, 1)
+    if os.statvfs(folder.files).f_files:
+        with pytest.raises(FolderFull, match="inodes free"):
+            folder.check_space(1, 10**15)
+
+
+def test_our_own_files_are_replaced_whole(folder: CacheFolder) -> None:
+    """Writing replaces, creating refuses a taken name, and neither leaves a temporary file."""
+    folder.write("x", b"one")
+    folder.write("x", b"two")
+    assert (folder.home / "x").read_bytes() == b"two"
+    assert folder.create("y", b"first") is True
+    assert folder.create("y", b"second") is False
+    assert (folder.home / "y").read_bytes() == b"first"
+    folder.rewrite("y", b"in")
+    assert (folder.home / "y").read_bytes() == b"in"
+    assert sorted(os.listdir(folder.home)) == ["x", "y"]
+
+
+def test_flushing_reaches_the_file_system(folder: CacheFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file system is flushed by syncfs, by sync where there is none, and an error of it is told."""
+    folder.flush()
+    monkeypatch.setattr("step37_flickr8k.folder._SYNCFS", None)
+    folder.flush()
+    monkeypatch.setattr("step37_flickr8k.folder._SYNCFS", lambda _: -1)
+    with pytest.raises(TransientError):
+        folder.flush()
+
+
+def test_only_orphans_of_others_are_swept(folder: CacheFolder) -> None:
+    """What other, dead downloaders left goes; what this one is writing stays."""
+    own = folder.temporary()
+    own.write_bytes(b"x")
+    (folder.files / ".step37-0000-1.tmp").write_bytes(b"x")
+    (folder.home / ".step37-0000-2.tmp").write_bytes(b"x")
+    assert folder.sweep() == 2
+    assert own.exists()
+
+
+def test_a_killed_writer_leaves_no_file_under_a_final_name(folder: CacheFolder) -> None:
+    """SIGKILL in the middle of writing one of our own files leaves the old content."""
+    folder.write("x", b"old")
+    code = (
+        "import os, signal, sys; from pathlib import Path; from step37_flickr8k.folder import CacheFolder\n"
+        "f = CacheFolder(Path(sys.argv[1]), 'train'); os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "f.write('x', b'new')"
+    )
+    assert subprocess.run([sys.executable, "-c", code, folder.root]).returncode == -9
+    assert (folder.home / "x").read_bytes() == b"old"
+    assert folder.sweep() == 1
+
+
+def test_a_scan_sees_files_alone(folder: CacheFolder) -> None:
+    """Folders, links and hidden files of the split are no files of the data set."""
+    (folder.files / "a.jpg").write_bytes(b"abc")
+    (folder.files / "sub").mkdir()
+    (folder.files / ".hidden").write_bytes(b"")
+    (folder.files / "link").symlink_to("a.jpg")
+    assert {name: entry.size for name, entry in folder.scan().items()} == {"a.jpg": 3}
+    assert CacheFolder(folder.root, "validation").scan() == {}
+
+
+def test_pictures_that_can_and_cannot_be_decoded(tmp_path: Path) -> None:
+    """A truncated JPEG is found, and the reason names the file, not its path."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(picture(1, size=64))
+    assert why_undecodable(path) is None
+    path.write_bytes(picture(1, size=64)[:-100])
+    assert "truncated" in (why_undecodable(path) or "").lower()
+    path.write_bytes(b"GIF")
+    assert str(tmp_path) not in (why_undecodable(path) or "")
+
+
+def test_a_record_survives_writing_and_reading(folder: CacheFolder) -> None:
+    """What is written is what is read, and the manifest with it."""
+    record = ready(folder)
+    assert read_record(folder) == record
+    assert unchanged(read_manifest(folder), folder.scan()) == read_manifest(folder)
+    (folder.files / "a.jpg").write_bytes(b"changed")
+    assert set(unchanged(read_manifest(folder), folder.scan())) == {METADATA}
+
+
+def test_what_a_record_fits() -> None:
+    """A record fits a selection that it covers, when no other commit is asked for or this very run has confirmed it."""
+    record = Record(repo_id="intro/flickr8k", commit="c1", metadata="m", captions={"caption_0": Coverage(3, everything=False)})
+    assert record.fits(selection(3), None)
+    assert record.fits(selection(3, "c1"), None)
+    assert not record.fits(selection(4), None)
+    assert not record.fits(selection(None), None)
+    assert not record.fits(selection(3, key="caption_1"), None)
+    assert not record.fits(selection(3, "main"), "run-1")
+    assert record.confirmed_by("run-1").fits(selection(3, "main"), "run-1")
+    assert record.grown("caption_0", Coverage(5, everything=True), {}).fits(selection(None), None)
+    assert record.grown("caption_0", Coverage(2, everything=False), {}).fits(selection(3), None)
+
+
+def test_a_record_remembers_the_last_sixteen_runs() -> None:
+    """Runs are remembered once each, the oldest forgotten first."""
+    record = Record(repo_id="r", commit="c", metadata="m", captions={})
+    for number in [*range(20), 19]:
+        record = record.confirmed_by(f"run-{number}")
+    assert record.runs == tuple(f"run-{number}" for number in range(4, 20))
+    assert record.confirmed_by(None) is record
+
+
+def test_visible_is_when_record_metadata_and_probes_are_there(folder: CacheFolder) -> None:
+    """A node sees the cache once all that the record speaks of opens with the right size; until then it says what is missing."""
+    with pytest.raises(NotVisible, match="doesn't see a ready record"):
+        wait_until_visible(folder, selection(), "c1", 0.05)
+    record = ready(folder)
+    assert wait_until_visible(folder, selection(), "c1", 1) == record
+    with pytest.raises(NotVisible, match="older ready record"):
+        wait_until_visible(folder, selection(99), "c1", 0.05)
+    with pytest.raises(CommitChanged, match="holds commit c1, not c2"):
+        wait_until_visible(folder, selection(), "c2", 0.05)
+    good = (folder.files / "a.jpg").read_bytes()
+    (folder.files / "a.jpg").write_bytes(b"short")
+    with pytest.raises(NotVisible, match=r"a\.jpg doesn't have"):
+        wait_until_visible(folder, selection(), "c1", 0.05)
+    (folder.files / "a.jpg").unlink()
+    with pytest.raises(NotVisible, match="No such file"):
+        wait_until_visible(folder, selection(), "c1", 0.05)
+    threading.Timer(0.2, lambda: (folder.files / "a.jpg").write_bytes(good)).start()
+    assert wait_until_visible(folder, selection(), "c1", 5) == record
+    (folder.files / METADATA).write_text("other")
+    with pytest.raises(NotVisible, match="other bytes"):
+        wait_until_visible(folder, selection(), "c1", 0.05)

@@ -1,0 +1,136 @@
+"""The lease: one downloader per folder, without trust in clocks or locks."""
+
+import json
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from step37_flickr8k.errors import FolderFull, LeaseLost
+from step37_flickr8k.folder import CacheFolder
+from step37_flickr8k.lease import Claim, Lease, take
+
+TIMEOUT = 1.0
+
+
+@pytest.fixture
+def folder(cache: Path) -> CacheFolder:
+    made = CacheFolder(cache, "train")
+    made.make()
+    return made
+
+
+def claim(rank: int = 0, run: str | None = None) -> Claim:
+    return Claim(run=run, rank=rank, host="n1", pid=os.getpid())
+
+
+def take_now(folder: CacheFolder, who: Claim) -> Lease:
+    lease = take(folder, who, TIMEOUT, lambda _: False)
+    assert lease is not None
+    return lease
+
+
+def leases(folder: CacheFolder) -> list[str]:
+    return sorted(name for name in os.listdir(folder.home) if ".lease." in name)
+
+
+def test_one_of_many_gets_it(folder: CacheFolder) -> None:
+    """Of sixteen that ask at once one gets it; the others may stop waiting at any time."""
+    got: list[Lease | None] = []
+    threads = [threading.Thread(target=lambda n=n: got.append(take(folder, claim(n), TIMEOUT, lambda _: False))) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(lease is not None for lease in got) == 1
+    assert leases(folder) == ["train.lease.1"]
+
+
+def test_who_waits_gets_it_after_its_end(folder: CacheFolder) -> None:
+    """A released lease passes to who waits, as the next generation; the old one's file is gone."""
+    told: list[str] = []
+    with take_now(folder, claim()):
+        waiter: list[Lease | None] = []
+        thread = threading.Thread(target=lambda: waiter.append(take(folder, claim(1), TIMEOUT, lambda h: not told.append(h))))
+        thread.start()
+        time.sleep(0.4)
+    thread.join(5)
+    assert waiter[0] is not None
+    assert leases(folder) == ["train.lease.2"]
+    assert told[0] == "n1 (rank 0, run None)"
+
+
+def test_a_silent_holder_is_taken_over_and_stops_before_its_next_rename(folder: CacheFolder) -> None:
+    """A holder that has not beaten for the timeout loses the lease; when it thaws, its check says so."""
+    frozen = take_now(folder, claim())  # never entered: it doesn't beat
+    start = time.monotonic()
+    with pytest.MonkeyPatch.context() as patch:
+        assert take(folder, claim(1), TIMEOUT, lambda _: True) is not None
+        patch.undo()
+    assert 0.9 < time.monotonic() - start < 4
+    with pytest.raises(LeaseLost):
+        frozen.check()
+
+
+def test_a_beating_holder_keeps_it_for_long(folder: CacheFolder) -> None:
+    """As long as it beats, a holder may work for many timeouts."""
+    until = time.monotonic() + 2.5 * TIMEOUT
+    with take_now(folder, claim()) as lease:
+        assert take(folder, claim(1), TIMEOUT, lambda _: time.monotonic() < until) is None
+        lease.check()
+
+
+def test_the_same_rank_of_the_same_run_takes_over_at_once(folder: CacheFolder) -> None:
+    """A restarted rank 0 doesn't wait for its own dead past."""
+    take_now(folder, claim(run="slurm-1.0"))
+    assert take(folder, claim(run="slurm-1.0"), 1e6, lambda _: False) is not None
+    assert take(folder, claim(run="slurm-2.0"), 1e6, lambda _: False) is None
+
+
+def test_a_failure_reaches_those_of_the_same_run_who_wait(folder: CacheFolder) -> None:
+    """One try is enough for all processes of a run; another run tries for itself."""
+    outcomes: dict[str, object] = {}
+
+    def wait(name: str, who: Claim) -> None:
+        try:
+            outcomes[name] = take(folder, who, 30, lambda _: True)
+        except FolderFull as error:
+            outcomes[name] = str(error)
+
+    with pytest.raises(FolderFull), take_now(folder, claim(run="a")):
+        threads = [
+            threading.Thread(target=wait, args=("same", claim(1, "a"))),
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        raise FolderFull("no space left")
+    for thread in threads:
+        thread.join(10)
+    assert outcomes["same"] == "no space left"
+    assert take(folder, claim(run="b"), 30, lambda _: True) is not None
+
+
+def test_a_lease_read_in_the_middle_of_a_beat_is_held(folder: CacheFolder) -> None:
+    """Half a beat is no end."""
+    take_now(folder, claim())
+    (folder.home / "train.lease.1").write_text('{"state": "rel')
+    assert take(folder, claim(1), 30, lambda _: False) is None
+
+
+def test_a_beat_that_fails_is_tried_again(folder: CacheFolder, caplog: pytest.LogCaptureFixture) -> None:
+    """A file system that refuses a beat for a moment costs a warning."""
+    with take_now(folder, claim()) as lease, caplog.at_level(logging.WARNING):
+        path = folder.home / "train.lease.1"
+        path.rename(folder.home / "away")
+        (folder.home / "train.lease.1").mkdir()
+        time.sleep(2 * TIMEOUT / 8 + 0.2)
+        (folder.home / "train.lease.1").rmdir()
+        (folder.home / "away").rename(path)
+        time.sleep(TIMEOUT / 8 + 0.1)
+        lease.check()
+    assert "beat failed" in caplog.text
+    assert json.loads((folder.home / "train.lease.1").read_text())["state"] == "released"
