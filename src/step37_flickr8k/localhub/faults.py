@@ -15,7 +15,7 @@ _ON_BYTES = frozenset({"bandwidth", "truncate", "corrupt", "stall"})
 class Fault:
     """Something that goes wrong for the requests it matches; made by one of the methods below.
 
-    ``path`` is an fnmatch pattern over the path in the repository ("train/*.jpg"; "" where a request has none), ``kind``
+    ``path`` is an fnmatch pattern over the path in the repository ("train/*.jpg"; "" where there is none), ``kind``
     one over the request's kind ("api", "tree", "paths-info", "resolve", "cdn"; several with ``|`` between). ``times``
     bounds how many requests are hit (None: no bound), ``every=n`` hits only each n-th request that matches.
 

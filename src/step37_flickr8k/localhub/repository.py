@@ -67,7 +67,7 @@ class Snapshot:
         return sorted(name for name in below if recursive or "/" not in name[len(prefix) :])
 
     def page(self, names: list[str], *, after: str, size: int) -> tuple[list[str], str | None]:
-        """Cut the page of at most ``size`` names that follows ``after``; give it and the next cursor, if there is one."""
+        """Cut the page of at most ``size`` names after ``after``; give it and the next cursor, if there is one."""
         start = bisect.bisect_right(names, after) if after else 0
         page = names[start : start + size]
         return page, page[-1] if start + size < len(names) else None

@@ -1,0 +1,54 @@
+# Works with nothing but python3 with venv. `make help` lists what there is.
+PYTHON ?= python3
+VENV ?= .venv
+# Where torch's build comes from; empty: wherever pip looks. TORCH_BUILD=any takes whatever comes, CUDA too.
+TORCH_INDEX_URL ?=
+TORCH_BUILD ?= cpu
+DATA ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-slow lint types bench bench-barrier format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(STAMP): pyproject.toml constraints.txt tools/check_torch_build.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python tools/check_torch_build.py --constraints constraints.txt --build '$(TORCH_BUILD)' --index-url '$(TORCH_INDEX_URL)'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX_URL),--index-url '$(TORCH_INDEX_URL)') torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP) ## the main job on an embedded Hub: 4 ranks, twice, then 2 training ranks; DATA=<folder> takes your own data
+	$(BIN)/python demo/run.py $(if $(DATA),--data '$(DATA)')
+
+test: $(STAMP) ## all tests but the slow ones, with coverage
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest -m 'not slow'
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## ruff and shellcheck
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck .ci/run
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+bench: bench-barrier ## all benchmarks
+
+bench-barrier: $(STAMP) ## how fast the outcome, and a death, reach all ranks
+	$(BIN)/python benchmarks/barrier.py
+
+format: $(STAMP) ## let ruff write the files as `lint` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and all caches
+	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

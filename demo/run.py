@@ -1,0 +1,65 @@
+"""The main job, from end to end, on this machine: a Hub over a folder, four ranks that warm a cache, two that train from it."""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from draw import draw_dataset
+
+from step37_flickr8k.localhub import LocalHub
+
+HERE = Path(__file__).parent
+
+
+def heading(text: str) -> None:
+    print(f"\n--- {text}", flush=True)
+
+
+def torchrun(ranks: int, *command: str, endpoint: str) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    quiet = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore:Failed to initialize NumPy"}
+    subprocess.run([*launcher, *command], check=True, env=os.environ | quiet | {"HF_ENDPOINT": endpoint})
+
+
+def show(data: Path, cache: Path) -> int:
+    with LocalHub(data) as hub:
+        warmup = ("-m", "step37_flickr8k", "warmup", "--cache-dir", str(cache))
+        heading("a cold cache: rank 0 downloads, three ranks wait")
+        torchrun(4, *warmup, endpoint=hub.endpoint)
+        print(f"the Hub served {len(hub.file_requests()):,} files")
+
+        heading("the same again: a warm cache")
+        hub.clear_requests()
+        torchrun(4, *warmup, endpoint=hub.endpoint)
+        print(f"the Hub served {len(hub.file_requests()):,} files")
+
+        heading("two training ranks of a gloo group read it, as a training script would")
+        torchrun(2, str(HERE / "train.py"), str(cache), endpoint=hub.endpoint)
+        again = len(hub.file_requests())
+    if again:
+        print(f"the demo failed: a warm cache asked the Hub for {again} files", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder with train/metadata.csv and the images (default: one drawn now)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="step37-demo-") as scratch:
+        data = arguments.data
+        if data is None:
+            heading("drawing 64 pictures with captions that are true of them")
+            data = Path(scratch) / "data"
+            draw_dataset(data)
+        if not (data / "train" / "metadata.csv").is_file():
+            print(f"{data} has no train/metadata.csv: DATA=<folder> wants that layout", file=sys.stderr)
+            return 2
+        return show(data, Path(scratch) / "cache")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
