@@ -20,7 +20,11 @@ def heading(text: str) -> None:
 
 def torchrun(ranks: int, *command: str, endpoint: str) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    quiet = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore:Failed to initialize NumPy"}
+    quiet = {
+        "OMP_NUM_THREADS": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "PYTHONWARNINGS": "ignore:Failed to initialize NumPy",
+    }
     subprocess.run([*launcher, *command], check=True, env=os.environ | quiet | {"HF_ENDPOINT": endpoint})
 
 

@@ -23,5 +23,6 @@ dataset = Step37Flickr8kDataset(samples, template, "Describe the picture.")
 mine = range(dist.get_rank(), len(dataset), dist.get_world_size())
 for index in mine[:2]:
     tokens = len(dataset[index]["tokens"])
-    print(f"rank {dist.get_rank()} of {dist.get_world_size()}: {len(dataset):,} samples; {samples[index].caption!r}, {tokens} tokens")
+    who = f"rank {dist.get_rank()} of {dist.get_world_size()}"
+    print(f"{who}: {len(dataset):,} samples; {samples[index].caption!r}, {tokens} tokens")
 dist.destroy_process_group()

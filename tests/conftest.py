@@ -41,7 +41,11 @@ def write_rows(folder: Path, rows: list[dict[str, str]]) -> None:
 
 def captioned(number: int) -> dict[str, str]:
     """Give the row of a picture, with what captions hold: commas, quotes, apostrophes."""
-    return {"file_name": f"{number:04}.jpg", "caption_0": f'picture {number}, a "small" one', "caption_1": f"it's number {number}"}
+    return {
+        "file_name": f"{number:04}.jpg",
+        "caption_0": f'picture {number}, a "small" one',
+        "caption_1": f"it's number {number}",
+    }
 
 
 Draw = Callable[..., Path]

@@ -52,7 +52,7 @@ def in_group(rank: int, size: int, meeting: str, result: str, call: Callable[...
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
     try:
         outcome: Any = call(rank, arguments)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - an outcome like any other
         outcome = error
     Path(result).write_bytes(pickle.dumps(outcome))
     dist.barrier()
@@ -77,7 +77,12 @@ class Ranks:
 
     def start_command(self, rank: int, *arguments: str, **environment: str) -> None:
         """Start (or start anew) a rank of the command under plain launcher variables."""
-        place = {"RANK": str(rank), "WORLD_SIZE": str(self.size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.port)}
+        place = {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(self.size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(self.port),
+        }
         self._start(rank, command, self.environment | place | environment, (list(arguments),))
 
     def start_all(self, *arguments: str, **environment: str) -> "Ranks":

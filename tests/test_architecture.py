@@ -126,7 +126,9 @@ def test_the_public_names_are_these() -> None:
 
 def test_the_drawn_tree_of_errors_is_the_real_one() -> None:
     """Every error class stands in the docstring of ``errors.py``, and nothing else does."""
-    drawn = {word for line in (errors.__doc__ or "").splitlines() for word in line.replace("│", " ").split()[:2] if word[0].isupper()}
+    drawn = {
+        word for line in (errors.__doc__ or "").splitlines() for word in line.replace("│", " ").split()[:2] if word[0].isupper()
+    }
     real = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, BaseException)}
     assert {name for name in drawn if name in real} == real
     parents = {errors.ConfigurationError: 2, errors.TransientError: 75, errors.RankZeroLost: 76}

@@ -18,7 +18,7 @@ from tests.ranks import Ranks
 
 
 def test_plan_says_what_warmup_does(hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """plan counts files, bytes and requests, downloads no image, makes no folder, and is exact."""
+    """Plan counts files, bytes and requests, downloads no image, makes no folder, and is exact."""
     arguments = ["--cache-dir", str(cache), "--sample-count", "5"]
     assert cli.run(["plan", *arguments, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -35,10 +35,8 @@ def test_plan_says_what_warmup_does(hub: LocalHub, cache: Path, capsys: pytest.C
     assert "to fetch  7 images" in capsys.readouterr().out
 
 
-def test_verify_finds_what_is_missing_wrong_and_foreign(
-    hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """verify hashes everything again, even what looks untouched, and ends with 75: the next warmup mends it."""
+def test_verify_finds_what_is_missing_wrong_and_foreign(hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Verify hashes everything again, even what looks untouched, and ends with 75: the next warmup mends it."""
     assert hub.commit
     arguments = ["--cache-dir", str(cache)]
     assert cli.run(["verify", *arguments]) == 2
@@ -64,7 +62,9 @@ def test_verify_finds_what_is_missing_wrong_and_foreign(
     assert "foreign: mine.txt" in captured.err
 
 
-def test_settings_are_shown_with_their_origin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_settings_are_shown_with_their_origin(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Each setting, its value in force and where it came from; secrets never."""
     file = tmp_path / "warmup.yaml"
     file.write_text("split: validation\nconcurrency: 7\n")
@@ -171,21 +171,16 @@ def test_signals_end_it_within_two_seconds_with_nothing_torn(
     assert len(hub.file_requests()) < 6
 
 
-def test_hub_serves_a_folder_until_it_is_told_to_stop(tmp_path: Path, hub: LocalHub, cache: Path) -> None:
+def test_hub_serves_a_folder_until_it_is_told_to_stop(hub: LocalHub, cache: Path) -> None:
     """The hub command prints what to export, serves, and ends with 0 on SIGTERM."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "step37_flickr8k", "hub", str(hub.folder), "--delay", "0.01"], stdout=subprocess.PIPE, text=True
-    )
-    try:
+    serve = [sys.executable, "-m", "step37_flickr8k", "hub", str(hub.folder), "--delay", "0.01"]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         endpoint = process.stdout.readline().strip().removeprefix("export HF_ENDPOINT=")
         assert cli.run(["warmup", "--cache-dir", str(cache), "--endpoint", endpoint]) == 0
         process.terminate()
         assert process.wait(10) == 0
-    finally:
-        process.kill()
     assert len(list((cache / "train").iterdir())) == 13
-    assert tmp_path.exists()
 
 
 def test_hub_says_what_it_cannot_serve(hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
 
-from draw import COLOURS, draw_dataset, scenes  # noqa: E402
+from draw import COLOURS, draw_dataset, scenes
 
 
 def colour_at(image: Image.Image, x: float, y: float) -> str:

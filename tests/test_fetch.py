@@ -36,10 +36,13 @@ class Fetching:
             self.files,
             Source(url=lambda name: f"{url}/{name}", headers={"Authorization": "Bearer hf_x"}),
             self.folder,
-            land or (lambda path, file: self.folder.publish(path, file.name) and None),
+            land or self.publish,
             settings=WarmupSettings(**self.settings),
             progress=lambda state, **numbers: self.told.append({"state": state, **numbers}),
         )
+
+    def publish(self, path: Path, file: RemoteFile) -> None:
+        self.folder.publish(path, file.name)
 
     def assert_all_right(self) -> None:
         for file in self.files:
@@ -67,7 +70,10 @@ def test_one_get_a_file(fetching: Fetching) -> None:
 def test_the_token_stays_with_the_endpoint(fetching: Fetching) -> None:
     """The endpoint sees the Authorization header, the origin that it redirects to doesn't."""
     fetching.run()
-    assert {(request.origin, request.authorization) for request in fetching.hub.requests} == {("hub", True), ("cdn", False)}
+    assert {(request.origin, request.authorization) for request in fetching.hub.requests} == {
+        ("hub", True),
+        ("cdn", False),
+    }
 
 
 @pytest.mark.parametrize(
@@ -158,13 +164,16 @@ def test_what_progress_raises_ends_the_fetch(fetching: Fetching) -> None:
     class Enough(Exception):
         pass
 
-    def refuse(_state: str, **_numbers: float) -> None:
-        raise Enough
+    def refuse(state: str, **_: float) -> None:
+        raise Enough(state)
 
     with pytest.raises(Enough):
         fetch(
             fetching.files,
-            Source(url=lambda name: f"{fetching.hub.endpoint}/datasets/intro/flickr8k/resolve/main/train/{name}", headers={}),
+            Source(
+                url=lambda name: f"{fetching.hub.endpoint}/datasets/intro/flickr8k/resolve/main/train/{name}",
+                headers={},
+            ),
             fetching.folder,
             lambda *_: None,
             settings=WarmupSettings(),

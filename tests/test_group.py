@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -36,7 +37,8 @@ class Ranks:
         self.outcomes: dict[int, Any] = {}
 
     def group(self, rank: int, **changes: Any) -> Group:
-        return Group(**{"rank": rank, "size": self.size, "connect": self.server.connect, "host": f"n{rank}"} | changes)
+        values: dict[str, Any] = {"rank": rank, "size": self.size, "connect": self.server.connect, "host": f"n{rank}"} | changes
+        return Group(**values)
 
     def start(self, rank: int, work: Callable[[Progress], Any], group: Group | None = None, **call: Any) -> threading.Thread:
         def run() -> None:
@@ -55,6 +57,10 @@ class Ranks:
             thread.join(20)
             assert not thread.is_alive(), "a rank hangs"
         return self.outcomes
+
+
+def call_number(number: int, _: Progress) -> dict[str, Any]:
+    return {"call": number}
 
 
 def never(_: Progress) -> dict[str, Any]:
@@ -345,7 +351,7 @@ def test_a_lost_connection_is_mended() -> None:
     """Over a bare store a waiter connects again, and finds the rank 0 that has meanwhile come back."""
     ranks = Ranks(2)
     servers = [ranks.server]
-    waiter_group = ranks.group(1, reconnects=True, connect=lambda seconds: servers[-1].connect(seconds))
+    waiter_group = ranks.group(1, reconnects=True, connect=lambda seconds: servers[-1].connect(seconds))  # noqa: PLW0108 - the newest of them
     waiter = ranks.start(1, never, waiter_group, patience=Patience(arrival=30, heartbeat=10))
     silent_rank_zero(ranks, 1)
     servers.append(FakeServer())
@@ -405,7 +411,7 @@ def test_several_calls_in_one_process_do_not_mix() -> None:
     ranks = Ranks(3)
     groups = [ranks.group(rank) for rank in range(3)]
     for number in range(3):
-        threads = [ranks.start(rank, lambda _, n=number: {"call": n}, groups[rank]) for rank in range(3)]
+        threads = [ranks.start(rank, partial(call_number, number), groups[rank]) for rank in range(3)]
         for thread in threads:
             thread.join(20)
         assert ranks.outcomes[2] == {"call": number}

@@ -55,6 +55,7 @@ def test_growing_fetches_the_difference(hub: LocalHub, cache: Path) -> None:
 def test_a_warm_cache_needs_no_network(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once warm, no request is made: a Hub that is gone isn't missed."""
     every = prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
+    assert len(hub.file_requests()) == 13
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache)) == every
 
@@ -66,11 +67,11 @@ def test_a_cache_is_complete_for_other_readers(hub: LocalHub, cache: Path, tmp_p
     huggingface_hub.snapshot_download("intro/flickr8k", repo_type="dataset", local_dir=theirs, endpoint=hub.endpoint)
     ours = {path.name: path.read_bytes() for path in (cache / "train").iterdir()}
     assert ours == {path.name: path.read_bytes() for path in (theirs / "train").iterdir()}
-    for name in ours:
+    for name, content in ours.items():
         found = huggingface_hub.hf_hub_download(
             "intro/flickr8k", f"train/{name}", repo_type="dataset", local_dir=cache, endpoint=hub.endpoint
         )
-        assert Path(found).read_bytes() == ours[name]
+        assert Path(found).read_bytes() == content
 
 
 def test_nothing_but_the_files_and_our_own_folder_is_added(hub: LocalHub, cache: Path) -> None:
@@ -135,7 +136,9 @@ def test_a_missing_image_is_named_before_anything_is_fetched(draw: Draw, hub: Lo
     assert not list((cache / "train").glob("*.jpg"))
 
 
-def test_a_broken_image_is_left_out_with_a_warning(draw: Draw, hub: LocalHub, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_image_is_left_out_with_a_warning(
+    draw: Draw, hub: LocalHub, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A picture that is broken in the commit itself has the right hash; its row is left out, now and from the warm cache."""
     (draw() / "train" / "0002.jpg").write_bytes(b"\xff\xd8 not a picture")
     hub.refresh()
@@ -233,7 +236,9 @@ def test_files_that_another_tool_brought_are_adopted(hub: LocalHub, cache: Path)
 
 @pytest.mark.parametrize("ours", ["train.json", "train.manifest"])
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]\n", b'{"format": 99}'])
-def test_a_record_or_manifest_that_cannot_be_read_is_as_good_as_none(hub: LocalHub, cache: Path, ours: str, content: bytes) -> None:
+def test_a_record_or_manifest_that_cannot_be_read_is_as_good_as_none(
+    hub: LocalHub, cache: Path, ours: str, content: bytes
+) -> None:
     """Whatever stands in our own files, the next run proves the folder anew and downloads nothing that is right."""
     prepare_flickr8k_samples(cache_dir=str(cache))
     (cache / ".step37-flickr8k" / ours).write_bytes(content)

@@ -3,13 +3,15 @@
 import hashlib
 import json
 import random
+import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from http.client import HTTPMessage
+from email.message import Message
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
@@ -61,7 +63,7 @@ def api_of(hub: LocalHub, token: str | bool = False) -> HfApi:
 
 def fetch(
     url: str, method: str = "GET", headers: dict[str, str] | None = None, body: bytes | None = None
-) -> tuple[int, HTTPMessage, bytes]:
+) -> tuple[int, Message, bytes]:
     """Ask for a URL; give status, headers and body, whatever the status."""
     asked = urllib.request.Request(url, method=method, headers=headers or {}, data=body)
     try:
@@ -93,7 +95,8 @@ def test_snapshot_download_copies_the_folder(hub: LocalHub, folder: Path, tmp_pa
 def test_hf_hub_download_gives_the_bytes(folder: Path, tmp_path: Path, name: str, redirect_lfs: bool) -> None:
     """hf_hub_download finds LFS and plain files, into its cache as into a folder, with and without a CDN."""
     with LocalHub(folder, repo_id=REPO, redirect_lfs=redirect_lfs) as hub:
-        for where in ({"cache_dir": tmp_path / "cache"}, {"local_dir": tmp_path / "local"}):
+        places: list[dict[str, Any]] = [{"cache_dir": tmp_path / "cache"}, {"local_dir": tmp_path / "local"}]
+        for where in places:
             got = hf_hub_download(REPO, name, repo_type="dataset", endpoint=hub.endpoint, token=False, **where)
             assert Path(got).read_bytes() == (folder / name).read_bytes()
         origins = {request.origin for request in hub.file_requests()}
@@ -146,7 +149,7 @@ def test_info_names_commit_and_files(hub: LocalHub, folder: Path) -> None:
     api = api_of(hub)
     for revision in (None, "main", hub.commit, "refs/convert/parquet"):
         assert api.dataset_info(REPO, revision=revision).sha == hub.commit
-    found = api.repo_info(REPO, repo_type="dataset", files_metadata=True)
+    found = api.dataset_info(REPO, files_metadata=True)
     sizes = {sibling.rfilename: sibling.size for sibling in found.siblings or []}
     assert sizes["train/000.jpg"] == 5000
     assert sizes["README.md"] == (folder / "README.md").stat().st_size
@@ -218,17 +221,29 @@ def test_the_token_never_reaches_the_cdn(folder: Path, tmp_path: Path) -> None:
     assert (last.repo_path, last.bytes_sent) == ("train/000.jpg", 5000)
 
 
-def test_head_of_an_lfs_file_tells_size_and_hash(hub: LocalHub, folder: Path) -> None:
-    """HEAD of a file gives commit, size and hash without any body."""
-    for name, etag in {
-        "train/000.jpg": hashlib.sha256((folder / "train/000.jpg").read_bytes()).hexdigest(),
-        "README.md": git_hash((folder / "README.md").read_bytes()),
-    }.items():
-        status, headers, body = fetch(resolve_url(hub, name, hub.commit), "HEAD")
-        assert (status, body, headers["ETag"]) == (200, b"", f'"{etag}"')
-        assert int(headers["Content-Length"]) == (folder / name).stat().st_size
-    redirect = next(one for one in hub.requests if one.status == 302)
-    assert (redirect.method, redirect.kind, redirect.bytes_sent) == ("HEAD", "resolve", 0)
+def test_head_tells_size_and_hash_without_a_body(hub: LocalHub, folder: Path) -> None:
+    """HEAD of a file gives commit, size and hash: in the redirect of an LFS file, in the answer of a plain one."""
+    image, table = (folder / "train/000.jpg").read_bytes(), (folder / "train/metadata.csv").read_bytes()
+    redirected = head(hub, "train/000.jpg")
+    assert redirected.status == 302
+    assert redirected.headers["Location"].startswith(f"{hub.cdn_endpoint}/cdn/")
+    assert redirected.headers["X-Linked-Etag"] == f'"{hashlib.sha256(image).hexdigest()}"'
+    assert redirected.headers["X-Linked-Size"] == "5000"
+    plain = head(hub, "train/metadata.csv")
+    assert (plain.status, plain.headers["ETag"]) == (200, f'"{git_hash(table)}"')
+    assert int(plain.headers["Content-Length"]) == len(table)
+    assert redirected.headers["X-Repo-Commit"] == plain.headers["X-Repo-Commit"] == hub.commit
+    assert {(one.method, one.kind, one.bytes_sent) for one in hub.requests} == {("HEAD", "resolve", 0)}
+
+
+def head(hub: LocalHub, repo_path: str) -> HTTPResponse:
+    """Send a HEAD and follow no redirect."""
+    connection = HTTPConnection(hub.endpoint.removeprefix("http://"), timeout=5)
+    with closing(connection):
+        connection.request("HEAD", f"/datasets/{REPO}/resolve/main/{repo_path}")
+        answer = connection.getresponse()
+        assert answer.read() == b""
+        return answer
 
 
 @pytest.mark.parametrize(
@@ -281,7 +296,7 @@ def test_wrong_method_is_refused(hub: LocalHub) -> None:
 
 
 def test_commit_follows_the_content(hub: LocalHub, folder: Path) -> None:
-    """refresh makes a new commit only if the content differs; the old one resolves only if it was kept."""
+    """Refresh makes a new commit only if the content differs; the old one resolves only if it was kept."""
     first = hub.commit
     assert hub.refresh() == first
     (folder / "README.md").write_text("# Flickr8k, second edition\n")
@@ -345,14 +360,13 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
         pytest.fail("nothing to serve")
 
 
-SCRIPT = "import sys; from step37_flickr8k.localhub import LocalHub, run; run(LocalHub(sys.argv[1]), on_ready=lambda hub: print(hub.endpoint, flush=True))"
+SCRIPT = "import sys; from step37_flickr8k.localhub import LocalHub, run\n"
+SCRIPT += "run(LocalHub(sys.argv[1]), on_ready=lambda hub: print(hub.endpoint, flush=True))"
 
 
 @pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
 def test_run_serves_until_a_signal(folder: Path, signal_name: str) -> None:
-    """run serves once it says so, and SIGTERM or Ctrl-C ends the process with 0 and without a word."""
-    import signal
-
+    """Run serves once it says so, and SIGTERM or Ctrl-C ends the process with 0 and without a word."""
     command = [sys.executable, "-c", SCRIPT, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -6,7 +6,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
-from check_torch_build import complaint  # noqa: E402
+from check_torch_build import complaint
 
 
 def report(*requires: str) -> dict[str, Any]:

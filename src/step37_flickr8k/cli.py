@@ -21,8 +21,8 @@ __all__ = ["main", "run"]
 log = logging.getLogger("step37_flickr8k")
 
 _LINE_EVERY = 5.0  # s between two lines of progress
-_EXITS = """exit codes: 0 done; 2 configuration: change something first; 75 transient: run it again; 76 rank 0 was lost or never met:
-start this rank again; 143 ended by SIGTERM; 1 a bug."""
+_EXITS = """exit codes: 0 done; 2 configuration: change something first; 75 transient: run it again;
+76 rank 0 was lost or never met: start this rank again; 143 ended by SIGTERM; 1 a bug."""
 
 
 def main() -> NoReturn:
@@ -74,7 +74,12 @@ def _warmup(parsed: argparse.Namespace) -> int:
     from step37_flickr8k.warmup import Warmup  # noqa: PLC0415
 
     start = time.monotonic()
-    report: dict[str, Any] = {"repo_id": settings.repo_id, "split": settings.split, "world_size": world.size, "run": world.run}
+    report: dict[str, Any] = {
+        "repo_id": settings.repo_id,
+        "split": settings.split,
+        "world_size": world.size,
+        "run": world.run,
+    }
     show = _display(settings, world)
     try:
         result, rows = Warmup(settings, world).run(job_group(world), show)
@@ -136,17 +141,17 @@ def _settings(parsed: argparse.Namespace) -> int:
 
 
 def _hub(parsed: argparse.Namespace) -> int:
-    from step37_flickr8k.localhub import Fault, LocalHub, run as serve  # noqa: PLC0415 - imports the HTTP server
+    from step37_flickr8k import localhub  # noqa: PLC0415 - imports the HTTP server
 
-    def say(hub: LocalHub) -> None:
+    def say(hub: localhub.LocalHub) -> None:
         print(f"serving {parsed.folder} as {parsed.repo_id} at commit {hub.commit}; Ctrl-C ends it", file=sys.stderr)
         print(f"export HF_ENDPOINT={hub.endpoint}", flush=True)
 
-    hub = LocalHub(parsed.folder, repo_id=parsed.repo_id, host=parsed.host, port=parsed.port)
+    hub = localhub.LocalHub(parsed.folder, repo_id=parsed.repo_id, host=parsed.host, port=parsed.port)
     if parsed.delay:
-        hub.faults.add(Fault.delay(parsed.delay))
+        hub.faults.add(localhub.Fault.delay(parsed.delay))
     try:
-        serve(hub, on_ready=say)
+        localhub.run(hub, on_ready=say)
     except OSError as error:
         raise InvalidSettings(f"can't serve {parsed.folder}: {error}") from error
     return 0
@@ -209,7 +214,9 @@ def _write_report(report: dict[str, Any], file: Path | None) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
-            log.error("the report can't be written to %s: %s", file, error.strerror)
+            log.error(  # noqa: TRY400 - the reason is enough
+                "the report can't be written to %s: %s", file, error.strerror
+            )
 
 
 def _set_up_logging(settings: Any, world: World) -> None:
@@ -271,21 +278,21 @@ class _Lines:
         rate = (told["bytes"] - before) / max(now - since, 0.001)
         left = f", {(told['of_bytes'] - told['bytes']) / rate:.0f} s left" if rate > 0 else ""
         files = f"{told['files']:,} of {told['of_files']:,} files"
-        return f"{told['state']}: {files}, {told['bytes'] / 1e6:.1f} of {told['of_bytes'] / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s{left}"
+        size = f"{told['bytes'] / 1e6:.1f} of {told['of_bytes'] / 1e6:.1f} MB"
+        return f"{told['state']}: {files}, {size}, {rate / 1e6:.1f} MB/s{left}"
 
 
 class _Bar:
     """Progress as a bar on a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
-        from rich.console import Console  # noqa: PLC0415 - only on a terminal
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich import console, progress  # noqa: PLC0415 - only on a terminal
 
         columns = (
-            *(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[files]}")),
-            *(DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()),
+            *(progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TextColumn("{task.fields[files]}")),
+            *(progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn()),
         )
-        self._progress = Progress(*columns, console=Console(file=stream), transient=True)
+        self._progress = progress.Progress(*columns, console=console.Console(file=stream), transient=True)
         self._task = self._progress.add_task("starting", total=None, files="")
         self._progress.start()
 

@@ -187,7 +187,7 @@ class _Fetch:
                 return
 
     async def _quota(self) -> None:
-        while (left := self._open_at - asyncio.get_running_loop().time()) > 0:
+        while (left := self._open_at - asyncio.get_running_loop().time()) > 0:  # noqa: ASYNC110 - it may have moved on meanwhile
             await asyncio.sleep(left + random.uniform(0, 0.1))  # noqa: S311 - jitter
 
     async def _pause(self, asked: float | None, attempt: int, *, everybody: bool) -> None:
@@ -218,7 +218,7 @@ class _Fetch:
         status = response.status
         if status in {401, 403}:
             return AccessDenied(f"the Hub refuses {file.name} ({status}): check that the token is valid and may read it")
-        if status == 429 or status == 408 or status >= 500:
+        if status in {408, 429} or status >= 500:
             return _Fault(str(status), _asked_pause(response.headers))
         return _Final(f"the Hub answered {status} {response.reason}")
 
@@ -284,10 +284,12 @@ class _Arriving:
 
 async def _beside(ticker: Coroutine[Any, Any, None], workers: list[Coroutine[Any, Any, None]]) -> None:
     """Run the workers with a ticker beside them; what one of them raises ends all."""
-    tick, *tasks = (asyncio.ensure_future(each) for each in (ticker, *workers))
+    tick = asyncio.ensure_future(ticker)
+    tasks = [asyncio.ensure_future(worker) for worker in workers]
     work = asyncio.gather(*tasks)
+    both: set[asyncio.Future[Any]] = {tick, work}
     try:
-        await asyncio.wait({tick, work}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in (tick, *tasks):
             task.cancel()

@@ -36,7 +36,7 @@ class Flickr8kSample:
 
 
 class MultimodalSFTSample(TypedDict):
-    """What a template returns: ``tokens`` (int64, [T]), ``loss_mask`` (float32, [T]), ``image_paths`` (pairs of path and type)."""
+    """What a template returns: ``tokens`` (int64, [T]), ``loss_mask`` (float32, [T]), ``image_paths`` ((path, type) pairs)."""
 
     tokens: Any
     loss_mask: Any

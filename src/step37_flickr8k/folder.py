@@ -22,6 +22,7 @@ __all__ = ["CacheFolder", "Entry", "digest_of", "hasher"]
 HOME = ".step37-flickr8k"
 _TEMPORARY = ".step37-"
 _CHUNK = 1 << 20
+_HOUR = 3600.0  # s
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST}
 
@@ -170,15 +171,26 @@ class CacheFolder:
             finally:
                 os.close(descriptor)
 
-    def sweep(self, *, own: bool = False) -> int:
-        """Delete what dead downloaders left unfinished, or this one itself; only the holder of the lease may."""
-        swept = 0
-        for place in (self.files, self.home):
-            for name in os.listdir(place) if place.is_dir() else ():
-                if name.startswith(_TEMPORARY) and name.endswith(".tmp") and (self._nonce in name) == own:
-                    self.discard(place / name)
-                    swept += 1
-        return swept
+    def sweep(self) -> int:
+        """Delete what dead downloaders left unfinished; only the holder of the lease may."""
+        # in our own folder others who live may be about to ask for the lease: an hour by the file system's own clock is enough
+        dead = self.home.stat().st_mtime - _HOUR if self.home.is_dir() else 0.0
+        orphans = [path for path in self._unfinished(self.files) if self._nonce not in path.name]
+        orphans += [path for path in self._unfinished(self.home) if path.stat().st_mtime < dead]
+        for path in orphans:
+            self.discard(path)
+        return len(orphans)
+
+    def clear_up(self) -> None:
+        """Delete what this downloader itself has left unfinished."""
+        for path in self._unfinished(self.files):
+            if self._nonce in path.name:
+                self.discard(path)
+
+    def _unfinished(self, place: Path) -> list[Path]:
+        with self._errors():
+            names = os.listdir(place) if place.is_dir() else []
+        return [place / name for name in names if name.startswith(_TEMPORARY) and name.endswith(".tmp")]
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -172,7 +172,7 @@ def share(
     look: Callable[[bool], Value | None] = lambda _: None,
     watch: Callable[[Value], None] = lambda _: None,
     arguments: Mapping[str, Any] | None = None,
-    patience: Patience = Patience(),  # noqa: B008 - frozen
+    patience: Patience = Patience(),
 ) -> Value:
     """Run ``work`` on rank 0 and give its result to every rank, or raise its error on every rank.
 
@@ -267,7 +267,8 @@ class _Herald(threading.Thread):
 
     def tell(self, kind: str, value: Value) -> Value:
         """Speak a word and give the one that stands: a call has one outcome, whoever said it first."""
-        return self._ask(lambda: self._speak(kind, value), default=value)
+        stands: Value = self._ask(lambda: self._speak(kind, value), default=value)
+        return stands
 
     def conclude(self, error: BaseException | None, own_problem: Exception | None) -> Value:
         """Collect what the ranks report, speak the verdict, and stay until it has been heard."""
@@ -313,9 +314,7 @@ class _Herald(threading.Thread):
         self._tasks.put((task, future))
         while not future.done():
             if not self.is_alive() and not future.done():
-                log.warning(
-                    "the store is lost (%s): the other ranks will look at the ready record themselves", self._lost
-                )
+                log.warning("the store is lost (%s): the other ranks will look at the ready record themselves", self._lost)
                 return default
             with contextlib.suppress(FutureTimeoutError):
                 return future.result(timeout=1.0)
@@ -392,9 +391,7 @@ class _Herald(threading.Thread):
 
     def _reports(self) -> dict[int, Value]:
         ranks = range(1, self._call.group.size)
-        return {
-            r: json.loads(self._store.get(key)) for r in ranks if self._store.check(key := self._key(f"report/{r}"))
-        }
+        return {r: json.loads(self._store.get(key)) for r in ranks if self._store.check(key := self._key(f"report/{r}"))}
 
     def _key(self, name: str) -> str:
         return f"{self._call.prefix}/{self._nonce}/{name}"
@@ -425,7 +422,7 @@ def _report(group: Group, problem: Exception | None) -> Value:
 
 
 def _outcome_of(substitute: Value) -> Value:
-    """What a word said in rank 0's place means for rank 0 itself."""
+    """Give what a word said in rank 0's place means for rank 0 itself."""
     message = "another rank 0 has begun this call anew" if substitute["kind"] == "moved" else substitute["message"]
     return {"kind": "outcome", "ok": False, **as_value(RankZeroLost(message))}
 
@@ -583,18 +580,14 @@ class _Listener(threading.Thread):
     def _silence(self, cause: Exception | None = None) -> RankZeroLost:
         why = f" ({cause})" if cause else ""
         if self._heard is None:
-            return RankZeroLost(
-                f"never met rank 0 within {self._patience.arrival:g} s{why}: did it start, and is it reachable?"
-            )
+            return RankZeroLost(f"never met rank 0 within {self._patience.arrival:g} s{why}: did it start, and is it reachable?")
         return RankZeroLost(f"rank 0 was killed, frozen or cut off: no word within {self._patience.heartbeat:g} s{why}")
 
 
 # --- torch ------------------------------------------------------------------------------------------------------------------
 
 
-_calls: WeakKeyDictionary[Any, Iterator[int]] = (
-    WeakKeyDictionary()
-)  # by store; weak: it may hold a port that is wanted again
+_calls: WeakKeyDictionary[Any, Iterator[int]] = WeakKeyDictionary()  # by store; weak: it may hold a port that is wanted again
 
 
 def current_group() -> Group | None:
@@ -655,9 +648,7 @@ def _serve_store(port: int, size: int) -> Any:
         return dist.TCPStore("localhost", port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
     except dist.DistNetworkError as error:
         reason = str(error).splitlines()[0]
-        raise ConnectionError(
-            f"can't serve the store on port {port}: {reason}: set MASTER_PORT to a free one"
-        ) from error
+        raise ConnectionError(f"can't serve the store on port {port}: {reason}: set MASTER_PORT to a free one") from error
 
 
 def _reach_store(host: str, port: int, seconds: float) -> Any:
@@ -682,9 +673,7 @@ def _torch_distributed() -> Any:
             warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
             import torch.distributed as dist  # noqa: PLC0415 - seconds and hundreds of files: only where it is needed
     except ImportError as error:
-        raise InvalidWorld(
-            f"several ranks need torch, which can't be imported ({error}): install it, or run one rank"
-        ) from error
+        raise InvalidWorld(f"several ranks need torch, which can't be imported ({error}): install it, or run one rank") from error
     return dist
 
 

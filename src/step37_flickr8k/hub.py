@@ -34,12 +34,13 @@ class Hub:
         import huggingface_hub  # noqa: PLC0415 - half a second: only where it is needed
 
         self._settings = settings
-        self._library = huggingface_hub
+        self._library: Any = huggingface_hub  # its types differ between versions
         # without a token of ours False, since True and None would have the library look for one by itself
         self.token = settings.token.get_secret_value() if settings.token else False
         self._api = huggingface_hub.HfApi(endpoint=settings.endpoint, token=self.token, library_name="step37-flickr8k")
         # whichever HTTP client this version of the library has: its errors share the base of the Hub's own
-        self._transport_error = next(c for c in huggingface_hub.errors.HfHubHTTPError.__mro__ if c.__name__ == "HTTPError")
+        bases = huggingface_hub.errors.HfHubHTTPError.__mro__
+        self._transport_error: Any = next(base for base in bases if base.__name__ == "HTTPError")
         self.requests = 0
 
     @property
@@ -79,17 +80,16 @@ class Hub:
         return str(self._library.hf_hub_url(self._settings.repo_id, f"{split}/{name}", **where))
 
     def headers(self) -> dict[str, str]:
-        """Give the headers of requests to the endpoint, and to no other origin."""
-        return dict(self._library.utils.build_hf_headers(token=self.token, library_name="step37-flickr8k"))
+        """Give the headers of requests to the endpoint, and to no other origin, as the library itself sends them."""
+        build = self._library.utils.build_hf_headers
+        return dict(build(token=self.token, library_name="step37-flickr8k"))
 
     def download(self, filename: str, cache_dir: Path, revision: str | None) -> Path:
         """Download one file to ``cache_dir/<filename>`` with hf_hub_download, or reuse it."""
         get = self._library.hf_hub_download
         where = {"repo_type": _KIND, "revision": revision, "local_dir": cache_dir, "endpoint": self._settings.endpoint}
         try:
-            return Path(
-                self._patiently(lambda: get(self._settings.repo_id, filename, **where, token=self.token), str(revision))
-            )
+            return Path(self._patiently(lambda: get(self._settings.repo_id, filename, **where, token=self.token), str(revision)))
         except self._library.errors.EntryNotFoundError as error:
             raise SplitNotFound(f"{self.name} holds no {filename}: look at its list of files") from error
 
@@ -119,7 +119,9 @@ class Hub:
                 pause = min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311 - jitter
                 log.info("the Hub can't answer now (%s), trying again in %.1f s", _first_line(reason), pause)
                 time.sleep(pause)
-        raise HubUnavailable(f"{self.name} doesn't answer after {self._settings.attempts} tries: {_first_line(reason)}") from reason
+        raise HubUnavailable(
+            f"{self.name} doesn't answer after {self._settings.attempts} tries: {_first_line(reason)}"
+        ) from reason
 
     def _hidden(self) -> str:
         if self.token:

@@ -8,7 +8,6 @@ for ``timeout`` by the taker's own monotonic clock: no clock of another node is 
 import contextlib
 import json
 import logging
-import os
 import secrets
 import threading
 import time
@@ -116,7 +115,7 @@ class Lease:
         self._good = time.monotonic()
         return True
 
-    def __enter__(self) -> "Lease":
+    def __enter__(self) -> "Lease":  # noqa: PYI034 - Self is not in Python 3.10
         """Begin to beat."""
         self._thread.start()
         return self

@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of the commit: its name in the split, size in bytes, and ``sha256:<hex>`` (LFS) or ``git-sha1:<hex>`` (a plain blob)."""
+    """A file of the commit: name in the split, size in bytes, ``sha256:<hex>`` (LFS) or ``git-sha1:<hex>`` (a plain blob)."""
 
     name: str
     size: int
@@ -77,7 +77,9 @@ def read_rows(lines: Iterable[str], selection: Selection) -> Iterator[Row]:
     except csv.Error as error:
         raise InvalidMetadata(f"{where}, line {reader.line_num}: {error}: is it a table of comma-separated values?") from error
     if count == 0:
-        raise EmptySelection(f"{where} has no row with both a file_name and a {selection.caption_key}: choose another caption_key")
+        raise EmptySelection(
+            f"{where} has no row with both a file_name and a {selection.caption_key}: choose another caption_key"
+        )
 
 
 def decide(rows: Iterable[Row], listing: Mapping[str, RemoteFile], verified: Mapping[str, str]) -> Plan:
@@ -106,6 +108,6 @@ def _check_columns(columns: Iterable[str], caption_key: str, where: str) -> None
 
 
 def _check_name(name: str, where: str) -> None:
-    """A name becomes a path of the cache: nothing in it may lead out of the split's folder."""
+    """Refuse a name that leads out of the split's folder: it becomes a path of the cache."""
     if PurePosixPath(name).name != name or name in {".", "..", METADATA} or "\0" in name or "\\" in name:
         raise InvalidMetadata(f"{where}: file_name {name!r} is not the name of an image in the split's folder")

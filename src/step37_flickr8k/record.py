@@ -108,7 +108,7 @@ def read_record(folder: CacheFolder) -> Record | None:
     try:
         value = json.loads((folder.home / name).read_bytes())
         if value.pop("format") != _FORMAT:
-            raise ValueError("another format")
+            raise ValueError("another format")  # noqa: TRY301 - all that is unreadable is treated alike
         value["captions"] = {key: Coverage(**coverage) for key, coverage in value["captions"].items()}
         return Record(**value | {"runs": tuple(value["runs"])})
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -180,7 +180,9 @@ def _look(folder: CacheFolder, selection: Selection, commit: str) -> Record:
     if record is None:
         raise NotVisible(f"this node doesn't see a ready record in {folder.home}: {shared}")
     if record.commit != commit:
-        raise CommitChanged(f"{folder.home} holds commit {record.commit}, not {commit}: pin a revision, or use a folder per commit")
+        raise CommitChanged(
+            f"{folder.home} holds commit {record.commit}, not {commit}: pin a revision, or use a folder per commit"
+        )
     if not record.covers(selection):
         raise NotVisible(f"this node sees an older ready record in {folder.home}, without this selection: {shared}")
     if wrong := _missing_or_wrong(folder, record):

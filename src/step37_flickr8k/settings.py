@@ -37,7 +37,10 @@ __all__ = [
 log = logging.getLogger("step37_flickr8k")
 
 PREFIX = "STEP37_"
-_OTHERS = {"STEP37_RUN_ID", "STEP37_SETTINGS"}  # known, but no field: the first belongs to the world, the second names a file
+_OTHERS = {
+    "STEP37_RUN_ID",
+    "STEP37_SETTINGS",
+}  # known, but no field: the first belongs to the world, the second names a file
 _TRUE = {"1", "on", "yes", "true"}
 _SELECTION = {"repo_id", "revision", "split", "sample_count", "caption_key", "cache_dir"}
 
@@ -101,9 +104,12 @@ class WarmupSettings(BaseSettings):
         Path(".cache/step37_flickr8k"), description="folder to fill, on a file system that all ranks share"
     )
     endpoint: Annotated[str | None, AfterValidator(_endpoint)] = Field(
-        None, description="address of the Hub or of a mirror, http or https, without credentials; default: the public Hub"
+        None,
+        description="address of the Hub or of a mirror, http or https, without credentials; default: the public Hub",
     )
-    token: SecretStr | None = Field(None, description="token for a private or gated repository; no flag, since command lines are public")
+    token: SecretStr | None = Field(
+        None, description="token for a private or gated repository; no flag, since command lines are public"
+    )
     token_file: Annotated[Path | None, AfterValidator(lambda p: p and p.expanduser())] = Field(
         None, description="readable file that holds the token and nothing else"
     )
@@ -111,19 +117,25 @@ class WarmupSettings(BaseSettings):
     attempts: int = Field(8, ge=1, le=100, description="tries for each file before it is given up, 1 to 100")
     connect_timeout: _Seconds = Field(10, description="seconds to connect to the Hub; also `90s`, `15m`, `1h`")
     read_timeout: _Seconds = Field(30, description="seconds without a byte after which a file is tried again")
-    arrival_timeout: _Seconds = Field(900, description="seconds to wait for rank 0 to appear: as long as a queue may delay a node")
+    arrival_timeout: _Seconds = Field(
+        900, description="seconds to wait for rank 0 to appear: as long as a queue may delay a node"
+    )
     heartbeat_timeout: Annotated[_Seconds, Field(ge=1)] = Field(
-        30, description="seconds of silence, at least 1, after which rank 0 is lost: longer than any pause of a healthy node"
+        30,
+        description="seconds of silence, at least 1, after which rank 0 is lost: longer than any pause of a healthy node",
     )
     stall_timeout: Annotated[float, BeforeValidator(_seconds), Field(ge=0)] = Field(
         600, description="seconds without progress, though alive, after which rank 0 has stalled; 0 is off"
     )
     visibility_timeout: _Seconds = Field(
-        120, description="seconds for every node to see what rank 0 published: longer than a file system caches what is missing"
+        120,
+        description="seconds for every node to see what rank 0 published: longer than a file system caches what is missing",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["text", "json"] = Field("text", description="lines for people, or a JSON object a line for machines")
-    progress: Literal["auto", "on", "off"] = Field("auto", description="`auto` draws a bar on a terminal and writes lines elsewhere")
+    progress: Literal["auto", "on", "off"] = Field(
+        "auto", description="`auto` draws a bar on a terminal and writes lines elsewhere"
+    )
     report: Annotated[Path | None, AfterValidator(lambda p: p and p.expanduser())] = Field(
         None, description="file that rank 0 writes its JSON report to, besides printing it"
     )
@@ -187,7 +199,10 @@ def library_settings(selection: Mapping[str, object], environ: Mapping[str, str]
 def describe_settings(loaded: Loaded) -> list[tuple[str, str, str]]:
     """Give (setting, value, origin) of every setting, secrets masked."""
     values = {name: getattr(loaded.settings, name) for name in _fields()}
-    return [(name, "all" if (name, value) == ("sample_count", None) else str(value), loaded.origins[name]) for name, value in values.items()]
+    return [
+        (name, "all" if (name, value) == ("sample_count", None) else str(value), loaded.origins[name])
+        for name, value in values.items()
+    ]
 
 
 def json_schema() -> dict[str, Any]:
@@ -265,17 +280,15 @@ def _hub_layer(environ: Mapping[str, str]) -> _Layer:
 
 
 def _read_file(file: Path) -> dict[str, object]:
-    sources: dict[str, Callable[[], Mapping[str, object]]] = {
-        ".toml": lambda: TomlConfigSettingsSource(WarmupSettings, toml_file=file)(),
-        ".yaml": lambda: YamlConfigSettingsSource(WarmupSettings, yaml_file=file)(),
-    }
-    sources[".yml"] = sources[".yaml"]
+    yaml, toml = (YamlConfigSettingsSource, "yaml_file"), (TomlConfigSettingsSource, "toml_file")
+    sources: dict[str, tuple[Any, str]] = {".yaml": yaml, ".yml": yaml, ".toml": toml}
     if file.suffix not in sources:
         raise InvalidSettings(f"settings file {file}: {file.suffix or 'no ending'} is not known: name it .yaml, .yml or .toml")
     if not file.is_file():
         raise InvalidSettings(f"settings file {file} is not there: correct --settings or STEP37_SETTINGS")
+    source, parameter = sources[file.suffix]
     try:
-        return {str(key).replace("-", "_"): value for key, value in sources[file.suffix]().items()}
+        return {str(key).replace("-", "_"): value for key, value in source(WarmupSettings, **{parameter: file})().items()}
     except Exception as error:  # noqa: BLE001 - each parser has its own tree of errors
         raise InvalidSettings(f"settings file {file} can't be read: {' '.join(str(error).split())}") from None
 
@@ -307,7 +320,10 @@ def _read_token(file: Path) -> tuple[str | None, str]:
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        return None, f"{file} can't be read ({getattr(error, 'strerror', None) or 'it is no text'}): name a file with the token"
+        return (
+            None,
+            f"{file} can't be read ({getattr(error, 'strerror', None) or 'it is no text'}): name a file with the token",
+        )
     return (token, "") if token else (None, f"{file} is empty: put the token into it")
 
 

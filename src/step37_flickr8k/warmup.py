@@ -266,7 +266,7 @@ class _Filling:
         try:
             return self._fill(commit, listing)
         finally:
-            self._folder.sweep(own=True)
+            self._folder.clear_up()
 
     def _fill(self, commit: str, listing: Mapping[str, RemoteFile]) -> Value:
         folder, phases = self._folder, self._phases
@@ -293,8 +293,8 @@ class _Filling:
         if before is None or (before.commit, before.repo_id) == (survey.commit, repo_id):
             return before
         log.warning(
-            "%s holds %s at commit %s and is being replaced by %s at %s: running readers may see new bytes; pin a revision, or use "
-            "a folder per commit",
+            "%s holds %s at commit %s and is being replaced by %s at %s: running readers may see new bytes; pin a revision, "
+            "or use a folder per commit",
             *(self._folder.files, before.repo_id, before.commit, repo_id, survey.commit),
         )
         self._lease.check()
@@ -354,7 +354,9 @@ def _source(hub: Hub, commit: str, split: str) -> Source:
     return Source(url=lambda name: hub.url(commit, split, name), headers=hub.headers())
 
 
-def _result(commit: str, rows: int, tally: Tally, seconds: Mapping[str, float], *, warm: bool, skipped: Mapping[str, str]) -> Value:
+def _result(
+    commit: str, rows: int, tally: Tally, seconds: Mapping[str, float], *, warm: bool, skipped: Mapping[str, str]
+) -> Value:
     return {
         "commit": commit,
         "warm": warm,

@@ -63,14 +63,18 @@ class World:
         """Give the address of the store; raises `InvalidWorld` naming what is missing."""
         if self.master_addr is None or self.master_port is None:
             missing = "MASTER_ADDR" if self.master_addr is None else "MASTER_PORT"
-            raise InvalidWorld(f"{self.size} ranks need a meeting point, but {missing} isn't set: set it to rank 0's, on all ranks")
+            raise InvalidWorld(
+                f"{self.size} ranks need a meeting point, but {missing} isn't set: set it to rank 0's, on all ranks"
+            )
         return self.master_addr, self.master_port
 
     def describe(self) -> str:
         """Give the first line that every rank logs; "-" stands for what the launcher doesn't say."""
         total = {name: "-" if value is None else value for name, value in vars(self).items()}
-        return "host {host}, local rank {local_rank} of {local_size}, node {node} of {nodes}, global rank {rank} of {size}".format(
-            **total
+        return (
+            "host {host}, local rank {local_rank} of {local_size}, node {node} of {nodes}, global rank {rank} of {size}".format(
+                **total
+            )
         )
 
 
@@ -115,7 +119,7 @@ def _plain(environ: Mapping[str, str], number: _Numbers) -> _Place:
     }
 
 
-def _kubernetes(environ: Mapping[str, str], number: _Numbers) -> _Place:
+def _kubernetes(_: Mapping[str, str], number: _Numbers) -> _Place:
     """Read an Indexed Job's index; how many there are the Job must pass in."""
     rank = number.get("JOB_COMPLETION_INDEX")
     if rank is None:
@@ -142,7 +146,7 @@ def _slurm(environ: Mapping[str, str], number: _Numbers) -> _Place:
     }
 
 
-def _open_mpi(environ: Mapping[str, str], number: _Numbers) -> _Place:
+def _open_mpi(_: Mapping[str, str], number: _Numbers) -> _Place:
     """Read mpirun's variables."""
     rank = number.get("OMPI_COMM_WORLD_RANK")
     if rank is None:

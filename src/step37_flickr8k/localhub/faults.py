@@ -45,9 +45,7 @@ class Fault:
             raise ValueError(message)
 
     @classmethod
-    def delay(
-        cls, seconds: float, *, path: str = "*", kind: str = "*", times: int | None = None, every: int = 1
-    ) -> "Fault":
+    def delay(cls, seconds: float, *, path: str = "*", kind: str = "*", times: int | None = None, every: int = 1) -> "Fault":
         """Wait ``seconds`` before each answer."""
         return cls("delay", path, kind, times, every, seconds=seconds)
 

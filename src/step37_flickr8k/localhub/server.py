@@ -28,7 +28,7 @@ GRACE = 0.1
 class LocalHub:
     """A Hub over a folder, for as long as the ``with`` block runs; it may be entered again after it has ended."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a property of the Hub that it stands for
         self,
         folder: Path | str,
         *,
@@ -76,9 +76,7 @@ class LocalHub:
     def file_requests(self) -> tuple[Request, ...]:
         """Give the GETs that were answered with a file's bytes, whichever origin served them: a download each."""
         return tuple(
-            one
-            for one in self.requests
-            if one.method == "GET" and one.kind in {"resolve", "cdn"} and one.status in {200, 206}
+            one for one in self.requests if one.method == "GET" and one.kind in {"resolve", "cdn"} and one.status in {200, 206}
         )
 
     def clear_requests(self) -> None:
@@ -107,9 +105,7 @@ class LocalHub:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Stop serving; what is under way is cut off."""
         self._stack.close()
 
