@@ -255,8 +255,9 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
 
 def _guess(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean {close[0]}?" if close else f": known are {', '.join(known)}"
+    bare = {each.removeprefix(PREFIX): each for each in known}
+    close = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
+    return f": did you mean {bare[close[0]]}?" if close else f": known are {', '.join(known)}"
 
 
 def _environment_layer(environ: Mapping[str, str]) -> _Layer:
@@ -331,7 +332,7 @@ def _explain(name: str, message: str, values: Mapping[str, object], origins: Map
     """Name the setting, its value (no secret's), where it came from, what is wrong and what is right."""
     if name not in _fields():
         return f"{name}: no such setting{_guess(name, _fields())}"
-    value = re.sub(r"//[^/]*@", "//***@", str(values.get(name)))
-    shown = "" if name == "token" else f"={value!r}"
+    value = re.sub(r"//[^/]*@", "//***@", repr(values.get(name)))
+    shown = "" if name == "token" else f"={value}"
     what = message.removeprefix("Value error, ").removeprefix("Input should be ")
     return f"{name}{shown} ({origins[name]}) is wrong: {what}; {name} is {WarmupSettings.model_fields[name].description}"

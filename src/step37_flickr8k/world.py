@@ -55,8 +55,9 @@ class World:
             if place := read(environ, number):
                 return cls(**place, **where)  # type: ignore[arg-type]
         size = number.get("WORLD_SIZE", 1)
-        if size is not None and size > 1:
-            raise InvalidWorld(f"WORLD_SIZE={size} without a rank: set RANK, or start it with torchrun, srun or mpirun")
+        if "LOCAL_RANK" in environ or (size is not None and size > 1):
+            found = "LOCAL_RANK" if "LOCAL_RANK" in environ else f"WORLD_SIZE={size}"
+            raise InvalidWorld(f"{found} is set without RANK: set it too, or start it with torchrun, srun or mpirun")
         return cls(**where)  # type: ignore[arg-type]
 
     def rendezvous(self) -> tuple[str, int]:

@@ -1,0 +1,198 @@
+"""The settings: every source, every origin, every mistake in one line, and no secret anywhere."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from step37_flickr8k.errors import InvalidSettings
+from step37_flickr8k.settings import (
+    WarmupSettings,
+    describe_settings,
+    flags,
+    json_schema,
+    library_settings,
+    load_settings,
+    settings_table,
+)
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml", ".toml"])
+def test_the_stronger_source_wins(tmp_path: Path, suffix: str) -> None:
+    """Command line before environment before file before the Hub's variables before defaults; each value knows its origin."""
+    file = tmp_path / f"warmup{suffix}"
+    pairs = {"split": "a", "caption-key": "a", "concurrency": 1, "endpoint": "http://file"}
+    line = "{}: {}\n" if suffix != ".toml" else "{} = {}\n"
+    file.write_text("".join(line.format(key, json.dumps(value)) for key, value in pairs.items()))
+    environ = {"STEP37_SPLIT": "b", "STEP37_CAPTION_KEY": "b", "HF_ENDPOINT": "http://hub", "STEP37_SETTINGS": str(file)}
+    loaded = load_settings({"split": "c"}, environ=environ)
+    assert (loaded.settings.split, loaded.settings.caption_key, loaded.settings.concurrency) == ("c", "b", 1)
+    assert loaded.settings.endpoint == "http://file"
+    origins = {name: loaded.origins[name] for name in ("split", "caption_key", "concurrency", "endpoint", "repo_id")}
+    assert origins == {
+        "split": "--split",
+        "caption_key": "STEP37_CAPTION_KEY",
+        "concurrency": str(file),
+        "endpoint": str(file),
+        "repo_id": "default",
+    }
+
+
+@pytest.mark.parametrize("text", ["all", "null", "None"])
+def test_every_row_is_all_or_null(text: str) -> None:
+    """sample_count takes a number, or a word for every row."""
+    assert load_settings({"sample_count": text}, environ={}).settings.sample_count is None
+    assert load_settings({"sample_count": "3"}, environ={}).settings.sample_count == 3
+
+
+def test_durations_may_carry_their_unit() -> None:
+    """Seconds are the unit; s, m and h are understood."""
+    flags_given = {"arrival_timeout": "15m", "read_timeout": "90s", "visibility_timeout": "1h", "stall_timeout": "0"}
+    settings = load_settings(flags_given, environ={}).settings
+    assert (settings.arrival_timeout, settings.read_timeout, settings.visibility_timeout) == (900, 90, 3600)
+    assert settings.stall_timeout == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("repo_id", value) for value in ("a b", "a/b/c", "a--b", "x.git", "../x", "a/", "", "-a", "a" * 97)],
+        *[("split", value) for value in ("..", "../train", "a/b", ".hidden", "")],
+        *[("sample_count", value) for value in ("0", "-1", "many", "1.5")],
+        *[("revision", value) for value in ("a b", "a..b", "")],
+        *[("endpoint", value) for value in ("hub", "ftp://hub", "http://user:pw@hub", "http://")],
+        *[("caption_key", value) for value in (" ",)],
+        *[("concurrency", value) for value in ("0", "1025")],
+        *[("attempts", value) for value in ("0",)],
+        *[("read_timeout", value) for value in ("0", "-1", "soon")],
+        *[("heartbeat_timeout", value) for value in ("0.5",)],
+        *[("stall_timeout", value) for value in ("-1",)],
+        *[("log_level", "loud"), ("log_format", "xml"), ("progress", "maybe")],
+    ],
+)
+def test_a_bad_value_is_one_line_with_setting_origin_value_and_remedy(name: str, value: str) -> None:
+    """Each mistake names the setting, where it came from, the value, and what it should be."""
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings({name: value}, environ={})
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{name}=")
+    assert f"(--{name.replace('_', '-')})" in message
+    assert value[:5] in message or "pw" in value
+    assert "pw" not in message
+    assert f"; {name} is " in message
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    """One line a mistake, whatever its source: a mistyped variable, an unknown key, a bad value."""
+    file = tmp_path / "warmup.yaml"
+    file.write_text("splitt: x\nconcurrency: 0\n")
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings({"sample_count": "0"}, file=file, environ={"STEP37_SAMPEL_COUNT": "3", "STEP37_QQQ": "1"})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 5
+    assert "STEP37_QQQ: no such setting: known are STEP37_REPO_ID" in lines[0]
+    assert lines[1] == "STEP37_SAMPEL_COUNT: no such setting: did you mean STEP37_SAMPLE_COUNT?"
+    assert lines[2] == f"splitt: no such setting in {file}: did you mean split?"
+    with pytest.raises(InvalidSettings, match="retries: no such setting"):
+        load_settings({"retries": "3"}, environ={})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("warmup.yaml", "a: [1\n", "line 2"),
+        ("warmup.toml", "a = \n", "line 1"),
+        ("warmup.ini", "", "name it .yaml"),
+        ("warmup.yaml", None, "is not there"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: str | None, words: str) -> None:
+    """A malformed, unknown or missing settings file is one line with its path."""
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InvalidSettings, match=words) as caught:
+        load_settings({}, file=tmp_path / name, environ={})
+    assert str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def token_of(environ: dict[str, str], **flags_given: str) -> tuple[str | None, str]:
+    loaded = load_settings(flags_given, environ=environ)
+    token = loaded.settings.token
+    return token.get_secret_value() if token else None, loaded.origins["token"]
+
+
+def test_the_token_comes_from_where_users_keep_it(tmp_path: Path) -> None:
+    """A token file, STEP37_TOKEN, HF_TOKEN, or huggingface_hub's own login; the stronger source wins."""
+    file, home = tmp_path / "token-file", tmp_path / "home"
+    file.write_text("hf_file\n")
+    home.mkdir()
+    (home / "token").write_text("hf_login")
+    nobody = {"HF_HOME": str(tmp_path / "none")}
+    assert token_of(nobody) == (None, "default")
+    assert token_of({"HF_HOME": str(home)}) == ("hf_login", "huggingface_hub's login")
+    assert token_of({"HF_TOKEN_PATH": str(home / "token")}) == ("hf_login", "huggingface_hub's login")
+    assert token_of({"HF_HOME": str(home), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}) == (None, "default")
+    assert token_of({"HF_HOME": str(home), "HF_TOKEN": "hf_env"}) == ("hf_env", "HF_TOKEN")
+    assert token_of({"HF_TOKEN": "hf_env", "STEP37_TOKEN": "hf_own"}) == ("hf_own", "STEP37_TOKEN")
+    assert token_of({"STEP37_TOKEN": "hf_own"}, token_file=str(file)) == ("hf_file", "--token-file")
+    with pytest.raises(InvalidSettings, match="both set"):
+        load_settings({}, environ={"STEP37_TOKEN": "hf_own", "STEP37_TOKEN_FILE": str(file)})
+
+
+def test_a_token_file_that_is_no_use_is_said(tmp_path: Path) -> None:
+    """A missing, empty or binary token file is an error, never no token."""
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for name, words in (("none", "No such file"), ("empty", "is empty"), ("binary", "no text")):
+        with pytest.raises(InvalidSettings, match=words):
+            load_settings({"token_file": str(tmp_path / name)}, environ={})
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=12).filter(lambda text: len(set(text)) > 4))
+def test_a_secret_never_shows(token: str) -> None:
+    """Whatever the token is, no repr, table, dump or error of the settings holds it."""
+    loaded = load_settings({}, environ={"HF_TOKEN": token})
+    shown = [repr(loaded), str(loaded.settings), str(describe_settings(loaded)), loaded.settings.model_dump_json()]
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings({"sample_count": "0"}, environ={"STEP37_TOKEN": token})
+    assert not any(token in text for text in [*shown, str(caught.value), repr(caught.value.__cause__)])
+
+
+def test_settings_are_frozen_and_read_nothing_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keyword arguments alone make settings; they don't change afterwards."""
+    monkeypatch.setenv("STEP37_SPLIT", "validation")
+    settings = WarmupSettings()
+    assert settings.split == "train"
+    with pytest.raises(ValueError, match="frozen"):
+        settings.split = "test"  # type: ignore[misc]
+
+
+def test_a_library_call_takes_its_selection_from_its_arguments(caplog: pytest.LogCaptureFixture) -> None:
+    """The environment gives connection and timeouts only, and an unknown STEP37_ variable is a warning: it may be others'."""
+    environ = {"STEP37_SPLIT": "validation", "STEP37_READ_TIMEOUT": "7", "STEP37_TRAINER_LR": "1e-5", "HF_ENDPOINT": "http://hub"}
+    with caplog.at_level(logging.WARNING):
+        loaded = library_settings({"sample_count": 3, "revision": None}, environ)
+    settings = loaded.settings
+    assert (settings.split, settings.sample_count, settings.revision) == ("train", 3, None)
+    assert (settings.read_timeout, settings.endpoint) == (7, "http://hub")
+    assert "STEP37_TRAINER_LR" in caplog.text
+    with pytest.raises(InvalidSettings, match=r"sample_count=0 \(the call\)"):
+        library_settings({"sample_count": 0}, {})
+
+
+def test_flags_table_and_schema_speak_of_the_same_settings() -> None:
+    """Every setting has a flag but the token, a row of the README's table, and a place in the schema."""
+    names = list(WarmupSettings.model_fields)
+    assert [name for name, *_ in flags()] == [name for name in names if name != "token"]
+    assert [line.split("`")[1] for line in settings_table().splitlines()[2:]] == names
+    assert list(json_schema()["properties"]) == names
+    assert {flag: choices for _, flag, _, choices in flags() if choices} == {
+        "--log-level": ("debug", "info", "warning", "error"),
+        "--log-format": ("text", "json"),
+        "--progress": ("auto", "on", "off"),
+    }

@@ -1,0 +1,114 @@
+"""This process's place, from the launchers' variables."""
+
+import pytest
+
+from step37_flickr8k.errors import InvalidWorld
+from step37_flickr8k.world import World
+
+TORCHRUN = {
+    "RANK": "5",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "4",
+    "GROUP_RANK": "1",
+    "MASTER_ADDR": "n0",
+    "MASTER_PORT": "29500",
+    "TORCHELASTIC_RUN_ID": "none",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+}
+STEP = {
+    "SLURM_JOB_ID": "12",
+    "SLURM_STEP_ID": "0",
+    "SLURM_PROCID": "3",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_NTASKS": "4",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+    "SLURM_STEP_NUM_NODES": "2",
+}
+MPI = {
+    "OMPI_COMM_WORLD_RANK": "2",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+}
+
+
+@pytest.mark.parametrize(
+    ("environ", "place"),
+    [
+        ({}, ("none", 0, 1, 0, None, None)),
+        (TORCHRUN, ("torchrun", 5, 8, 1, 4, 1)),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, ("env", 1, 2, 0, None, None)),
+        ({"JOB_COMPLETION_INDEX": "3", "WORLD_SIZE": "4"}, ("kubernetes", 3, 4, 0, None, None)),
+        (STEP, ("slurm", 3, 4, 1, None, 1)),
+        (STEP | {"WORLD_SIZE": "4"}, ("slurm", 3, 4, 1, None, 1)),
+        (STEP | TORCHRUN, ("torchrun", 5, 8, 1, 4, 1)),
+        (MPI, ("openmpi", 2, 4, 0, 2, None)),
+        ({"SLURM_JOB_ID": "12", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, ("none", 0, 1, 0, None, None)),
+        ({"WORLD_SIZE": "1"}, ("none", 0, 1, 0, None, None)),
+    ],
+)
+def test_each_launcher_is_understood(environ: dict[str, str], place: tuple[object, ...]) -> None:
+    """torchrun, plain variables, an Indexed Job, a SLURM step, Open MPI, none; a batch script outside srun is one process."""
+    world = World.from_environment(environ)
+    assert (world.launcher, world.rank, world.size, world.local_rank, world.local_size, world.node) == place
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"RANK": "0"}, "WORLD_SIZE"),
+        ({"RANK": "0", "WORLD_SIZE": ""}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "4"}, "RANK"),
+        ({"LOCAL_RANK": "1"}, "RANK"),
+        ({"JOB_COMPLETION_INDEX": "0"}, "completions"),
+        ({"OMPI_COMM_WORLD_RANK": "0"}, "OMPI_COMM_WORLD_SIZE"),
+        ({"SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}, "SLURM_STEP_NUM_TASKS"),
+        (STEP | {"WORLD_SIZE": "8"}, "WORLD_SIZE=8"),
+        ({"RANK": "4", "WORLD_SIZE": "4"}, "rank 4"),
+        ({"RANK": "-1", "WORLD_SIZE": "4"}, "RANK='-1'"),
+        ({"RANK": "one", "WORLD_SIZE": "4"}, "RANK='one'"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE='0'"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT"),
+    ],
+)
+def test_half_set_variables_are_refused(environ: dict[str, str], named: str) -> None:
+    """A rank that can't know its place never takes itself for rank 0 of 1: the error names the variable, in one line."""
+    with pytest.raises(InvalidWorld) as caught:
+        World.from_environment(environ)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environ", "run"),
+    [
+        ({}, None),
+        (TORCHRUN, None),
+        (TORCHRUN | {"TORCHELASTIC_RUN_ID": "job7"}, "torchrun-job7"),
+        (STEP, "slurm-12.0"),
+        (STEP | TORCHRUN | {"TORCHELASTIC_RUN_ID": "job7"}, "slurm-12.0"),
+        (STEP | {"STEP37_RUN_ID": "uid-1"}, "uid-1"),
+    ],
+)
+def test_the_run_is_the_same_on_all_ranks_and_after_restarts(environ: dict[str, str], run: str | None) -> None:
+    """A run is named by the job that it is of, or has no name."""
+    assert World.from_environment(environ).run == run
+
+
+def test_several_ranks_need_a_meeting_point() -> None:
+    """The address of the store is asked for only when it is needed, and what is missing is named."""
+    assert World.from_environment(TORCHRUN).rendezvous() == ("n0", 29500)
+    assert World.from_environment(TORCHRUN).agent_store
+    with pytest.raises(InvalidWorld, match="MASTER_ADDR"):
+        World.from_environment({"RANK": "0", "WORLD_SIZE": "2"}).rendezvous()
+    with pytest.raises(InvalidWorld, match="MASTER_PORT"):
+        World.from_environment({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "n0"}).rendezvous()
+
+
+def test_the_first_line_says_where_this_is() -> None:
+    """Host, local rank, node and global rank, each with its total where the launcher says it."""
+    world = World.from_environment(TORCHRUN)
+    assert world.describe() == f"host {world.host}, local rank 1 of 4, node 1 of 2, global rank 5 of 8"
+    assert "local rank 0 of -, node - of -, global rank 0 of 1" in World.from_environment({}).describe()
