@@ -9,7 +9,9 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from email.message import Message
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
