@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def in_group(rank: int, size: int, meeting: str, result: str, call: Callable[...
     """Be a rank of an initialised gloo group that calls ``call(rank, arguments)`` and keeps what came out."""
     import torch.distributed as dist
 
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
+    timeout = timedelta(seconds=float(os.environ.get("GROUP_TIMEOUT", "60")))
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size, timeout=timeout)
     try:
         outcome: Any = call(rank, arguments)
     except Exception as error:  # noqa: BLE001 - an outcome like any other

@@ -78,6 +78,17 @@ class CacheFolder:
         with self._errors():
             return {name: Entry(s.st_size, s.st_mtime_ns) for name, s in _stats(self.files) if not name.startswith(".")}
 
+    def age(self, name: str) -> float:
+        """Give the seconds since one of our own files was written, by the file system's own clock."""
+        probe = self._own_temporary()
+        try:
+            with self.writing(probe):
+                pass
+            with self._errors():
+                return probe.stat().st_mtime - (self.home / name).stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+
     def refresh(self) -> set[str]:
         """List our own folder: what an NFS client has once missed it goes on missing until the folder is listed."""
         with self._errors():
@@ -93,6 +104,9 @@ class CacheFolder:
             raise FolderFull(f"{told}: free space or lower sample_count")
         if free.f_files and free.f_favail < files:  # 0 inodes in all: the file system doesn't count them
             raise FolderFull(f"{self.files} has {free.f_favail} inodes free, the plan needs {files}: delete files")
+
+    def _own_temporary(self) -> Path:
+        return self.home / f"{_TEMPORARY}{self._nonce}-{next(self._numbers)}.tmp"
 
     def temporary(self) -> Path:
         """Give a new name for an unfinished file of the split."""
@@ -120,7 +134,7 @@ class CacheFolder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write one of our own files: whole and flushed before it gets its name."""
-        temporary = self.home / f"{_TEMPORARY}{self._nonce}-{next(self._numbers)}.tmp"
+        temporary = self._own_temporary()
         try:
             with self.writing(temporary) as file:
                 file.write(content)
@@ -135,7 +149,7 @@ class CacheFolder:
 
         By ``link``, which is atomic on every NFS version and never shows an empty file.
         """
-        temporary = self.home / f"{_TEMPORARY}{self._nonce}-{next(self._numbers)}.tmp"
+        temporary = self._own_temporary()
         try:
             with self.writing(temporary) as file:
                 file.write(content)

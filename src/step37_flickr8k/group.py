@@ -257,6 +257,8 @@ class _Herald(threading.Thread):
         self._answered = 0
         self._outcome: tuple[int, Value] | None = None
         self._beat_due = 0.0
+        self._turned = time.monotonic()
+        self._was_frozen = False
         self._lost: ConnectionError | None = None
         try:
             self._store = call.group.connect(call.patience.arrival)
@@ -273,7 +275,8 @@ class _Herald(threading.Thread):
     def conclude(self, error: BaseException | None, own_problem: Exception | None) -> Value:
         """Collect what the ranks report, speak the verdict, and stay until it has been heard."""
         others = self._call.group.size - 1
-        self._until("reports", others, self._patience.confirming if error is None else _LAST_WORDS)
+        patient = self._patience.confirming if error is None else _LAST_WORDS
+        self._until("reports", others, _FAREWELL if self._was_frozen else patient)
         reports = self._ask(self._reports, default={})
         reports[0] = _report(self._call.group, own_problem)
         verdict = self.tell("verdict", self._verdict(error, reports))
@@ -333,6 +336,10 @@ class _Herald(threading.Thread):
             self._lost = lost
 
     def _next_task(self) -> bool:
+        now = time.monotonic()
+        # a rank 0 that was frozen, and its store with it, has been given up where it can't read of it: few will still report
+        self._was_frozen |= now - self._turned > self._patience.heartbeat
+        self._turned = now
         try:
             item = self._tasks.get(timeout=_POLL)
         except queue.Empty:

@@ -38,17 +38,19 @@ def take(folder: CacheFolder, claim: Claim, timeout: float, waiting: Callable[[s
     """Take the lease, however long its holder works.
 
     ``waiting(holder)`` is asked every few seconds whether to go on waiting; None is returned when it says no.
-    Raises the failure that a holder of this same run has left there meanwhile: one try is enough for all of them.
+    Raises the failure that another rank of this same run has left there meanwhile or within the last quarter of ``timeout``:
+    one try is enough for all of them, but a job that is started again tries again.
     """
     seen: tuple[int, bytes] | None = None
     since = time.monotonic()
     while True:
         generation, content = _newest(folder)
         if (generation, content) != seen:
-            met_before = seen is not None and seen[0] == generation
+            fresh = seen is not None and seen[0] == generation
             seen, since = (generation, content), time.monotonic()
             holder = _parsed(content)
-            _adopt_failure(holder, claim, met_before)
+            if _is_failure_of_this_run(holder, claim) and (fresh or _age(folder, generation) < timeout / 4):
+                raise from_value(holder["failure"])
         if generation == 0 or _may_take(holder, claim) or time.monotonic() - since >= timeout:
             lease = Lease(folder, claim, generation + 1, timeout)
             if lease.taken():
@@ -82,10 +84,15 @@ def _may_take(holder: dict[str, Any], claim: Claim) -> bool:
     return ended or own_past
 
 
-def _adopt_failure(holder: dict[str, Any], claim: Claim, met_before: bool) -> None:
-    same_run = claim.run is not None and holder.get("run") == claim.run and holder.get("rank") != claim.rank
-    if met_before and same_run and holder.get("state") == "failed":
-        raise from_value(holder["failure"])
+def _is_failure_of_this_run(holder: dict[str, Any], claim: Claim) -> bool:
+    same_run = claim.run is not None and holder.get("run") == claim.run
+    return same_run and holder.get("rank") != claim.rank and holder.get("state") == "failed"
+
+
+def _age(folder: CacheFolder, generation: int) -> float:
+    with contextlib.suppress(OSError, Step37Error):  # it has just been replaced
+        return folder.age(f"{folder.split}.lease.{generation}")
+    return float("inf")
 
 
 class Lease:

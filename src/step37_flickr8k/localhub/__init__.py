@@ -5,8 +5,8 @@ other client works against it unchanged. Images are LFS files, redirected to a s
 
     from step37_flickr8k.localhub import Fault, LocalHub
 
-    with LocalHub("shared/sample", repo_id="intro/flickr8k", token="hf_x") as hub:
-        hub.faults.add(Fault.status(503, path="train/*.jpg", times=2), Fault.delay(0.05))
+    with LocalHub("dataset", repo_id="intro/flickr8k", token="hf_x") as hub:  # eight images and a metadata.csv
+        hub.faults.add(Fault.status(429, path="train/*.jpg", kind="cdn", retry_after=0, times=2), Fault.delay(0.05))
         snapshot_download("intro/flickr8k", repo_type="dataset", endpoint=hub.endpoint, token="hf_x")
         assert len(hub.file_requests()) == 9
         assert not any(one.authorization for one in hub.requests if one.origin == "cdn")
