@@ -44,7 +44,7 @@ types: $(STAMP) ## mypy, strict
 bench: bench-barrier ## all benchmarks
 
 bench-barrier: $(STAMP) ## how fast the outcome, and a death, reach all ranks
-	$(BIN)/python benchmarks/barrier.py
+	TORCH_CPP_LOG_LEVEL=FATAL $(BIN)/python benchmarks/barrier.py
 
 format: $(STAMP) ## let ruff write the files as `lint` wants them
 	$(BIN)/ruff check --fix .

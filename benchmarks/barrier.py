@@ -1,1 +1,185 @@
-"""Placeholder."""
+"""How long until all ranks know: after rank 0's outcome, its failure, its death; beside a bare barrier of the same run.
+
+``make bench-barrier``. Real processes over the real store; times on a shared machine vary, so compare within a run. Rank 0
+and the others read one monotonic clock, since they are on one machine.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from step37_flickr8k.errors import RankZeroLost
+from step37_flickr8k.group import Group, Patience, Progress, job_group, share
+from step37_flickr8k.world import World
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["torch.distributed", "step37_flickr8k.group"])
+
+HEARTBEAT = 2.0
+WORK = 2.0  # s
+
+
+class Counting:
+    """A store that counts its requests."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.count = 0
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        self.count += 1
+        method: Callable[..., Any] = getattr(self._store, name)
+        return method
+
+
+def rank_of_a_share(rank: int, size: int, port: int, out: str, ending: str, seconds: float) -> None:
+    group = job_group(World(rank=rank, size=size, master_addr="127.0.0.1", master_port=port))
+    stores: list[Counting] = []
+
+    def connect(within: float) -> Any:
+        stores.append(Counting(group.connect(within)))
+        return stores[-1]
+
+    told: dict[str, float] = {}
+
+    def work(progress: Progress) -> dict[str, Any]:
+        for number in range(int(seconds * 10)):
+            progress("working", files=number)
+            time.sleep(0.1)
+        told["end"] = time.monotonic()
+        Path(f"{out}.end").write_text(str(told["end"]))
+        if ending == "death":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if ending == "failure":
+            raise RuntimeError("as asked")
+        return {}
+
+    counted = Group(rank=rank, size=size, connect=connect, reconnects=group.reconnects)
+    start = time.monotonic()
+    with suppress(RuntimeError, RankZeroLost):
+        share(counted, work, patience=Patience(arrival=120, heartbeat=HEARTBEAT if ending == "death" else 30.0))
+    now = time.monotonic()
+    Path(f"{out}.{rank}").write_text(json.dumps([now, sum(s.count for s in stores), now - start]))
+
+
+def rank_of_a_barrier(rank: int, size: int, port: int, out: str) -> None:
+    import torch.distributed as dist  # noqa: PLC0415 - forked with it imported
+
+    method = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=method, rank=rank, world_size=size, timeout=timedelta(seconds=120))
+    dist.barrier()
+    if rank == 0:
+        time.sleep(WORK)
+        Path(f"{out}.end").write_text(str(time.monotonic()))
+    dist.barrier()
+    Path(f"{out}.{rank}").write_text(json.dumps([time.monotonic(), 0, 0]))
+    dist.destroy_process_group()
+
+
+def free_port() -> int:
+    """Find a port below the ones that connections come from: there a client that comes early may connect to itself."""
+    for port in random.sample(range(15000, 30000), 100):
+        with suppress(OSError), socket.create_server(("", port)):
+            return port
+    raise OSError("no port is free")
+
+
+def last_return(target: Callable[..., None], size: int, *more: Any) -> float | None:
+    """Give the seconds from rank 0's end to the last rank's return; None where the ranks couldn't even start."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, port = f"{folder}/rank", free_port()
+        processes = [_context.Process(target=target, args=(rank, size, port, out, *more)) for rank in range(size)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(180)
+            process.kill()
+        times: list[float] = [json.loads(path.read_text())[0] for path in Path(folder).glob("rank.[0-9]*")]
+        expected = size - 1 if "death" in more else size
+        if len(times) < expected:
+            return None
+        return max(times) - float(Path(f"{out}.end").read_text())
+
+
+def requests_per_second(seconds: float) -> float:
+    """Count the requests of one waiter in one call, over a long work with the default heartbeat."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (2, free_port(), f"{folder}/rank", "success", seconds)
+        processes = [_context.Process(target=rank_of_a_share, args=(rank, *arguments)) for rank in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        _, count, took = json.loads(Path(f"{folder}/rank.1").read_text())
+        return float(count) / float(took)
+
+
+def wake(clients: int) -> float:
+    """Give the seconds until the last of so many real clients, blocked in one real store, has read a word."""
+    import torch.distributed as dist  # noqa: PLC0415 - the other parts have it in their own processes
+
+    server = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    returned: list[float] = []
+    ready = threading.Semaphore(0)
+
+    def client() -> None:
+        store = dist.TCPStore("localhost", server.port, is_master=False, wait_for_workers=False)
+        ready.release()
+        store.wait(["word"], timedelta(seconds=120))
+        store.get("word")
+        returned.append(time.monotonic())
+
+    threading.stack_size(256 << 10)
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        ready.acquire()
+    time.sleep(1)
+    start = time.monotonic()
+    server.set("word", "x" * 200)
+    for thread in threads:
+        thread.join()
+    return max(returned) - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[4, 16, 64])
+    parser.add_argument("--clients", type=int, nargs="+", default=[1000, 4000])
+    arguments = parser.parse_args()
+    print("seconds from rank 0's word, or death, to the last rank's return")
+    print(f"{'ranks':>6} {'outcome':>9} {'failure':>9} {'death':>9} {'bare barrier':>13}")
+    for size in arguments.sizes:
+        row = [last_return(rank_of_a_share, size, ending, WORK) for ending in ("success", "failure", "death")]
+        row.append(last_return(rank_of_a_barrier, size))
+        shown = [f"{value:.3f}" if value is not None else "failed" for value in row]
+        print(f"{size:>6} {shown[0]:>9} {shown[1]:>9} {shown[2]:>9} {shown[3]:>13}", flush=True)
+    print(f"death: SIGKILL, found after the heartbeat timeout, {HEARTBEAT:g} s here, since the last word\n")
+    rate = requests_per_second(60)
+    print(f"store requests of a waiter in a call of 60 s, coming and leaving included: {rate:.2f} a second; waiting: 2 a beat")
+    for ranks in (10, 1000, 10000):
+        print(f"{ranks:>6} ranks waiting: {2 * (ranks - 1) / Patience().beat:,.0f} requests a second (computed)")
+    print()
+    spent: dict[int, float] = {}
+    for clients in arguments.clients:
+        spent[clients] = wake(clients)
+        print(f"{clients:>6} clients of one store wake and read a word in {spent[clients]:.3f} s", flush=True)
+    most = max(spent)
+    print(f" 10000 clients: {spent[most] * 10000 / most:.3f} s (computed from {most}, in proportion)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 """A store in memory for ranks that are threads, with the faults that real stores show."""
 
 import threading
+import time
 
 
 class FakeStore:
@@ -51,11 +52,16 @@ class FakeServer:
         self.values: dict[str, str] = {}
         self.changed = threading.Condition()
         self.gone = False
+        self.thaws_at = 0.0
         self.requests = 0
 
     def connect(self, _seconds: float) -> FakeStore:
         with self.turn():
             return FakeStore(self)
+
+    def freeze(self, seconds: float) -> None:
+        """Answer nobody for a while, as a store whose host is frozen."""
+        self.thaws_at = time.monotonic() + seconds
 
     def die(self) -> None:
         with self.changed:
@@ -75,6 +81,7 @@ class _Turn:
         self._server = server
 
     def __enter__(self) -> None:
+        time.sleep(max(0.0, self._server.thaws_at - time.monotonic()))
         self._server.changed.acquire()
         self._server.requests += 1
         if self._server.gone:

@@ -6,6 +6,7 @@ Importing torch takes seconds, forking milliseconds; each rank has its own inter
 import multiprocessing
 import os
 import pickle
+import random
 import signal
 import socket
 import sys
@@ -23,8 +24,11 @@ LAUNCHER = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
+    """Find a port below the ones that connections come from: there a client that comes early may connect to itself."""
+    for port in random.sample(range(15000, 30000), 100):
+        with suppress(OSError), socket.create_server(("", port)):
+            return port
+    raise OSError("no port is free")
 
 
 def _become(target: Callable[..., Any], out: Path, environment: Mapping[str, str], arguments: tuple[Any, ...]) -> None:

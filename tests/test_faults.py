@@ -1,5 +1,6 @@
 """Faults of real ranks: killed, frozen, signalled, late, lost and replaced; nobody but the one downloader ever downloads."""
 
+import ctypes
 import json
 import os
 import pickle
@@ -121,9 +122,7 @@ def test_a_waiter_ends_at_a_random_moment(hub: LocalHub, cache: Path, ranks: Mak
 
 
 @pytest.mark.parametrize("moment", ["before", "during", "after"])
-def test_rank_zero_fails_before_during_and_after_the_download(
-    draw: Draw, hub: LocalHub, cache: Path, ranks: MakeRanks, moment: str
-) -> None:
+def test_rank_zero_fails_before_during_and_after_the_download(hub: LocalHub, cache: Path, ranks: MakeRanks, moment: str) -> None:
     """Wherever rank 0 fails, every rank ends with its class, message and exit code."""
     extra = []
     if moment == "before":
@@ -133,7 +132,6 @@ def test_rank_zero_fails_before_during_and_after_the_download(
         extra = ["--attempts", "2"]
     else:
         (cache / ".step37-flickr8k" / "train.json").mkdir(parents=True)  # the ready record can't be written
-    assert draw
     job = ranks(4).start_all("warmup", "--cache-dir", str(cache), *extra)
     codes = set(job.wait().values())
     words = {"before": "CaptionKeyNotFound", "during": "FetchFailed", "after": "FolderNotUsable"}[moment]
@@ -163,7 +161,8 @@ def test_ranks_that_come_late_or_never(draw: Draw, tmp_path: Path, ranks: MakeRa
     Three jobs side by side, each with a Hub of its own, since each takes its time.
     """
     jobs = [ranks(2, STEP37_VISIBILITY_TIMEOUT="20") for _ in range(2)] + [ranks(3, STEP37_VISIBILITY_TIMEOUT="0.1")]
-    with LocalHub(draw()) as one, LocalHub(draw()) as two, LocalHub(draw()) as three:
+    folder = draw()
+    with LocalHub(folder) as one, LocalHub(folder) as two, LocalHub(folder) as three:
         hubs = (one, two, three)
 
         def start(number: int, rank: int) -> None:
@@ -341,10 +340,41 @@ def call_in_namespace(_: int, arguments: dict[str, Any]) -> int:
 
 def mount_own(folder: str) -> None:
     """Give this process a mount namespace in which ``folder`` is an empty file system."""
-    import ctypes
+    _mount_privately(b"tmpfs", folder, b"tmpfs", 0)
 
+
+def bind_own(source: str, folder: str) -> None:
+    """Give this process a mount namespace in which ``folder`` is ``source``."""
+    ms_bind = 4096
+    _mount_privately(source.encode(), folder, None, ms_bind)
+
+
+def _mount_privately(source: bytes, folder: str, kind: bytes | None, how: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     clone_newns, ms_rec, ms_private = 0x20000, 0x4000, 1 << 18
-    assert libc.unshare(clone_newns) == 0
+    assert libc.unshare(clone_newns) == 0, os.strerror(ctypes.get_errno())
     assert libc.mount(b"none", b"/", None, ms_rec | ms_private, None) == 0
-    assert libc.mount(b"tmpfs", folder.encode(), b"tmpfs", 0, None) == 0
+    assert libc.mount(source, folder.encode(), kind, how, None) == 0
+
+
+@pytest.mark.parametrize("late", [{}, {3: 1.5}])
+def test_node_local_folders_have_one_downloader_each(
+    hub: LocalHub, cache: Path, ranks: MakeRanks, late: dict[int, float]
+) -> None:
+    """With cache_scope=node two nodes of two ranks download each file twice, once per node, all at one commit."""
+    hub.faults.add(Fault.delay(0.05))
+    for name in ("shared", "node-0", "node-1"):
+        (cache / name).mkdir(parents=True)
+    arguments = {"bind": str(cache), "late": late}
+    outcomes = ranks(4, STEP37_CACHE_SCOPE="node").start_group(call_on_node, arguments).outcomes()
+    assert outcomes == [8] * 4
+    assert set(served(hub).values()) == {2}
+    records = [json.loads((cache / f"node-{n}" / ".step37-flickr8k" / "train.json").read_text()) for n in range(2)]
+    assert {record["commit"] for record in records} == {hub.commit}
+
+
+def call_on_node(rank: int, arguments: dict[str, Any]) -> int:
+    """Call the loader where the cache folder is this rank's node's: ranks 0 and 1 share one, 2 and 3 another."""
+    time.sleep(arguments["late"].get(rank, 0))
+    bind_own(f"{arguments['bind']}/node-{rank // 2}", f"{arguments['bind']}/shared")
+    return len(prepare_flickr8k_samples(cache_dir=f"{arguments['bind']}/shared"))

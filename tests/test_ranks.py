@@ -145,3 +145,28 @@ def test_the_command_under_torchrun(hub: LocalHub, cache: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["run"].startswith("torchrun-")
         assert len(hub.file_requests()) == expected
+
+
+def on_another_backend(rank: int, size: int, port: int, cache: str, result: str) -> None:
+    """Be a rank of a group whose backend has no working collective at all."""
+    import pickle
+    from datetime import timedelta
+
+    import torch.distributed as dist
+    from torch.testing._internal.distributed import fake_pg  # noqa: F401 - registers the backend "fake"
+
+    store = dist.TCPStore("127.0.0.1", port, size, rank == 0, timedelta(seconds=60), wait_for_workers=False)
+    dist.init_process_group("fake", store=store, rank=rank, world_size=size)
+    Path(result).write_bytes(pickle.dumps(prepare(rank, {"all": {"cache_dir": cache}})))
+
+
+def test_the_groups_backend_does_not_matter(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+    """Only the group's store is used: with a backend whose collectives do nothing every rank still gets the outcome."""
+    job = ranks(3)
+    for rank in range(3):
+        arguments = (rank, 3, job.port, str(cache), str(job.folder / f"result-{rank}"))
+        job._start(rank, on_another_backend, job.environment, arguments)
+    outcomes = job.outcomes()
+    assert len(outcomes[0]) == 8
+    assert outcomes[1] == outcomes[2] == outcomes[0]
+    assert len(hub.file_requests()) == 9

@@ -192,6 +192,7 @@ def test_flags_table_and_schema_speak_of_the_same_settings() -> None:
     assert [line.split("`")[1] for line in settings_table().splitlines()[2:]] == names
     assert list(json_schema()["properties"]) == names
     assert {flag: choices for _, flag, _, choices in flags() if choices} == {
+        "--cache-scope": ("shared", "node"),
         "--log-level": ("debug", "info", "warning", "error"),
         "--log-format": ("text", "json"),
         "--progress": ("auto", "on", "off"),

@@ -103,6 +103,11 @@ def _maybe_barrier() -> None:
     barrier()
 
 
+def _log_progress(told: dict[str, Any]) -> None:
+    numbers = ", ".join(f"{name} {number:,}" for name, number in told.items() if name not in {"kind", "state"})
+    log.debug("rank 0: %s %s", told["state"], numbers)
+
+
 def prepare_flickr8k_samples(
     *,
     repo_id: str = "intro/flickr8k",
@@ -142,7 +147,7 @@ def prepare_flickr8k_samples(
     settings: WarmupSettings = library_settings(selection, os.environ).settings
     group = current_group()
     warmup = Warmup(settings, World.from_environment(os.environ))
-    result, rows = warmup.run(group or Group.alone())
+    result, rows = warmup.run(group or Group.alone(), _log_progress)
     if result["skipped"]:
         log.warning("left out, since they can't be decoded: %s", ", ".join(sorted(result["skipped"])))
     folder = warmup.folder.files

@@ -664,8 +664,10 @@ def _reach_store(host: str, port: int, seconds: float) -> Any:
     deadline = time.monotonic() + seconds
     for pause in itertools.chain((0.05, 0.1, 0.2, 0.5), itertools.repeat(1.0)):
         try:
-            with socket.create_connection((host, port), timeout=5.0):
-                pass  # torch's own client would retry too, but print a stack trace for each try
+            # torch's own client would try again, too, but print a stack trace for each try
+            with socket.create_connection((host, port), timeout=5.0) as probe:
+                if probe.getsockname() == probe.getpeername():  # of an ephemeral port that nobody listens on yet
+                    raise ConnectionError("connected to itself")
             return dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=60))
         except (OSError, dist.DistNetworkError) as error:  # socket.gaierror is an OSError
             if time.monotonic() + pause > deadline:

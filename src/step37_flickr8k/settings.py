@@ -103,6 +103,9 @@ class WarmupSettings(BaseSettings):
     cache_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
         Path(".cache/step37_flickr8k"), description="folder to fill, on a file system that all ranks share"
     )
+    cache_scope: Literal["shared", "node"] = Field(
+        "shared", description="`shared`: one folder for all nodes; `node`: each node has its own, and one downloader"
+    )
     endpoint: Annotated[str | None, AfterValidator(_endpoint)] = Field(
         None,
         description="address of the Hub or of a mirror, http or https, without credentials; default: the public Hub",
@@ -231,7 +234,7 @@ def flags() -> Iterator[tuple[str, str, str, tuple[str, ...] | None]]:
             yield name, _flag(name), f"{field.description}{shown}".replace("%", "%%").replace("`", ""), choices
 
 
-_CHOICES = [WarmupSettings.model_fields[name].annotation for name in ("log_level", "log_format", "progress")]
+_CHOICES = [WarmupSettings.model_fields[name].annotation for name in ("cache_scope", "log_level", "log_format", "progress")]
 
 
 def _fields() -> list[str]:

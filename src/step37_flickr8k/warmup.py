@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from step37_flickr8k.errors import CacheDamaged, FolderNotUsable, TransientError
+from step37_flickr8k.errors import CacheDamaged, FolderNotUsable, Step37Error, TransientError
 from step37_flickr8k.fetch import Source, Tally, fetch
 from step37_flickr8k.folder import CacheFolder, Entry, digest_of
 from step37_flickr8k.group import Group, Patience, Progress, share
@@ -81,20 +81,43 @@ class Warmup:
         return Patience(**{name: getattr(self.settings, f"{name}_timeout") for name in names})
 
     def run(self, group: Group, watch: Callable[[Value], None] = lambda _: None) -> tuple[Value, list[Row]]:
-        """Warm the cache on rank 0 and read the selection on every rank; gives rank 0's report and this rank's rows."""
+        """Warm the cache and read the selection on every rank; gives rank 0's report and this rank's rows."""
+        if self.settings.cache_scope == "shared":
+            return self._share(group, watch)
+        agreed = share(group, self._agree, watch=watch, arguments=self._arguments(), patience=self.patience)
+        pinned = Warmup(self.settings.model_copy(update={"revision": agreed["commit"]}), self.world)
+        problem: Exception | None = None
+        if group.rank != 0:  # each node's own lease elects its downloader; rank 0 is that of its node, or waits for it
+            try:
+                pinned.warm(Progress(watch))
+            except (Step37Error, OSError) as error:
+                problem = error
+        return pinned._share(group, watch, problem)
+
+    def _share(self, group: Group, watch: Callable[[Value], None], problem: Exception | None = None) -> tuple[Value, list[Row]]:
         rows: list[Row] = []
 
         def confirm(result: Value) -> None:
+            if problem is not None:
+                raise problem
             record = wait_until_visible(self.folder, self.selection, result["commit"], self.patience.visibility)
             rows[:] = read_selected(self.folder, record, self.selection)
 
-        arguments = {**vars(self.selection), "cache_dir": str(self.settings.cache_dir)}
-        result = share(
-            group, self.warm, confirm=confirm, look=self._look, watch=watch, arguments=arguments, patience=self.patience
-        )
+        ways: dict[str, Any] = {"confirm": confirm, "look": self._look, "watch": watch}
+        result = share(group, self.warm, arguments=self._arguments(), patience=self.patience, **ways)
         if not rows:  # after a last look nobody has asked this rank to confirm
             confirm(result)
         return result, rows
+
+    def _arguments(self) -> Value:
+        return {**vars(self.selection), "cache_dir": str(self.settings.cache_dir)}
+
+    def _agree(self, _: Progress) -> Value:
+        """Give the commit that all nodes fetch: what is asked for, else what rank 0's node holds, else ``main``."""
+        record = read_record(self.folder)
+        if record is not None and record.fits(self.selection, self.world.run):
+            return {"commit": record.commit}
+        return {"commit": Hub(self.settings).resolve(self.selection.revision or "main")}
 
     def warm(self, progress: Progress) -> Value:
         """Do rank 0's work: nothing if a ready record fits, else fill the folder as the holder of its lease."""

@@ -1,0 +1,195 @@
+"""Rank zero first under every failing step and under random schedules of starts, deaths, freezes and returns."""
+
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from step37_flickr8k.errors import RankZeroLost
+from step37_flickr8k.group import Group, Patience, Progress, share
+from tests.fake_store import FakeServer, FakeStore
+
+pytestmark = pytest.mark.slow
+
+STORE_METHODS = ("set", "get", "check", "wait", "add", "compare_set")
+
+
+class FailingStore:
+    """A connection whose k-th request, and all later ones of the same connection, fail."""
+
+    def __init__(self, store: FakeStore, step: int) -> None:
+        self._store = store
+        self._left = step
+
+    def __getattr__(self, name: str) -> Any:
+        assert name in STORE_METHODS
+        if self._left == 0:
+            raise ConnectionError("injected")
+        self._left -= 1
+        return getattr(self._store, name)
+
+
+def brisk(confirming: float = 1.0) -> Patience:
+    """Give short limits; the time for confirming is derived, so it is moved by its base."""
+    patience = Patience(arrival=6, heartbeat=1, stall=5, visibility=1)
+    object.__setattr__(patience, "visibility", confirming - 30)
+    return patience
+
+
+def outcomes_of(size: int, faulty: int, step: int) -> dict[int, Any]:
+    """Run a call whose rank ``faulty`` loses its connection at its step-th request; later connections hold."""
+    server = FakeServer()
+    outcomes: dict[int, Any] = {}
+    connected: list[int] = []
+
+    def run(rank: int) -> None:
+        def connect(seconds: float) -> Any:
+            store = server.connect(seconds)
+            if rank != faulty or connected:
+                return store
+            connected.append(rank)
+            return FailingStore(store, step)
+
+        group = Group(rank=rank, size=size, connect=connect, host=f"n{rank}", reconnects=rank != 0)
+        try:
+            outcomes[rank] = share(group, lambda _: {"rows": 1}, look=lambda _: {"rows": 1}, patience=brisk())["rows"]
+        except RankZeroLost as error:
+            outcomes[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive(), f"a rank hangs: rank {faulty} lost its connection at request {step}"
+    return outcomes
+
+
+@pytest.mark.parametrize("faulty", [0, 1, 15])
+def test_every_step_failing_hangs_nobody_and_fails_nobody_who_sees_a_record(faulty: int) -> None:
+    """Whichever request of whichever rank fails, every rank ends, and well, since the record is there."""
+    with ThreadPoolExecutor(5) as pool:
+        for outcomes in pool.map(lambda step: outcomes_of(16, faulty, step), range(16)):
+            assert outcomes == dict.fromkeys(range(16), 1)
+
+
+def test_sixty_four_ranks_with_a_failing_step_each() -> None:
+    """The same with 64 ranks, for a few steps of rank 0, of one and of the last."""
+    for faulty, step in ((0, 3), (1, 4), (63, 6)):
+        assert outcomes_of(64, faulty, step) == dict.fromkeys(range(64), 1)
+
+
+class Killed(BaseException):
+    """The end of a simulated process."""
+
+
+class Schedule:
+    """A job whose ranks start, die, freeze and return at random; what it sees is checked against the invariants."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.size = self.chance.randint(2, 6)
+        self.servers: list[FakeServer] = []
+        self.lock = threading.Lock()
+        self.working = 0
+        self.most_working = 0
+        self.recorded_at: float | None = None
+        self.failures: list[tuple[int, float, RankZeroLost]] = []
+        self.threads: list[threading.Thread] = []
+
+    def look(self, _: bool) -> dict[str, Any] | None:
+        return {"rows": 1} if self.recorded_at is not None else None
+
+    def work(self, progress: Progress, killed: threading.Event) -> dict[str, Any]:
+        if self.recorded_at is not None:
+            return {"rows": 1}
+        with self.lock:
+            self.working += 1
+            self.most_working = max(self.working, self.most_working)
+        try:
+            for number in range(self.chance.randint(5, 40)):
+                progress("fetching", files=number)
+                if killed.wait(0.05):
+                    raise Killed
+            self.recorded_at = time.monotonic()
+            return {"rows": 1}
+        finally:
+            with self.lock:
+                self.working -= 1
+
+    def rank_zero(self, killed: threading.Event, server: FakeServer) -> None:
+        self.run(Group(rank=0, size=self.size, connect=server.connect), killed)
+
+    def waiter(self, rank: int, killed: threading.Event) -> None:
+        def connect(seconds: float) -> FakeStore:
+            if not self.servers:
+                time.sleep(min(seconds, 0.1))
+                raise ConnectionError("connection refused")
+            return self.servers[-1].connect(seconds)
+
+        self.run(Group(rank=rank, size=self.size, connect=connect, reconnects=True), killed)
+
+    def run(self, group: Group, killed: threading.Event) -> None:
+        def watch(_: dict[str, Any]) -> None:
+            if group.rank and killed.is_set():
+                raise Killed
+
+        try:
+            share(group, lambda p: self.work(p, killed), look=self.look, watch=watch, patience=brisk())
+        except Killed:
+            pass
+        except RankZeroLost as error:
+            self.failures.append((group.rank, time.monotonic(), error))
+
+    def start(self, target: Any, *arguments: Any) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def play(self) -> None:
+        chance = self.chance
+        deaths = {rank: threading.Event() for rank in range(self.size)}
+        for rank in chance.sample(range(1, self.size), chance.randint(0, self.size - 1)):
+            self.start(self.waiter, rank, deaths[rank])
+        for _ in range(chance.randint(1, 3)):  # lives of rank 0
+            time.sleep(chance.uniform(0, 0.5))
+            self.servers.append(FakeServer())
+            killed = threading.Event()
+            self.start(self.rank_zero, killed, self.servers[-1])
+            time.sleep(chance.uniform(0, 1.5))
+            event = chance.choice(["live", "kill", "freeze", "waiter"])
+            if event == "freeze":
+                self.servers[-1].freeze(chance.uniform(0.2, 2.5))
+            elif event == "waiter":
+                rank = chance.randrange(1, self.size)
+                deaths[rank].set()
+                self.start(self.waiter, rank, threading.Event())
+            if event != "kill":
+                break
+            killed.set()
+            self.servers[-1].die()
+            self.threads[-1].join(10)  # a scheduler starts a rank anew only when it has ended
+        for thread in self.threads:
+            thread.join(25)
+            assert not thread.is_alive(), "a rank hangs beyond the limits"
+
+    def check(self) -> None:
+        assert self.most_working <= 1, "two downloaders at once"
+        for rank, when, error in self.failures:
+            assert self.recorded_at is None or when <= self.recorded_at + 0.1, f"rank {rank} failed beside a record: {error}"
+
+
+def play(seed: int) -> None:
+    schedule = Schedule(seed)
+    schedule.play()
+    schedule.check()
+
+
+@pytest.mark.parametrize("first", range(0, 60, 10))
+def test_random_schedules_hold_the_invariants(first: int) -> None:
+    """Never two downloaders, never a hang beyond the limits, never a failure when a fitting record is there."""
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(play, range(first, first + 10)))
