@@ -55,6 +55,9 @@ def rank_of_a_share(rank: int, size: int, port: int, out: str, ending: str, seco
     told: dict[str, float] = {}
 
     def work(progress: Progress) -> dict[str, Any]:
+        while len(list(Path(out).parent.glob("ready.*"))) < size:  # starting processes is not what is measured
+            progress("waiting for the others to start")
+            time.sleep(0.1)
         for number in range(int(seconds * 10)):
             progress("working", files=number)
             time.sleep(0.1)
@@ -67,6 +70,7 @@ def rank_of_a_share(rank: int, size: int, port: int, out: str, ending: str, seco
         return {}
 
     counted = Group(rank=rank, size=size, connect=connect, reconnects=group.reconnects)
+    Path(out).with_name(f"ready.{rank}").touch()
     start = time.monotonic()
     with suppress(RuntimeError, RankZeroLost):
         share(counted, work, patience=Patience(arrival=120, heartbeat=HEARTBEAT if ending == "death" else 30.0))
