@@ -50,12 +50,13 @@ def rank_of_a_share(rank: int, size: int, port: int, out: str, ending: str, seco
 
     def connect(within: float) -> Any:
         stores.append(Counting(group.connect(within)))
+        Path(out).with_name(f"ready.{rank}").touch()
         return stores[-1]
 
     told: dict[str, float] = {}
 
     def work(progress: Progress) -> dict[str, Any]:
-        while len(list(Path(out).parent.glob("ready.*"))) < size:  # starting processes is not what is measured
+        while len(list(Path(out).parent.glob("ready.*"))) < size:  # starting and connecting is not what is measured
             progress("waiting for the others to start")
             time.sleep(0.1)
         for number in range(int(seconds * 10)):
@@ -70,7 +71,6 @@ def rank_of_a_share(rank: int, size: int, port: int, out: str, ending: str, seco
         return {}
 
     counted = Group(rank=rank, size=size, connect=connect, reconnects=group.reconnects)
-    Path(out).with_name(f"ready.{rank}").touch()
     start = time.monotonic()
     with suppress(RuntimeError, RankZeroLost):
         share(counted, work, patience=Patience(arrival=120, heartbeat=HEARTBEAT if ending == "death" else 30.0))

@@ -189,22 +189,22 @@ class CacheFolder:
         """Delete what dead downloaders left unfinished; only the holder of the lease may."""
         # in our own folder others who live may be about to ask for the lease: an hour by the file system's own clock is enough
         dead = self.home.stat().st_mtime - _HOUR if self.home.is_dir() else 0.0
-        orphans = [path for path in self._unfinished(self.files) if self._nonce not in path.name]
-        orphans += [path for path in self._unfinished(self.home) if path.stat().st_mtime < dead]
+        orphans = [path for path, _ in self._unfinished(self.files) if self._nonce not in path.name]
+        orphans += [path for path, written in self._unfinished(self.home) if written < dead]
         for path in orphans:
             self.discard(path)
         return len(orphans)
 
     def clear_up(self) -> None:
         """Delete what this downloader itself has left unfinished."""
-        for path in self._unfinished(self.files):
+        for path, _ in self._unfinished(self.files):
             if self._nonce in path.name:
                 self.discard(path)
 
-    def _unfinished(self, place: Path) -> list[Path]:
+    def _unfinished(self, place: Path) -> list[tuple[Path, float]]:
         with self._errors():
-            names = os.listdir(place) if place.is_dir() else []
-        return [place / name for name in names if name.startswith(_TEMPORARY) and name.endswith(".tmp")]
+            names = [(name, status.st_mtime) for name, status in _stats(place)]
+        return [(place / name, time) for name, time in names if name.startswith(_TEMPORARY) and name.endswith(".tmp")]
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
