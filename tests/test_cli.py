@@ -89,6 +89,18 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str
     )
 
 
+@pytest.mark.parametrize("argument", ["--token=hf_secret", "--token hf_secret", "--tok hf_secret"])
+def test_a_token_on_the_command_line_is_refused_and_not_repeated(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Command lines are public: the remedy is said, the secret isn't, not even as part of a path."""
+    with pytest.raises(SystemExit) as caught:
+        cli.run(["warmup", *argument.split()])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    if "--token" in argument:
+        assert "use --token-file, STEP37_TOKEN or HF_TOKEN" in said
+        assert "hf_secret" not in said
+
+
 def test_half_set_launcher_variables_are_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that can't know its place doesn't take itself for rank 0 of 1."""
     monkeypatch.setenv("RANK", "3")

@@ -174,7 +174,9 @@ def _parser() -> argparse.ArgumentParser:
         ("verify", _verify, "hash the cache again and compare it with its manifest"),
         ("settings", _settings, "the settings in force and where each came from"),
     ):
-        command = commands.add_parser(name, help=about, description=about, epilog=_EXITS)
+        # no abbreviations: --token would be taken for --token-file, and the secret for a path that is then shown
+        command = commands.add_parser(name, help=about, description=about, epilog=_EXITS, allow_abbrev=False)
+        command.add_argument("--token", action=_RefuseToken, help=argparse.SUPPRESS)
         command.set_defaults(run=run)
         command.add_argument("--settings", metavar="FILE", type=Path, help="YAML or TOML file with settings")
         for field, flag, text, choices in flags():
@@ -191,6 +193,13 @@ def _parser() -> argparse.ArgumentParser:
     hub.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
     hub.add_argument("--delay", type=float, default=0.0, help="seconds that every request waits, as a far Hub's would")
     return parser
+
+
+class _RefuseToken(argparse.Action):
+    """Say where a token belongs, without repeating it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        parser.error("there is no --token, since all users see command lines: use --token-file, STEP37_TOKEN or HF_TOKEN")
 
 
 def _load(parsed: argparse.Namespace) -> Loaded:

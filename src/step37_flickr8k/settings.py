@@ -71,6 +71,13 @@ def _endpoint(value: str | None) -> str | None:
     return value.rstrip("/")
 
 
+def _token(value: SecretStr | None) -> SecretStr | None:
+    """Refuse what can't be sent: an HTTP client would put the whole header into its error."""
+    if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        raise ValueError("empty, or holds white space or characters outside of ASCII")
+    return value
+
+
 def _visible(value: str) -> str:
     if not value.strip():
         raise ValueError("empty")
@@ -110,7 +117,7 @@ class WarmupSettings(BaseSettings):
         None,
         description="address of the Hub or of a mirror, http or https, without credentials; default: the public Hub",
     )
-    token: SecretStr | None = Field(
+    token: Annotated[SecretStr | None, AfterValidator(_token)] = Field(
         None, description="token for a private or gated repository; no flag, since command lines are public"
     )
     token_file: Annotated[Path | None, AfterValidator(lambda p: p and p.expanduser())] = Field(
