@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -330,6 +331,25 @@ def test_a_folder_that_is_not_shared_is_said_with_the_ranks(hub: LocalHub, cache
     assert {type(outcome) for outcome in outcomes} == {errors.NotVisible}, outcomes
     assert all("rank 1 on" in str(o) and "rank 2 on" in str(o) and "all nodes share" in str(o) for o in outcomes)
     assert max(served(hub).values()) == 1
+
+
+def test_a_warm_rank_zero_waits_for_a_node_that_sees_nothing_yet(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+    """Rank 0 finds the cache warm at once; a rank whose node shows it 1.5 s later is waited for, and downloads nothing."""
+    cache.mkdir()
+    assert len(prepare_flickr8k_samples(cache_dir=f"{cache}/shared")) == 8
+    hub.clear_requests()
+    outcomes = ranks(3).start_group(call_on_a_node_that_lags, {"bind": str(cache)}).outcomes()
+    assert outcomes == [8] * 3
+    assert not hub.requests
+
+
+def call_on_a_node_that_lags(rank: int, arguments: dict[str, Any]) -> int:
+    """Call the loader where ranks other than 0 see an empty folder for a while."""
+    folder = arguments["bind"]
+    if rank:
+        mount_own(folder)
+        threading.Timer(1.5, lambda: ctypes.CDLL(None).umount2(folder.encode(), 2)).start()
+    return len(prepare_flickr8k_samples(cache_dir=f"{folder}/shared"))
 
 
 def call_in_namespace(_: int, arguments: dict[str, Any]) -> int:

@@ -149,6 +149,15 @@ def test_a_broken_image_is_left_out_with_a_warning(
     assert prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache)) == samples
 
 
+def test_nothing_but_broken_images_is_an_empty_selection(draw: Draw, hub: LocalHub, cache: Path) -> None:
+    """When every row is left out there is nothing to train on, and that is said."""
+    for path in (draw() / "train").glob("*.jpg"):
+        path.write_bytes(b"\xff\xd8" + path.name.encode())
+    hub.refresh()
+    with pytest.raises(errors.EmptySelection, match="can be decoded"):
+        prepare_flickr8k_samples(cache_dir=str(cache))
+
+
 @pytest.mark.parametrize(("token", "error"), [(None, errors.RepositoryNotFound), ("hf_wrong", errors.AccessDenied)])
 def test_a_private_repository_wants_the_right_token(
     draw: Draw, cache: Path, monkeypatch: pytest.MonkeyPatch, token: str | None, error: type[Exception]

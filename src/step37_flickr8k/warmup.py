@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from step37_flickr8k.errors import CacheDamaged, FolderNotUsable, Step37Error, TransientError
+from step37_flickr8k.errors import CacheDamaged, EmptySelection, FolderNotUsable, Step37Error, TransientError
 from step37_flickr8k.fetch import Source, Tally, fetch
 from step37_flickr8k.folder import CacheFolder, Entry, digest_of
 from step37_flickr8k.group import Group, Patience, Progress, share
@@ -102,6 +102,8 @@ class Warmup:
                 raise problem
             record = wait_until_visible(self.folder, self.selection, result["commit"], self.patience.visibility)
             rows[:] = read_selected(self.folder, record, self.selection)
+            if not rows:
+                raise EmptySelection(f"no image of the selection in {self.folder.files} can be decoded: choose another split")
 
         ways: dict[str, Any] = {"confirm": confirm, "look": self._look, "watch": watch}
         result = share(group, self.warm, arguments=self._arguments(), patience=self.patience, **ways)
