@@ -20,7 +20,8 @@ def complaint(report: dict[str, Any]) -> str | None:
         wanted = [name for name in item["metadata"].get("requires_dist", []) if _CUDA.match(name)]
         if wanted:
             version = item["metadata"]["version"]
-            others = f"{re.split(r"[^\w-]", wanted[0])[0]} and {len(wanted) - 1} more packages of several GB"
+            first = re.split(r"[^\w-]", wanted[0])[0]
+            others = f"{first} and {len(wanted) - 1} more packages of several GB"
             return (
                 f"torch {version} as pip finds it is a CUDA build: it needs {others}. Name an index of CPU builds (PyTorch's "
                 "install page does): make TORCH_INDEX_URL=<address> ...; or take it as it is: make TORCH_BUILD=any ..."
