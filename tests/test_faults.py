@@ -321,6 +321,22 @@ def test_a_full_disk_without_a_store_is_one_try_and_eight_errors(hub: LocalHub, 
     assert len([r for r in hub.requests if r.repo_path == "train/metadata.csv" and r.kind == "resolve"]) == 1
 
 
+def test_a_warm_cache_on_a_read_only_mount_is_read(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training mounts the cache read-only: a warm one is read, one that would have to be filled says what is wrong."""
+    assert len(prepare_flickr8k_samples(cache_dir=str(cache))) == 8
+    hub.clear_requests()
+    monkeypatch.setenv("STEP37_RUN_ID", "a-run-that-would-confirm-the-record")
+    subprocess.run(["mount", "--bind", cache, cache], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", cache], check=True)
+        assert len(prepare_flickr8k_samples(cache_dir=str(cache))) == 8
+        assert not hub.requests
+        with pytest.raises(errors.FolderNotUsable, match="Read-only file system"):
+            prepare_flickr8k_samples(cache_dir=str(cache), sample_count=None)
+    finally:
+        subprocess.run(["umount", cache], check=True)
+
+
 # --- folders that are not shared ----------------------------------------------------------------------------------------------
 
 

@@ -87,7 +87,7 @@ class CacheFolder:
             with self._errors():
                 return probe.stat().st_mtime - (self.home / name).stat().st_mtime
         finally:
-            probe.unlink(missing_ok=True)
+            _forget(probe)
 
     def refresh(self) -> set[str]:
         """List our own folder: what an NFS client has once missed it goes on missing until the folder is listed."""
@@ -142,7 +142,7 @@ class CacheFolder:
             with self._errors():
                 temporary.replace(self.home / name)
         finally:
-            temporary.unlink(missing_ok=True)
+            _forget(temporary)
 
     def create(self, name: str, content: bytes) -> bool:
         """Make one of our own files, whole from its first instant; False if the name is taken.
@@ -159,7 +159,7 @@ class CacheFolder:
         except FileExistsError:
             return False
         finally:
-            temporary.unlink(missing_ok=True)
+            _forget(temporary)
         return True
 
     def rewrite(self, name: str, content: bytes) -> None:
@@ -221,6 +221,11 @@ class CacheFolder:
                 remedy = "choose another cache_dir, or have its owner let this user write there"
                 raise FolderNotUsable(f"{where}: {error.strerror}: {remedy}") from error
             raise TransientError(f"{where}: {error.strerror or error}") from error
+
+
+def _forget(temporary: Path) -> None:
+    with contextlib.suppress(OSError):  # it has its name by now, or never came to be: on a read-only mount that is EROFS
+        temporary.unlink()
 
 
 def _stats(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
