@@ -188,8 +188,8 @@ def play(seed: int) -> None:
     schedule.check()
 
 
-@pytest.mark.parametrize("first", range(0, 60, 10))
+@pytest.mark.parametrize("first", range(0, 60, 20))
 def test_random_schedules_hold_the_invariants(first: int) -> None:
     """Never two downloaders, never a hang beyond the limits, never a failure when a fitting record is there."""
-    with ThreadPoolExecutor(10) as pool:
-        list(pool.map(play, range(first, first + 10)))
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(play, range(first, first + 20)))
