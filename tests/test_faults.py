@@ -24,6 +24,9 @@ from tests.conftest import Draw
 from tests.ranks import Ranks
 
 pytestmark = pytest.mark.slow
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="it mounts file systems: run the tests as root, in a container for example"
+)
 
 BRISK = {"STEP37_HEARTBEAT_TIMEOUT": "2", "STEP37_VISIBILITY_TIMEOUT": "5", "STEP37_ARRIVAL_TIMEOUT": "60"}
 MakeRanks = Callable[..., Ranks]
@@ -303,6 +306,7 @@ def test_a_frozen_lease_holder_stops_before_its_next_rename(hub: LocalHub, cache
     assert {path.name: path.stat().st_mtime_ns for path in (cache / "train").iterdir()} == stamps
 
 
+@needs_root
 def test_a_full_disk_without_a_store_is_one_try_and_eight_errors(hub: LocalHub, tmp_path: Path, ranks: MakeRanks) -> None:
     """On a full file system one process tries, and its error is that of all eight."""
     small = tmp_path / "small"
@@ -321,6 +325,7 @@ def test_a_full_disk_without_a_store_is_one_try_and_eight_errors(hub: LocalHub, 
     assert len([r for r in hub.requests if r.repo_path == "train/metadata.csv" and r.kind == "resolve"]) == 1
 
 
+@needs_root
 def test_a_warm_cache_on_a_read_only_mount_is_read(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training mounts the cache read-only: a warm one is read, one that would have to be filled says what is wrong."""
     assert len(prepare_flickr8k_samples(cache_dir=str(cache))) == 8
@@ -340,6 +345,7 @@ def test_a_warm_cache_on_a_read_only_mount_is_read(hub: LocalHub, cache: Path, m
 # --- folders that are not shared ----------------------------------------------------------------------------------------------
 
 
+@needs_root
 def test_a_folder_that_is_not_shared_is_said_with_the_ranks(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
     """Each rank with a folder of its own: every rank ends as NotVisible, which names those that don't see it, and the remedy."""
     cache.mkdir()
@@ -349,6 +355,7 @@ def test_a_folder_that_is_not_shared_is_said_with_the_ranks(hub: LocalHub, cache
     assert max(served(hub).values()) == 1
 
 
+@needs_root
 def test_a_warm_rank_zero_waits_for_a_node_that_sees_nothing_yet(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
     """Rank 0 finds the cache warm at once; a rank whose node shows it 1.5 s later is waited for, and downloads nothing."""
     cache.mkdir()
@@ -393,6 +400,7 @@ def _mount_privately(source: bytes, folder: str, kind: bytes | None, how: int) -
     assert libc.mount(source, folder.encode(), kind, how, None) == 0
 
 
+@needs_root
 @pytest.mark.parametrize("late", [{}, {3: 1.5}])
 def test_node_local_folders_have_one_downloader_each(
     hub: LocalHub, cache: Path, ranks: MakeRanks, late: dict[int, float]
