@@ -23,6 +23,7 @@ ORDER = (
     ("warmup",),
     ("group",),
     ("fetch",),
+    ("parquet",),
     ("hub",),
     ("lease",),
     ("record",),
@@ -41,6 +42,7 @@ ONLY = {
     "pydantic": {"settings"},
     "pydantic_settings": {"settings"},
     "aiohttp": {"fetch", "localhub"},
+    "pyarrow": {"parquet"},
     "rich": {"cli"},
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from step37_flickr8k.errors import AccessDenied, FetchFailed, FolderFull, LeaseLost
-from step37_flickr8k.fetch import Source, Tally, fetch
+from step37_flickr8k.fetch import Arrived, Source, Tally, fetch
 from step37_flickr8k.folder import CacheFolder, digest_of
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.plan import RemoteFile
@@ -30,19 +30,19 @@ class Fetching:
         paths = sorted((hub.folder / "train").glob("*.jpg"))
         self.files = [RemoteFile(path.name, path.stat().st_size, digest_of(path, "sha256:")) for path in paths]
 
-    def run(self, land: Callable[[Path, RemoteFile], None] | None = None) -> Tally:
+    def run(self, land: Callable[[Arrived], None] | None = None) -> Tally:
         url = f"{self.hub.endpoint}/datasets/intro/flickr8k/resolve/{self.hub.commit}/train"
         return fetch(
             self.files,
-            Source(url=lambda name: f"{url}/{name}", headers={"Authorization": "Bearer hf_x"}),
+            Source(base=f"{url}/", headers={"Authorization": "Bearer hf_x"}),
             self.folder,
             land or self.publish,
             settings=WarmupSettings(**self.settings),
             progress=lambda state, **numbers: self.told.append({"state": state, **numbers}),
         )
 
-    def publish(self, path: Path, file: RemoteFile) -> None:
-        self.folder.publish(path, file.name)
+    def publish(self, arrived: Arrived) -> None:
+        self.folder.publish(arrived.temporary, arrived.file.name)
 
     def assert_all_right(self) -> None:
         for file in self.files:
@@ -128,7 +128,7 @@ def test_a_refused_token_ends_the_fetch(fetching: Fetching) -> None:
 def test_what_landing_raises_ends_the_fetch_at_once(fetching: Fetching, error: Exception) -> None:
     """A lost lease or a full disk stops everything before the next rename, and leaves nothing torn."""
 
-    def land(_path: Path, _file: RemoteFile) -> None:
+    def land(_: Arrived) -> None:
         raise error
 
     with pytest.raises(type(error)):
@@ -170,10 +170,7 @@ def test_what_progress_raises_ends_the_fetch(fetching: Fetching) -> None:
     with pytest.raises(Enough):
         fetch(
             fetching.files,
-            Source(
-                url=lambda name: f"{fetching.hub.endpoint}/datasets/intro/flickr8k/resolve/main/train/{name}",
-                headers={},
-            ),
+            Source(base=f"{fetching.hub.endpoint}/datasets/intro/flickr8k/resolve/main/train/", headers={}),
             fetching.folder,
             lambda *_: None,
             settings=WarmupSettings(),

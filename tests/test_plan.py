@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from step37_flickr8k.errors import CaptionKeyNotFound, EmptySelection, ImageNotFound, InvalidMetadata
-from step37_flickr8k.plan import RemoteFile, Row, Selection, decide, read_rows
+from step37_flickr8k.plan import Listing, RemoteFile, Row, Selection, decide, read_rows
 
 
 def selection(sample_count: int | None = None, caption_key: str = "caption_0") -> Selection:
@@ -77,16 +77,16 @@ def test_names_cannot_lead_out_of_the_split(name: str) -> None:
 
 def test_the_plan_is_wanted_less_verified() -> None:
     """What is proven isn't fetched; what is proven with another hash is; an image of two rows is one file."""
-    listing = {name: RemoteFile(name, 10, f"sha256:{name}") for name in "abc"}
+    listing = Listing(RemoteFile(name, 10, f"sha256:{name * 64}") for name in "abc")
     rows = [Row("a", "1"), Row("b", "2"), Row("c", "3"), Row("c", "4")]
-    plan = decide(rows, listing, {"a": "sha256:a", "b": "sha256:old"})
+    plan = decide(rows, listing, {"a": f"sha256:{'a' * 64}", "b": f"sha256:{'0' * 64}"})
     assert (plan.rows, plan.files, [f.name for f in plan.fetch], plan.bytes) == (4, 3, ["b", "c"], 20)
 
 
 def test_an_image_that_the_commit_does_not_hold_is_named() -> None:
     """A row whose image isn't in the listing is ImageNotFound, before anything is fetched."""
     with pytest.raises(ImageNotFound, match=r"row 2 names gone\.jpg"):
-        decide([Row("a", "1"), Row("gone.jpg", "2")], {"a": RemoteFile("a", 1, "x")}, {})
+        decide([Row("a", "1"), Row("gone.jpg", "2")], Listing([RemoteFile("a", 1, f"git-sha1:{'a' * 40}")]), {})
 
 
 @given(

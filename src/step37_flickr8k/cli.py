@@ -113,7 +113,10 @@ def _plan(parsed: argparse.Namespace) -> int:
         print(f"commit    {plan['commit']}")
         print(f"rows      {plan['rows']:,} with {plan['files']:,} images")
         print(f"to fetch  {plan['fetch']:,} images, {plan['bytes'] / 1e6:,.1f} MB, into {plan['cache_dir']}")
-        print(f"requests  {plan['requests']:,} to the Hub")
+        print(f"requests  {plan['requests']:,} to the Hub, {plan['mode']}")
+        if plan["wait"]:
+            print(f"quota     {plan['quota']['limit']:,} requests in {plan['quota']['window']:.0f} s: ", end="")
+            print(f"expect to wait {plan['wait']:.0f} s")
     return 0
 
 
@@ -147,7 +150,8 @@ def _hub(parsed: argparse.Namespace) -> int:
         print(f"serving {parsed.folder} as {parsed.repo_id} at commit {hub.commit}; Ctrl-C ends it", file=sys.stderr)
         print(f"export HF_ENDPOINT={hub.endpoint}", flush=True)
 
-    hub = localhub.LocalHub(parsed.folder, repo_id=parsed.repo_id, host=parsed.host, port=parsed.port)
+    where = {"host": parsed.host, "port": parsed.port, "parquet": parsed.parquet}
+    hub = localhub.LocalHub(parsed.folder, repo_id=parsed.repo_id, **where)
     if parsed.delay:
         hub.faults.add(localhub.Fault.delay(parsed.delay))
     try:
@@ -180,7 +184,10 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         command.add_argument("--settings", metavar="FILE", type=Path, help="YAML or TOML file with settings")
         for field, flag, text, choices in flags():
-            command.add_argument(flag, dest=field, help=text, choices=choices, metavar=None if choices else field.upper())
+            if choices == ():
+                command.add_argument(flag, dest=field, help=text, action="store_const", const=True)
+            else:
+                command.add_argument(flag, dest=field, help=text, choices=choices, metavar=None if choices else field.upper())
         if name in {"plan", "verify"}:
             command.add_argument("--json", action="store_true", help="print JSON")
         if name == "settings":
@@ -191,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     hub.add_argument("--repo-id", default="intro/flickr8k", help="name of the repository (default: %(default)s)")
     hub.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     hub.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
+    hub.add_argument("--parquet", type=Path, help="folder to serve as its Parquet conversion: default/<split>/*.parquet")
     hub.add_argument("--delay", type=float, default=0.0, help="seconds that every request waits, as a far Hub's would")
     return parser
 

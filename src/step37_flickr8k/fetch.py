@@ -1,53 +1,112 @@
-"""Many files at once, streamed and verified: one GET a file, every fault tried again, memory for the files in flight only."""
+"""Many files at once, streamed and verified: one GET a file, every fault tried again, memory for the files in flight only.
+
+Or a split in bulk, out of its Parquet conversion: each image counts only if its hash is that of a file wanted.
+"""
 
 import asyncio
 import contextlib
 import logging
 import random
+import re
 import threading
+import urllib.request
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
 
 from step37_flickr8k.errors import AccessDenied, FetchFailed, Step37Error
 from step37_flickr8k.folder import CacheFolder, hasher
+from step37_flickr8k.parquet import ImageChunk, Images, NotReadable
 from step37_flickr8k.plan import RemoteFile
 from step37_flickr8k.settings import WarmupSettings
 
-__all__ = ["Source", "Tally", "fetch"]
+__all__ = ["Arrived", "Quota", "Source", "Tally", "fetch", "fetch_bulk"]
 
 log = logging.getLogger("step37_flickr8k")
 
 _T = TypeVar("_T")
-_BLOCK = 1 << 20  # bytes of a file in memory before they are written
-_WRITERS = 16  # threads that hash, write and rename: a shared file system takes milliseconds for each
+_BLOCK = 1 << 20  # bytes: larger files are written and hashed in pieces of this size, as they come
+_WRITERS = 16
+_BATCH = 8
 _HOPS = 5
 _TICK = 0.5  # s between two words of progress
 _LEAST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # s
+_TAIL = 128 << 10  # bytes: the footer of a Parquet file of 500 MB has some 60 KB
+_STREAMS = 4  # of row groups side by side
+_BUFFERED = 40 << 20  # bytes of row groups that all streams together may hold
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the bytes come from: the address of a file by name, and the headers for its origin alone."""
+    """Where the bytes come from: the quoted address of the files' folder, and the headers for its origin alone."""
 
-    url: Callable[[str], str]
+    base: str
     headers: Mapping[str, str]
+
+    def url(self, name: str) -> URL:
+        """Give the address of a file."""
+        return URL(self.base + quote(name), encoded=True)
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What the Hub's ``RateLimit`` headers tell: requests left now, seconds until there are more, and how many a window."""
+
+    left: int
+    reset: float
+    limit: int
+    window: float
+
+    def wait(self, requests: int) -> float:
+        """Give the seconds that so many requests will have to wait at least."""
+        if requests <= self.left:
+            return 0.0
+        return self.reset + (requests - self.left - 1) // self.limit * self.window
+
+    @classmethod
+    def told(cls, headers: Mapping[str, str]) -> "Quota | None":
+        """Read the headers; None if they tell nothing."""
+        now = re.search(r";\s*r=(\d+)\s*;\s*t=(\d+)", headers.get("RateLimit", ""))
+        policy = re.search(r";\s*q=(\d+)\s*;\s*w=(\d+)", headers.get("RateLimit-Policy", ""))
+        if not now:
+            return None
+        limit, window = (int(policy[1]), float(policy[2])) if policy else (int(now[1]), float(now[2]))
+        return cls(int(now[1]), float(now[2]), max(limit, 1), window)
 
 
 @dataclass
 class Tally:
-    """What a fetch did; ``retries`` counts by cause."""
+    """What a fetch did; ``retries`` counts by cause, ``quota`` is what the Hub last told."""
 
     files: int = 0
     bytes: int = 0
     requests: int = 0
     retries: Counter[str] = field(default_factory=Counter)
+    quota: Quota | None = None
+
+    def add(self, other: "Tally") -> None:
+        """Add what another fetch did."""
+        self.files += other.files
+        self.bytes += other.bytes
+        self.requests += other.requests
+        self.retries += other.retries
+        self.quota = other.quota or self.quota
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A file whose bytes match its hash, under a temporary name; ``content`` are its bytes, unless it is large."""
+
+    file: RemoteFile
+    temporary: Path
+    content: bytes | bytearray | memoryview | None
 
 
 class _Report(Protocol):
@@ -68,10 +127,10 @@ class _Final(Exception):
 
 
 def fetch(
-    files: Iterable[RemoteFile],
+    files: Collection[RemoteFile],
     source: Source,
     folder: CacheFolder,
-    land: Callable[[Path, RemoteFile], None],
+    land: Callable[[Arrived], None],
     *,
     settings: WarmupSettings,
     progress: _Report,
@@ -81,7 +140,25 @@ def fetch(
     ``land`` runs in a thread of its own. A file that fails doesn't stop the others: at the end `FetchFailed` names those that
     are missing. What ``land`` or ``progress`` raises ends the fetch at once; no unfinished file stays.
     """
-    return _in_own_loop(lambda: _Fetch(source, folder, land, settings, progress).run(list(files)))
+    return _in_own_loop(lambda: _Fetch(source, folder, land, settings, progress).run(files))
+
+
+def fetch_bulk(
+    shards: Sequence[RemoteFile],
+    wanted: Collection[RemoteFile],
+    source: Source,
+    folder: CacheFolder,
+    land: Callable[[Arrived], None],
+    *,
+    settings: WarmupSettings,
+    progress: _Report,
+) -> Tally:
+    """Read Parquet files as a stream and land each image in them whose bytes are those of a file wanted.
+
+    Raises nothing for what can't be read there or isn't in it: the tally tells how many files came, `fetch` brings the others.
+    What ``land`` or ``progress`` raises ends it at once.
+    """
+    return _in_own_loop(lambda: _Fetch(source, folder, land, settings, progress).run_bulk(shards, wanted))
 
 
 def _in_own_loop(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
@@ -117,125 +194,144 @@ class _Fetch:
         self,
         source: Source,
         folder: CacheFolder,
-        land: Callable[[Path, RemoteFile], None],
+        land: Callable[[Arrived], None],
         settings: WarmupSettings,
         progress: _Report,
     ) -> None:
         self._source = source
+        self._origin = URL(source.base, encoded=True).origin()
         self._folder = folder
         self._land = land
         self._settings = settings
         self._progress = progress
         self._tally = Tally()
+        self._proxies = _Proxies()
         self._failed: dict[str, str] = {}
+        self._come: list[_Whole] = []  # files that wait for a thread
+        self._strange = 0  # bytes of row groups that may turn out not to be wanted
         self._dropped: list[_Arriving] = []  # while a thread may still be writing them
         self._open_at = 0.0  # by the loop's clock: before it nobody asks, since the quota is used up
         self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="step37-writer")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="step37-parquet")  # pyarrow keeps memory for each thread
 
-    async def run(self, files: list[RemoteFile]) -> Tally:
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=self._settings.connect_timeout, sock_read=self._settings.read_timeout
-        )
-        connector = aiohttp.TCPConnector(limit=self._settings.concurrency)
-        session = aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=True, auto_decompress=False)
+    async def run(self, files: Collection[RemoteFile]) -> Tally:
         waiting = iter(files)
-        try:
-            async with session:
-                workers = [self._work(session, waiting) for _ in range(min(self._settings.concurrency, len(files)))]
-                await _beside(self._tell(files), workers)
-        finally:
-            self._writers.shutdown(cancel_futures=True)
-            for arriving in self._dropped:
-                arriving.drop()
+        async with self._session() as session:
+            workers = [self._work(session, waiting) for _ in range(min(self._settings.concurrency, len(files)))]
+            await _beside(self._tell(len(files), sum(file.size for file in files)), workers)
         if self._failed:
             raise FetchFailed(_summary(self._failed, len(files)))
         return self._tally
 
-    async def _tell(self, files: list[RemoteFile]) -> None:
-        size = sum(file.size for file in files)
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self._settings.connect_timeout, sock_read=self._settings.read_timeout
+        )
+        connector = aiohttp.TCPConnector(limit=self._settings.concurrency)
+        # not trust_env, which looks for ~/.netrc at every request, and would send its passwords to redirects' origins
+        session = aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=False)
+        try:
+            async with session:
+                yield session
+        finally:
+            self._reader.shutdown(cancel_futures=True)
+            self._writers.shutdown(cancel_futures=True)
+            for arriving in self._dropped:
+                arriving.drop()
+
+    async def _tell(self, files: int, size: int) -> None:
         while True:
             quota = self._open_at - asyncio.get_running_loop().time()
             state = f"waiting for quota, {quota:.0f} s" if quota > 0 else "fetching"
             tally = self._tally
-            self._progress(state, files=tally.files, of_files=len(files), bytes=tally.bytes, of_bytes=size)
+            self._progress(state, files=tally.files, of_files=files, bytes=tally.bytes, of_bytes=size)
             await asyncio.sleep(_TICK)
 
-    async def _work(self, session: aiohttp.ClientSession, waiting: Iterable[RemoteFile]) -> None:
+    # --- file by file ---
+
+    async def _work(self, session: aiohttp.ClientSession, waiting: Iterator[RemoteFile]) -> None:
         for file in waiting:
             try:
-                await self._bring(session, file)
+                await self._patiently(file.name, lambda file=file: self._bring(session, file))  # type: ignore[misc]
             except _Final as error:
                 self._failed[file.name] = str(error)
-
-    async def _bring(self, session: aiohttp.ClientSession, file: RemoteFile) -> None:
-        attempt = 0
-        while True:
-            await self._quota()
-            try:
-                await self._try(session, file)
-            except (_Fault, aiohttp.ClientError, TimeoutError, asyncio.TimeoutError) as error:
-                cause = error.cause if isinstance(error, _Fault) else _cause(error)
-                attempt += cause != "429"  # waiting for quota is no failure of this file
-                if attempt >= self._settings.attempts:
-                    raise _Final(f"{cause} ({attempt} tries)") from error
-                self._tally.retries[cause] += 1
-                log.debug("%s: %s, try %d", file.name, cause, attempt)
-                asked = error.pause if isinstance(error, _Fault) else None
-                await self._pause(asked, attempt, everybody=cause == "429")
             else:
                 self._tally.files += 1
-                return
 
-    async def _quota(self) -> None:
-        while (left := self._open_at - asyncio.get_running_loop().time()) > 0:  # noqa: ASYNC110 - it may have moved on meanwhile
-            await asyncio.sleep(left + random.uniform(0, 0.1))  # noqa: S311 - jitter
+    async def _bring(self, session: aiohttp.ClientSession, file: RemoteFile) -> None:
+        async with await self._get(session, file.name) as response:
+            if file.size <= _BLOCK:
+                await self._receive_whole(response, file)
+            else:
+                await self._receive_in_blocks(response, file)
 
-    async def _pause(self, asked: float | None, attempt: int, *, everybody: bool) -> None:
-        pause = asked if asked is not None else min(_LONGEST_PAUSE, 0.2 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311
-        if everybody:
-            self._open_at = max(self._open_at, asyncio.get_running_loop().time() + pause)
-        else:
-            await asyncio.sleep(pause)
+    async def _receive_whole(self, response: aiohttp.ClientResponse, file: RemoteFile) -> None:
+        content = bytearray()
+        async for piece in response.content.iter_any():
+            content += piece
+            if len(content) > file.size:
+                raise _Fault(f"more than {file.size} bytes")
+        await self._hand_over(file, content)
+        self._tally.bytes += file.size
 
-    async def _try(self, session: aiohttp.ClientSession, file: RemoteFile) -> None:
-        url = URL(self._source.url(file.name), encoded=True)
-        origin = url.origin()
-        for _ in range(_HOPS):
-            headers = {"Accept-Encoding": "identity"}  # the bytes themselves are hashed
-            if url.origin() == origin:  # the token must not follow a redirect to another origin
-                headers |= self._source.headers
-            self._tally.requests += 1
-            async with session.get(url, headers=headers, allow_redirects=False) as response:
-                if response.status == 200:
-                    await self._receive(response, file)
-                    return
-                if not 300 <= response.status < 400 or "Location" not in response.headers:
-                    raise self._refusal(response, file)
-                url = url.join(URL(response.headers["Location"], encoded=True))
-        raise _Final(f"more than {_HOPS} redirects")
+    def _hand_over(self, file: RemoteFile, content: bytearray) -> asyncio.Future[None]:
+        """Have a thread verify and land a file; those that come in one turn of the loop go together: half the cost of each."""
+        landed = asyncio.get_running_loop().create_future()
+        if not self._come:
+            asyncio.get_running_loop().call_soon(self._submit)
+        self._come.append(_Whole(file, content, landed))
+        return landed
 
-    def _refusal(self, response: aiohttp.ClientResponse, file: RemoteFile) -> Exception:
-        status = response.status
-        if status in {401, 403}:
-            return AccessDenied(f"the Hub refuses {file.name} ({status}): check that the token is valid and may read it")
-        if status in {408, 429} or status >= 500:
-            return _Fault(str(status), _asked_pause(response.headers))
-        return _Final(f"the Hub answered {status} {response.reason}")
+    def _submit(self) -> None:
+        come, self._come = self._come, []
+        for start in range(0, len(come), _BATCH):
+            self._writers.submit(self._finish_batch, come[start : start + _BATCH], asyncio.get_running_loop())
 
-    async def _receive(self, response: aiohttp.ClientResponse, file: RemoteFile) -> None:
-        in_thread = asyncio.get_running_loop().run_in_executor
+    def _finish_batch(self, batch: "list[_Whole]", loop: asyncio.AbstractEventLoop) -> None:
+        errors: list[BaseException | None] = []
+        for whole in batch:
+            try:
+                self._finish_whole(whole.file, whole.content)
+            except BaseException as error:  # noqa: BLE001 - handed to whoever waits for this file
+                errors.append(error)
+            else:
+                errors.append(None)
+        loop.call_soon_threadsafe(_settle, batch, errors)
+
+    def _finish_whole(self, file: RemoteFile, content: bytearray) -> None:
+        if len(content) != file.size:
+            raise _Fault(f"{len(content)} bytes instead of {file.size}")
+        hashing = hasher(file.digest, file.size)
+        hashing.update(content)
+        if hashing.hexdigest() != file.digest.partition(":")[2]:
+            raise _Fault("wrong bytes")
+        self._put(file, content)
+
+    def _put(self, file: RemoteFile, content: bytes | bytearray | memoryview) -> None:
+        temporary = self._folder.temporary()
+        try:
+            self._folder.put(temporary, content)
+            self._land(Arrived(file, temporary, content))
+        except BaseException:
+            self._folder.discard(temporary)
+            raise
+
+    async def _receive_in_blocks(self, response: aiohttp.ClientResponse, file: RemoteFile) -> None:
         arriving = _Arriving(self._folder, file)
         pending = bytearray()
         came = 0
         try:
-            async for chunk in response.content.iter_any():
-                came += len(chunk)
-                self._tally.bytes += len(chunk)
-                pending += chunk
+            async for piece in response.content.iter_any():
+                came += len(piece)
+                self._tally.bytes += len(piece)
+                pending += piece
+                if came > file.size:
+                    raise _Fault(f"more than {file.size} bytes")  # noqa: TRY301 - dropped like any other fault
                 if len(pending) >= _BLOCK:
-                    await in_thread(self._writers, arriving.write, bytes(pending))
+                    await self._in_thread(arriving.write, bytes(pending))
                     pending.clear()
-            await in_thread(self._writers, self._finish, arriving, bytes(pending))
+            await self._in_thread(self._finish, arriving, bytes(pending))
         except asyncio.CancelledError:
             self._dropped.append(arriving)
             raise
@@ -247,11 +343,187 @@ class _Fetch:
     def _finish(self, arriving: "_Arriving", rest: bytes) -> None:
         arriving.write(rest)
         arriving.verify()
-        self._land(arriving.temporary, arriving.file)
+        self._land(Arrived(arriving.file, arriving.temporary, None))
+
+    def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> "asyncio.Future[_T]":
+        return asyncio.get_running_loop().run_in_executor(self._writers, function, *arguments)
+
+    # --- in bulk ---
+
+    async def run_bulk(self, shards: Sequence[RemoteFile], wanted: Collection[RemoteFile]) -> Tally:
+        missing = _Missing(wanted)
+        opened: list[tuple[RemoteFile, Images]] = []
+        size = sum(file.size for file in wanted)
+        async with self._session() as session:
+            await _beside(self._tell(len(wanted), size), [self._open(session, shard, opened) for shard in shards])
+            lengths = [chunk.end - chunk.start for _, images in opened for chunk in images.chunks]
+            self._strange = sum(chunk.size for _, images in opened for chunk in images.chunks) - size
+            streams = max(1, min(_STREAMS, _BUFFERED // max(lengths, default=1), self._settings.concurrency))
+            parts = iter([_Part(*one, part) for one in opened for part in _cut(one[1].chunks, sum(lengths) / streams)])
+            await _beside(self._tell(len(wanted), size), [self._stream(session, parts, missing) for _ in range(streams)])
+        return self._tally
+
+    async def _open(self, session: aiohttp.ClientSession, shard: RemoteFile, opened: list[tuple[RemoteFile, Images]]) -> None:
+        async def read_tail(length: int) -> bytes:
+            async with await self._get(session, shard.name, (max(0, shard.size - length), shard.size)) as response:
+                return await _whole(response, min(length, shard.size))
+
+        try:
+            tail = await self._patiently(shard.name, lambda: read_tail(_TAIL))
+            footer = Images.footer_size(tail[-8:])
+            if footer > len(tail):
+                tail = await self._patiently(shard.name, lambda: read_tail(footer))
+            opened.append((shard, await self._in_thread(Images, shard.size, tail)))
+        except (_Final, NotReadable) as error:
+            log.warning("%s can't be used, its images come file by file: %s", shard.name, error)
+
+    async def _stream(self, session: aiohttp.ClientSession, waiting: Iterator["_Part"], missing: "_Missing") -> None:
+        for part in waiting:
+            try:
+                while part.chunks and missing:
+                    await self._patiently(part.shard.name, lambda: self._stream_part(session, part, missing))  # noqa: B023
+            except _Final as error:
+                log.warning("%s can't be read on, what is missing comes file by file: %s", part.shard.name, error)
+
+    async def _stream_part(self, session: aiohttp.ClientSession, part: "_Part", missing: "_Missing") -> None:
+        """Read one row group after the other from one answer; what has come is gone from the part when a fault cuts it."""
+        at, end = part.chunks[0].start, part.chunks[-1].end
+        came_before = part.done
+        content = bytearray()
+        try:
+            async with await self._get(session, part.shard.name, (at, end)) as response:
+                async for piece in response.content.iter_any():
+                    content += piece
+                    while part.chunks and at + len(content) >= part.chunks[0].end:
+                        chunk = part.chunks[0]
+                        del content[: chunk.start - at]  # other columns
+                        size = chunk.end - chunk.start
+                        await self._land_images(part.images, chunk, content[:size], missing)
+                        del content[:size]
+                        at = chunk.end
+                        part.chunks.pop(0)
+                        part.done += 1
+                        if not missing:
+                            return
+        except (_Fault, aiohttp.ClientError, TimeoutError, asyncio.TimeoutError) as error:
+            if part.done == came_before:
+                raise
+            self._tally.retries[_cause_of(error)] += 1  # it went on for a while: from there, with all tries anew
+        else:
+            if part.chunks:
+                raise _Fault("truncated")
+
+    async def _land_images(self, images: Images, chunk: ImageChunk, content: bytearray, missing: "_Missing") -> None:
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._reader, lambda: [*images.read(chunk, content)])
+        except NotReadable:
+            self._tally.retries["unreadable row group"] += 1
+            return
+        batches = [found[start : start + _BATCH] for start in range(0, len(found), _BATCH)]
+        landed = await asyncio.gather(*(self._in_thread(self._land_batch, batch, missing) for batch in batches))
+        for files, size in landed:
+            self._tally.files += files
+            self._tally.bytes += size
+        self._strange -= chunk.size
+        if self._strange < 0 and not self._tally.files:
+            raise _Final("none of its images is one that is wanted: is it of another commit?")
+
+    def _land_batch(self, batch: list[memoryview], missing: "_Missing") -> tuple[int, int]:
+        files = size = 0
+        for image in batch:
+            for file in missing.take(image):
+                self._put(file, image)
+                files += 1
+                size += file.size
+        return files, size
+
+    # --- requests ---
+
+    async def _patiently(self, name: str, once: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Do something with a request in it, again after what may pass; raises `_Final` when all tries are used up."""
+        attempt = 0
+        while True:
+            await self._quota()
+            try:
+                return await once()
+            except (_Fault, aiohttp.ClientError, TimeoutError, asyncio.TimeoutError) as error:
+                cause = _cause_of(error)
+                attempt += cause != "429"  # waiting for quota is no failure of this file
+                if attempt >= self._settings.attempts:
+                    raise _Final(f"{cause} ({attempt} tries)") from error
+                self._tally.retries[cause] += 1
+                log.debug("%s: %s, try %d", name, cause, attempt)
+                asked = error.pause if isinstance(error, _Fault) else None
+                await self._pause(asked, attempt, everybody=cause == "429")
+
+    async def _quota(self) -> None:
+        while (left := self._open_at - asyncio.get_running_loop().time()) > 0:  # noqa: ASYNC110 - it may have moved on meanwhile
+            await asyncio.sleep(left + random.uniform(0, 0.1))  # noqa: S311 - jitter
+
+    async def _pause(self, asked: float | None, attempt: int, *, everybody: bool) -> None:
+        pause = asked if asked is not None else min(_LONGEST_PAUSE, 0.2 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311
+        if everybody:
+            self._close_for(pause)
+        else:
+            await asyncio.sleep(pause)
+
+    def _close_for(self, pause: float) -> None:
+        self._open_at = max(self._open_at, asyncio.get_running_loop().time() + pause)
+
+    async def _get(
+        self, session: aiohttp.ClientSession, name: str, span: tuple[int, int] | None = None
+    ) -> aiohttp.ClientResponse:
+        """Ask for a file, or for the bytes ``[start, end)`` of it, and follow redirects; raises what isn't an answer to that."""
+        url = self._source.url(name)
+        for _ in range(_HOPS):
+            headers = {"Accept-Encoding": "identity"}  # the bytes themselves are hashed
+            if span is not None:
+                headers["Range"] = f"bytes={span[0]}-{span[1] - 1}"
+            if url.origin() == self._origin:  # the token must not follow a redirect to another origin
+                headers |= self._source.headers
+            self._tally.requests += 1
+            proxy = self._proxies.of(url)
+            response = await session.get(url, headers=headers, allow_redirects=False, proxy=proxy)
+            self._heed(response.headers)
+            if response.status == (200 if span is None else 206):
+                return response
+            async with response:
+                if not 300 <= response.status < 400 or "Location" not in response.headers:
+                    raise self._refusal(response, name)
+                if response.content_length is not None and response.content_length < 1 << 16:
+                    await response.read()  # else the connection would be closed
+                url = url.join(URL(response.headers["Location"], encoded=True))
+                if url.scheme not in {"http", "https"} or url.host is None:
+                    raise _Final(f"redirected to {url.scheme or 'nowhere'}:, which is not followed")
+        raise _Final(f"more than {_HOPS} redirects")
+
+    def _heed(self, headers: Mapping[str, str]) -> None:
+        """Keep what the Hub tells of its quota; when none is left nobody asks for what would be refused."""
+        if "RateLimit" in headers and (quota := Quota.told(headers)) is not None:
+            self._tally.quota = quota
+            if quota.left == 0:
+                self._close_for(quota.reset)
+
+    def _refusal(self, response: aiohttp.ClientResponse, name: str) -> Exception:
+        status = response.status
+        if status in {401, 403}:
+            return AccessDenied(f"the Hub refuses {name} ({status}): check that the token is valid and may read it")
+        if status in {408, 429} or status >= 500:
+            return _Fault(str(status), _asked_pause(response.headers))
+        return _Final(f"the Hub answered {status} {response.reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A file that is here, in memory, and who waits for it to land."""
+
+    file: RemoteFile
+    content: bytearray
+    landed: "asyncio.Future[None]"
 
 
 class _Arriving:
-    """A file on its way: written and hashed as it comes."""
+    """A large file on its way: written and hashed as it comes."""
 
     def __init__(self, folder: CacheFolder, file: RemoteFile) -> None:
         self.file = file
@@ -277,9 +549,94 @@ class _Arriving:
             raise _Fault("wrong bytes")
 
     def drop(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, Step37Error):
             self._open.close()
         self._folder.discard(self.temporary)
+
+
+class _Missing:
+    """The files still wanted, by digest; used by many threads."""
+
+    def __init__(self, wanted: Collection[RemoteFile]) -> None:
+        self._lock = threading.Lock()
+        self._files: dict[str, list[RemoteFile]] = {}
+        for file in wanted:
+            self._files.setdefault(file.digest, []).append(file)
+        self._kinds = {digest.partition(":")[0] for digest in self._files}
+
+    def __bool__(self) -> bool:
+        return bool(self._files)
+
+    def take(self, content: memoryview) -> list[RemoteFile]:
+        """Give the files that have this content; they are no longer missing then."""
+        taken = []
+        for kind in self._kinds:
+            hashing = hasher(f"{kind}:", len(content))
+            hashing.update(content)
+            with self._lock:
+                taken += self._files.pop(f"{kind}:{hashing.hexdigest()}", [])
+        return taken
+
+
+@dataclass
+class _Part:
+    """Row groups that follow each other in one Parquet file; those read are gone."""
+
+    shard: RemoteFile
+    images: Images
+    chunks: list[ImageChunk]
+    done: int = 0
+
+
+def _cut(chunks: Sequence[ImageChunk], share: float) -> Iterator[list[ImageChunk]]:
+    """Cut a file's row groups into runs of about ``share`` bytes."""
+    part: list[ImageChunk] = []
+    size = 0
+    for chunk in chunks:
+        part.append(chunk)
+        size += chunk.end - chunk.start
+        if size >= share:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+class _Proxies:
+    """The proxies that the environment names, as Python's own client reads them (``HTTPS_PROXY``, ``NO_PROXY``...)."""
+
+    def __init__(self) -> None:
+        self._by_origin: dict[URL, str | None] = {}
+
+    def of(self, url: URL) -> str | None:
+        origin = url.origin()
+        if origin not in self._by_origin:
+            proxies = urllib.request.getproxies()
+            host = url.host_port_subcomponent or ""
+            proxy = None if urllib.request.proxy_bypass(host) else proxies.get(url.scheme, proxies.get("all"))
+            self._by_origin[origin] = proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+        return self._by_origin[origin]
+
+
+def _settle(batch: list[_Whole], errors: list[BaseException | None]) -> None:
+    for whole, error in zip(batch, errors, strict=True):
+        if whole.landed.done():  # nobody waits any more
+            continue
+        if error is None:
+            whole.landed.set_result(None)
+        else:
+            whole.landed.set_exception(error)
+
+
+async def _whole(response: aiohttp.ClientResponse, size: int) -> bytes:
+    content = bytearray()
+    async for piece in response.content.iter_any():
+        content += piece
+        if len(content) > size:
+            break
+    if len(content) != size:
+        raise _Fault(f"{len(content)} bytes instead of {size}")
+    return bytes(content)
 
 
 async def _beside(ticker: Coroutine[Any, Any, None], workers: list[Coroutine[Any, Any, None]]) -> None:
@@ -300,7 +657,9 @@ async def _beside(ticker: Coroutine[Any, Any, None], workers: list[Coroutine[Any
             raise error
 
 
-def _cause(error: Exception) -> str:
+def _cause_of(error: Exception) -> str:
+    if isinstance(error, _Fault):
+        return error.cause
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return "timeout"
     if isinstance(error, aiohttp.ClientPayloadError):
@@ -311,10 +670,10 @@ def _cause(error: Exception) -> str:
 def _asked_pause(headers: Mapping[str, str]) -> float | None:
     """Seconds after which the server wants to be asked again: ``Retry-After``, or ``t`` of its ``RateLimit``."""
     asked = headers.get("Retry-After", "")
-    if not asked.isdigit():
-        parts = (part.strip() for part in headers.get("RateLimit", "").split(";"))
-        asked = next((part[2:] for part in parts if part.startswith("t=")), "")
-    return max(float(asked), _LEAST_PAUSE) if asked.isdigit() else None
+    quota = Quota.told(headers)
+    if asked.isdigit():
+        return max(float(asked), _LEAST_PAUSE)
+    return max(quota.reset, _LEAST_PAUSE) if quota is not None and quota.left == 0 else None
 
 
 def _summary(failed: dict[str, str], total: int) -> str:

@@ -120,6 +120,17 @@ class CacheFolder:
             with os.fdopen(descriptor, "wb") as file:
                 yield file
 
+    def put(self, temporary: Path, content: bytes | bytearray | memoryview) -> None:
+        """Write a temporary file at once; errors of close count here, too."""
+        with self._errors():
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            try:
+                left = memoryview(content)
+                while left:
+                    left = left[os.write(descriptor, left) :]
+            finally:
+                os.close(descriptor)
+
     def publish(self, temporary: Path, name: str) -> Entry:
         """Give a verified file its final name; gives what a scan will show."""
         with self._errors():

@@ -5,11 +5,23 @@ import random
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from step37_flickr8k.errors import AccessDenied, HubUnavailable, RepositoryNotFound, RevisionNotFound, SplitNotFound
-from step37_flickr8k.plan import METADATA, RemoteFile
+from step37_flickr8k.errors import (
+    AccessDenied,
+    CacheDamaged,
+    HubUnavailable,
+    InvalidMetadata,
+    InvalidSettings,
+    RepositoryNotFound,
+    RevisionNotFound,
+    SplitNotFound,
+    Step37Error,
+)
+from step37_flickr8k.folder import digest_of
+from step37_flickr8k.plan import METADATA, Listing, RemoteFile
 from step37_flickr8k.settings import WarmupSettings
 
 __all__ = ["Hub", "is_commit"]
@@ -18,6 +30,7 @@ log = logging.getLogger("step37_flickr8k")
 
 _T = TypeVar("_T")
 _KIND = "dataset"
+_PARQUET = "refs/convert/parquet"
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -37,7 +50,9 @@ class Hub:
         self._library: Any = huggingface_hub  # its types differ between versions
         # without a token of ours False, since True and None would have the library look for one by itself
         self.token = settings.token.get_secret_value() if settings.token else False
-        self._api = huggingface_hub.HfApi(endpoint=settings.endpoint, token=self.token, library_name="step37-flickr8k")
+        self._headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
+        self._as: dict[str, Any] = {"token": self.token, "library_name": "step37-flickr8k", "headers": self._headers}
+        self._api = huggingface_hub.HfApi(endpoint=settings.endpoint, **self._as)
         # whichever HTTP client this version of the library has: its errors share the base of the Hub's own
         bases = huggingface_hub.errors.HfHubHTTPError.__mro__
         self._transport_error: Any = next(base for base in bases if base.__name__ == "HTTPError")
@@ -56,47 +71,90 @@ class Hub:
         repo_id = self._settings.repo_id
         return str(self._patiently(lambda: get(repo_id, revision=revision, expand=["sha"], timeout=30), revision).sha)
 
-    def list_files(self, commit: str, split: str) -> dict[str, RemoteFile]:
+    @property
+    def quota(self) -> int | None:
+        """File requests that the public Hub grants in five minutes at the least; None for other addresses."""
+        public = self._api.endpoint == self._library.constants._HF_DEFAULT_ENDPOINT  # noqa: SLF001 - else its name stood here
+        return (5000 if self.token else 3000) if public else None
+
+    def list_files(self, commit: str, split: str) -> Listing:
         """Give the files right below ``<split>/`` by name; raises `SplitNotFound` without a metadata.csv among them."""
 
-        def read_tree() -> dict[str, RemoteFile]:
+        def read_tree() -> Listing:
             tree = self._api.list_repo_tree(self._settings.repo_id, split, revision=commit, repo_type=_KIND)
-            files = (_remote_file(entry, split) for entry in tree if isinstance(entry, self._library.hf_api.RepoFile))
-            return {file.name: file for file in files}
+            return Listing(_remote_file(entry, split) for entry in tree if isinstance(entry, self._library.hf_api.RepoFile))
 
         missing = f"{self.name} holds no {split}/{METADATA} at {commit}: choose another split"
         try:
             files = self._patiently(read_tree, commit)
         except self._library.errors.EntryNotFoundError as error:
             raise SplitNotFound(missing) from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InvalidMetadata(f"{self.name}: the listing at {commit} makes no sense ({error}): tell its owner") from error
         self.requests += len(files) // 1000  # the pages after the first
         if METADATA not in files:
             raise SplitNotFound(missing)
         return files
 
-    def url(self, commit: str, split: str, name: str) -> str:
-        """Give the address that serves a file's bytes, Xet-backed or not."""
-        where = {"repo_type": _KIND, "revision": commit, "endpoint": self._settings.endpoint}
-        return str(self._library.hf_hub_url(self._settings.repo_id, f"{split}/{name}", **where))
+    def list_parquet(self, split: str) -> list[RemoteFile]:
+        """Give the files of the split's Parquet conversion, named from the root; empty if there is none."""
+
+        def read_tree() -> list[RemoteFile]:
+            where: dict[str, Any] = {"revision": _PARQUET, "repo_type": _KIND, "recursive": True}
+            tree = self._api.list_repo_tree(self._settings.repo_id, **where)
+            return [_remote_file(entry, "") for entry in tree if isinstance(entry, self._library.hf_api.RepoFile)]
+
+        try:
+            files = self._patiently(read_tree, _PARQUET)
+        except (RevisionNotFound, self._library.errors.EntryNotFoundError):
+            return []
+        of_split = [
+            f for f in files if f.name.endswith(".parquet") and f.name.split("/")[1:-1] in ([split], [f"partial-{split}"])
+        ]
+        configurations = {file.name.split("/")[0] for file in of_split}
+        chosen = "default" if "default" in configurations else min(configurations, default="")
+        return [file for file in of_split if file.name.startswith(f"{chosen}/")]
+
+    def base(self, commit: str, split: str) -> str:
+        """Give the address below which the split's files are served, Xet-backed or not."""
+        return self._base(commit, f"{split}/_")
+
+    def parquet_base(self) -> str:
+        """Give the address below which the Parquet conversion is served."""
+        return self._base(_PARQUET, "_")
+
+    def _base(self, revision: str, name: str) -> str:
+        where = {"repo_type": _KIND, "revision": revision, "endpoint": self._settings.endpoint}
+        return str(self._library.hf_hub_url(self._settings.repo_id, name, **where)).removesuffix("_")
 
     def headers(self) -> dict[str, str]:
         """Give the headers of requests to the endpoint, and to no other origin, as the library itself sends them."""
-        build = self._library.utils.build_hf_headers
-        return dict(build(token=self.token, library_name="step37-flickr8k"))
+        return dict(self._library.utils.build_hf_headers(**self._as))
 
     def download(self, filename: str, cache_dir: Path, revision: str | None) -> Path:
-        """Download one file to ``cache_dir/<filename>`` with hf_hub_download, or reuse it."""
+        """Download one file to ``cache_dir/<filename>`` with hf_hub_download, or reuse it; its bytes are hashed either way.
+
+        huggingface_hub keeps a file that came with wrong bytes of the right size: here it is fetched once more, and then refused.
+        """
         get = self._library.hf_hub_download
         where = {"repo_type": _KIND, "revision": revision, "local_dir": cache_dir, "endpoint": self._settings.endpoint}
+        how = {**self._as, "local_files_only": self._settings.offline}
         try:
-            return Path(self._patiently(lambda: get(self._settings.repo_id, filename, **where, token=self.token), str(revision)))
+            for force in (False, True):
+                call = partial(get, self._settings.repo_id, filename, force_download=force, **where, **how)
+                path = Path(self._patiently(call, str(revision)))
+                if _is_right(path, cache_dir, filename):
+                    return path
+                log.warning("%s has other bytes than the Hub says: it is fetched again", path)
         except self._library.errors.EntryNotFoundError as error:
             raise SplitNotFound(f"{self.name} holds no {filename}: look at its list of files") from error
+        raise CacheDamaged(f"{path} has other bytes than {self.name} says, twice: is there a proxy that changes them?")
 
     def _patiently(self, call: Callable[[], _T], revision: str) -> _T:
         """Call the Hub, again after what may pass; anything else in plain words."""
         errors = self._library.errors
-        for attempt in range(1, self._settings.attempts + 1):
+        attempts = 1 if self._settings.offline else self._settings.attempts
+        for attempt in range(1, attempts + 1):
             self.requests += 1
             try:
                 return call()
@@ -115,13 +173,16 @@ class Hub:
                 reason = error
             except (self._transport_error, OSError) as error:
                 reason = error
-            if attempt < self._settings.attempts:
+            if attempt < attempts:
                 pause = min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311 - jitter
                 log.info("the Hub can't answer now (%s), trying again in %.1f s", _first_line(reason), pause)
                 time.sleep(pause)
-        raise HubUnavailable(
-            f"{self.name} doesn't answer after {self._settings.attempts} tries: {_first_line(reason)}"
-        ) from reason
+        raise self._given_up(attempts, _first_line(reason)) from reason
+
+    def _given_up(self, attempts: int, reason: str) -> Step37Error:
+        if self._settings.offline:
+            return InvalidSettings(f"offline is set and this is not in the cache: unset it once ({reason})")
+        return HubUnavailable(f"{self.name} doesn't answer after {attempts} tries: {reason}")
 
     def _hidden(self) -> str:
         if self.token:
@@ -139,6 +200,17 @@ class Hub:
 def _remote_file(entry: Any, split: str) -> RemoteFile:
     digest = f"sha256:{entry.lfs.sha256}" if entry.lfs else f"git-sha1:{entry.blob_id}"
     return RemoteFile(entry.path.removeprefix(f"{split}/"), entry.size, digest)
+
+
+def _is_right(path: Path, cache_dir: Path, filename: str) -> bool:
+    """Compare a file with the hash that huggingface_hub noted for it: its ETag, a sha256 (LFS) or a git blob's sha1."""
+    try:
+        note = (cache_dir / ".cache" / "huggingface" / "download" / f"{filename}.metadata").read_text(encoding="utf-8")
+        etag = note.splitlines()[1].strip()
+    except (OSError, IndexError):
+        return True  # nothing is known
+    kind = {64: "sha256", 40: "git-sha1"}.get(len(etag))
+    return kind is None or digest_of(path, f"{kind}:") == f"{kind}:{etag}"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,13 +1,14 @@
 """What to fetch, decided from rows, listing and disk: pure, no I/O."""
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from typing import overload
 
 from step37_flickr8k.errors import CaptionKeyNotFound, EmptySelection, ImageNotFound, InvalidMetadata
 
-__all__ = ["METADATA", "Plan", "RemoteFile", "Row", "Selection", "decide", "read_rows"]
+__all__ = ["METADATA", "Chosen", "Listing", "Plan", "RemoteFile", "Row", "Selection", "decide", "read_rows"]
 
 METADATA = "metadata.csv"
 _NAME_COLUMN = "file_name"
@@ -24,7 +25,7 @@ class Selection:
     revision: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """A row that counts: both cells non-empty after stripping."""
 
@@ -32,7 +33,7 @@ class Row:
     caption: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RemoteFile:
     """A file of the commit: name in the split, size in bytes, ``sha256:<hex>`` (LFS) or ``git-sha1:<hex>`` (a plain blob)."""
 
@@ -41,18 +42,82 @@ class RemoteFile:
     digest: str
 
 
+class Listing(Mapping[str, RemoteFile]):
+    """The files of a commit by name, packed: some 200 bytes a file, also when there are a million."""
+
+    _KINDS = (("sha256", 32), ("git-sha1", 20))
+
+    def __init__(self, files: Iterable[RemoteFile] = ()) -> None:
+        """Take the files; of two with one name the first counts."""
+        self._index: dict[str, int] = {}
+        self._names: list[str] = []
+        self._sizes = array("Q")
+        self._kinds = bytearray()
+        self._digests = bytearray()  # 32 bytes each
+        for file in files:
+            self.add(file)
+
+    def add(self, file: RemoteFile) -> None:
+        """Add a file; raises ValueError for a size or a digest that can't be one."""
+        kind, _, digest = file.digest.partition(":")
+        raw = bytes.fromhex(digest)
+        if (kind, len(raw)) not in self._KINDS or not 0 <= file.size < 1 << 63:
+            raise ValueError(f"{file.name}: {file.size} bytes, {file.digest}")
+        if self._index.setdefault(file.name, len(self._names)) == len(self._names):
+            self._names.append(file.name)
+            self._sizes.append(file.size)
+            self._kinds.append(self._KINDS.index((kind, len(raw))))
+            self._digests += raw.ljust(32, b"\0")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __getitem__(self, name: str) -> RemoteFile:
+        return self.at(self._index[name])
+
+    def position(self, name: str) -> int | None:
+        """Give a file's number; None if there is no such file."""
+        return self._index.get(name)
+
+    def at(self, number: int) -> RemoteFile:
+        """Give a file by its number."""
+        kind, length = self._KINDS[self._kinds[number]]
+        digest = self._digests[32 * number : 32 * number + length].hex()
+        return RemoteFile(self._names[number], self._sizes[number], f"{kind}:{digest}")
+
+
+class Chosen(Sequence[RemoteFile]):
+    """Some files of a listing, in order; a number each."""
+
+    def __init__(self, listing: Listing, numbers: Iterable[int]) -> None:
+        """Choose files by their numbers in the listing."""
+        self._listing = listing
+        self._numbers = array("Q", numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, key: int) -> RemoteFile: ...
+    @overload
+    def __getitem__(self, key: slice) -> "Chosen": ...
+    def __getitem__(self, key: int | slice) -> "RemoteFile | Chosen":
+        if isinstance(key, slice):
+            return Chosen(self._listing, self._numbers[key])
+        return self._listing.at(self._numbers[key])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The files to fetch, and how many of the selection's rows and files there are."""
+    """The files to fetch, how many of the selection's rows and files there are, and how many bytes are to come."""
 
     rows: int
     files: int
-    fetch: tuple[RemoteFile, ...]
-
-    @property
-    def bytes(self) -> int:
-        """Bytes to fetch."""
-        return sum(file.size for file in self.fetch)
+    fetch: Sequence[RemoteFile]
+    bytes: int
 
 
 def read_rows(lines: Iterable[str], selection: Selection) -> Iterator[Row]:
@@ -60,17 +125,17 @@ def read_rows(lines: Iterable[str], selection: Selection) -> Iterator[Row]:
 
     Raises `CaptionKeyNotFound`, `InvalidMetadata`, and `EmptySelection` when no row counts.
     """
-    reader = csv.DictReader(lines)
+    reader = csv.reader(lines)
     where = f"{selection.split}/{METADATA} of {selection.repo_id}"
     try:
-        _check_columns(reader.fieldnames or (), selection.caption_key, where)
+        name_at, caption_at = _columns(next(reader, []), selection.caption_key, where)
+        last = max(name_at, caption_at)
         count = 0
         for cells in reader:
-            row = Row((cells[_NAME_COLUMN] or "").strip(), (cells[selection.caption_key] or "").strip())
-            if not row.file_name or not row.caption:
+            if len(cells) <= last or not (name := cells[name_at].strip()) or not (caption := cells[caption_at].strip()):
                 continue
-            _check_name(row.file_name, f"{where}, line {reader.line_num}")
-            yield row
+            _check_name(name, f"{where}, line {reader.line_num}")
+            yield Row(name, caption)
             count += 1
             if count == selection.sample_count:
                 return
@@ -82,32 +147,41 @@ def read_rows(lines: Iterable[str], selection: Selection) -> Iterator[Row]:
         )
 
 
-def decide(rows: Iterable[Row], listing: Mapping[str, RemoteFile], verified: Mapping[str, str]) -> Plan:
+def decide(rows: Iterable[Row], listing: Listing, verified: Mapping[str, str]) -> Plan:
     """Plan = wanted - already verified; ``verified`` maps names to digests of what the folder holds, proven right.
 
     Raises `ImageNotFound` for a row whose image the commit doesn't hold.
     """
-    count = 0
-    wanted: dict[str, RemoteFile] = {}
+    count = size = 0
+    wanted = bytearray(len(listing))
+    fetch = array("Q")
     for row in rows:
         count += 1
-        if row.file_name not in listing:
+        number = listing.position(row.file_name)
+        if number is None:
             raise ImageNotFound(f"row {count} names {row.file_name}, which the commit doesn't hold: tell the dataset's owner")
-        wanted[row.file_name] = listing[row.file_name]
-    fetch = tuple(file for file in wanted.values() if verified.get(file.name) != file.digest)
-    return Plan(rows=count, files=len(wanted), fetch=fetch)
+        if wanted[number]:
+            continue
+        wanted[number] = 1
+        file = listing.at(number)
+        if verified.get(file.name) != file.digest:
+            fetch.append(number)
+            size += file.size
+    return Plan(rows=count, files=sum(wanted), fetch=Chosen(listing, fetch), bytes=size)
 
 
-def _check_columns(columns: Iterable[str], caption_key: str, where: str) -> None:
-    names = list(columns)
-    if _NAME_COLUMN not in names:
-        raise InvalidMetadata(f"{where} has no column {_NAME_COLUMN}, but {', '.join(names) or 'no columns'}")
-    if caption_key not in names:
-        known = ", ".join(name for name in names if name != _NAME_COLUMN)
+def _columns(header: Sequence[str], caption_key: str, where: str) -> tuple[int, int]:
+    """Find both columns; of two with one name the last counts, as for csv.DictReader."""
+    at = {name: number for number, name in enumerate(header)}
+    if _NAME_COLUMN not in at:
+        raise InvalidMetadata(f"{where} has no column {_NAME_COLUMN}, but {', '.join(header) or 'no columns'}")
+    if caption_key not in at:
+        known = ", ".join(name for name in at if name != _NAME_COLUMN)
         raise CaptionKeyNotFound(f"caption_key {caption_key!r} is no column of {where}: choose one of {known}")
+    return at[_NAME_COLUMN], at[caption_key]
 
 
 def _check_name(name: str, where: str) -> None:
     """Refuse a name that leads out of the split's folder: it becomes a path of the cache."""
-    if PurePosixPath(name).name != name or name in {".", "..", METADATA} or "\0" in name or "\\" in name:
+    if "/" in name or "\\" in name or "\0" in name or name in {".", "..", METADATA}:
         raise InvalidMetadata(f"{where}: file_name {name!r} is not the name of an image in the split's folder")

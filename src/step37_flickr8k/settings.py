@@ -5,12 +5,13 @@ defaults.
 """
 
 import difflib
+import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -42,6 +43,7 @@ _OTHERS = {
     "STEP37_SETTINGS",
 }  # known, but no field: the first belongs to the world, the second names a file
 _TRUE = {"1", "on", "yes", "true"}
+_SECRET = {"token", "headers"}
 _SELECTION = {"repo_id", "revision", "split", "sample_count", "caption_key", "cache_dir"}
 
 
@@ -75,6 +77,19 @@ def _token(value: SecretStr | None) -> SecretStr | None:
     """Refuse what can't be sent: an HTTP client would put the whole header into its error."""
     if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
         raise ValueError("empty, or holds white space or characters outside of ASCII")
+    return value
+
+
+def _headers(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError("no JSON object") from None
+    if isinstance(value, dict) and not all(
+        re.fullmatch(r"[A-Za-z0-9-]+", str(name)) and re.fullmatch(r"[ -~]*", str(text)) for name, text in value.items()
+    ):
+        raise ValueError("a name or value can't be sent: letters, digits and - in names, ASCII in values")
     return value
 
 
@@ -122,6 +137,15 @@ class WarmupSettings(BaseSettings):
     )
     token_file: Annotated[Path | None, AfterValidator(lambda p: p and p.expanduser())] = Field(
         None, description="readable file that holds the token and nothing else"
+    )
+    headers: Annotated[dict[str, SecretStr], BeforeValidator(_headers)] = Field(
+        {}, description="further HTTP headers for the endpoint alone, as a JSON object; no flag, since they may be secrets"
+    )
+    offline: bool = Field(False, description="never ask the Hub: take what the cache holds, or fail")
+    fetch_mode: Literal["auto", "files", "parquet"] = Field(
+        "auto",
+        description="`files`: a request per image; `parquet`: the split's Parquet conversion in a few requests, if there is "
+        "one and pyarrow is installed; `auto`: Parquet when most of it is wanted",
     )
     concurrency: int = Field(64, ge=1, le=1024, description="files in flight at once, 1 to 1024")
     attempts: int = Field(8, ge=1, le=100, description="tries for each file before it is given up, 1 to 100")
@@ -224,24 +248,28 @@ def settings_table() -> str:
     """Give the Markdown table of the README."""
     lines = ["| setting | flag | environment | default | meaning |", "|---|---|---|---|---|"]
     for name, field in WarmupSettings.model_fields.items():
-        flag = "" if name == "token" else f"`{_flag(name)}`"
-        default = {"None": "", "600.0": "600"}.get(str(field.default), str(field.default))
+        flag = "" if name in _SECRET else f"`{_flag(name)}`"
+        default = {"None": "", "600.0": "600", "{}": "", "False": "false"}.get(str(field.default), str(field.default))
         default = "`all`" if name == "sample_count" else default and f"`{default}`"
         lines.append(f"| `{name}` | {flag} | `{_variable(name)}` | {default} | {field.description} |")
     return "\n".join(lines)
 
 
 def flags() -> Iterator[tuple[str, str, str, tuple[str, ...] | None]]:
-    """Give (setting, flag, help, choices) of every flag; the token has none, since command lines are public."""
+    """Give (setting, flag, help, choices) of every flag; secrets have none, since command lines are public.
+
+    A flag without a value has no choices at all, ``()``; one with any value has None.
+    """
     for name, field in WarmupSettings.model_fields.items():
-        if name != "token":
+        if name not in _SECRET:
             choices = get_args(field.annotation) if field.annotation in _CHOICES else None
+            choices = () if field.annotation is bool else choices
             default = "all" if name == "sample_count" else field.default
             shown = "" if default is None else f" (default: {default})"
             yield name, _flag(name), f"{field.description}{shown}".replace("%", "%%").replace("`", ""), choices
 
 
-_CHOICES = [WarmupSettings.model_fields[name].annotation for name in ("cache_scope", "log_level", "log_format", "progress")]
+_CHOICES = [field.annotation for field in WarmupSettings.model_fields.values() if get_origin(field.annotation) is Literal]
 
 
 def _fields() -> list[str]:
@@ -280,6 +308,8 @@ def _hub_layer(environ: Mapping[str, str]) -> _Layer:
     origins: dict[str, str] = {}
     if environ.get("HF_ENDPOINT"):
         values["endpoint"], origins["endpoint"] = environ["HF_ENDPOINT"], "HF_ENDPOINT"
+    if environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
+        values["offline"], origins["offline"] = True, "HF_HUB_OFFLINE"
     if environ.get("HF_TOKEN"):
         values["token"], origins["token"] = environ["HF_TOKEN"].strip(), "HF_TOKEN"
     elif environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() not in _TRUE:
@@ -343,6 +373,6 @@ def _explain(name: str, message: str, values: Mapping[str, object], origins: Map
     if name not in _fields():
         return f"{name}: no such setting{_guess(name, _fields())}"
     value = re.sub(r"//[^/]*@", "//***@", repr(values.get(name)))
-    shown = "" if name == "token" else f"={value}"
+    shown = "" if name in _SECRET else f"={value}"
     what = message.removeprefix("Value error, ").removeprefix("Input should be ")
     return f"{name}{shown} ({origins[name]}) is wrong: {what}; {name} is {WarmupSettings.model_fields[name].description}"

@@ -5,21 +5,29 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from step37_flickr8k.errors import CacheDamaged, EmptySelection, FolderNotUsable, Step37Error, TransientError
-from step37_flickr8k.fetch import Source, Tally, fetch
+from step37_flickr8k.errors import (
+    CacheDamaged,
+    EmptySelection,
+    FolderNotUsable,
+    InvalidSettings,
+    Step37Error,
+    TransientError,
+)
+from step37_flickr8k.fetch import Arrived, Quota, Source, Tally, fetch, fetch_bulk
 from step37_flickr8k.folder import CacheFolder, Entry, digest_of
 from step37_flickr8k.group import Group, Patience, Progress, share
-from step37_flickr8k.hub import Hub
+from step37_flickr8k.hub import Hub, is_commit
 from step37_flickr8k.images import why_undecodable
 from step37_flickr8k.lease import Claim, Lease, take
-from step37_flickr8k.plan import METADATA, Plan, RemoteFile, Row, Selection, decide, read_rows
+from step37_flickr8k.parquet import is_available
+from step37_flickr8k.plan import METADATA, Listing, Plan, RemoteFile, Row, Selection, decide, read_rows
 from step37_flickr8k.record import (
     Coverage,
     Proven,
@@ -43,6 +51,7 @@ log = logging.getLogger("step37_flickr8k")
 Value = dict[str, Any]
 _LEASE_BEATS = 4  # heartbeat timeouts without a change of the lease's bytes: NFS may show old ones for a minute
 _HASHERS = 8  # threads
+_MANY = 100  # images: for fewer the Parquet conversion isn't looked for
 
 
 @dataclass(frozen=True)
@@ -50,10 +59,22 @@ class Survey:
     """What the Hub has, what the folder holds, and so what there is to do."""
 
     commit: str
-    listing: Mapping[str, RemoteFile]
+    listing: Listing
     proven: dict[str, Proven]
     metadata: Path
     plan: Plan
+    shards: Sequence[RemoteFile] = ()  # of the Parquet conversion, if it is to be read
+    quota: Quota | None = None  # as the Hub told it last
+
+    @property
+    def requests(self) -> int:
+        """Requests for files: all of them, but a few when they come in bulk."""
+        return 3 * len(self.shards) + 3 if self.shards else len(self.plan.fetch)
+
+    @property
+    def wait(self) -> float:
+        """Seconds that the quota will make it wait."""
+        return self.quota.wait(self.requests) if self.quota else 0.0
 
 
 @dataclass(frozen=True)
@@ -65,9 +86,10 @@ class Warmup:
 
     @cached_property
     def selection(self) -> Selection:
-        """What is asked for."""
+        """What is asked for; offline a branch or tag is whatever the cache holds."""
         names = ("repo_id", "split", "caption_key", "sample_count", "revision")
-        return Selection(**{name: getattr(self.settings, name) for name in names})
+        asked = Selection(**{name: getattr(self.settings, name) for name in names})
+        return replace(asked, revision=None) if self.settings.offline and not is_commit(asked.revision) else asked
 
     @cached_property
     def folder(self) -> CacheFolder:
@@ -119,14 +141,14 @@ class Warmup:
         record = read_record(self.folder)
         if record is not None and record.fits(self.selection, self.world.run):
             return {"commit": record.commit}
-        return {"commit": Hub(self.settings).resolve(self.selection.revision or "main")}
+        return {"commit": self._hub().resolve(self.selection.revision or "main")}
 
     def warm(self, progress: Progress) -> Value:
         """Do rank 0's work: nothing if a ready record fits, else fill the folder as the holder of its lease."""
         if found := self._ready(self.selection):
             return self._warm_result(found)
         progress("listing")
-        hub = Hub(self.settings)
+        hub = self._hub()
         commit = hub.resolve(self.selection.revision or "main")
         wanted = replace(self.selection, revision=commit)
         if found := self._ready(wanted):
@@ -144,12 +166,10 @@ class Warmup:
         with lease:
             return _Filling(self, hub, lease, progress).run(commit, listing)
 
-    def survey(
-        self, hub: Hub, commit: str, listing: Mapping[str, RemoteFile], scratch: CacheFolder, progress: Progress
-    ) -> Survey:
+    def survey(self, hub: Hub, commit: str, listing: Listing, scratch: CacheFolder, progress: Progress) -> Survey:
         """Decide what to fetch; a metadata.csv that isn't in the folder yet is fetched into ``scratch``."""
         scan = self.folder.scan()
-        same_size = {name: file.digest for name, file in listing.items() if name in scan and scan[name].size == file.size}
+        same_size = {n: listing[n].digest for n, entry in scan.items() if n in listing and listing[n].size == entry.size}
         proven = unchanged(read_manifest(self.folder), scan)
 
         def prove(names: Iterable[str]) -> None:
@@ -159,22 +179,51 @@ class Warmup:
         progress("reading the metadata")
         prove([METADATA])
         in_place = METADATA in proven and proven[METADATA].digest == listing[METADATA].digest
-        metadata = self.folder.files / METADATA if in_place else self._fetch_metadata(hub, commit, listing, scratch, progress)
+        quota = Quota(hub.quota, 0, hub.quota, 300) if hub.quota else None
+        metadata = self.folder.files / METADATA
+        if not in_place:
+            metadata, told = self._fetch_metadata(hub, commit, listing, scratch, progress)
+            quota = told or quota
         plan = self._decide(metadata, listing, proven)
         progress("verifying", files=len(plan.fetch))
         prove(file.name for file in plan.fetch)
-        return Survey(commit, listing, proven, metadata, self._decide(metadata, listing, proven))
+        plan = self._decide(metadata, listing, proven)
+        return Survey(commit, listing, proven, metadata, plan, self._shards(hub, plan), quota)
+
+    def _shards(self, hub: Hub, plan: Plan) -> Sequence[RemoteFile]:
+        """Decide whether the images come in bulk: give the Parquet files to read, if they do."""
+        mode = self.settings.fetch_mode
+        if mode == "parquet" and not is_available():
+            raise InvalidSettings("fetch_mode=parquet needs pyarrow: pip install 'step37-flickr8k[parquet]', or choose auto")
+        if mode == "files" or not is_available() or len(plan.fetch) < (_MANY if mode == "auto" else 1):
+            return ()
+        shards = hub.list_parquet(self.selection.split)
+        if mode == "parquet" and not shards:
+            told = f"{hub.name} has no Parquet conversion of {self.selection.split}"
+            raise InvalidSettings(f"fetch_mode=parquet, but {told}: choose auto or files")
+        return shards if mode == "parquet" or 2 * plan.bytes >= sum(shard.size for shard in shards) else ()
+
+    def _hub(self) -> Hub:
+        if self.settings.offline:
+            told = f"{self.folder.root} holds no ready record that fits {self.selection}"
+            raise InvalidSettings(f"offline is set (HF_HUB_OFFLINE?), but {told}: run warmup once with the network")
+        return Hub(self.settings)
 
     def plan(self) -> Value:
         """Tell what `run` would do now: downloads nothing but metadata.csv, writes nothing to the cache folder."""
-        hub = Hub(self.settings)
+        if self.settings.offline and (record := self._ready(self.selection)):
+            rows = self._warm_result(record)["rows"]
+            nothing = {"files": rows, "fetch": 0, "bytes": 0, "requests": 0, "wait": 0, "quota": None, "warm": True}
+            where = {"repo_id": record.repo_id, "commit": record.commit, "cache_dir": str(self.folder.root)}
+            return {**where, "rows": rows, "mode": "offline", **nothing}
+        hub = self._hub()
         commit = hub.resolve(self.selection.revision or "main")
         listing = hub.list_files(commit, self.selection.split)
         with tempfile.TemporaryDirectory() as scratch:
             folder = CacheFolder(Path(scratch), self.selection.split)
             folder.make()
             survey = self.survey(hub, commit, listing, folder, Progress())
-        requests = hub.requests + len(survey.plan.fetch)
+        requests = hub.requests + survey.requests
         ready = self._ready(replace(self.selection, revision=commit)) is not None
         return {
             "repo_id": self.selection.repo_id,
@@ -184,7 +233,10 @@ class Warmup:
             "files": survey.plan.files,
             "fetch": len(survey.plan.fetch),
             "bytes": survey.plan.bytes,
+            "mode": "in bulk, from its Parquet conversion" if survey.shards else "one for each file",
             "requests": 1 if ready else requests,
+            "wait": survey.wait,
+            "quota": survey.quota and vars(survey.quota),
             "warm": ready,
         }
 
@@ -246,19 +298,19 @@ class Warmup:
         return _result(record.commit, rows, Tally(requests=requests), {}, warm=True, skipped=record.skipped)
 
     def _fetch_metadata(
-        self, hub: Hub, commit: str, listing: Mapping[str, RemoteFile], scratch: CacheFolder, progress: Progress
-    ) -> Path:
+        self, hub: Hub, commit: str, listing: Listing, scratch: CacheFolder, progress: Progress
+    ) -> tuple[Path, Quota | None]:
         kept: list[Path] = []
-        source = _source(hub, commit, self.selection.split)
+        source = Source(base=hub.base(commit, self.selection.split), headers=hub.headers())
         tally = fetch(
-            *([listing[METADATA]], source, scratch, lambda path, _: kept.append(path)),
+            *([listing[METADATA]], source, scratch, lambda arrived: kept.append(arrived.temporary)),
             settings=self.settings,
             progress=lambda *_, **__: progress("reading the metadata"),
         )
         hub.requests += tally.requests
-        return kept[0]
+        return kept[0], tally.quota
 
-    def _decide(self, metadata: Path, listing: Mapping[str, RemoteFile], proven: Mapping[str, Proven]) -> Plan:
+    def _decide(self, metadata: Path, listing: Listing, proven: Mapping[str, Proven]) -> Plan:
         with metadata.open(encoding="utf-8-sig", newline="") as lines:
             return decide(read_rows(lines, self.selection), listing, {n: p.digest for n, p in proven.items()})
 
@@ -285,7 +337,7 @@ class _Filling:
         self._progress = progress
         self._phases = _Phases()
 
-    def run(self, commit: str, listing: Mapping[str, RemoteFile]) -> Value:
+    def run(self, commit: str, listing: Listing) -> Value:
         """Plan, fetch, publish; gives the report. Whatever ends it, nothing unfinished stays."""
         self._folder.sweep()
         try:
@@ -293,17 +345,19 @@ class _Filling:
         finally:
             self._folder.clear_up()
 
-    def _fill(self, commit: str, listing: Mapping[str, RemoteFile]) -> Value:
+    def _fill(self, commit: str, listing: Listing) -> Value:
         folder, phases = self._folder, self._phases
         with phases.of("planning"):
             survey = self._job.survey(self._hub, commit, listing, folder, self._progress)
         before = self._record_before(survey)
-        files = [*survey.plan.fetch, *self._lost(before, survey)]
-        size = sum(file.size for file in files)
-        folder.check_space(size, len(files))
-        log.info("fetching %d of %d files, %.1f MB, at commit %s", len(files), survey.plan.files, size / 1e6, commit)
+        lost = self._lost(before, survey)
+        count, size = len(survey.plan.fetch) + len(lost), survey.plan.bytes + sum(file.size for file in lost)
+        folder.check_space(size, count)
+        log.info("fetching %d of %d files, %.1f MB, at commit %s", count, survey.plan.files, size / 1e6, commit)
+        if survey.wait:
+            log.info("the Hub's quota will make this wait %.0f s for %d requests", survey.wait, survey.requests)
         with phases.of("fetching"):
-            tally = self._fetch(files, survey)
+            tally = self._fetch(lost, survey)
         with phases.of("publishing"):
             self._progress("publishing")
             record = self._publish(survey, before)
@@ -326,21 +380,32 @@ class _Filling:
         remove_record(self._folder)
         return None
 
-    def _lost(self, before: Record | None, survey: Survey) -> Iterator[RemoteFile]:
+    def _lost(self, before: Record | None, survey: Survey) -> list[RemoteFile]:
         """Give what the record speaks of beyond this selection and is no longer there: it must not stay a promise."""
-        if before is not None:
-            wanted = {file.name for file in survey.plan.fetch} | survey.proven.keys() | {METADATA}
-            yield from (survey.listing[n] for n in read_manifest(self._folder) if n not in wanted and n in survey.listing)
+        if before is None:
+            return []
+        wanted = {file.name for file in survey.plan.fetch} | survey.proven.keys() | {METADATA}
+        return [survey.listing[n] for n in read_manifest(self._folder) if n not in wanted and n in survey.listing]
 
-    def _fetch(self, files: list[RemoteFile], survey: Survey) -> Tally:
-        def land(temporary: Path, file: RemoteFile) -> None:
-            flaw = why_undecodable(temporary) or ""
+    def _fetch(self, lost: list[RemoteFile], survey: Survey) -> Tally:
+        def land(arrived: Arrived) -> None:
+            flaw = why_undecodable(arrived.temporary, arrived.content) or ""
             self._lease.check()
-            entry = self._folder.publish(temporary, file.name)
+            file = arrived.file
+            entry = self._folder.publish(arrived.temporary, file.name)
             survey.proven[file.name] = Proven(entry.size, file.digest, entry.mtime_ns, flaw)
 
-        source = _source(self._hub, survey.commit, self._job.selection.split)
-        return fetch(files, source, self._folder, land, settings=self._job.settings, progress=self._progress)
+        hub, headers = self._hub, self._hub.headers()
+        ways: dict[str, Any] = {"settings": self._job.settings, "progress": self._progress}
+        tally, files = Tally(), survey.plan.fetch
+        if survey.shards:
+            bulk = Source(base=hub.parquet_base(), headers=headers)
+            tally = fetch_bulk(survey.shards, files, bulk, self._folder, land, **ways)
+            log.info("%d of %d files came in bulk, with %d requests", tally.files, len(files), tally.requests)
+            files = [file for file in files if file.name not in survey.proven]
+        source = Source(base=hub.base(survey.commit, self._job.selection.split), headers=headers)
+        tally.add(fetch([*files, *lost] if lost else files, source, self._folder, land, **ways))
+        return tally
 
     def _publish(self, survey: Survey, before: Record | None) -> Record:
         """Name metadata.csv, flush, then the manifest, and the ready record last."""
@@ -373,10 +438,6 @@ class _Phases:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 3)
-
-
-def _source(hub: Hub, commit: str, split: str) -> Source:
-    return Source(url=lambda name: hub.url(commit, split, name), headers=hub.headers())
 
 
 def _result(

@@ -19,6 +19,7 @@ class Policy:
     token: str | None = None
     gated: bool = False
     page_size: int = 1000
+    renamed_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,14 @@ def refuse(route: Route, authorization: str | None, policy: Policy) -> Answer | 
         message = f"Access to dataset {policy.repo_id} is restricted and you are not in the authorized list."
         return refusal(403, message, code="GatedRepo")
     return None
+
+
+def elsewhere(route: Route, raw_path: str, authorization: str | None, policy: Policy) -> Answer | None:
+    """Send who asks by the repository's former name to its present one, and refuse as `refuse` does; None if all is well."""
+    if route.repo_id == policy.renamed_from:
+        target = raw_path.replace(f"/datasets/{route.repo_id}", f"/datasets/{policy.repo_id}", 1)
+        return Answer(307, {"Location": target})
+    return refuse(route, authorization, policy)
 
 
 def info(snapshot: Snapshot, policy: Policy, *, blobs: bool) -> Answer:
@@ -150,10 +159,9 @@ def resolve(snapshot: Snapshot, repo_path: str, *, wanted: str | None, cdn: str 
     return _serve(file, headers, wanted)
 
 
-def from_cdn(snapshot: Snapshot, route: Route, *, wanted: str | None) -> Answer:
-    """Serve an LFS file by its sha256, as a CDN does: nothing about the repository in the headers."""
-    file = snapshot.files.get(route.repo_path)
-    if file is None or file.sha256 != route.sha256:
+def from_cdn(file: RepoFile | None, *, wanted: str | None) -> Answer:
+    """Serve an LFS file as a CDN does: nothing about the repository in the headers."""
+    if file is None:
         return Answer(404, {"Content-Type": "text/plain"}, b"Not Found")
     return _serve(file, {"ETag": f'"{file.sha256}"', "Accept-Ranges": "bytes"}, wanted)
 

@@ -62,10 +62,10 @@ class Listener:
             return answers.refusal(405, "Method Not Allowed")
         repository, policy = self._backend.repository, self._backend.policy
         if route.kind == "cdn":
-            return answers.from_cdn(repository.current, route, wanted=request.headers.get("Range"))
-        closed = answers.refuse(route, request.headers.get("Authorization"), policy)
-        if closed is not None:
-            return closed
+            return answers.from_cdn(repository.find(route.repo_path, route.sha256), wanted=request.headers.get("Range"))
+        elsewhere = answers.elsewhere(route, request.raw_path, request.headers.get("Authorization"), policy)
+        if elsewhere is not None:
+            return elsewhere
         snapshot = repository.at(route.revision)
         if snapshot is None:
             return answers.refusal(404, f"Invalid rev id: {route.revision}", code="RevisionNotFound")

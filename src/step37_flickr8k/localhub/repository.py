@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+PARQUET = "refs/convert/parquet"
+"""The revision under which the Hub keeps its conversion of a dataset to Parquet."""
 PLAIN_SUFFIXES = frozenset({".csv", ".json", ".md", ".txt"})
 
 
@@ -89,14 +91,15 @@ class Snapshot:
 class Repository:
     """The commits of one folder: the current one, and older ones that were asked to stay listed."""
 
-    def __init__(self, folder: Path, revisions: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, revisions: tuple[str, ...] = (), parquet: Path | None = None) -> None:
         """Scan ``folder``; ``revisions`` are further branches or tags of the current commit, besides main.
 
-        Raises NotADirectoryError when there is no such folder.
+        ``parquet`` is the folder of its Parquet conversion. Raises NotADirectoryError when there is no such folder.
         """
         self._folder = folder
         self._branches = frozenset({"main", *revisions})
         self._kept: dict[str, Snapshot] = {}
+        self._parquet = None if parquet is None else scan(parquet)
         self.current = scan(folder)
 
     def rescan(self, *, keep_old: bool = False) -> str:
@@ -110,7 +113,15 @@ class Repository:
         """Find the snapshot of a branch, tag or full commit id; None if it is not listed."""
         if revision in self._branches or revision == self.current.commit:
             return self.current
-        return self._kept.get(revision)
+        return self._parquet if revision == PARQUET else self._kept.get(revision)
+
+    def find(self, repo_path: str, sha256: str) -> RepoFile | None:
+        """Find an LFS file by its hash, as a CDN does: it knows no revisions."""
+        for snapshot in filter(None, (self.current, self._parquet)):
+            file = snapshot.files.get(repo_path)
+            if file is not None and file.sha256 == sha256:
+                return file
+        return None
 
 
 def scan(folder: Path) -> Snapshot:

@@ -41,12 +41,16 @@ class LocalHub:
         redirect_lfs: bool = True,
         page_size: int = 1000,
         revisions: Iterable[str] = (),
+        parquet: Path | str | None = None,
+        renamed_from: str = "",
     ) -> None:
         """Serve ``folder`` as the dataset repository ``repo_id``.
 
         A port of 0 is any free one. With a ``token`` the repository is private; ``gated`` refuses its files to all.
         LFS files are redirected to the CDN's port, or with ``redirect_lfs=False`` served by the Hub itself. A page of
-        the tree has ``page_size`` entries. ``revisions`` are further branches or tags of the current commit.
+        the tree has ``page_size`` entries. ``revisions`` are further branches or tags of the current commit. ``parquet`` is
+        a folder to serve as the Hub's own Parquet conversion (``<configuration>/<split>/*.parquet``). Requests for a
+        repository ``renamed_from`` are redirected to ``repo_id``.
         """
         self.folder = Path(folder)
         self.faults = Faults()
@@ -54,11 +58,12 @@ class LocalHub:
         """The Hub's URL, while it runs."""
         self.cdn_endpoint = ""
         """The CDN's URL, while it runs; no request comes there with ``redirect_lfs=False``."""
-        self._policy = Policy(repo_id, token, gated, page_size)
+        self._policy = Policy(repo_id, token, gated, page_size, renamed_from)
         self._redirect_lfs = redirect_lfs
         self._ports = (port, cdn_port)
         self._host = host
         self._revisions = tuple(revisions)
+        self._parquet = None if parquet is None else Path(parquet)
         self._log = RequestLog()
         self._repository: Repository | None = None
         self._stack = ExitStack()
@@ -95,7 +100,7 @@ class LocalHub:
 
         Raises NotADirectoryError when the folder isn't there, OSError when a port is taken.
         """
-        self._repository = Repository(self.folder, self._revisions)
+        self._repository = Repository(self.folder, self._revisions, self._parquet)
         with ExitStack() as stack:
             hub, cdn = (stack.enter_context(_bind(self._host, port)) for port in self._ports)
             self.endpoint, self.cdn_endpoint = _url(self._host, hub), _url(self._host, cdn)
