@@ -69,8 +69,8 @@ def test_a_whole_split_takes_a_dozen_requests(bulk: LocalHub, cache: Path) -> No
     """In auto mode all images come out of the Parquet files: under 20 requests at the Hub, redirects to the CDN included."""
     result = warm(bulk, cache)
     assert (result["files"], result["rows"]) == (COUNT, COUNT)
-    assert len(bulk.requests) < 20
-    assert result["requests"] == len(bulk.requests)
+    asked = [one for one in bulk.requests if one.kind != "other"]  # huggingface_hub asks for something of its own, once
+    assert result["requests"] == len(asked) < 20
     assert not [one for one in bulk.requests if one.repo_path.endswith(".jpg")]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ class Policy:
     gated: bool = False
     page_size: int = 1000
     renamed_from: str = ""
+    xet: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,17 @@ def paths_info(snapshot: Snapshot, names: Iterable[str], *, expand: bool) -> Ans
     return as_json([snapshot.entry(name, expand=expand) for name in known])
 
 
-def resolve(snapshot: Snapshot, repo_path: str, *, wanted: str | None, cdn: str | None) -> Answer:
+def xet_token(store: Path) -> Answer:
+    """Say where the Xet store is, with a token for an hour that it doesn't ask for."""
+    expires = str(int(time.time()) + 3600)
+    said = {"X-Xet-Cas-Url": f"local://{store}", "X-Xet-Access-Token": "any", "X-Xet-Token-Expiration": expires}
+    return as_json({}, headers=said)
+
+
+def resolve(snapshot: Snapshot, repo_path: str, *, wanted: str | None, cdn: str | None, xet_auth: str = "") -> Answer:
     """Serve a file, or redirect to it on the CDN when it is an LFS file and ``cdn`` (the CDN's endpoint) is given.
 
-    ``wanted`` is the Range header.
+    ``wanted`` is the Range header; ``xet_auth`` is where a token for the Xet store is given.
     """
     file = snapshot.files.get(repo_path)
     if file is None:
@@ -154,6 +163,8 @@ def resolve(snapshot: Snapshot, repo_path: str, *, wanted: str | None, cdn: str 
     headers = {"X-Repo-Commit": snapshot.commit, "ETag": f'"{file.etag}"', "Accept-Ranges": "bytes"}
     if file.sha256 is not None:
         headers |= {"X-Linked-Size": str(file.size), "X-Linked-Etag": f'"{file.sha256}"'}
+        if file.xet:
+            headers |= {"X-Xet-Hash": file.xet, "Link": f'<{xet_auth}>; rel="xet-auth"'}
         if cdn is not None:
             return Answer(302, {**headers, "Location": cdn + cdn_path(file.sha256, repo_path)})
     return _serve(file, headers, wanted)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
-Effect = Literal["delay", "status", "quota", "reset", "bandwidth", "truncate", "corrupt", "stall"]
+Effect = Literal["delay", "status", "redirect", "quota", "reset", "bandwidth", "truncate", "corrupt", "stall"]
 _ON_BYTES = frozenset({"bandwidth", "truncate", "corrupt", "stall"})
 
 
@@ -34,6 +34,7 @@ class Fault:
     retry_after: int | None = None
     limit: int = 0
     at: float | None = None
+    location: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what could never act."""
@@ -62,6 +63,11 @@ class Fault:
     ) -> "Fault":
         """Answer with this HTTP status, and with ``Retry-After`` if seconds are given."""
         return cls("status", path, kind, times, every, code=code, retry_after=retry_after)
+
+    @classmethod
+    def redirect(cls, location: str, *, path: str = "*", kind: str = "*", times: int | None = None, every: int = 1) -> "Fault":
+        """Answer with a redirect; an empty ``location`` is the request's own address."""
+        return cls("redirect", path, kind, times, every, code=302, location=location)
 
     @classmethod
     def quota(cls, limit: int, *, window: float = 300.0, path: str = "*", kind: str = "resolve") -> "Fault":

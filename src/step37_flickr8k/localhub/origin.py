@@ -51,7 +51,7 @@ class Listener:
             reset(request)
             return web.Response()
         else:
-            answer = _ending(verdict.end)
+            answer = _ending(verdict.end, request.raw_path)
         answer = answer.with_headers(verdict.headers)
         return await self._send(request, route, answer, number)
 
@@ -75,7 +75,10 @@ class Listener:
         policy, query = self._backend.policy, request.query
         if route.kind == "resolve":
             wanted, cdn = request.headers.get("Range"), self._cdn_endpoint(request)
-            return answers.resolve(snapshot, route.repo_path, wanted=wanted, cdn=cdn)
+            auth = str(request.url.with_path(f"/api/datasets/{policy.repo_id}/xet-read-token/{snapshot.commit}"))
+            return answers.resolve(snapshot, route.repo_path, wanted=wanted, cdn=cdn, xet_auth=auth)
+        if route.kind == "xet-token" and policy.xet is not None:
+            return answers.xet_token(policy.xet)
         if route.kind == "paths-info":
             form = await request.post()
             names = [str(name) for name in form.getall("paths", [])]
@@ -126,13 +129,16 @@ def _arrived(request: web.BaseRequest, route: Route, origin: Origin) -> Request:
         time=time.time(),
         bytes_sent=0,
         user_agent=request.headers.get("User-Agent", ""),
+        header_names=tuple(name.lower() for name in request.headers),
     )
 
 
-def _ending(fault: Fault) -> Answer:
+def _ending(fault: Fault, raw_path: str) -> Answer:
     """Give the answer of a fault that ends a request: its own status, or 429 for a quota that is used up."""
     if fault.effect == "quota":
         return answers.refusal(429, "Too Many Requests")
+    if fault.effect == "redirect":
+        return Answer(fault.code, {"Location": fault.location or raw_path})
     headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
     return answers.refusal(fault.code, f"{fault.code} on demand", headers=headers)
 

@@ -5,9 +5,11 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from .xet import seed
 
 PARQUET = "refs/convert/parquet"
 """The revision under which the Hub keeps its conversion of a dataset to Parquet."""
@@ -27,6 +29,8 @@ class RepoFile:
     sha256: str | None
     """The sha256 of an LFS file; None for a file that git holds itself."""
     pointer_size: int = 0
+    xet: str = ""
+    """The hash under which the Xet store holds an LFS file, if there is one."""
 
     @property
     def etag(self) -> str:
@@ -83,6 +87,8 @@ class Snapshot:
             entry = {"type": "file", "oid": file.oid, "size": file.size, "path": name}
             if file.lfs is not None:
                 entry["lfs"] = file.lfs
+            if file.xet:
+                entry["xetHash"] = file.xet
         if expand:
             entry["lastCommit"] = {"id": self.commit, "title": "Add the files", "date": "2024-01-01T00:00:00.000Z"}
         return entry
@@ -91,16 +97,21 @@ class Snapshot:
 class Repository:
     """The commits of one folder: the current one, and older ones that were asked to stay listed."""
 
-    def __init__(self, folder: Path, revisions: tuple[str, ...] = (), parquet: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, revisions: tuple[str, ...] = (), parquet: Path | None = None, xet: Path | None = None
+    ) -> None:
         """Scan ``folder``; ``revisions`` are further branches or tags of the current commit, besides main.
 
-        ``parquet`` is the folder of its Parquet conversion. Raises NotADirectoryError when there is no such folder.
+        ``parquet`` is the folder of its Parquet conversion, ``xet`` that of a store for its LFS files. Raises
+        NotADirectoryError when there is no such folder.
         """
         self._folder = folder
         self._branches = frozenset({"main", *revisions})
         self._kept: dict[str, Snapshot] = {}
         self._parquet = None if parquet is None else scan(parquet)
         self.current = scan(folder)
+        if xet is not None:
+            self.current = _backed(self.current, xet)
 
     def rescan(self, *, keep_old: bool = False) -> str:
         """Make a new commit of what the folder holds now; ``keep_old`` lets the old commit's id resolve further."""
@@ -141,6 +152,12 @@ def scan(folder: Path) -> Snapshot:
         files=files,
         folders={name: _git_oid(b"tree", f"{name}\0{listing}".encode()) for name in folders},
     )
+
+
+def _backed(snapshot: Snapshot, store: Path) -> Snapshot:
+    """Put a snapshot's LFS files into a Xet store."""
+    hashes = seed(store, [file.source for file in snapshot.files.values() if file.sha256])
+    return replace(snapshot, files={n: replace(f, xet=hashes.get(f.source, "")) for n, f in snapshot.files.items()})
 
 
 def _paths(folder: Path) -> Iterator[Path]:

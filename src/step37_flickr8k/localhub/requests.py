@@ -14,7 +14,7 @@ class Request:
     path: str
     """The path as sent, with its query."""
     kind: str
-    """api (info, revision), tree, paths-info, resolve, cdn, or other."""
+    """api (info, revision), tree, paths-info, resolve, xet-token, cdn, or other."""
     repo_path: str
     status: int
     """0 while there is no answer yet, and for ever after a reset before it."""
@@ -26,6 +26,8 @@ class Request:
     bytes_sent: int
     """Bytes of the body that were handed to the socket."""
     user_agent: str
+    header_names: tuple[str, ...] = ()
+    """The names of its headers, in lower case."""
 
 
 class RequestLog:

@@ -13,6 +13,7 @@ _PATTERNS: dict[Origin, dict[str, re.Pattern[str]]] = {
     "hub": {
         "tree": re.compile(rf"/api/datasets/{_REPO}/tree/(?P<revision>[^/]+)(?:/(?P<repo_path>.*))?"),
         "paths-info": re.compile(rf"/api/datasets/{_REPO}/paths-info/(?P<revision>[^/]+)"),
+        "xet-token": re.compile(rf"/api/datasets/{_REPO}/xet-read-token/(?P<revision>[^/]+)"),
         "resolve": re.compile(rf"/datasets/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<repo_path>.+)"),
         "api": re.compile(rf"/api/datasets/{_REPO}(?:/revision/(?P<revision>[^/]+))?"),
     },

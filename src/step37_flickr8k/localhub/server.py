@@ -43,6 +43,7 @@ class LocalHub:
         revisions: Iterable[str] = (),
         parquet: Path | str | None = None,
         renamed_from: str = "",
+        xet: Path | str | None = None,
     ) -> None:
         """Serve ``folder`` as the dataset repository ``repo_id``.
 
@@ -50,7 +51,8 @@ class LocalHub:
         LFS files are redirected to the CDN's port, or with ``redirect_lfs=False`` served by the Hub itself. A page of
         the tree has ``page_size`` entries. ``revisions`` are further branches or tags of the current commit. ``parquet`` is
         a folder to serve as the Hub's own Parquet conversion (``<configuration>/<split>/*.parquet``). Requests for a
-        repository ``renamed_from`` are redirected to ``repo_id``.
+        repository ``renamed_from`` are redirected to ``repo_id``. ``xet`` is a folder for a Xet store of the LFS files, which
+        then are Xet-backed, too (needs hf_xet).
         """
         self.folder = Path(folder)
         self.faults = Faults()
@@ -58,7 +60,8 @@ class LocalHub:
         """The Hub's URL, while it runs."""
         self.cdn_endpoint = ""
         """The CDN's URL, while it runs; no request comes there with ``redirect_lfs=False``."""
-        self._policy = Policy(repo_id, token, gated, page_size, renamed_from)
+        xet = None if xet is None else Path(xet).absolute()
+        self._policy = Policy(repo_id, token, gated, page_size, renamed_from, xet)
         self._redirect_lfs = redirect_lfs
         self._ports = (port, cdn_port)
         self._host = host
@@ -100,7 +103,7 @@ class LocalHub:
 
         Raises NotADirectoryError when the folder isn't there, OSError when a port is taken.
         """
-        self._repository = Repository(self.folder, self._revisions, self._parquet)
+        self._repository = Repository(self.folder, self._revisions, self._parquet, self._policy.xet)
         with ExitStack() as stack:
             hub, cdn = (stack.enter_context(_bind(self._host, port)) for port in self._ports)
             self.endpoint, self.cdn_endpoint = _url(self._host, hub), _url(self._host, cdn)

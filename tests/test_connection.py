@@ -1,0 +1,211 @@
+"""The way to the Hub: proxies, certificates, offline mode, headers, renamed repositories, quotas, strange redirects."""
+
+import asyncio
+import contextlib
+import os
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from step37_flickr8k import get_flickr8k_dataset_file, prepare_flickr8k_samples
+from step37_flickr8k.errors import CacheDamaged, FetchFailed, InvalidSettings
+from step37_flickr8k.fetch import Quota
+from step37_flickr8k.group import Group
+from step37_flickr8k.localhub import Fault, LocalHub
+from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.warmup import Warmup
+from step37_flickr8k.world import World
+
+from .conftest import Draw
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+@contextlib.contextmanager
+def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Serve connections in a thread; give the port."""
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0.05))
+        server.close()
+        loop.close()
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError, ssl.SSLError):
+        while block := await reader.read(1 << 16):
+            writer.write(block)
+            await writer.drain()
+    writer.close()
+
+
+def to(port: int, seen: list[bytes] | None = None) -> Serve:
+    """Hand each connection on to a port; keep its first line."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = await reader.readline()
+        if seen is not None:
+            seen.append(first)
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        back.write(first)
+        await asyncio.gather(pump(reader, back), pump(there, writer))
+
+    return serve
+
+
+def port_of(endpoint: str) -> int:
+    return int(endpoint.rpartition(":")[2])
+
+
+def warm(**settings: Any) -> dict[str, Any]:
+    return Warmup(WarmupSettings(**settings), World.from_environment({})).run(Group.alone())[0]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "step37_flickr8k", *arguments]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_proxy_of_the_environment_is_used(hub: LocalHub, cache: Path) -> None:
+    """HTTP_PROXY takes all requests, listing and files, and NO_PROXY spares its hosts."""
+    seen: list[bytes] = []
+    # a proxy sees absolute addresses; the local Hub understands them as they are
+    with listening(to(port_of(hub.endpoint), seen)) as port:
+        proxy = f"http://127.0.0.1:{port}"
+        url = f"http://hub.invalid:{port_of(hub.endpoint)}"
+        result = run(
+            "warmup", "--cache-dir", str(cache), "--endpoint", url, "--attempts", "1", HTTP_PROXY=proxy, http_proxy=proxy
+        )
+        assert "hub.invalid" in b"".join(seen).decode(), result.stderr
+        seen.clear()
+        spared = {"http_proxy": proxy, "no_proxy": "127.0.0.1"}
+        assert run("warmup", "--cache-dir", str(cache / "2"), **spared).returncode == 0
+        assert not seen
+
+
+def test_a_private_certificate_authority_is_trusted(hub: LocalHub, cache: Path, tmp_path: Path) -> None:
+    """SSL_CERT_FILE names the authority that signed a mirror's certificate, for the listing and for the files."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(tls)
+    with listening(to(port_of(hub.endpoint)), tls) as port:
+        there = ("--cache-dir", str(cache), "--endpoint", f"https://localhost:{port}", "--attempts", "1")
+        refused = run("warmup", *there)
+        assert (refused.returncode, "certificate" in refused.stderr.lower()) == (75, True), refused.stderr
+        # an LFS file is redirected to the CDN's port: served by the Hub itself instead, since only that speaks TLS here
+        with LocalHub(hub.folder, redirect_lfs=False) as plain, listening(to(port_of(plain.endpoint)), tls) as second:
+            there = (*there[:3], f"https://localhost:{second}", "--attempts", "2")
+            result = run("warmup", *there, SSL_CERT_FILE=str(tmp_path / "ca.pem"))
+    assert result.returncode == 0, result.stderr
+
+
+def test_offline_takes_what_the_cache_holds(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HF_HUB_OFFLINE: a warm cache is used without a request, in the library and in the command; a cold one is an error."""
+    told = run("warmup", "--cache-dir", str(cache), HF_HUB_OFFLINE="1")
+    assert (told.returncode, "offline is set" in told.stderr) == (2, True)
+    assert run("warmup", "--cache-dir", str(cache)).returncode == 0
+    hub.clear_requests()
+    for command in (("warmup",), ("plan",), ("warmup", "--offline"), ("warmup", "--sample-count", "3")):
+        result = run(*command, "--cache-dir", str(cache), HF_HUB_OFFLINE="1")
+        assert result.returncode == 0, result.stderr
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert len(prepare_flickr8k_samples(cache_dir=str(cache))) == 8
+    assert run("warmup", "--cache-dir", str(cache), "--revision", "0" * 40, HF_HUB_OFFLINE="1").returncode == 2
+    assert hub.requests == ()
+
+
+def test_offline_a_single_file_is_taken_from_disk(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """get_flickr8k_dataset_file offline: what is there is given, what isn't is an error at once, and nobody is asked."""
+    ask: dict[str, Any] = {"repo_id": "intro/flickr8k", "cache_dir": cache}
+    path = get_flickr8k_dataset_file(filename="train/0001.jpg", **ask)
+    hub.clear_requests()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert get_flickr8k_dataset_file(filename="train/0001.jpg", **ask) == path
+    with pytest.raises(InvalidSettings, match="offline is set"):
+        get_flickr8k_dataset_file(filename="train/0002.jpg", **ask)
+    assert hub.requests == ()
+
+
+def test_a_single_file_with_wrong_bytes_is_fetched_again(hub: LocalHub, cache: Path) -> None:
+    """A body corrupted on the wire, which hf_hub_download accepts, is fetched once more; a second time it is refused."""
+    ask: dict[str, Any] = {"repo_id": "intro/flickr8k", "cache_dir": cache}
+    hub.faults.add(Fault.corrupt(path="train/0001.jpg", times=1))
+    path = get_flickr8k_dataset_file(filename="train/0001.jpg", **ask)
+    assert path.read_bytes() == (hub.folder / "train/0001.jpg").read_bytes()
+    path.write_bytes(bytes(path.stat().st_size))
+    assert (
+        get_flickr8k_dataset_file(filename="train/0001.jpg", **ask).read_bytes() == (hub.folder / "train/0001.jpg").read_bytes()
+    )
+    hub.faults.add(Fault.corrupt(path="train/0002.jpg"))
+    with pytest.raises(CacheDamaged, match=r"0002\.jpg has other bytes than .* says, twice"):
+        get_flickr8k_dataset_file(filename="train/0002.jpg", **ask)
+
+
+def test_headers_go_to_the_endpoint_alone(hub: LocalHub, cache: Path, tmp_path: Path) -> None:
+    """The setting `headers` reaches the Hub's API and its files, never a redirect's origin; a password in .netrc goes nowhere."""
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    result = run("warmup", "--cache-dir", str(cache), STEP37_HEADERS='{"X-Team": "vision"}', HOME=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    files = [one for one in hub.requests if one.kind in {"tree", "resolve", "cdn"}]
+    assert {(one.origin, "x-team" in one.header_names) for one in files} == {("hub", True), ("cdn", False)}
+    assert not any(one.authorization for one in files)
+
+
+def test_a_renamed_repository_is_found(draw: Draw, cache: Path) -> None:
+    """The Hub redirects from a repository's former name; the warmup follows, and the token with it, on the same origin."""
+    with LocalHub(draw(), repo_id="new/flickr8k", renamed_from="intro/flickr8k", token="hf_x") as hub:
+        result = warm(endpoint=hub.endpoint, cache_dir=cache, token="hf_x", attempts=1)
+    assert result["files"] == 12
+
+
+@pytest.mark.parametrize(
+    ("location", "reason"),
+    [("file:///etc/passwd", "redirected to file:"), ("", "more than 5 redirects"), ("gopher://x/", "redirected to gopher:")],
+)
+def test_strange_redirects_end_the_file(hub: LocalHub, cache: Path, location: str, reason: str) -> None:
+    """A redirect to another scheme is never followed, one to itself not for ever; the files are named."""
+    hub.faults.add(Fault.redirect(location, path="*.jpg", kind="resolve"))
+    with pytest.raises(FetchFailed, match=f"12 of 12 files could not be fetched: 0000.jpg .{reason}"):
+        warm(endpoint=hub.endpoint, cache_dir=cache, attempts=2)
+
+
+def test_the_plan_foretells_the_wait(draw: Draw, cache: Path) -> None:
+    """Plan reads the quota that the Hub tells, and says how long more requests than that will wait."""
+    with LocalHub(draw(12)) as hub:
+        hub.faults.add(Fault.quota(5, window=100))
+        result = run("plan", "--cache-dir", str(cache), "--endpoint", hub.endpoint)
+    assert result.returncode == 0, result.stderr
+    assert "quota     5 requests in 100 s: expect to wait" in result.stdout
+
+
+def test_a_quota_is_no_surprise(hub: LocalHub, cache: Path) -> None:
+    """When the Hub says that nothing is left, nobody asks for what would be refused: one refusal at most of those in flight."""
+    hub.faults.add(Fault.quota(4, window=1.0))
+    result = warm(endpoint=hub.endpoint, cache_dir=cache, concurrency=1)
+    assert result["files"] == 12
+    assert result["retries"] == {}
+
+
+@pytest.mark.parametrize(("requests", "seconds"), [(10, 0), (90, 0), (91, 200), (191, 500), (190, 200), (291, 800)], ids=str)
+def test_the_wait_counts_windows(requests: int, seconds: float) -> None:
+    """What is left now is free; each further window holds `limit` requests."""
+    quota = Quota.told({"RateLimit": '"resolvers";r=90;t=200', "RateLimit-Policy": '"fixed window";"resolvers";q=100;w=300'})
+    assert quota == Quota(90, 200, 100, 300)
+    assert quota.wait(requests) == seconds
