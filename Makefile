@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint types bench bench-barrier format clean
+.PHONY: help demo test test-slow lint types bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,10 +41,13 @@ lint: $(STAMP) ## ruff and shellcheck
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
 
-bench: bench-barrier ## all benchmarks
+bench: bench-barrier bench-fetch ## all benchmarks
 
 bench-barrier: $(STAMP) ## how fast the outcome, and a death, reach all ranks
 	TORCH_CPP_LOG_LEVEL=FATAL $(BIN)/python benchmarks/barrier.py
+
+bench-fetch: $(STAMP) ## how fast a cache is filled, beside the usual ways; needs nginx with its echo module, curl, aria2c; DATA=<folder>
+	PYTHONPATH=demo $(BIN)/python benchmarks/fetch.py $(if $(DATA),--data '$(DATA)')
 
 format: $(STAMP) ## let ruff write the files as `lint` wants them
 	$(BIN)/ruff check --fix .

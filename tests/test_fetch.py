@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Fetching:
         paths = sorted((hub.folder / "train").glob("*.jpg"))
         self.files = [RemoteFile(path.name, path.stat().st_size, digest_of(path, "sha256:")) for path in paths]
 
-    def run(self, land: Callable[[Arrived], None] | None = None) -> Tally:
+    def run(self, land: Callable[[Sequence[Arrived]], None] | None = None) -> Tally:
         url = f"{self.hub.endpoint}/datasets/intro/flickr8k/resolve/{self.hub.commit}/train"
         return fetch(
             self.files,
@@ -41,8 +41,9 @@ class Fetching:
             progress=lambda state, **numbers: self.told.append({"state": state, **numbers}),
         )
 
-    def publish(self, arrived: Arrived) -> None:
-        self.folder.publish(arrived.temporary, arrived.file.name)
+    def publish(self, batch: Sequence[Arrived]) -> None:
+        for arrived in batch:
+            self.folder.publish(arrived.temporary, arrived.file.name)
 
     def assert_all_right(self) -> None:
         for file in self.files:
@@ -128,7 +129,7 @@ def test_a_refused_token_ends_the_fetch(fetching: Fetching) -> None:
 def test_what_landing_raises_ends_the_fetch_at_once(fetching: Fetching, error: Exception) -> None:
     """A lost lease or a full disk stops everything before the next rename, and leaves nothing torn."""
 
-    def land(_: Arrived) -> None:
+    def land(_: Sequence[Arrived]) -> None:
         raise error
 
     with pytest.raises(type(error)):

@@ -9,8 +9,9 @@ import logging
 import random
 import re
 import threading
+import time
 import urllib.request
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,8 +34,11 @@ log = logging.getLogger("step37_flickr8k")
 
 _T = TypeVar("_T")
 _BLOCK = 1 << 20  # bytes: larger files are written and hashed in pieces of this size, as they come
-_WRITERS = 16
-_BATCH = 8
+_WRITERS = 16  # threads that hash, write and rename
+_FEW = 4  # of them at work while the file system is quick: more would only contend for the interpreter
+_GATHER = 0.004  # s in which files that have come gather, to go to a thread together
+_SLOW = 0.005  # s for writing a file: a shared file system, for which many may wait at once
+_BATCH = 16
 _HOPS = 5
 _TICK = 0.5  # s between two words of progress
 _LEAST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # s
@@ -102,11 +106,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class Arrived:
-    """A file whose bytes match its hash, under a temporary name; ``content`` are its bytes, unless it is large."""
+    """A file whose bytes match its hash, under a temporary name."""
 
     file: RemoteFile
     temporary: Path
-    content: bytes | bytearray | memoryview | None
 
 
 class _Report(Protocol):
@@ -130,15 +133,15 @@ def fetch(
     files: Collection[RemoteFile],
     source: Source,
     folder: CacheFolder,
-    land: Callable[[Arrived], None],
+    land: Callable[[Sequence[Arrived]], None],
     *,
     settings: WarmupSettings,
     progress: _Report,
 ) -> Tally:
-    """Fetch all files into temporary ones of the folder and hand each, verified, to ``land``, which gives it its name.
+    """Fetch all files into temporary ones of the folder and hand them, verified, to ``land``, which names them.
 
-    ``land`` runs in a thread of its own. A file that fails doesn't stop the others: at the end `FetchFailed` names those that
-    are missing. What ``land`` or ``progress`` raises ends the fetch at once; no unfinished file stays.
+    ``land`` takes several at a time, in several threads. A file that fails doesn't stop the others: at the end `FetchFailed`
+    names those that are missing. What ``land`` or ``progress`` raises ends the fetch at once; no unfinished file stays.
     """
     return _in_own_loop(lambda: _Fetch(source, folder, land, settings, progress).run(files))
 
@@ -148,7 +151,7 @@ def fetch_bulk(
     wanted: Collection[RemoteFile],
     source: Source,
     folder: CacheFolder,
-    land: Callable[[Arrived], None],
+    land: Callable[[Sequence[Arrived]], None],
     *,
     settings: WarmupSettings,
     progress: _Report,
@@ -194,7 +197,7 @@ class _Fetch:
         self,
         source: Source,
         folder: CacheFolder,
-        land: Callable[[Arrived], None],
+        land: Callable[[Sequence[Arrived]], None],
         settings: WarmupSettings,
         progress: _Report,
     ) -> None:
@@ -207,7 +210,8 @@ class _Fetch:
         self._tally = Tally()
         self._proxies = _Proxies()
         self._failed: dict[str, str] = {}
-        self._come: list[_Whole] = []  # files that wait for a thread
+        self._come: deque[_Whole] = deque()  # files that wait for a thread
+        self._busy, self._limit = 0, _FEW  # threads at work on them
         self._strange = 0  # bytes of row groups that may turn out not to be wanted
         self._dropped: list[_Arriving] = []  # while a thread may still be writing them
         self._open_at = 0.0  # by the loop's clock: before it nobody asks, since the quota is used up
@@ -217,7 +221,9 @@ class _Fetch:
     async def run(self, files: Collection[RemoteFile]) -> Tally:
         waiting = iter(files)
         async with self._session() as session:
-            workers = [self._work(session, waiting) for _ in range(min(self._settings.concurrency, len(files)))]
+            # more than there are connections: the others have files that are being written
+            count = min(self._settings.concurrency * 3 // 2, len(files))
+            workers = [self._work(session, waiting) for _ in range(count)]
             await _beside(self._tell(len(files), sum(file.size for file in files)), workers)
         if self._failed:
             raise FetchFailed(_summary(self._failed, len(files)))
@@ -275,47 +281,65 @@ class _Fetch:
         await self._hand_over(file, content)
         self._tally.bytes += file.size
 
-    def _hand_over(self, file: RemoteFile, content: bytearray) -> asyncio.Future[None]:
-        """Have a thread verify and land a file; those that come in one turn of the loop go together: half the cost of each."""
+    def _hand_over(self, file: RemoteFile, content: bytearray | memoryview) -> asyncio.Future[None]:
+        """Have a thread verify and land a file; those that come at about the same time go together, at half the cost."""
         landed = asyncio.get_running_loop().create_future()
-        if not self._come:
-            asyncio.get_running_loop().call_soon(self._submit)
         self._come.append(_Whole(file, content, landed))
+        if len(self._come) == 1:
+            asyncio.get_running_loop().call_later(_GATHER, self._submit)
         return landed
 
     def _submit(self) -> None:
-        come, self._come = self._come, []
-        for start in range(0, len(come), _BATCH):
-            self._writers.submit(self._finish_batch, come[start : start + _BATCH], asyncio.get_running_loop())
+        while self._come and self._busy < self._limit:
+            batch = [self._come.popleft() for _ in range(min(_BATCH, len(self._come)))]
+            self._busy += 1
+            self._writers.submit(self._finish_batch, batch, asyncio.get_running_loop())
 
     def _finish_batch(self, batch: "list[_Whole]", loop: asyncio.AbstractEventLoop) -> None:
-        errors: list[BaseException | None] = []
-        for whole in batch:
-            try:
-                self._finish_whole(whole.file, whole.content)
-            except BaseException as error:  # noqa: BLE001 - handed to whoever waits for this file
-                errors.append(error)
-            else:
-                errors.append(None)
-        loop.call_soon_threadsafe(_settle, batch, errors)
+        """Verify and write each file, then land those that are right together."""
+        errors: list[BaseException | None] = [None] * len(batch)
+        arrived: dict[int, Arrived] = {}
+        try:
+            for number, whole in enumerate(batch):
+                try:
+                    arrived[number] = self._write_whole(whole.file, whole.content)
+                except _Fault as error:
+                    errors[number] = error
+            self._land([*arrived.values()])
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits for these files
+            errors = [error] * len(batch)
+            for each in arrived.values():
+                self._folder.discard(each.temporary)
+        loop.call_soon_threadsafe(self._settle, batch, errors)
 
-    def _finish_whole(self, file: RemoteFile, content: bytearray) -> None:
+    def _settle(self, batch: "list[_Whole]", errors: list[BaseException | None]) -> None:
+        self._busy -= 1
+        self._submit()
+        for whole, error in zip(batch, errors, strict=True):
+            if whole.landed.done():  # nobody waits any more
+                continue
+            if error is None:
+                whole.landed.set_result(None)
+            else:
+                whole.landed.set_exception(error)
+
+    def _write_whole(self, file: RemoteFile, content: bytearray | memoryview) -> Arrived:
         if len(content) != file.size:
             raise _Fault(f"{len(content)} bytes instead of {file.size}")
         hashing = hasher(file.digest, file.size)
         hashing.update(content)
         if hashing.hexdigest() != file.digest.partition(":")[2]:
             raise _Fault("wrong bytes")
-        self._put(file, content)
-
-    def _put(self, file: RemoteFile, content: bytes | bytearray | memoryview) -> None:
+        start = time.monotonic()
         temporary = self._folder.temporary()
         try:
             self._folder.put(temporary, content)
-            self._land(Arrived(file, temporary, content))
         except BaseException:
             self._folder.discard(temporary)
             raise
+        if time.monotonic() - start > _SLOW:
+            self._limit = min(self._limit + 1, _WRITERS)
+        return Arrived(file, temporary)
 
     async def _receive_in_blocks(self, response: aiohttp.ClientResponse, file: RemoteFile) -> None:
         arriving = _Arriving(self._folder, file)
@@ -343,7 +367,7 @@ class _Fetch:
     def _finish(self, arriving: "_Arriving", rest: bytes) -> None:
         arriving.write(rest)
         arriving.verify()
-        self._land(Arrived(arriving.file, arriving.temporary, None))
+        self._land([Arrived(arriving.file, arriving.temporary)])
 
     def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> "asyncio.Future[_T]":
         return asyncio.get_running_loop().run_in_executor(self._writers, function, *arguments)
@@ -419,23 +443,15 @@ class _Fetch:
         except NotReadable:
             self._tally.retries["unreadable row group"] += 1
             return
-        batches = [found[start : start + _BATCH] for start in range(0, len(found), _BATCH)]
-        landed = await asyncio.gather(*(self._in_thread(self._land_batch, batch, missing) for batch in batches))
-        for files, size in landed:
-            self._tally.files += files
-            self._tally.bytes += size
+        matched = await self._in_thread(lambda: [(file, image) for image in found for file in missing.take(image)])
+        landed = [self._hand_over(file, image) for file, image in matched]
+        self._submit()
+        await asyncio.gather(*landed)
+        self._tally.files += len(matched)
+        self._tally.bytes += sum(file.size for file, _ in matched)
         self._strange -= chunk.size
         if self._strange < 0 and not self._tally.files:
             raise _Final("none of its images is one that is wanted: is it of another commit?")
-
-    def _land_batch(self, batch: list[memoryview], missing: "_Missing") -> tuple[int, int]:
-        files = size = 0
-        for image in batch:
-            for file in missing.take(image):
-                self._put(file, image)
-                files += 1
-                size += file.size
-        return files, size
 
     # --- requests ---
 
@@ -518,7 +534,7 @@ class _Whole:
     """A file that is here, in memory, and who waits for it to land."""
 
     file: RemoteFile
-    content: bytearray
+    content: bytearray | memoryview
     landed: "asyncio.Future[None]"
 
 
@@ -616,16 +632,6 @@ class _Proxies:
             proxy = None if urllib.request.proxy_bypass(host) else proxies.get(url.scheme, proxies.get("all"))
             self._by_origin[origin] = proxy if proxy is None or "://" in proxy else f"http://{proxy}"
         return self._by_origin[origin]
-
-
-def _settle(batch: list[_Whole], errors: list[BaseException | None]) -> None:
-    for whole, error in zip(batch, errors, strict=True):
-        if whole.landed.done():  # nobody waits any more
-            continue
-        if error is None:
-            whole.landed.set_result(None)
-        else:
-            whole.landed.set_exception(error)
 
 
 async def _whole(response: aiohttp.ClientResponse, size: int) -> bytes:

@@ -2,11 +2,12 @@
 
 import importlib.util
 import io
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ImageChunk", "Images", "NotReadable", "is_available"]
+__all__ = ["ImageChunk", "Images", "NotReadable", "is_available", "preload"]
 
 
 class NotReadable(Exception):
@@ -26,6 +27,15 @@ class ImageChunk:
 def is_available() -> bool:
     """Tell whether pyarrow is installed; it isn't loaded for that."""
     return importlib.util.find_spec("pyarrow") is not None
+
+
+def preload() -> None:
+    """Load pyarrow in the background, while a network is waited for."""
+
+    def load() -> None:
+        import pyarrow.parquet  # noqa: F401, PLC0415
+
+    threading.Thread(target=load, name="step37-preload", daemon=True).start()
 
 
 class Images:

@@ -24,9 +24,9 @@ from step37_flickr8k.fetch import Arrived, Quota, Source, Tally, fetch, fetch_bu
 from step37_flickr8k.folder import CacheFolder, Entry, digest_of
 from step37_flickr8k.group import Group, Patience, Progress, share
 from step37_flickr8k.hub import Hub, is_commit
-from step37_flickr8k.images import why_undecodable
+from step37_flickr8k.images import Decoders, why_undecodable
 from step37_flickr8k.lease import Claim, Lease, take
-from step37_flickr8k.parquet import is_available
+from step37_flickr8k.parquet import is_available, preload
 from step37_flickr8k.plan import METADATA, Listing, Plan, RemoteFile, Row, Selection, decide, read_rows
 from step37_flickr8k.record import (
     Coverage,
@@ -149,6 +149,9 @@ class Warmup:
             return self._warm_result(found)
         progress("listing")
         hub = self._hub()
+        count, mode = self.selection.sample_count, self.settings.fetch_mode
+        if mode != "files" and (count is None or count >= _MANY) and is_available():
+            preload()
         commit = hub.resolve(self.selection.revision or "main")
         wanted = replace(self.selection, revision=commit)
         if found := self._ready(wanted):
@@ -303,7 +306,7 @@ class Warmup:
         kept: list[Path] = []
         source = Source(base=hub.base(commit, self.selection.split), headers=hub.headers())
         tally = fetch(
-            *([listing[METADATA]], source, scratch, lambda arrived: kept.append(arrived.temporary)),
+            *([listing[METADATA]], source, scratch, lambda batch: kept.extend(arrived.temporary for arrived in batch)),
             settings=self.settings,
             progress=lambda *_, **__: progress("reading the metadata"),
         )
@@ -336,13 +339,17 @@ class _Filling:
         self._lease = lease
         self._progress = progress
         self._phases = _Phases()
+        self._decoders = Decoders()
 
     def run(self, commit: str, listing: Listing) -> Value:
         """Plan, fetch, publish; gives the report. Whatever ends it, nothing unfinished stays."""
         self._folder.sweep()
         try:
+            if len(listing) > _MANY and (self._job.selection.sample_count or _MANY) >= _MANY:
+                self._decoders.start()
             return self._fill(commit, listing)
         finally:
+            self._decoders.close()
             self._folder.clear_up()
 
     def _fill(self, commit: str, listing: Listing) -> Value:
@@ -388,12 +395,13 @@ class _Filling:
         return [survey.listing[n] for n in read_manifest(self._folder) if n not in wanted and n in survey.listing]
 
     def _fetch(self, lost: list[RemoteFile], survey: Survey) -> Tally:
-        def land(arrived: Arrived) -> None:
-            flaw = why_undecodable(arrived.temporary, arrived.content) or ""
-            self._lease.check()
-            file = arrived.file
-            entry = self._folder.publish(arrived.temporary, file.name)
-            survey.proven[file.name] = Proven(entry.size, file.digest, entry.mtime_ns, flaw)
+        def land(batch: Sequence[Arrived]) -> None:
+            flaws = self._decoders.check([arrived.temporary for arrived in batch])
+            for arrived, flaw in zip(batch, flaws, strict=True):
+                self._lease.check()
+                file = arrived.file
+                entry = self._folder.publish(arrived.temporary, file.name)
+                survey.proven[file.name] = Proven(entry.size, file.digest, entry.mtime_ns, flaw or "")
 
         hub, headers = self._hub, self._hub.headers()
         ways: dict[str, Any] = {"settings": self._job.settings, "progress": self._progress}
