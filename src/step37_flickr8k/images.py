@@ -48,7 +48,10 @@ class Decoders:
     def start(self) -> None:
         """Start them now, while something else is waited for."""
         for _ in range(self._count):
-            self._idle.put(self._idle.get() or _start())
+            process = self._idle.get()
+            with contextlib.suppress(OSError):  # then there are fewer
+                process = process or _start()
+            self._idle.put(process)
 
     def close(self) -> None:
         """End them."""
@@ -68,7 +71,10 @@ class Decoders:
         try:
             while len(flaws) < len(paths):
                 before = len(flaws)
-                process = process or _start()
+                try:
+                    process = process or _start()
+                except OSError:  # no room for another process
+                    return flaws + [why_undecodable(path) for path in paths[before:]]
                 if _ask(process, paths[before:], flaws):
                     continue
                 process.kill()
