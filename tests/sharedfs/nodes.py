@@ -59,7 +59,7 @@ def enter(node: Node, shared: str) -> None:
     if node.read_only:
         _call("mount", None, os.fsencode(shared), None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY, None)
     if node.user:
-        for late in ("_strptime", "encodings.idna", "encodings.utf_8_sig"):  # they may lie where only root may read, below /root
+        for late in ("_strptime", "encodings.idna", "encodings.utf_8_sig"):  # they may lie where only root may read
             importlib.import_module(late)
         os.setgroups([])
         os.setresgid(node.user, node.user, node.user)
