@@ -85,7 +85,7 @@ def refuse(route: Route, authorization: str | None, policy: Policy) -> Answer | 
 def elsewhere(route: Route, raw_path: str, authorization: str | None, policy: Policy) -> Answer | None:
     """Send who asks by the repository's former name to its present one, and refuse as `refuse` does; None if all is well."""
     if route.repo_id == policy.renamed_from:
-        target = raw_path.replace(f"/datasets/{route.repo_id}", f"/datasets/{policy.repo_id}", 1)
+        target = raw_path.replace(f"/datasets/{route.repo_id}", f"/datasets/{policy.repo_id}")
         return Answer(307, {"Location": target})
     return refuse(route, authorization, policy)
 
