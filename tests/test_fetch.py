@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -178,3 +179,22 @@ def test_what_progress_raises_ends_the_fetch(fetching: Fetching) -> None:
             progress=refuse,
         )
     fetching.assert_nothing_torn()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it mounts a small file system: run the tests as root, in a container for example")
+@pytest.mark.parametrize("size", [50_000, 5 << 20], ids=["whole", "in blocks"])
+def test_a_full_disk_in_mid_file_is_said_as_such(hub: LocalHub, tmp_path: Path, size: int) -> None:
+    """However a file is written, no space left ends the fetch as FolderFull, which names the remedy, with nothing torn."""
+    (hub.folder / "train" / "big.jpg").write_bytes(os.urandom(size))
+    hub.refresh()
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", small], check=True)
+    try:
+        fetching = Fetching(hub, small)
+        fetching.files = [file for file in fetching.files if file.name == "big.jpg"]
+        with pytest.raises(FolderFull, match="free space"):
+            fetching.run()
+        fetching.assert_nothing_torn()
+    finally:
+        subprocess.run(["umount", small], check=True)

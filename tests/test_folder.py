@@ -90,7 +90,7 @@ def test_what_the_file_system_says_becomes_what_to_do(folder: CacheFolder, code:
 def test_a_real_full_disk_is_folder_full() -> None:
     """ENOSPC as the kernel gives it."""
     folder = CacheFolder(Path("/dev"), "full")
-    with pytest.raises(FolderFull), folder._errors(), Path("/dev/full").open("wb", buffering=0) as full:
+    with pytest.raises(FolderFull), folder.errors(), Path("/dev/full").open("wb", buffering=0) as full:
         full.write(b"x")
 
 

@@ -554,7 +554,8 @@ class _Arriving:
         if self._out is None:
             self._out = self._open.enter_context(self._folder.writing(self.temporary))
         self._hash.update(block)
-        self._out.write(block)
+        with self._folder.errors():
+            self._out.write(block)
         self.received += len(block)
 
     def verify(self) -> None:

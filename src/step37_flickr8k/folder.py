@@ -67,7 +67,7 @@ class CacheFolder:
     def make(self) -> None:
         """Make the folders; for the downloader only: many ranks making them at once can fail on Lustre."""
         try:
-            with self._errors():
+            with self.errors():
                 self.files.mkdir(parents=True, exist_ok=True)
                 self.home.mkdir(exist_ok=True)
         except FileExistsError as error:
@@ -75,7 +75,7 @@ class CacheFolder:
 
     def scan(self) -> dict[str, Entry]:
         """Give the split's files, hidden ones left out; empty if there is no such folder."""
-        with self._errors():
+        with self.errors():
             return {name: Entry(s.st_size, s.st_mtime_ns) for name, s in _stats(self.files) if not name.startswith(".")}
 
     def age(self, name: str) -> float:
@@ -84,19 +84,19 @@ class CacheFolder:
         try:
             with self.writing(probe):
                 pass
-            with self._errors():
+            with self.errors():
                 return probe.stat().st_mtime - (self.home / name).stat().st_mtime
         finally:
             _forget(probe)
 
     def refresh(self) -> set[str]:
         """List our own folder: what an NFS client has once missed it goes on missing until the folder is listed."""
-        with self._errors():
+        with self.errors():
             return set(os.listdir(self.home)) if self.home.is_dir() else set()
 
     def check_space(self, size: int, files: int) -> None:
         """Raise `FolderFull` when ``size`` bytes in so many files can't be written here."""
-        with self._errors():
+        with self.errors():
             free = os.statvfs(self.files)
         room = free.f_bavail * free.f_frsize
         if room < size:
@@ -115,14 +115,14 @@ class CacheFolder:
     @contextlib.contextmanager
     def writing(self, temporary: Path) -> Iterator[BinaryIO]:
         """Open a temporary file for writing; errors of close count, since NFS tells of a full disk only there."""
-        with self._errors():
+        with self.errors():
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             with os.fdopen(descriptor, "wb") as file:
                 yield file
 
     def put(self, temporary: Path, content: bytes | bytearray | memoryview) -> None:
         """Write a temporary file at once; errors of close count here, too."""
-        with self._errors():
+        with self.errors():
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
                 left = memoryview(content)
@@ -133,14 +133,14 @@ class CacheFolder:
 
     def publish(self, temporary: Path, name: str) -> Entry:
         """Give a verified file its final name; gives what a scan will show."""
-        with self._errors():
+        with self.errors():
             status = temporary.stat()
             temporary.replace(self.files / name)
             return Entry(status.st_size, status.st_mtime_ns)
 
     def discard(self, path: Path) -> None:
         """Delete a file if it is there."""
-        with self._errors():
+        with self.errors():
             path.unlink(missing_ok=True)
 
     def write(self, name: str, content: bytes) -> None:
@@ -150,7 +150,7 @@ class CacheFolder:
             with self.writing(temporary) as file:
                 file.write(content)
                 os.fsync(file.fileno())
-            with self._errors():
+            with self.errors():
                 temporary.replace(self.home / name)
         finally:
             _forget(temporary)
@@ -165,7 +165,7 @@ class CacheFolder:
             with self.writing(temporary) as file:
                 file.write(content)
                 os.fsync(file.fileno())
-            with self._errors():
+            with self.errors():
                 os.link(temporary, self.home / name)
         except FileExistsError:
             return False
@@ -175,7 +175,7 @@ class CacheFolder:
 
     def rewrite(self, name: str, content: bytes) -> None:
         """Write one of our own files in place and flush it: whoever reads meanwhile may see both states mixed."""
-        with self._errors():
+        with self.errors():
             descriptor = os.open(self.home / name, os.O_WRONLY | os.O_CLOEXEC)
             try:
                 os.pwrite(descriptor, content, 0)
@@ -186,7 +186,7 @@ class CacheFolder:
 
     def flush(self) -> None:
         """Make all that was written durable: one syncfs instead of an fsync per file."""
-        with self._errors():
+        with self.errors():
             descriptor = os.open(self.files, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 if _SYNCFS is None:
@@ -213,12 +213,12 @@ class CacheFolder:
                 self.discard(path)
 
     def _unfinished(self, place: Path) -> list[tuple[Path, float]]:
-        with self._errors():
+        with self.errors():
             names = [(name, status.st_mtime) for name, status in _stats(place)]
         return [(place / name, time) for name, time in names if name.startswith(_TEMPORARY) and name.endswith(".tmp")]
 
     @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def errors(self) -> Iterator[None]:
         """Turn what the file system says into what the user can do; a taken name stays FileExistsError."""
         try:
             yield
