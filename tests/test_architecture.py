@@ -38,6 +38,7 @@ ORDER = (
 ONLY = {
     "torch": {"group"},
     "huggingface_hub": {"hub"},
+    "hf_xet": {"localhub"},
     "PIL": {"images"},
     "pydantic": {"settings"},
     "pydantic_settings": {"settings"},

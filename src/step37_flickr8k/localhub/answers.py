@@ -67,7 +67,7 @@ def refuse(route: Route, authorization: str | None, policy: Policy) -> Answer | 
     """Decide whether the repository is closed to this request, as the real Hub does; None if it is open.
 
     Without a token a repository that is missing or private is a 401, so that nobody learns which; with a valid one a
-    missing repository is a 404. A gated one shows its info and its tree, not its files.
+    missing repository is a 404. A gated one shows its info and its tree, not its files nor a token for their store.
     """
     bearer = (authorization or "").removeprefix("Bearer ")
     if bearer and policy.token and bearer != policy.token:
@@ -76,7 +76,7 @@ def refuse(route: Route, authorization: str | None, policy: Policy) -> Answer | 
         if bearer:
             return refusal(404, "Repository not found", code="RepoNotFound")
         return refusal(401, "Invalid username or password.", code="RepoNotFound")
-    if policy.gated and route.kind == "resolve":
+    if policy.gated and route.kind in {"resolve", "xet-token"}:
         message = f"Access to dataset {policy.repo_id} is restricted and you are not in the authorized list."
         return refusal(403, message, code="GatedRepo")
     return None

@@ -77,8 +77,8 @@ class Listener:
             wanted, cdn = request.headers.get("Range"), self._cdn_endpoint(request)
             auth = str(request.url.with_path(f"/api/datasets/{policy.repo_id}/xet-read-token/{snapshot.commit}"))
             return answers.resolve(snapshot, route.repo_path, wanted=wanted, cdn=cdn, xet_auth=auth)
-        if route.kind == "xet-token" and policy.xet is not None:
-            return answers.xet_token(policy.xet)
+        if route.kind == "xet-token":
+            return answers.refusal(404, "Not Found") if policy.xet is None else answers.xet_token(policy.xet)
         if route.kind == "paths-info":
             form = await request.post()
             names = [str(name) for name in form.getall("paths", [])]

@@ -109,15 +109,14 @@ class Repository:
         self._branches = frozenset({"main", *revisions})
         self._kept: dict[str, Snapshot] = {}
         self._parquet = None if parquet is None else scan(parquet)
-        self.current = scan(folder)
-        if xet is not None:
-            self.current = _backed(self.current, xet)
+        self._xet = xet
+        self.current = self._scan()
 
     def rescan(self, *, keep_old: bool = False) -> str:
         """Make a new commit of what the folder holds now; ``keep_old`` lets the old commit's id resolve further."""
         if keep_old:
             self._kept[self.current.commit] = self.current
-        self.current = scan(self._folder)
+        self.current = self._scan()
         return self.current.commit
 
     def at(self, revision: str) -> Snapshot | None:
@@ -133,6 +132,10 @@ class Repository:
             if file is not None and file.sha256 == sha256:
                 return file
         return None
+
+    def _scan(self) -> Snapshot:
+        found = scan(self._folder)
+        return found if self._xet is None else _backed(found, self._xet)
 
 
 def scan(folder: Path) -> Snapshot:

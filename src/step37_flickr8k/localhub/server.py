@@ -51,8 +51,9 @@ class LocalHub:
         LFS files are redirected to the CDN's port, or with ``redirect_lfs=False`` served by the Hub itself. A page of
         the tree has ``page_size`` entries. ``revisions`` are further branches or tags of the current commit. ``parquet`` is
         a folder to serve as the Hub's own Parquet conversion (``<configuration>/<split>/*.parquet``). Requests for a
-        repository ``renamed_from`` are redirected to ``repo_id``. ``xet`` is a folder for a Xet store of the LFS files, which
-        then are Xet-backed, too (needs hf_xet).
+        repository ``renamed_from`` are redirected to ``repo_id``. ``xet`` is a folder for a Xet store, filled with the LFS files
+        at the start and at each refresh (needs hf_xet): they then are Xet-backed, and served by their plain address as ever.
+        Clients read the store as that folder, so only those on this machine can.
         """
         self.folder = Path(folder)
         self.faults = Faults()
