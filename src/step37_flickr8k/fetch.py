@@ -281,10 +281,10 @@ class _Fetch:
         await self._hand_over(file, content)
         self._tally.bytes += file.size
 
-    def _hand_over(self, file: RemoteFile, content: bytearray | memoryview) -> asyncio.Future[None]:
+    def _hand_over(self, file: RemoteFile, content: bytearray | memoryview, *, verified: bool = False) -> asyncio.Future[None]:
         """Have a thread verify and land a file; those that come at about the same time go together, at half the cost."""
         landed = asyncio.get_running_loop().create_future()
-        self._come.append(_Whole(file, content, landed))
+        self._come.append(_Whole(file, content, landed, verified))
         if len(self._come) == 1:
             asyncio.get_running_loop().call_later(_GATHER, self._submit)
         return landed
@@ -302,6 +302,8 @@ class _Fetch:
         try:
             for number, whole in enumerate(batch):
                 try:
+                    if not whole.verified:
+                        _verify(whole.file, whole.content)
                     arrived[number] = self._write_whole(whole.file, whole.content)
                 except _Fault as error:
                     errors[number] = error
@@ -324,12 +326,6 @@ class _Fetch:
                 whole.landed.set_exception(error)
 
     def _write_whole(self, file: RemoteFile, content: bytearray | memoryview) -> Arrived:
-        if len(content) != file.size:
-            raise _Fault(f"{len(content)} bytes instead of {file.size}")
-        hashing = hasher(file.digest, file.size)
-        hashing.update(content)
-        if hashing.hexdigest() != file.digest.partition(":")[2]:
-            raise _Fault("wrong bytes")
         start = time.monotonic()
         temporary = self._folder.temporary()
         try:
@@ -444,7 +440,7 @@ class _Fetch:
             self._tally.retries["unreadable row group"] += 1
             return
         matched = await self._in_thread(lambda: [(file, image) for image in found for file in missing.take(image)])
-        landed = [self._hand_over(file, image) for file, image in matched]
+        landed = [self._hand_over(file, image, verified=True) for file, image in matched]
         self._submit()
         await asyncio.gather(*landed)
         self._tally.files += len(matched)
@@ -536,6 +532,7 @@ class _Whole:
     file: RemoteFile
     content: bytearray | memoryview
     landed: "asyncio.Future[None]"
+    verified: bool  # found by its hash
 
 
 class _Arriving:
@@ -585,13 +582,14 @@ class _Missing:
         return bool(self._files)
 
     def take(self, content: memoryview) -> list[RemoteFile]:
-        """Give the files that have this content; they are no longer missing then."""
+        """Give the files that have this content, by size and hash; they are no longer missing then."""
         taken = []
         for kind in self._kinds:
             hashing = hasher(f"{kind}:", len(content))
             hashing.update(content)
             with self._lock:
-                taken += self._files.pop(f"{kind}:{hashing.hexdigest()}", [])
+                found = self._files.pop(f"{kind}:{hashing.hexdigest()}", [])
+            taken += [file for file in found if file.size == len(content)]
         return taken
 
 
@@ -633,6 +631,15 @@ class _Proxies:
             proxy = None if urllib.request.proxy_bypass(host) else proxies.get(url.scheme, proxies.get("all"))
             self._by_origin[origin] = proxy if proxy is None or "://" in proxy else f"http://{proxy}"
         return self._by_origin[origin]
+
+
+def _verify(file: RemoteFile, content: bytearray | memoryview) -> None:
+    if len(content) != file.size:
+        raise _Fault(f"{len(content)} bytes instead of {file.size}")
+    hashing = hasher(file.digest, file.size)
+    hashing.update(content)
+    if hashing.hexdigest() != file.digest.partition(":")[2]:
+        raise _Fault("wrong bytes")
 
 
 async def _whole(response: aiohttp.ClientResponse, size: int) -> bytes:

@@ -66,21 +66,24 @@ class Decoders:
         if len(paths) <= _FEW or not sys.executable:
             return [why_undecodable(path) for path in paths]
         flaws: list[str | None] = []
-        deaths = 0
+        together, deaths = len(paths), 0
         process = self._idle.get()
         try:
             while len(flaws) < len(paths):
-                before = len(flaws)
+                asked = paths[len(flaws) : len(flaws) + together]
                 try:
                     process = process or _start()
                 except OSError:  # no room for another process
-                    return flaws + [why_undecodable(path) for path in paths[before:]]
-                if _ask(process, paths[before:], flaws):
+                    return flaws + [why_undecodable(path) for path in paths[len(flaws) :]]
+                if (answers := _ask(process, asked)) is not None:
+                    flaws += answers
+                    deaths = 0
                     continue
                 process.kill()
                 process.communicate()
                 process = None
-                deaths = deaths + 1 if len(flaws) == before else 1
+                deaths += len(asked) == 1
+                together = 1  # to see which of them it is
                 if deaths == 2:  # not just once, as when the kernel needs memory
                     flaws.append("its decoder died, twice")
                     deaths = 0
@@ -95,29 +98,25 @@ def _start() -> "subprocess.Popen[str]":
     return subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload, no-any-return]  # noqa: S603 - this very file
 
 
-def _ask(process: "subprocess.Popen[str]", paths: Sequence[Path], flaws: list[str | None]) -> bool:
-    """Let a process decode images; false if it died at one of them, with the answers until then."""
+def _ask(process: "subprocess.Popen[str]", paths: Sequence[Path]) -> list[str | None] | None:
+    """Let a process decode images, and answer for all at once; None if it died."""
     assert process.stdin is not None  # noqa: S101 - both are pipes
     assert process.stdout is not None  # noqa: S101
     try:
-        process.stdin.write("".join(json.dumps(str(path)) + "\n" for path in paths))
+        process.stdin.write(json.dumps([str(path) for path in paths]) + "\n")
         process.stdin.flush()
     except OSError:
-        return False
-    for _ in paths:
-        answer = process.stdout.readline()
-        if not answer.endswith("\n"):
-            return False
-        flaws.append(json.loads(answer))
-    return True
+        return None
+    answer = process.stdout.readline()
+    return json.loads(answer) if answer.endswith("\n") else None
 
 
 def _decode_for_others() -> None:
-    """Answer each path on stdin with a line on stdout, until the pipe ends."""
+    """Answer each line of paths on stdin with a line on stdout, until the pipe ends."""
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole job; the end of the pipe is what ends this
         signal.signal(number, signal.SIG_IGN)
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(why_undecodable(Path(json.loads(line)))) + "\n")
+        sys.stdout.write(json.dumps([why_undecodable(Path(path)) for path in json.loads(line)]) + "\n")
         sys.stdout.flush()
 
 
