@@ -156,7 +156,7 @@ def test_parquet_mode_without_a_conversion_says_so(draw: Draw, cache: Path) -> N
 
 def test_parquet_mode_without_pyarrow_says_so(bulk: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pyarrow auto takes the files, and fetch_mode=parquet names what to install."""
-    monkeypatch.setattr("step37_flickr8k.warmup.is_available", lambda: False)
+    monkeypatch.setattr("step37_flickr8k.survey.is_available", lambda: False)
     with pytest.raises(InvalidSettings, match=r"needs pyarrow: pip install 'step37-flickr8k\[parquet\]'"):
         warm(bulk, cache, fetch_mode="parquet")
     assert warm(bulk, cache)["files"] == COUNT

@@ -97,11 +97,11 @@ def test_a_real_full_disk_is_folder_full() -> None:
 def test_space_is_checked_before_the_first_byte(folder: CacheFolder) -> None:
     """A plan that can't fit is refused with what is there, what is needed, and what to do."""
     folder.check_space(1, 1)
-    with pytest.raises(FolderFull, match=r"GB free, the plan needs 1000000000\.0 GB: free space or lower sample_count"):
+    with pytest.raises(FolderFull, match=r"GB free, the plan needs 1,000,000,000\.0 GB: free space or lower sample_count"):
         folder.check_space(10**18, 1)
     if os.statvfs(folder.files).f_files:
         with pytest.raises(FolderFull, match="inodes free"):
-            folder.check_space(1, 10**15)
+            folder.check_space(-(10**18), 10**14)
 
 
 def test_our_own_files_are_replaced_whole(folder: CacheFolder) -> None:
@@ -119,27 +119,46 @@ def test_our_own_files_are_replaced_whole(folder: CacheFolder) -> None:
 
 def test_flushing_reaches_the_file_system(folder: CacheFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file system is flushed by syncfs, by sync where there is none, and an error of it is told."""
-    folder.flush()
-    monkeypatch.setattr("step37_flickr8k.folder._SYNCFS", None)
-    folder.flush()
-    monkeypatch.setattr("step37_flickr8k.folder._SYNCFS", lambda _: -1)
-    with pytest.raises(TransientError):
-        folder.flush()
+    with folder.flushing() as flush:
+        flush()
+        monkeypatch.setattr("step37_flickr8k.linux._SYNCFS", None)
+        flush()
+        monkeypatch.setattr("step37_flickr8k.linux._SYNCFS", lambda _: -1)
+        with pytest.raises(TransientError):
+            flush()
 
 
 def test_only_orphans_of_others_are_swept(folder: CacheFolder) -> None:
-    """What other, dead downloaders left goes; what this one is writing stays until it clears up itself."""
+    """What dead downloaders of this split left goes; what this one and those of other splits are writing stays."""
     own = folder.temporary()
     own.write_bytes(b"x")
-    (folder.files / ".step37-0000-1.tmp").write_bytes(b"x")
-    (folder.home / ".step37-0000-2.tmp").write_bytes(b"x")
-    (folder.home / ".step37-0000-3.tmp").write_bytes(b"x")
-    os.utime(folder.home / ".step37-0000-3.tmp", (0, 0))
+    for place in (folder.files, folder.home):
+        (place / ".step37-train-0123abcd-1.tmp").write_bytes(b"x")
+    others = [folder.home / ".step37-train-b-0123abcd-1.tmp", folder.home / ".step37-test-0123abcd-1.tmp"]
+    for other in others:
+        other.write_bytes(b"x")
     assert folder.sweep() == 2
     assert own.exists()
-    assert (folder.home / ".step37-0000-2.tmp").exists(), "somebody may be about to ask for the lease"
+    assert all(other.exists() for other in others)
     folder.clear_up()
     assert not own.exists()
+
+
+def test_a_swept_contender_asks_again(folder: CacheFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is swept before it has its name is written once more: sweeping costs a living contender nothing."""
+    link, tries = os.link, 0
+
+    def swept(source: Path, target: Path) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            source.unlink()
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", swept)
+    assert folder.create("x", b"content")
+    assert (folder.home / "x").read_bytes() == b"content"
+    assert os.listdir(folder.home) == ["x"]
 
 
 def test_a_killed_writer_leaves_no_file_under_a_final_name(folder: CacheFolder) -> None:
@@ -168,11 +187,11 @@ def test_pictures_that_can_and_cannot_be_decoded(tmp_path: Path) -> None:
     """A truncated JPEG is found, and the reason names the file, not its path."""
     path = tmp_path / "a.jpg"
     path.write_bytes(picture(1, size=64))
-    assert why_undecodable(path) is None
+    assert why_undecodable(path, "a.jpg") is None
     path.write_bytes(picture(1, size=64)[:-100])
-    assert "truncated" in (why_undecodable(path) or "").lower()
+    assert "truncated" in (why_undecodable(path, "a.jpg") or "").lower()
     path.write_bytes(b"GIF")
-    assert str(tmp_path) not in (why_undecodable(path) or "")
+    assert str(tmp_path) not in (why_undecodable(path, "a.jpg") or "")
 
 
 def test_a_record_survives_writing_and_reading(folder: CacheFolder) -> None:

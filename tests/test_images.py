@@ -36,8 +36,8 @@ def test_flaws_are_told_in_order(pictures: list[Path]) -> None:
     pictures[5].write_text("not an image", encoding="utf-8")
     pictures[7].write_bytes(b"")
     with contextlib.closing(Decoders()) as decoders:
-        flaws = decoders.check(pictures)
-        few = decoders.check(pictures[2:4])
+        flaws = decoders.check([(path, path.name) for path in pictures])
+        few = decoders.check([(path, path.name) for path in pictures[2:4]])
     assert [number for number, flaw in enumerate(flaws) if flaw] == [2, 5, 7]
     assert few == flaws[2:4]
     assert "truncated" in str(flaws[2]).lower()
@@ -51,7 +51,7 @@ def test_a_killed_decoder_is_replaced(pictures: list[Path]) -> None:
         decoders.start()
         for pid in children() - before:
             os.kill(pid, signal.SIGKILL)
-        assert decoders.check(pictures) == [None] * len(pictures)
+        assert decoders.check([(path, path.name) for path in pictures]) == [None] * len(pictures)
 
 
 def test_a_picture_that_kills_its_decoder_twice_is_broken(
@@ -61,13 +61,13 @@ def test_a_picture_that_kills_its_decoder_twice_is_broken(
     crashing = tmp_path / "decoder.py"
     crashing.write_text(
         f"import os, runpy, sys\nmodule = runpy.run_path({images.__file__!r})\nwhy = module['why_undecodable']\n"
-        "def crash(path):\n    return os.abort() if path.name == '3.jpg' else why(path)\n"
+        "def crash(path, name):\n    return os.abort() if path.name == '3.jpg' else why(path, name)\n"
         "module['_decode_for_others'].__globals__['why_undecodable'] = crash\nmodule['_decode_for_others']()\n",
         encoding="utf-8",
     )
     monkeypatch.setattr(images, "__file__", str(crashing))
     with contextlib.closing(Decoders()) as decoders:
-        flaws = decoders.check(pictures)
+        flaws = decoders.check([(path, path.name) for path in pictures])
     assert flaws == [None, None, None, "its decoder died, twice", *[None] * 8]
 
 

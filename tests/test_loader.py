@@ -237,10 +237,10 @@ def test_a_truncated_file_is_not_believed(hub: LocalHub, cache: Path) -> None:
 def test_files_that_another_tool_brought_are_adopted(hub: LocalHub, cache: Path) -> None:
     """Files in place without a ready record are hashed, not downloaded again."""
     shutil.copytree(hub.folder / "train", cache / "train")
-    (cache / "train" / ".step37-dead-1.tmp").write_bytes(b"orphan")
+    (cache / "train" / ".step37-train-0123abcd-1.tmp").write_bytes(b"orphan")
     assert len(prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))) == 12
     assert len(hub.file_requests()) == 0
-    assert not (cache / "train" / ".step37-dead-1.tmp").exists()
+    assert not (cache / "train" / ".step37-train-0123abcd-1.tmp").exists()
 
 
 @pytest.mark.parametrize("ours", ["train.json", "train.manifest"])

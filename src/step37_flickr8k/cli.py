@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -92,6 +92,8 @@ def _warmup(parsed: argparse.Namespace) -> int:
     else:
         report |= {"ok": True, "exit_code": 0, **result}
         how = "the cache was warm" if result["warm"] else f"{result['files']:,} files fetched"
+        if result["skipped"]:
+            log.warning("left out, since they can't be decoded: %s", _few(result["skipped"]))
         log.info("ready: %s rows at commit %s; %s", f"{len(rows):,}", result["commit"], how)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is over: who ends the job now must not turn its outcome into 143
@@ -100,6 +102,11 @@ def _warmup(parsed: argparse.Namespace) -> int:
             report["total_seconds"] = round(time.monotonic() - start, 3)
             _write_report(report, settings.report)
     return 0
+
+
+def _few(names: Collection[str]) -> str:
+    more = f" and {len(names) - 8} more (all are in the report)" if len(names) > 8 else ""
+    return ", ".join([*names][:8]) + more
 
 
 def _plan(parsed: argparse.Namespace) -> int:
@@ -128,10 +135,11 @@ def _verify(parsed: argparse.Namespace) -> int:
     _set_up_logging(settings, World.from_environment({}))
     from step37_flickr8k.warmup import Warmup  # noqa: PLC0415 - imports the HTTP client
 
-    result = Warmup(settings, World.from_environment({})).verify()
+    result = Warmup(settings, World.from_environment({})).verify(repair=parsed.repair)
     for name in result["foreign"]:
         log.info("foreign: %s is no file of the data set", name)
-    print(json.dumps(result, indent=2) if parsed.json else f"{result['files']:,} files, all right")
+    mended = f", {result['repaired']:,} of them fetched again" if result["repaired"] else ""
+    print(json.dumps(result, indent=2) if parsed.json else f"{result['files']:,} files, all right{mended}")
     return 0
 
 
@@ -178,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, about in (
         ("warmup", _warmup, "the job: rank 0 downloads, the others wait, all read (run it on every rank)"),
         ("plan", _plan, "what warmup would do: files, bytes, requests; downloads nothing"),
-        ("verify", _verify, "hash the cache again and compare it with its manifest"),
+        ("verify", _verify, "hash the cache again and compare it with its manifest; --repair mends it"),
         ("settings", _settings, "the settings in force and where each came from"),
     ):
         # no abbreviations: --token would be taken for --token-file, and the secret for a path that is then shown
@@ -193,6 +201,8 @@ def _parser() -> argparse.ArgumentParser:
                 command.add_argument(flag, dest=field, help=text, choices=choices, metavar=None if choices else field.upper())
         if name in {"plan", "verify"}:
             command.add_argument("--json", action="store_true", help="print JSON")
+        if name == "verify":
+            command.add_argument("--repair", action="store_true", help="fetch again what is missing or wrong, and only that")
         if name == "settings":
             command.add_argument("--json-schema", action="store_true", help="print the JSON schema of the settings")
     hub = commands.add_parser("hub", help="serve a folder as a Hub dataset repository, for rehearsals and tests")

@@ -15,6 +15,7 @@
     │   ├── EmptySelection                no row of the split counts (a RuntimeError, too)
     │   ├── ImageNotFound                 a row names an image that the commit doesn't hold
     │   ├── InvalidMetadata               metadata.csv can't be read as the dataset's table
+    │   ├── BadImages                     images of the selection can't be decoded, and ``bad_images`` is ``error``
     │   └── FolderNotUsable               the cache folder can't be made, read or written
     ├── TransientError               75   the same command may well succeed later
     │   ├── HubUnavailable                the Hub didn't answer, or answered that it can't now
@@ -89,6 +90,10 @@ class ImageNotFound(ConfigurationError):
 
 class InvalidMetadata(ConfigurationError):
     """Raised when metadata.csv can't be read as the dataset's table."""
+
+
+class BadImages(ConfigurationError):
+    """Raised when images of the selection can't be decoded, and ``bad_images`` is ``error``."""
 
 
 class FolderNotUsable(ConfigurationError):

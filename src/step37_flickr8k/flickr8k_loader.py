@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 from step37_flickr8k.group import Group, barrier, current_group, is_rank_zero
 from step37_flickr8k.settings import WarmupSettings, library_settings
@@ -116,6 +116,7 @@ def prepare_flickr8k_samples(
     caption_key: str = "caption_0",
     cache_dir: str = ".cache/step37_flickr8k",
     revision: str | None = None,
+    bad_images: Literal["skip", "error"] = "skip",
 ) -> list[Flickr8kSample]:
     """Make the first ``sample_count`` rows of a split ready in ``cache_dir`` and give them, the same list on every rank.
 
@@ -126,10 +127,11 @@ def prepare_flickr8k_samples(
     caption_key:  column of the captions.
     cache_dir:    folder on a file system that all ranks share; files lie at ``cache_dir/<split>/<file_name>``.
     revision:     branch, tag or commit; None takes what the cache holds, and the Hub's ``main`` when it holds nothing that fits.
+    bad_images:   "skip" leaves rows out whose image can't be decoded, with a warning; "error" raises `BadImages`.
 
     With an initialised process group, whatever its backend, every rank must call it with the same arguments: rank 0 downloads
     and its outcome, or its error, reaches all. Without one, the lease of the folder lets one process download at a time.
-    Rows whose image can't be decoded are left out, with a warning.
+    A row that is left out isn't replaced by one from beyond ``sample_count``.
 
     Raises `EmptySelection` (a RuntimeError) when no row counts; for the others see `step37_flickr8k.errors`. The Hub's address,
     the token and the timeouts come from the environment: ``HF_ENDPOINT``, ``HF_TOKEN``, ``STEP37_*``.
@@ -143,10 +145,11 @@ def prepare_flickr8k_samples(
         "caption_key": caption_key,
         "cache_dir": cache_dir,
         "revision": revision,
+        "bad_images": bad_images,
     }
     settings: WarmupSettings = library_settings(selection, os.environ).settings
     group = current_group()
-    warmup = Warmup(settings, World.from_environment(os.environ))
+    warmup = Warmup(settings, World.from_environment(os.environ), closely=False)
     result, rows = warmup.run(group or Group.alone(), _log_progress)
     if result["skipped"]:
         log.warning("left out, since they can't be decoded: %s", ", ".join(sorted(result["skipped"])))

@@ -5,24 +5,32 @@ cross a project quota (EXDEV on Lustre). Modes follow the umask, so that other u
 """
 
 import contextlib
-import ctypes
 import errno
 import hashlib
+import logging
 import os
+import re
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from step37_flickr8k.errors import FolderFull, FolderNotUsable, TransientError
+from step37_flickr8k.errors import FolderFull, FolderNotUsable, InvalidMetadata, TransientError
+from step37_flickr8k.linux import allocate, sync_file_system
+from step37_flickr8k.plan import METADATA, why_not_plain
 
-__all__ = ["CacheFolder", "Entry", "digest_of", "hasher"]
+__all__ = ["CacheFolder", "Entry", "digest_of", "hasher", "lines_of"]
+
+log = logging.getLogger("step37_flickr8k")
 
 HOME = ".step37-flickr8k"
 _TEMPORARY = ".step37-"
 _CHUNK = 1 << 20
-_HOUR = 3600.0  # s
+_BLOCK = 4096  # bytes that a file's end wastes at most; NFS tells its transfer size in place of a block's
+_PROBE = b"step37-flickr8k looks whether files can be written, renamed and seen here\n"
+_NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}  # of a folder
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST}
 
@@ -52,6 +60,15 @@ def digest_of(path: Path, like: str) -> str:
     return f"{kind}:{hashing.hexdigest()}"
 
 
+def lines_of(path: Path) -> Iterator[str]:
+    """Read a text line by line, with a byte order mark or without; raises `InvalidMetadata` for a line that doesn't end."""
+    with path.open(encoding="utf-8-sig", newline="") as text:
+        while line := text.readline(_CHUNK):
+            if len(line) == _CHUNK:
+                raise InvalidMetadata(f"{path.name} has a line of more than {_CHUNK:,} characters: is it a table of captions?")
+            yield line
+
+
 class CacheFolder:
     """``root/<split>`` with the files, ``root/.step37-flickr8k`` with what is ours."""
 
@@ -65,7 +82,13 @@ class CacheFolder:
         self._numbers = iter(range(1 << 62))
 
     def make(self) -> None:
-        """Make the folders; for the downloader only: many ranks making them at once can fail on Lustre."""
+        """Make the folders; for the downloader only: many ranks making them at once can fail on Lustre.
+
+        A symbolic link in the place of one of ours is refused: what is written there would lie outside of the cache folder.
+        """
+        for place in (self.files, self.home):
+            if place.is_symlink():
+                raise FolderNotUsable(f"{place} is a symbolic link: make the cache_dir itself one, or move it away")
         try:
             with self.errors():
                 self.files.mkdir(parents=True, exist_ok=True)
@@ -73,19 +96,29 @@ class CacheFolder:
         except FileExistsError as error:
             raise FolderNotUsable(f"{error.filename} is a file: choose another cache_dir, or move it away") from error
 
+    def names(self) -> set[str]:
+        """List the names of the split's files, by one scandir and no stat: what costs the same however many ranks ask."""
+        with self.errors():
+            return {entry.name for entry in _files(self.files) if not entry.name.startswith(".")}
+
     def scan(self) -> dict[str, Entry]:
         """Give the split's files, hidden ones left out; empty if there is no such folder."""
         with self.errors():
             return {name: Entry(s.st_size, s.st_mtime_ns) for name, s in _stats(self.files) if not name.startswith(".")}
 
+    def entry(self, name: str) -> Entry | None:
+        """Give one of the split's files, as a scan would show it; None if it isn't there."""
+        with contextlib.suppress(FileNotFoundError):
+            status = (self.files / name).lstat()
+            return Entry(status.st_size, status.st_mtime_ns)
+        return None
+
     def age(self, name: str) -> float:
         """Give the seconds since one of our own files was written, by the file system's own clock."""
-        probe = self._own_temporary()
+        probe = self._temporary(self.home)
         try:
-            with self.writing(probe):
-                pass
-            with self.errors():
-                return probe.stat().st_mtime - (self.home / name).stat().st_mtime
+            with self.writing(probe) as file:
+                return os.fstat(file.fileno()).st_mtime - (self.home / name).stat().st_mtime
         finally:
             _forget(probe)
 
@@ -94,23 +127,60 @@ class CacheFolder:
         with self.errors():
             return set(os.listdir(self.home)) if self.home.is_dir() else set()
 
+    def try_out(self) -> None:
+        """Write, rename, list and read a small file in both folders, as the work will; raises what doesn't hold."""
+        for place in (self.files, self.home):
+            first, second = self._temporary(place), self._temporary(place)
+            try:
+                self.put(first, _PROBE)
+                with self.errors():
+                    first.replace(second)
+                    shown = second.name in os.listdir(place) and second.read_bytes() == _PROBE
+                    mode = stat.S_IMODE(second.stat().st_mode)
+            finally:
+                _forget(first)
+                _forget(second)
+            if not shown:
+                raise FolderNotUsable(f"{place} doesn't show what was just written and renamed there: choose another cache_dir")
+        if not mode & (stat.S_IRGRP | stat.S_IROTH):
+            log.warning("files in %s get mode %04o: nobody else can read them; if others train on them: umask 022", place, mode)
+
     def check_space(self, size: int, files: int) -> None:
-        """Raise `FolderFull` when ``size`` bytes in so many files can't be written here."""
+        """Raise `FolderFull` when ``size`` bytes in so many new files can't be written here."""
         with self.errors():
             free = os.statvfs(self.files)
-        room = free.f_bavail * free.f_frsize
-        if room < size:
-            told = f"{self.files} has {room / 1e9:.1f} GB free, the plan needs {size / 1e9:.1f} GB"
+        room, need = free.f_bavail * free.f_frsize, size + files * min(_BLOCK, free.f_frsize)
+        if room < need:
+            told = f"{self.files} has {_amount(room)} free, the plan needs {_amount(need)}"
             raise FolderFull(f"{told}: free space or lower sample_count")
         if free.f_files and free.f_favail < files:  # 0 inodes in all: the file system doesn't count them
             raise FolderFull(f"{self.files} has {free.f_favail} inodes free, the plan needs {files}: delete files")
+        if size > 0:
+            self._check_quota(size)
 
-    def _own_temporary(self) -> Path:
-        return self.home / f"{_TEMPORARY}{self._nonce}-{next(self._numbers)}.tmp"
+    def _check_quota(self, size: int) -> None:
+        """Ask for all the bytes at once, and give them back: the only question about a quota that file systems share.
+
+        Only EDQUOT is an answer: free space was told by statvfs, and many file systems can't allocate.
+        """
+        probe = self.temporary()
+        try:
+            with self.writing(probe) as file:
+                room = size
+                while room and allocate(file.fileno(), room) == errno.EDQUOT:
+                    room //= 2
+        finally:
+            _forget(probe)
+        if room < size:
+            told = f"{self.files}: the quota has room for some {_amount(room)}, the plan needs {_amount(size)}"
+            raise FolderFull(f"{told}: raise the quota, delete files or lower sample_count")
 
     def temporary(self) -> Path:
         """Give a new name for an unfinished file of the split."""
-        return self.files / f"{_TEMPORARY}{self._nonce}-{next(self._numbers)}.tmp"
+        return self._temporary(self.files)
+
+    def _temporary(self, place: Path) -> Path:
+        return place / f"{_TEMPORARY}{self.split}-{self._nonce}-{next(self._numbers)}.tmp"
 
     @contextlib.contextmanager
     def writing(self, temporary: Path) -> Iterator[BinaryIO]:
@@ -132,7 +202,9 @@ class CacheFolder:
                 os.close(descriptor)
 
     def publish(self, temporary: Path, name: str) -> Entry:
-        """Give a verified file its final name; gives what a scan will show."""
+        """Give a verified file its final name; gives what a scan will show. Raises `InvalidMetadata` for one that isn't plain."""
+        if name != METADATA and (why := why_not_plain(name)):
+            raise InvalidMetadata(f"{name[:200]!r} is not the name of a file of {self.split}: {why}")
         with self.errors():
             status = temporary.stat()
             temporary.replace(self.files / name)
@@ -145,38 +217,61 @@ class CacheFolder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write one of our own files: whole and flushed before it gets its name."""
-        temporary = self._own_temporary()
+        temporary = self._temporary(self.home)
         try:
             with self.writing(temporary) as file:
                 file.write(content)
                 os.fsync(file.fileno())
             with self.errors():
                 temporary.replace(self.home / name)
+            self._settle(self.home)
         finally:
             _forget(temporary)
+
+    def delete(self, name: str) -> None:
+        """Delete one of our own files, for good before anything that follows."""
+        self.discard(self.home / name)
+        self._settle(self.home)
+
+    def _settle(self, place: Path) -> None:
+        """Make the names of a folder durable; some file systems know no fsync of a folder."""
+        with self.errors():
+            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            except OSError as error:
+                if error.errno not in _NO_FSYNC:
+                    raise
+            finally:
+                os.close(descriptor)
 
     def create(self, name: str, content: bytes) -> bool:
         """Make one of our own files, whole from its first instant; False if the name is taken.
 
         By ``link``, which is atomic on every NFS version and never shows an empty file.
         """
-        temporary = self._own_temporary()
-        try:
-            with self.writing(temporary) as file:
-                file.write(content)
-                os.fsync(file.fileno())
-            with self.errors():
-                os.link(temporary, self.home / name)
-        except FileExistsError:
-            return False
-        finally:
-            _forget(temporary)
-        return True
+        while True:
+            temporary = self._temporary(self.home)
+            try:
+                with self.writing(temporary) as file:
+                    file.write(content)
+                    os.fsync(file.fileno())
+                with self.errors():
+                    os.link(temporary, self.home / name)
+            except FileExistsError:
+                return False
+            except TransientError as error:  # whoever holds the lease may have swept the temporary file away meanwhile
+                if getattr(error.__cause__, "errno", None) not in {errno.ENOENT, errno.ESTALE}:
+                    raise
+            else:
+                return True
+            finally:
+                _forget(temporary)
 
     def rewrite(self, name: str, content: bytes) -> None:
         """Write one of our own files in place and flush it: whoever reads meanwhile may see both states mixed."""
         with self.errors():
-            descriptor = os.open(self.home / name, os.O_WRONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.home / name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 os.pwrite(descriptor, content, 0)
                 os.ftruncate(descriptor, len(content))
@@ -184,38 +279,42 @@ class CacheFolder:
             finally:
                 os.close(descriptor)
 
-    def flush(self) -> None:
-        """Make all that was written durable: one syncfs instead of an fsync per file."""
+    @contextlib.contextmanager
+    def flushing(self) -> Iterator[Callable[[], None]]:
+        """Give a function that makes durable all that was written since: one syncfs instead of an fsync per file.
+
+        syncfs tells of what failed since its folder was opened, so that is done first. NFS and Lustre tell at close, too.
+        """
         with self.errors():
-            descriptor = os.open(self.files, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                if _SYNCFS is None:
-                    os.sync()
-                elif _SYNCFS(descriptor) != 0:
-                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(self.files))
-            finally:
-                os.close(descriptor)
+            descriptor = os.open(self.files, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+        def flush() -> None:
+            with self.errors():
+                sync_file_system(descriptor)
+
+        try:
+            yield flush
+        finally:
+            os.close(descriptor)
 
     def sweep(self) -> int:
-        """Delete what dead downloaders left unfinished; only the holder of the lease may."""
-        # in our own folder others who live may be about to ask for the lease: an hour by the file system's own clock is enough
-        dead = self.home.stat().st_mtime - _HOUR if self.home.is_dir() else 0.0
-        orphans = [path for path, _ in self._unfinished(self.files) if self._nonce not in path.name]
-        orphans += [path for path, written in self._unfinished(self.home) if written < dead]
+        """Delete what dead downloaders of this split left unfinished; only the holder of the lease may."""
+        orphans = [path for place in (self.files, self.home) for path in self._unfinished(place) if self._nonce not in path.name]
         for path in orphans:
             self.discard(path)
         return len(orphans)
 
     def clear_up(self) -> None:
         """Delete what this downloader itself has left unfinished."""
-        for path, _ in self._unfinished(self.files):
+        for path in self._unfinished(self.files):
             if self._nonce in path.name:
                 self.discard(path)
 
-    def _unfinished(self, place: Path) -> list[tuple[Path, float]]:
+    def _unfinished(self, place: Path) -> list[Path]:
+        # the nonce's digits tell the split "a" from "a-b", whose downloader may be alive
+        pattern = re.compile(rf"{re.escape(_TEMPORARY + self.split)}-[0-9a-f]{{8}}-\d+\.tmp")
         with self.errors():
-            names = [(name, status.st_mtime) for name, status in _stats(place)]
-        return [(place / name, time) for name, time in names if name.startswith(_TEMPORARY) and name.endswith(".tmp")]
+            return [place / entry.name for entry in _files(place) if pattern.fullmatch(entry.name)]
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
@@ -239,19 +338,20 @@ def _forget(temporary: Path) -> None:
         temporary.unlink()
 
 
-def _stats(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+def _amount(size: int) -> str:
+    """Write bytes in GB, small ones in MB."""
+    return f"{size / 1e9:,.1f} GB" if size >= 10**9 else f"{size / 1e6:,.1f} MB"
+
+
+def _files(folder: Path) -> Iterator["os.DirEntry[str]"]:
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
                 if entry.is_file(follow_symlinks=False):
-                    yield entry.name, entry.stat(follow_symlinks=False)
+                    yield entry
 
 
-def _find_syncfs() -> Callable[[int], int] | None:
-    function: Any = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)  # Linux only
-    if function is not None:
-        function.argtypes = [ctypes.c_int]
-    return function  # type: ignore[no-any-return]
-
-
-_SYNCFS = _find_syncfs()
+def _stats(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    for entry in _files(folder):
+        with contextlib.suppress(FileNotFoundError):
+            yield entry.name, entry.stat(follow_symlinks=False)

@@ -14,28 +14,42 @@ __all__ = ["Decoders", "why_undecodable"]
 
 _START = "import runpy, sys; del sys.path[0]; runpy.run_path(sys.argv[1], run_name='__main__')"
 _FEW = 4  # images that are quicker decoded here than by a process that must start first
+_MOST_PIXELS = 89_478_485  # a quarter of a gigabyte of RGB, Pillow's own limit; a PNG of 100 KB can hold more
+# What names promise. Other kinds aren't tried: Pillow hands EPS to Ghostscript, which runs it.
+_KINDS = {f".{kind.lower()}": kind for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
+_KINDS |= {".jpg": "JPEG", ".tif": "TIFF"}
+_ALL_KINDS = (*dict.fromkeys(_KINDS.values()),)
 
 
-def why_undecodable(path: Path) -> str | None:
-    """Give the reason why Pillow can't decode the image, None if it can.
+def why_undecodable(path: Path, name: str) -> str | None:
+    """Give the reason why the image that is to be called ``name`` is no good, None if Pillow can decode it.
 
+    Truncated ones are found, those of another kind than their name says, and those that would fill the memory.
     JPEGs are decoded at an eighth of their size: all of the file is read, a truncated one is found, at half of the cost.
     """
     from PIL import Image  # noqa: PLC0415 - the package imports without Pillow
 
+    promised = _KINDS.get(Path(name).suffix.lower())
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_ALL_KINDS) as image:
+            kind = "JPEG" if image.format == "MPO" else image.format  # a JPEG with more than one picture
+            if promised not in {kind, None}:
+                return f"it is {kind}, not {promised} as its name says"
+            if image.width * image.height > _MOST_PIXELS:
+                return f"it has {image.width} x {image.height} pixels, at most {_MOST_PIXELS:,} are decoded"
             image.draft("L", (image.width // 8, image.height // 8))
             image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # PNG errors are SyntaxErrors
-        return str(error).replace(str(path), path.name)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning where warnings are errors
+        return str(error)
+    except (OSError, ValueError, SyntaxError) as error:  # PNG errors are SyntaxErrors
+        return str(error).replace(str(path), name)
     return None
 
 
 class Decoders:
     """Processes that decode images: Pillow holds the interpreter while it does, and a picture that crashes it must not end us.
 
-    They start when they are needed, read paths from a pipe, and end with it; for use by many threads.
+    They start when they are needed, read paths and names from a pipe, and end with it; for use by many threads.
     """
 
     def __init__(self) -> None:
@@ -61,20 +75,20 @@ class Decoders:
                 if process is not None:
                     process.communicate()
 
-    def check(self, paths: Sequence[Path]) -> list[str | None]:
-        """Give for each image why it can't be decoded, or None."""
-        if len(paths) <= _FEW or not sys.executable:
-            return [why_undecodable(path) for path in paths]
+    def check(self, images: Sequence[tuple[Path, str]]) -> list[str | None]:
+        """Give for each image, a path and the name that it is to have, why it can't be decoded, or None."""
+        if len(images) <= _FEW or not sys.executable:
+            return [why_undecodable(*image) for image in images]
         flaws: list[str | None] = []
-        together, deaths = len(paths), 0
+        together, deaths = len(images), 0
         process = self._idle.get()
         try:
-            while len(flaws) < len(paths):
-                asked = paths[len(flaws) : len(flaws) + together]
+            while len(flaws) < len(images):
+                asked = images[len(flaws) : len(flaws) + together]
                 try:
                     process = process or _start()
                 except OSError:  # no room for another process
-                    return flaws + [why_undecodable(path) for path in paths[len(flaws) :]]
+                    return flaws + [why_undecodable(*image) for image in images[len(flaws) :]]
                 if (answers := _ask(process, asked)) is not None:
                     flaws += answers
                     deaths = 0
@@ -98,12 +112,12 @@ def _start() -> "subprocess.Popen[str]":
     return subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload, no-any-return]  # noqa: S603 - this very file
 
 
-def _ask(process: "subprocess.Popen[str]", paths: Sequence[Path]) -> list[str | None] | None:
+def _ask(process: "subprocess.Popen[str]", images: Sequence[tuple[Path, str]]) -> list[str | None] | None:
     """Let a process decode images, and answer for all at once; None if it died."""
     assert process.stdin is not None  # noqa: S101 - both are pipes
     assert process.stdout is not None  # noqa: S101
     try:
-        process.stdin.write(json.dumps([str(path) for path in paths]) + "\n")
+        process.stdin.write(json.dumps([(str(path), name) for path, name in images]) + "\n")
         process.stdin.flush()
     except OSError:
         return None
@@ -112,11 +126,11 @@ def _ask(process: "subprocess.Popen[str]", paths: Sequence[Path]) -> list[str | 
 
 
 def _decode_for_others() -> None:
-    """Answer each line of paths on stdin with a line on stdout, until the pipe ends."""
+    """Answer each line of images on stdin with a line on stdout, until the pipe ends."""
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole job; the end of the pipe is what ends this
         signal.signal(number, signal.SIG_IGN)
     for line in sys.stdin:
-        sys.stdout.write(json.dumps([why_undecodable(Path(path)) for path in json.loads(line)]) + "\n")
+        sys.stdout.write(json.dumps([why_undecodable(Path(path), name) for path, name in json.loads(line)]) + "\n")
         sys.stdout.flush()
 
 

@@ -1,6 +1,7 @@
 """What to fetch, decided from rows, listing and disk: pure, no I/O."""
 
 import csv
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +9,24 @@ from typing import overload
 
 from step37_flickr8k.errors import CaptionKeyNotFound, EmptySelection, ImageNotFound, InvalidMetadata
 
-__all__ = ["METADATA", "Chosen", "Listing", "Plan", "RemoteFile", "Row", "Selection", "decide", "read_rows"]
+__all__ = [
+    "METADATA",
+    "Chosen",
+    "Listing",
+    "Plan",
+    "RemoteFile",
+    "Row",
+    "Selection",
+    "decide",
+    "read_rows",
+    "why_not_plain",
+]
 
 METADATA = "metadata.csv"
 _NAME_COLUMN = "file_name"
+_LONGEST_NAME = 255  # bytes: what every file system here can hold
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and what is no character at all
+_SHOWN = 200  # characters of what others wrote that a message repeats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +63,7 @@ class Listing(Mapping[str, RemoteFile]):
     _KINDS = (("sha256", 32), ("git-sha1", 20))
 
     def __init__(self, files: Iterable[RemoteFile] = ()) -> None:
-        """Take the files; of two with one name the first counts."""
+        """Take the files."""
         self._index: dict[str, int] = {}
         self._names: list[str] = []
         self._sizes = array("Q")
@@ -58,12 +73,15 @@ class Listing(Mapping[str, RemoteFile]):
             self.add(file)
 
     def add(self, file: RemoteFile) -> None:
-        """Add a file; raises ValueError for a size or a digest that can't be one."""
+        """Add a file; raises ValueError for a size or a digest that can't be one, or when another file has its name."""
         kind, _, digest = file.digest.partition(":")
         raw = bytes.fromhex(digest)
         if (kind, len(raw)) not in self._KINDS or not 0 <= file.size < 1 << 63:
             raise ValueError(f"{file.name}: {file.size} bytes, {file.digest}")
-        if self._index.setdefault(file.name, len(self._names)) == len(self._names):
+        if (known := self._index.setdefault(file.name, len(self._names))) < len(self._names):
+            if self.at(known) != file:
+                raise ValueError(f"{file.name} is there twice, as {self.at(known).digest} and as {file.digest}")
+        else:
             self._names.append(file.name)
             self._sizes.append(file.size)
             self._kinds.append(self._KINDS.index((kind, len(raw))))
@@ -139,6 +157,8 @@ def read_rows(lines: Iterable[str], selection: Selection) -> Iterator[Row]:
             count += 1
             if count == selection.sample_count:
                 return
+    except UnicodeDecodeError as error:
+        raise InvalidMetadata(f"{where}, after line {reader.line_num}: {_encoding_of(error)}: store it as UTF-8") from error
     except csv.Error as error:
         raise InvalidMetadata(f"{where}, line {reader.line_num}: {error}: is it a table of comma-separated values?") from error
     if count == 0:
@@ -170,18 +190,46 @@ def decide(rows: Iterable[Row], listing: Listing, verified: Mapping[str, str]) -
     return Plan(rows=count, files=sum(wanted), fetch=Chosen(listing, fetch), bytes=size)
 
 
+def why_not_plain(name: str) -> str | None:
+    """Tell why a name can't be that of an image right in the split's folder; None if it can.
+
+    Names become paths of the cache: none may lead out of it, collide with a file of ours, or be refused by a file system.
+    """
+    if not name or "/" in name or "\\" in name or re.match("[A-Za-z]:", name):
+        return "it is a path"
+    if name.startswith(".") or name == METADATA:
+        return "it is hidden" if name.startswith(".") else f"it is {METADATA} itself"
+    if _CONTROL.search(name):
+        return "it has control characters"
+    if len(name.encode()) > _LONGEST_NAME:
+        return f"it is longer than {_LONGEST_NAME} bytes"
+    return None
+
+
 def _columns(header: Sequence[str], caption_key: str, where: str) -> tuple[int, int]:
-    """Find both columns; of two with one name the last counts, as for csv.DictReader."""
-    at = {name: number for number, name in enumerate(header)}
-    if _NAME_COLUMN not in at:
-        raise InvalidMetadata(f"{where} has no column {_NAME_COLUMN}, but {', '.join(header) or 'no columns'}")
-    if caption_key not in at:
-        known = ", ".join(name for name in at if name != _NAME_COLUMN)
+    """Find both columns; raises when one isn't there, or twice."""
+    shown = ", ".join(header)[:_SHOWN] or "none"
+    if _NAME_COLUMN not in header:
+        web = ", it is a web page" if shown.lstrip().lower().startswith(("<!doctype", "<html")) else ""
+        raise InvalidMetadata(f"{where} has no column {_NAME_COLUMN} in its first line{web}: its columns are {shown}")
+    if caption_key not in header:
+        known = ", ".join(name for name in header if name != _NAME_COLUMN)[:_SHOWN]
         raise CaptionKeyNotFound(f"caption_key {caption_key!r} is no column of {where}: choose one of {known}")
-    return at[_NAME_COLUMN], at[caption_key]
+    for name in (_NAME_COLUMN, caption_key):
+        if header.count(name) > 1:
+            raise InvalidMetadata(f"{where} has the column {name} {header.count(name)} times: which one is meant?")
+    return header.index(_NAME_COLUMN), header.index(caption_key)
 
 
 def _check_name(name: str, where: str) -> None:
-    """Refuse a name that leads out of the split's folder: it becomes a path of the cache."""
-    if "/" in name or "\\" in name or "\0" in name or name in {".", "..", METADATA}:
-        raise InvalidMetadata(f"{where}: file_name {name!r} is not the name of an image in the split's folder")
+    if why := why_not_plain(name):
+        shown = repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")
+        raise InvalidMetadata(f"{where}: file_name {shown} is not the name of an image in the split's folder: {why}")
+
+
+def _encoding_of(error: UnicodeDecodeError) -> str:
+    """Say what bytes that are no UTF-8 may be, by how they begin."""
+    for start, kind in ((b"\x1f\x8b", "gzip"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"), (b"PK", "zip")):
+        if error.object.startswith(start):
+            return f"it is {kind}, not text in UTF-8"
+    return f"it is no text in UTF-8 ({error.reason})"

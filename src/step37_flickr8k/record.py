@@ -7,21 +7,26 @@ and is read by the downloader and by ``verify`` alone. Both are replaced whole, 
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 from step37_flickr8k.errors import CommitChanged, NotVisible
-from step37_flickr8k.folder import CacheFolder, Entry, digest_of
+from step37_flickr8k.folder import CacheFolder, Entry, digest_of, lines_of
 from step37_flickr8k.plan import METADATA, Row, Selection, read_rows
 
 __all__ = [
     "Coverage",
     "Proven",
     "Record",
+    "lies_there",
+    "prove",
     "read_manifest",
     "read_record",
     "read_selected",
     "remove_record",
+    "skipped_rows",
     "unchanged",
     "wait_until_visible",
     "write_manifest",
@@ -32,6 +37,8 @@ log = logging.getLogger("step37_flickr8k")
 
 _FORMAT = 1
 _RUNS = 16  # runs that a record remembers
+_HASHERS = 8  # threads
+_BATCH = 16  # files that a thread hashes, and a decoder decodes, at once
 _PROBES = 16  # files that every rank opens to see whether its node shows the cache
 
 
@@ -123,7 +130,7 @@ def write_record(folder: CacheFolder, record: Record) -> None:
 
 def remove_record(folder: CacheFolder) -> None:
     """Take the ready record away before the first file of another commit replaces one of this."""
-    folder.discard(folder.home / f"{folder.split}.json")
+    folder.delete(f"{folder.split}.json")
 
 
 def read_manifest(folder: CacheFolder) -> dict[str, Proven]:
@@ -150,10 +157,72 @@ def unchanged(manifest: Mapping[str, Proven], scan: Mapping[str, Entry]) -> dict
     return {name: p for name, p in manifest.items() if scan.get(name) == Entry(p.size, p.mtime_ns)}
 
 
+def lies_there(folder: CacheFolder, record: Record, *, closely: bool) -> bool:
+    """Compare the manifest with the split's folder: scratch purges take single files.
+
+    Closely, size and mtime of every file; else the names, by one scandir, and size and mtime of those few that every rank opens.
+    """
+    manifest = read_manifest(folder)
+    if not manifest:
+        return False
+    if closely:
+        return unchanged(manifest, folder.scan()) == manifest
+    few = {name: manifest.get(name) for name in (METADATA, *record.probes)}
+    return manifest.keys() <= folder.names() and all(p and folder.entry(n) == Entry(p.size, p.mtime_ns) for n, p in few.items())
+
+
+def prove(
+    folder: CacheFolder,
+    scan: Mapping[str, Entry],
+    like: Mapping[str, str],
+    find_flaws: Callable[[Sequence[tuple[Path, str]]], Sequence[str | None]] | None,
+    progress: Callable[..., None],
+) -> dict[str, Proven]:
+    """Hash files of a scan side by side and give those that have the digests of ``like``.
+
+    ``find_flaws`` looks at the images among them: (path, name) -> why they can't be decoded; None: nobody looks.
+    """
+
+    def prove_some(names: Sequence[str]) -> dict[str, Proven]:
+        right = [name for name in names if _has_digest(folder.files / name, like[name])]
+        images = [name for name in right if name != METADATA]
+        found = find_flaws([(folder.files / name, name) for name in images]) if find_flaws else ()
+        flaws = dict(zip(images, found, strict=False))
+        return {name: Proven(scan[name].size, like[name], scan[name].mtime_ns, flaws.get(name) or "") for name in right}
+
+    names, proven, done = [*like], dict[str, Proven](), 0
+    batches = [names[at : at + _BATCH] for at in range(0, len(names), _BATCH)]
+    with ThreadPoolExecutor(_HASHERS) as pool:
+        for batch, some in zip(batches, pool.map(prove_some, batches), strict=True):
+            proven |= some
+            done += len(batch)
+            progress("verifying", files=done, of_files=len(names))
+    return proven
+
+
+def _has_digest(path: Path, digest: str) -> bool:
+    try:
+        return digest_of(path, digest) == digest
+    except OSError as error:  # it has vanished, or can't be read: not proven
+        log.warning("%s can't be read: %s", path, error.strerror)
+        return False
+
+
 def read_selected(folder: CacheFolder, record: Record, selection: Selection) -> list[Row]:
     """Read the selection's rows from the cached metadata.csv, in file order, without those whose image can't be decoded."""
-    with (folder.files / METADATA).open(encoding="utf-8-sig", newline="") as lines:
-        return [row for row in read_rows(lines, selection) if row.file_name not in record.skipped]
+    return [row for row in _rows(folder, selection) if row.file_name not in record.skipped]
+
+
+def skipped_rows(folder: CacheFolder, record: Record, selection: Selection) -> dict[str, str]:
+    """Give the images of the selection that can't be decoded, each with the reason."""
+    if not record.skipped:
+        return {}
+    return {row.file_name: record.skipped[row.file_name] for row in _rows(folder, selection) if row.file_name in record.skipped}
+
+
+def _rows(folder: CacheFolder, selection: Selection) -> Iterator[Row]:
+    with folder.errors():
+        yield from read_rows(lines_of(folder.files / METADATA), selection)
 
 
 def wait_until_visible(folder: CacheFolder, selection: Selection, commit: str, seconds: float) -> Record:

@@ -44,7 +44,7 @@ _OTHERS = {
 }  # known, but no field: the first belongs to the world, the second names a file
 _TRUE = {"1", "on", "yes", "true"}
 _SECRET = {"token", "headers"}
-_SELECTION = {"repo_id", "revision", "split", "sample_count", "caption_key", "cache_dir"}
+_SELECTION = {"repo_id", "revision", "split", "sample_count", "caption_key", "cache_dir", "bad_images"}
 
 
 def _rows(value: object) -> object:
@@ -146,6 +146,11 @@ class WarmupSettings(BaseSettings):
         "auto",
         description="`files`: a request per image; `parquet`: the split's Parquet conversion in a few requests, if there is "
         "one and pyarrow is installed; `auto`: Parquet when most of it is wanted",
+    )
+    bad_images: Literal["skip", "error"] = Field(
+        "skip",
+        description="images that can't be decoded: `skip` leaves their rows out on every rank and names them, `error` refuses "
+        "the selection",
     )
     concurrency: int = Field(64, ge=1, le=1024, description="files in flight at once, 1 to 1024")
     attempts: int = Field(8, ge=1, le=100, description="tries for each file before it is given up, 1 to 100")

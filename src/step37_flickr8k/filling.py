@@ -1,0 +1,211 @@
+"""The work of who holds the lease: fetch, publish, and the ready record last; or the repair of what a record speaks of."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from step37_flickr8k.errors import CommitChanged
+from step37_flickr8k.fetch import Arrived, Source, Tally, fetch, fetch_bulk
+from step37_flickr8k.group import Progress
+from step37_flickr8k.hub import Hub
+from step37_flickr8k.images import Decoders
+from step37_flickr8k.lease import Lease
+from step37_flickr8k.plan import METADATA, Listing, RemoteFile
+from step37_flickr8k.record import (
+    Coverage,
+    Proven,
+    Record,
+    read_manifest,
+    read_record,
+    remove_record,
+    skipped_rows,
+    write_manifest,
+    write_record,
+)
+from step37_flickr8k.survey import MANY, Survey, Surveyor, Task
+
+__all__ = ["Filling", "result_of"]
+
+log = logging.getLogger("step37_flickr8k")
+
+Value = dict[str, Any]
+Flush = Callable[[], None]
+
+
+class Filling:
+    """Fills the folder while its lease is held; to be closed, so that nothing unfinished stays, whatever ends it."""
+
+    def __init__(self, task: Task, hub: Hub, lease: Lease, progress: Progress) -> None:
+        """Take up the work."""
+        self._task = task
+        self._folder = task.folder
+        self._hub = hub
+        self._lease = lease
+        self._progress = progress
+        self._phases = _Phases()
+        self._decoders = Decoders()
+
+    def run(self, commit: str, listing: Listing) -> Value:
+        """Plan, fetch, publish; gives the report."""
+        with self._ready_to_write() as flush:
+            if len(listing) > MANY and (self._task.selection.sample_count or MANY) >= MANY:
+                self._decoders.start()
+            with self._phases.of("planning"):
+                surveyor = Surveyor(self._task, self._hub, self._decoders, self._progress)
+                survey = surveyor.survey(commit, listing, self._folder)
+            before = self._record_before(survey)
+            lost = self._lost(before, survey)
+            self._check_space(survey, lost)
+            with self._phases.of("fetching"):
+                tally = self._fetch(lost, survey)
+            with self._phases.of("publishing"):
+                self._progress("publishing")
+                record = self._publish(survey, before, flush)
+        tally.requests += self._hub.requests
+        skipped = skipped_rows(self._folder, record, self._task.selection)
+        return result_of(commit, survey.plan.rows, tally, self._phases.seconds, skipped=skipped)
+
+    def repair(self, record: Record, listing: Listing, names: Sequence[str]) -> Tally:
+        """Fetch these files of the record's commit again, and prove them in the manifest."""
+        with self._ready_to_write() as flush:
+            now = read_record(self._folder)
+            if now is None or now.commit != record.commit:
+                raise CommitChanged(f"{self._folder.home} no longer holds commit {record.commit}: run verify again")
+            files = [listing[name] for name in names if name in listing]
+            self._folder.check_space(sum(file.size for file in files), len(files))
+            proven: dict[str, Proven] = {}
+            tally = self._fetch_files(files, record.commit, proven)
+            flush()
+            self._lease.check()
+            write_manifest(self._folder, read_manifest(self._folder) | proven)
+        return tally
+
+    @contextlib.contextmanager
+    def _ready_to_write(self) -> Iterator[Flush]:
+        """Look whether the folder takes files, before the first byte is asked for."""
+        self._folder.sweep()
+        try:
+            self._folder.try_out()
+            with self._folder.flushing() as flush:
+                yield flush
+        finally:
+            self._decoders.close()
+            self._folder.clear_up()
+
+    def _check_space(self, survey: Survey, lost: Sequence[RemoteFile]) -> None:
+        files = [*survey.plan.fetch, *lost]
+        size = sum(file.size for file in files)
+        replaced = [survey.scan[file.name].size for file in files if file.name in survey.scan]
+        self._folder.check_space(max(0, size - sum(replaced)), len(files) - len(replaced))
+        log.info("fetching %d of %d files, %.1f MB, at commit %s", len(files), survey.plan.files, size / 1e6, survey.commit)
+        if survey.wait:
+            log.info("the Hub's quota will make this wait %.0f s for %d requests", survey.wait, survey.requests)
+
+    def _record_before(self, survey: Survey) -> Record | None:
+        """Give the record to grow; one of another commit is taken away first: never a record over mixed files."""
+        before = read_record(self._folder)
+        repo_id = self._task.selection.repo_id
+        if before is not None and not read_manifest(self._folder):
+            return None  # what it speaks of can't be looked for: it begins anew
+        if before is None or (before.commit, before.repo_id) == (survey.commit, repo_id):
+            return before
+        log.warning(
+            "%s holds %s at commit %s and is being replaced by %s at %s: running readers may see new bytes; pin a revision, "
+            "or use a folder per commit",
+            *(self._folder.files, before.repo_id, before.commit, repo_id, survey.commit),
+        )
+        self._lease.check()
+        remove_record(self._folder)
+        return None
+
+    def _lost(self, before: Record | None, survey: Survey) -> list[RemoteFile]:
+        """Give what the record speaks of beyond this selection and is no longer there: it must not stay a promise."""
+        if before is None:
+            return []
+        wanted = {file.name for file in survey.plan.fetch} | survey.proven.keys() | {METADATA}
+        return [survey.listing[n] for n in read_manifest(self._folder) if n not in wanted and n in survey.listing]
+
+    def _fetch(self, lost: Sequence[RemoteFile], survey: Survey) -> Tally:
+        tally, files = Tally(), survey.plan.fetch
+        if survey.shards:
+            bulk = Source(base=self._hub.parquet_base(), headers=self._hub.headers())
+            tally = fetch_bulk(survey.shards, files, bulk, self._folder, self._landing(survey.proven), **self._ways)
+            log.info("%d of %d files came in bulk, with %d requests", tally.files, len(files), tally.requests)
+            files = [file for file in files if file.name not in survey.proven]
+        tally.add(self._fetch_files([*files, *lost] if lost else files, survey.commit, survey.proven))
+        return tally
+
+    def _fetch_files(self, files: Sequence[RemoteFile], commit: str, proven: dict[str, Proven]) -> Tally:
+        source = Source(base=self._hub.base(commit, self._task.selection.split), headers=self._hub.headers())
+        return fetch(files, source, self._folder, self._landing(proven), **self._ways)
+
+    @property
+    def _ways(self) -> dict[str, Any]:
+        return {"settings": self._task.settings, "progress": self._progress}
+
+    def _landing(self, proven: dict[str, Proven]) -> Callable[[Sequence[Arrived]], None]:
+        """Give what publishes verified files and notes them as proven."""
+
+        def land(batch: Sequence[Arrived]) -> None:
+            images = [arrived for arrived in batch if arrived.file.name != METADATA]
+            found = self._decoders.check([(arrived.temporary, arrived.file.name) for arrived in images])
+            flaws = {arrived.file.name: flaw for arrived, flaw in zip(images, found, strict=True)}
+            for arrived in batch:
+                self._lease.check()
+                file = arrived.file
+                entry = self._folder.publish(arrived.temporary, file.name)
+                proven[file.name] = Proven(entry.size, file.digest, entry.mtime_ns, flaws.get(file.name) or "")
+
+        return land
+
+    def _publish(self, survey: Survey, before: Record | None, flush: Flush) -> Record:
+        """Name metadata.csv, flush, then the manifest, and the ready record last."""
+        folder, selection, digest = self._folder, self._task.selection, survey.listing[METADATA].digest
+        self._lease.check()
+        if survey.metadata != folder.files / METADATA:
+            entry = folder.publish(survey.metadata, METADATA)
+            survey.proven[METADATA] = Proven(entry.size, digest, entry.mtime_ns)
+        flush()
+        rows, count = survey.plan.rows, selection.sample_count
+        coverage = Coverage(rows, everything=count is None or rows < count)
+        record = before or Record(repo_id=selection.repo_id, commit=survey.commit, metadata=digest, captions={})
+        record = record.grown(selection.caption_key, coverage, survey.proven).confirmed_by(self._task.run)
+        self._lease.check()
+        write_manifest(folder, survey.proven)
+        write_record(folder, record)
+        return record
+
+
+@dataclass
+class _Phases:
+    """Seconds per phase."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 3)
+
+
+def result_of(
+    commit: str, rows: int, tally: Tally, seconds: Mapping[str, float] | None = None, *, skipped: Mapping[str, str]
+) -> Value:
+    """Give what rank 0 reports; a warm cache took no seconds."""
+    return {
+        "commit": commit,
+        "warm": seconds is None,
+        "rows": rows,
+        "files": tally.files,
+        "bytes": tally.bytes,
+        "requests": tally.requests,
+        "retries": dict(tally.retries),
+        "seconds": dict(seconds or {}),
+        "skipped": dict(skipped),
+    }

@@ -1,0 +1,120 @@
+"""What the Hub has, what the folder holds, and so what there is to do."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from step37_flickr8k.errors import InvalidMetadata, InvalidSettings
+from step37_flickr8k.fetch import Quota, Source, fetch
+from step37_flickr8k.folder import CacheFolder, Entry, lines_of
+from step37_flickr8k.group import Progress
+from step37_flickr8k.hub import Hub
+from step37_flickr8k.images import Decoders
+from step37_flickr8k.parquet import is_available
+from step37_flickr8k.plan import METADATA, Listing, Plan, RemoteFile, Selection, decide, read_rows
+from step37_flickr8k.record import Proven, prove, read_manifest, unchanged
+from step37_flickr8k.settings import WarmupSettings
+
+__all__ = ["MANY", "Survey", "Surveyor", "Task"]
+
+MANY = 100  # images: for fewer the Parquet conversion isn't looked for
+_LARGEST_METADATA = 1 << 30  # bytes: a million rows with five captions have a third of that
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked for, where it goes, and how."""
+
+    settings: WarmupSettings
+    selection: Selection
+    folder: CacheFolder
+    run: str | None = None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the Hub has, what the folder holds, and so what there is to do."""
+
+    commit: str
+    listing: Listing
+    scan: Mapping[str, Entry]
+    proven: dict[str, Proven]
+    metadata: Path
+    plan: Plan
+    shards: Sequence[RemoteFile] = ()  # of the Parquet conversion, if it is to be read
+    quota: Quota | None = None  # as the Hub told it last
+
+    @property
+    def requests(self) -> int:
+        """Requests for files: all of them, but a few when they come in bulk."""
+        return 3 * len(self.shards) + 3 if self.shards else len(self.plan.fetch)
+
+    @property
+    def wait(self) -> float:
+        """Seconds that the quota will make it wait."""
+        return self.quota.wait(self.requests) if self.quota else 0.0
+
+
+@dataclass(frozen=True)
+class Surveyor:
+    """Surveys a task."""
+
+    task: Task
+    hub: Hub
+    decoders: Decoders
+    progress: Progress
+
+    def survey(self, commit: str, listing: Listing, scratch: CacheFolder) -> Survey:
+        """Decide what to fetch; a metadata.csv that isn't in the folder yet is fetched into ``scratch``."""
+        folder = self.task.folder
+        scan = folder.scan()
+        # the manifest may be of another commit: what this one holds under the same names is what counts
+        in_manifest = unchanged(read_manifest(folder), scan).items()
+        proven = {n: proof for n, proof in in_manifest if n in listing and listing[n].digest == proof.digest}
+
+        def prove_also(names: Iterable[str]) -> None:
+            like = {n: listing[n].digest for n in names if n in scan and n not in proven and listing[n].size == scan[n].size}
+            proven.update(prove(folder, scan, like, self.decoders.check, self.progress))
+
+        self.progress("reading the metadata")
+        prove_also([METADATA])
+        metadata, quota = folder.files / METADATA, None
+        if METADATA not in proven:
+            metadata, quota = self._fetch_metadata(commit, listing[METADATA], scratch)
+        plan = self._decide(metadata, listing, proven)
+        prove_also(file.name for file in plan.fetch)
+        plan = self._decide(metadata, listing, proven)
+        usual = Quota(self.hub.quota, 0, self.hub.quota, 300) if self.hub.quota else None
+        return Survey(commit, listing, scan, proven, metadata, plan, self._shards(plan), quota or usual)
+
+    def _fetch_metadata(self, commit: str, file: RemoteFile, scratch: CacheFolder) -> tuple[Path, Quota | None]:
+        split = self.task.selection.split
+        if file.size > _LARGEST_METADATA:
+            told = f"{split}/{METADATA} of {self.hub.name} has {file.size / 1e9:,.1f} GB by the listing"
+            raise InvalidMetadata(f"{told}, at most {_LARGEST_METADATA / 1e9:.1f} GB are read: is it a table of captions?")
+        kept: list[Path] = []
+        source = Source(base=self.hub.base(commit, split), headers=self.hub.headers())
+        tally = fetch(
+            *([file], source, scratch, lambda batch: kept.extend(arrived.temporary for arrived in batch)),
+            settings=self.task.settings,
+            progress=lambda *_, **__: self.progress("reading the metadata"),
+        )
+        self.hub.requests += tally.requests
+        return kept[0], tally.quota
+
+    def _decide(self, metadata: Path, listing: Listing, proven: Mapping[str, Proven]) -> Plan:
+        rows = read_rows(lines_of(metadata), self.task.selection)
+        return decide(rows, listing, {name: proof.digest for name, proof in proven.items()})
+
+    def _shards(self, plan: Plan) -> Sequence[RemoteFile]:
+        """Decide whether the images come in bulk: give the Parquet files to read, if they do."""
+        mode, split = self.task.settings.fetch_mode, self.task.selection.split
+        if mode == "parquet" and not is_available():
+            raise InvalidSettings("fetch_mode=parquet needs pyarrow: pip install 'step37-flickr8k[parquet]', or choose auto")
+        if mode == "files" or not is_available() or len(plan.fetch) < (MANY if mode == "auto" else 1):
+            return ()
+        shards = self.hub.list_parquet(split)
+        if mode == "parquet" and not shards:
+            told = f"{self.hub.name} has no Parquet conversion of {split}"
+            raise InvalidSettings(f"fetch_mode=parquet, but {told}: choose auto or files")
+        return shards if mode == "parquet" or 2 * plan.bytes >= sum(shard.size for shard in shards) else ()
