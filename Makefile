@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint types bench bench-barrier bench-fetch format clean
+.PHONY: help demo test test-kill test-slow lint types bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,13 +30,18 @@ test: $(STAMP) ## all tests but the slow ones, with coverage
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
+test-kill: $(STAMP) ## a hundred runs killed at random moments, ten machines without power; as root for these
+	tests/install e2fsprogs
+	$(BIN)/python -m pytest tests/kill_rounds.py
+
 test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late
+	tests/install strace btrfs-progs
 	$(BIN)/python -m pytest -m slow
 
 lint: $(STAMP) ## ruff and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck .ci/run
+	$(BIN)/shellcheck .ci/run tests/install
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy

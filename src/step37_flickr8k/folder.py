@@ -190,7 +190,7 @@ class CacheFolder:
             with os.fdopen(descriptor, "wb") as file:
                 yield file
 
-    def put(self, temporary: Path, content: bytes | bytearray | memoryview) -> None:
+    def put(self, temporary: Path, content: bytes | bytearray | memoryview, *, durably: bool = False) -> None:
         """Write a temporary file at once; errors of close count here, too."""
         with self.errors():
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -198,6 +198,8 @@ class CacheFolder:
                 left = memoryview(content)
                 while left:
                     left = left[os.write(descriptor, left) :]
+                if durably:
+                    os.fsync(descriptor)
             finally:
                 os.close(descriptor)
 
@@ -219,9 +221,7 @@ class CacheFolder:
         """Write one of our own files: whole and flushed before it gets its name."""
         temporary = self._temporary(self.home)
         try:
-            with self.writing(temporary) as file:
-                file.write(content)
-                os.fsync(file.fileno())
+            self.put(temporary, content, durably=True)
             with self.errors():
                 temporary.replace(self.home / name)
             self._settle(self.home)
@@ -253,9 +253,7 @@ class CacheFolder:
         while True:
             temporary = self._temporary(self.home)
             try:
-                with self.writing(temporary) as file:
-                    file.write(content)
-                    os.fsync(file.fileno())
+                self.put(temporary, content, durably=True)
                 with self.errors():
                     os.link(temporary, self.home / name)
             except FileExistsError:
