@@ -27,6 +27,7 @@ ORDER = (
     ("fetch",),
     ("parquet",),
     ("hub",),
+    ("workers",),
     ("lease",),
     ("record",),
     ("folder",),

@@ -25,8 +25,9 @@ from yarl import URL
 from step37_flickr8k.errors import AccessDenied, FetchFailed, Step37Error
 from step37_flickr8k.folder import CacheFolder, hasher
 from step37_flickr8k.parquet import ImageChunk, Images, NotReadable
-from step37_flickr8k.plan import RemoteFile
+from step37_flickr8k.plan import METADATA, RemoteFile
 from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.workers import Job, Workers
 
 __all__ = ["Arrived", "Quota", "Source", "Tally", "fetch", "fetch_bulk"]
 
@@ -34,10 +35,10 @@ log = logging.getLogger("step37_flickr8k")
 
 _T = TypeVar("_T")
 _BLOCK = 1 << 20  # bytes: larger files are written and hashed in pieces of this size, as they come
-_WRITERS = 16  # threads that hash, write and rename
+_WRITERS = 16  # threads that hand batches to the workers, and then rename
 _FEW = 4  # of them at work while the file system is quick: more would only contend for the interpreter
-_GATHER = 0.004  # s in which files that have come gather, to go to a thread together
-_SLOW = 0.005  # s for writing a file: a shared file system, for which many may wait at once
+_GATHER = 0.004  # s in which files that have come gather, to go to a worker together
+_SLOW = 0.005  # s for naming a file: a shared file system, for which many may wait at once
 _BATCH = 16
 _HOPS = 5
 _TICK = 0.5  # s between two words of progress
@@ -106,10 +107,11 @@ class Tally:
 
 @dataclass(frozen=True)
 class Arrived:
-    """A file whose bytes match its hash, under a temporary name."""
+    """A file whose bytes match its hash, under a temporary name; ``flaw`` is why it can't be decoded, if it can't."""
 
     file: RemoteFile
     temporary: Path
+    flaw: str = ""
 
 
 class _Report(Protocol):
@@ -132,25 +134,25 @@ class _Final(Exception):
 def fetch(
     files: Collection[RemoteFile],
     source: Source,
-    folder: CacheFolder,
+    workers: Workers,
     land: Callable[[Sequence[Arrived]], None],
     *,
     settings: WarmupSettings,
     progress: _Report,
 ) -> Tally:
-    """Fetch all files into temporary ones of the folder and hand them, verified, to ``land``, which names them.
+    """Fetch all files into temporary ones of the workers' folder and hand them, verified, to ``land``, which names them.
 
     ``land`` takes several at a time, in several threads. A file that fails doesn't stop the others: at the end `FetchFailed`
     names those that are missing. What ``land`` or ``progress`` raises ends the fetch at once; no unfinished file stays.
     """
-    return _in_own_loop(lambda: _Fetch(source, folder, land, settings, progress).run(files))
+    return _in_own_loop(lambda: _Fetch(source, workers, land, settings, progress).run(files))
 
 
 def fetch_bulk(
     shards: Sequence[RemoteFile],
     wanted: Collection[RemoteFile],
     source: Source,
-    folder: CacheFolder,
+    workers: Workers,
     land: Callable[[Sequence[Arrived]], None],
     *,
     settings: WarmupSettings,
@@ -161,7 +163,7 @@ def fetch_bulk(
     Raises nothing for what can't be read there or isn't in it: the tally tells how many files came, `fetch` brings the others.
     What ``land`` or ``progress`` raises ends it at once.
     """
-    return _in_own_loop(lambda: _Fetch(source, folder, land, settings, progress).run_bulk(shards, wanted))
+    return _in_own_loop(lambda: _Fetch(source, workers, land, settings, progress).run_bulk(shards, wanted))
 
 
 def _in_own_loop(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
@@ -196,14 +198,15 @@ class _Fetch:
     def __init__(
         self,
         source: Source,
-        folder: CacheFolder,
+        workers: Workers,
         land: Callable[[Sequence[Arrived]], None],
         settings: WarmupSettings,
         progress: _Report,
     ) -> None:
         self._source = source
         self._origin = URL(source.base, encoded=True).origin()
-        self._folder = folder
+        self._folder = workers.folder
+        self._workers = workers
         self._land = land
         self._settings = settings
         self._progress = progress
@@ -278,11 +281,13 @@ class _Fetch:
             content += piece
             if len(content) > file.size:
                 raise _Fault(f"more than {file.size} bytes")
+        if len(content) != file.size:
+            raise _Fault(f"{len(content)} bytes instead of {file.size}")
         await self._hand_over(file, content)
         self._tally.bytes += file.size
 
     def _hand_over(self, file: RemoteFile, content: bytearray | memoryview, *, verified: bool = False) -> asyncio.Future[None]:
-        """Have a thread verify and land a file; those that come at about the same time go together, at half the cost."""
+        """Have a worker verify and write a file, then land it; those that come together go together, at half the cost."""
         landed = asyncio.get_running_loop().create_future()
         self._come.append(_Whole(file, content, landed, verified))
         if len(self._come) == 1:
@@ -296,23 +301,33 @@ class _Fetch:
             self._writers.submit(self._finish_batch, batch, asyncio.get_running_loop())
 
     def _finish_batch(self, batch: "list[_Whole]", loop: asyncio.AbstractEventLoop) -> None:
-        """Verify and write each file, then land those that are right together."""
+        """Have a worker verify, write and decode the files, then land those that are right together."""
         errors: list[BaseException | None] = [None] * len(batch)
-        arrived: dict[int, Arrived] = {}
+        arrived: list[Arrived] = []
         try:
-            for number, whole in enumerate(batch):
-                try:
-                    if not whole.verified:
-                        _verify(whole.file, whole.content)
-                    arrived[number] = self._write_whole(whole.file, whole.content)
-                except _Fault as error:
-                    errors[number] = error
-            self._land([*arrived.values()])
+            jobs = [
+                Job(self._folder.temporary(), whole.file.name, whole.content, "" if whole.verified else whole.file.digest)
+                for whole in batch
+            ]
+            for number, (job, done) in enumerate(zip(jobs, self._workers.do(jobs), strict=True)):
+                if done.wrong:
+                    errors[number] = _Fault("wrong bytes")
+                elif done.error:
+                    errors[number] = done.error
+                else:
+                    arrived.append(Arrived(batch[number].file, job.path, done.flaw or ""))
+            self._land_together(arrived)
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits for these files
             errors = [error] * len(batch)
-            for each in arrived.values():
+            for each in arrived:
                 self._folder.discard(each.temporary)
         loop.call_soon_threadsafe(self._settle, batch, errors)
+
+    def _land_together(self, arrived: list[Arrived]) -> None:
+        start = time.monotonic()
+        self._land(arrived)
+        if time.monotonic() - start > _SLOW * len(arrived):
+            self._limit = min(self._limit + 1, _WRITERS)
 
     def _settle(self, batch: "list[_Whole]", errors: list[BaseException | None]) -> None:
         self._busy -= 1
@@ -324,18 +339,6 @@ class _Fetch:
                 whole.landed.set_result(None)
             else:
                 whole.landed.set_exception(error)
-
-    def _write_whole(self, file: RemoteFile, content: bytearray | memoryview) -> Arrived:
-        start = time.monotonic()
-        temporary = self._folder.temporary()
-        try:
-            self._folder.put(temporary, content)
-        except BaseException:
-            self._folder.discard(temporary)
-            raise
-        if time.monotonic() - start > _SLOW:
-            self._limit = min(self._limit + 1, _WRITERS)
-        return Arrived(file, temporary)
 
     async def _receive_in_blocks(self, response: aiohttp.ClientResponse, file: RemoteFile) -> None:
         arriving = _Arriving(self._folder, file)
@@ -363,7 +366,8 @@ class _Fetch:
     def _finish(self, arriving: "_Arriving", rest: bytes) -> None:
         arriving.write(rest)
         arriving.verify()
-        self._land([Arrived(arriving.file, arriving.temporary)])
+        flaw = None if arriving.file.name == METADATA else self._workers.check([(arriving.temporary, arriving.file.name)])[0]
+        self._land([Arrived(arriving.file, arriving.temporary, flaw or "")])
 
     def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> "asyncio.Future[_T]":
         return asyncio.get_running_loop().run_in_executor(self._writers, function, *arguments)
@@ -631,15 +635,6 @@ class _Proxies:
             proxy = None if urllib.request.proxy_bypass(host) else proxies.get(url.scheme, proxies.get("all"))
             self._by_origin[origin] = proxy if proxy is None or "://" in proxy else f"http://{proxy}"
         return self._by_origin[origin]
-
-
-def _verify(file: RemoteFile, content: bytearray | memoryview) -> None:
-    if len(content) != file.size:
-        raise _Fault(f"{len(content)} bytes instead of {file.size}")
-    hashing = hasher(file.digest, file.size)
-    hashing.update(content)
-    if hashing.hexdigest() != file.digest.partition(":")[2]:
-        raise _Fault("wrong bytes")
 
 
 async def _whole(response: aiohttp.ClientResponse, size: int) -> bytes:

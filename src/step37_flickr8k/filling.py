@@ -11,7 +11,6 @@ from step37_flickr8k.errors import CommitChanged
 from step37_flickr8k.fetch import Arrived, Source, Tally, fetch, fetch_bulk
 from step37_flickr8k.group import Progress
 from step37_flickr8k.hub import Hub
-from step37_flickr8k.images import Decoders
 from step37_flickr8k.lease import Lease
 from step37_flickr8k.plan import METADATA, Listing, RemoteFile
 from step37_flickr8k.record import (
@@ -26,6 +25,7 @@ from step37_flickr8k.record import (
     write_record,
 )
 from step37_flickr8k.survey import MANY, Survey, Surveyor, Task
+from step37_flickr8k.workers import Workers
 
 __all__ = ["Filling", "result_of"]
 
@@ -46,15 +46,15 @@ class Filling:
         self._lease = lease
         self._progress = progress
         self._phases = _Phases()
-        self._decoders = Decoders()
+        self._workers = Workers(task.folder)
 
     def run(self, commit: str, listing: Listing) -> Value:
         """Plan, fetch, publish; gives the report."""
         with self._ready_to_write() as flush:
             if len(listing) > MANY and (self._task.selection.sample_count or MANY) >= MANY:
-                self._decoders.start()
+                self._workers.start()
             with self._phases.of("planning"):
-                surveyor = Surveyor(self._task, self._hub, self._decoders, self._progress)
+                surveyor = Surveyor(self._task, self._hub, self._workers, self._progress)
                 survey = surveyor.survey(commit, listing, self._folder)
             before = self._record_before(survey)
             lost = self._lost(before, survey)
@@ -92,7 +92,7 @@ class Filling:
             with self._folder.flushing() as flush:
                 yield flush
         finally:
-            self._decoders.close()
+            self._workers.close()
             self._folder.clear_up()
 
     def _check_space(self, survey: Survey, lost: Sequence[RemoteFile]) -> None:
@@ -132,7 +132,7 @@ class Filling:
         tally, files = Tally(), survey.plan.fetch
         if survey.shards:
             bulk = Source(base=self._hub.parquet_base(), headers=self._hub.headers())
-            tally = fetch_bulk(survey.shards, files, bulk, self._folder, self._landing(survey.proven), **self._ways)
+            tally = fetch_bulk(survey.shards, files, bulk, self._workers, self._landing(survey.proven), **self._ways)
             log.info("%d of %d files came in bulk, with %d requests", tally.files, len(files), tally.requests)
             files = [file for file in files if file.name not in survey.proven]
         tally.add(self._fetch_files([*files, *lost] if lost else files, survey.commit, survey.proven))
@@ -140,7 +140,7 @@ class Filling:
 
     def _fetch_files(self, files: Sequence[RemoteFile], commit: str, proven: dict[str, Proven]) -> Tally:
         source = Source(base=self._hub.base(commit, self._task.selection.split), headers=self._hub.headers())
-        return fetch(files, source, self._folder, self._landing(proven), **self._ways)
+        return fetch(files, source, self._workers, self._landing(proven), **self._ways)
 
     @property
     def _ways(self) -> dict[str, Any]:
@@ -150,14 +150,11 @@ class Filling:
         """Give what publishes verified files and notes them as proven."""
 
         def land(batch: Sequence[Arrived]) -> None:
-            images = [arrived for arrived in batch if arrived.file.name != METADATA]
-            found = self._decoders.check([(arrived.temporary, arrived.file.name) for arrived in images])
-            flaws = {arrived.file.name: flaw for arrived, flaw in zip(images, found, strict=True)}
             for arrived in batch:
                 self._lease.check()
                 file = arrived.file
                 entry = self._folder.publish(arrived.temporary, file.name)
-                proven[file.name] = Proven(entry.size, file.digest, entry.mtime_ns, flaws.get(file.name) or "")
+                proven[file.name] = Proven(entry.size, file.digest, entry.mtime_ns, arrived.flaw)
 
         return land
 

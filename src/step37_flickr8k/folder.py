@@ -21,7 +21,7 @@ from step37_flickr8k.errors import FolderFull, FolderNotUsable, InvalidMetadata,
 from step37_flickr8k.linux import allocate, sync_file_system
 from step37_flickr8k.plan import METADATA, why_not_plain
 
-__all__ = ["CacheFolder", "Entry", "digest_of", "hasher", "lines_of"]
+__all__ = ["CacheFolder", "Entry", "digest_of", "digest_of_bytes", "hasher", "lines_of"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -48,6 +48,13 @@ def hasher(digest: str, size: int) -> Any:
     if digest.startswith("sha256:"):
         return hashlib.sha256()
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+
+
+def digest_of_bytes(content: bytes | bytearray | memoryview, like: str) -> str:
+    """Hash a file's bytes in the manner of the digest ``like``."""
+    hashing = hasher(like, len(content))
+    hashing.update(content)
+    return f"{like.partition(':')[0]}:{hashing.hexdigest()}"
 
 
 def digest_of(path: Path, like: str) -> str:

@@ -1,19 +1,10 @@
 """Whether images can be decoded: a commit may hold a broken picture, and its hash is right then, too."""
 
-import contextlib
-import json
-import os
-import queue
-import signal
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["Decoders", "why_undecodable"]
+__all__ = ["warm_up", "why_undecodable"]
 
-_START = "import runpy, sys; del sys.path[0]; runpy.run_path(sys.argv[1], run_name='__main__')"
-_FEW = 4  # images that are quicker decoded here than by a process that must start first
 _MOST_PIXELS = 89_478_485  # a quarter of a gigabyte of RGB, Pillow's own limit; a PNG of 100 KB can hold more
 # What names promise. Other kinds aren't tried: Pillow hands EPS to Ghostscript, which runs it.
 _KINDS = {f".{kind.lower()}": kind for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
@@ -21,8 +12,8 @@ _KINDS |= {".jpg": "JPEG", ".tif": "TIFF"}
 _ALL_KINDS = (*dict.fromkeys(_KINDS.values()),)
 
 
-def why_undecodable(path: Path, name: str) -> str | None:
-    """Give the reason why the image that is to be called ``name`` is no good, None if Pillow can decode it.
+def why_undecodable(source: Path | BinaryIO, name: str) -> str | None:
+    """Give the reason why the image that is to be called ``name`` is no good, None if Pillow can decode it from ``source``.
 
     Truncated ones are found, those of another kind than their name says, and those that would fill the memory.
     JPEGs are decoded at an eighth of their size: all of the file is read, a truncated one is found, at half of the cost.
@@ -31,7 +22,7 @@ def why_undecodable(path: Path, name: str) -> str | None:
 
     promised = _KINDS.get(Path(name).suffix.lower())
     try:
-        with Image.open(path, formats=_ALL_KINDS) as image:
+        with Image.open(source, formats=_ALL_KINDS) as image:
             kind = "JPEG" if image.format == "MPO" else image.format  # a JPEG with more than one picture
             if promised not in {kind, None}:
                 return f"it is {kind}, not {promised} as its name says"
@@ -42,97 +33,12 @@ def why_undecodable(path: Path, name: str) -> str | None:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning where warnings are errors
         return str(error)
     except (OSError, ValueError, SyntaxError) as error:  # PNG errors are SyntaxErrors
-        return str(error).replace(str(path), name)
+        return str(error).replace(str(source), name)
     return None
 
 
-class Decoders:
-    """Processes that decode images: Pillow holds the interpreter while it does, and a picture that crashes it must not end us.
+def warm_up() -> None:
+    """Load Pillow, while something else is waited for."""
+    from PIL import Image  # noqa: PLC0415
 
-    They start when they are needed, read paths and names from a pipe, and end with it; for use by many threads.
-    """
-
-    def __init__(self) -> None:
-        """Allow one for each processor of ours, four at most; none starts yet."""
-        self._idle: queue.SimpleQueue[subprocess.Popen[str] | None] = queue.SimpleQueue()
-        self._count = min(4, len(os.sched_getaffinity(0)))
-        for _ in range(self._count):
-            self._idle.put(None)
-
-    def start(self) -> None:
-        """Start them now, while something else is waited for."""
-        for _ in range(self._count):
-            process = self._idle.get()
-            with contextlib.suppress(OSError):  # then there are fewer
-                process = process or _start()
-            self._idle.put(process)
-
-    def close(self) -> None:
-        """End them."""
-        for _ in range(self._count):
-            with contextlib.suppress(queue.Empty):
-                process = self._idle.get(timeout=5)
-                if process is not None:
-                    process.communicate()
-
-    def check(self, images: Sequence[tuple[Path, str]]) -> list[str | None]:
-        """Give for each image, a path and the name that it is to have, why it can't be decoded, or None."""
-        if len(images) <= _FEW or not sys.executable:
-            return [why_undecodable(*image) for image in images]
-        flaws: list[str | None] = []
-        together, deaths = len(images), 0
-        process = self._idle.get()
-        try:
-            while len(flaws) < len(images):
-                asked = images[len(flaws) : len(flaws) + together]
-                try:
-                    process = process or _start()
-                except OSError:  # no room for another process
-                    return flaws + [why_undecodable(*image) for image in images[len(flaws) :]]
-                if (answers := _ask(process, asked)) is not None:
-                    flaws += answers
-                    deaths = 0
-                    continue
-                process.kill()
-                process.communicate()
-                process = None
-                deaths += len(asked) == 1
-                together = 1  # to see which of them it is
-                if deaths == 2:  # not just once, as when the kernel needs memory
-                    flaws.append("its decoder died, twice")
-                    deaths = 0
-        finally:
-            self._idle.put(process)
-        return flaws
-
-
-def _start() -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", _START, __file__]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload, no-any-return]  # noqa: S603 - this very file
-
-
-def _ask(process: "subprocess.Popen[str]", images: Sequence[tuple[Path, str]]) -> list[str | None] | None:
-    """Let a process decode images, and answer for all at once; None if it died."""
-    assert process.stdin is not None  # noqa: S101 - both are pipes
-    assert process.stdout is not None  # noqa: S101
-    try:
-        process.stdin.write(json.dumps([(str(path), name) for path, name in images]) + "\n")
-        process.stdin.flush()
-    except OSError:
-        return None
-    answer = process.stdout.readline()
-    return json.loads(answer) if answer.endswith("\n") else None
-
-
-def _decode_for_others() -> None:
-    """Answer each line of images on stdin with a line on stdout, until the pipe ends."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole job; the end of the pipe is what ends this
-        signal.signal(number, signal.SIG_IGN)
-    for line in sys.stdin:
-        sys.stdout.write(json.dumps([why_undecodable(Path(path), name) for path, name in json.loads(line)]) + "\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    _decode_for_others()
+    Image.preinit()

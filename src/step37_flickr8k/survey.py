@@ -9,11 +9,11 @@ from step37_flickr8k.fetch import Quota, Source, fetch
 from step37_flickr8k.folder import CacheFolder, Entry, lines_of
 from step37_flickr8k.group import Progress
 from step37_flickr8k.hub import Hub
-from step37_flickr8k.images import Decoders
 from step37_flickr8k.parquet import is_available
 from step37_flickr8k.plan import METADATA, Listing, Plan, RemoteFile, Selection, decide, read_rows
 from step37_flickr8k.record import Proven, prove, read_manifest, unchanged
 from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.workers import Workers
 
 __all__ = ["MANY", "Survey", "Surveyor", "Task"]
 
@@ -61,7 +61,7 @@ class Surveyor:
 
     task: Task
     hub: Hub
-    decoders: Decoders
+    workers: Workers
     progress: Progress
 
     def survey(self, commit: str, listing: Listing, scratch: CacheFolder) -> Survey:
@@ -74,7 +74,7 @@ class Surveyor:
 
         def prove_also(names: Iterable[str]) -> None:
             like = {n: listing[n].digest for n in names if n in scan and n not in proven and listing[n].size == scan[n].size}
-            proven.update(prove(folder, scan, like, self.decoders.check, self.progress))
+            proven.update(prove(folder, scan, like, self.workers.check, self.progress))
 
         self.progress("reading the metadata")
         prove_also([METADATA])
@@ -95,7 +95,7 @@ class Surveyor:
         kept: list[Path] = []
         source = Source(base=self.hub.base(commit, split), headers=self.hub.headers())
         tally = fetch(
-            *([file], source, scratch, lambda batch: kept.extend(arrived.temporary for arrived in batch)),
+            *([file], source, Workers(scratch), lambda batch: kept.extend(arrived.temporary for arrived in batch)),
             settings=self.task.settings,
             progress=lambda *_, **__: self.progress("reading the metadata"),
         )

@@ -24,7 +24,6 @@ from step37_flickr8k.filling import Filling, result_of
 from step37_flickr8k.folder import CacheFolder
 from step37_flickr8k.group import Group, Patience, Progress, share
 from step37_flickr8k.hub import Hub, is_commit
-from step37_flickr8k.images import Decoders
 from step37_flickr8k.lease import Claim, Lease, take
 from step37_flickr8k.parquet import is_available, preload
 from step37_flickr8k.plan import Row, Selection
@@ -41,6 +40,7 @@ from step37_flickr8k.record import (
 )
 from step37_flickr8k.settings import WarmupSettings
 from step37_flickr8k.survey import MANY, Surveyor, Task
+from step37_flickr8k.workers import Workers
 from step37_flickr8k.world import World
 
 __all__ = ["Warmup"]
@@ -184,8 +184,8 @@ class Warmup:
         with tempfile.TemporaryDirectory() as scratch:
             folder = CacheFolder(Path(scratch), self.selection.split)
             folder.make()
-            with contextlib.closing(Decoders()) as decoders:
-                survey = Surveyor(self.task, hub, decoders, Progress()).survey(commit, listing, folder)
+            with contextlib.closing(Workers(folder)) as workers:
+                survey = Surveyor(self.task, hub, workers, Progress()).survey(commit, listing, folder)
         requests = hub.requests + survey.requests
         ready = self._ready(replace(self.selection, revision=commit)) is not None
         return {
