@@ -45,7 +45,6 @@ ONLY = {
     "hf_xet": {"localhub"},
     "PIL": {"images"},
     "pydantic": {"settings"},
-    "pydantic_settings": {"settings"},
     "aiohttp": {"fetch", "localhub"},
     "pyarrow": {"parquet"},
     "rich": {"cli"},

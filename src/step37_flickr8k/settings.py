@@ -4,23 +4,16 @@ Strongest first: command line, ``STEP37_*`` variables, settings file, the Hub's 
 defaults.
 """
 
-import difflib
 import json
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-    YamlConfigSettingsSource,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from step37_flickr8k.errors import InvalidSettings
 
@@ -104,12 +97,10 @@ _RepoId = Annotated[str, Field(max_length=96), _matching(rf"(?!.*--)(?!.*\.git$)
 _Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=7 * 86400)]
 
 
-class WarmupSettings(BaseSettings):
+class WarmupSettings(BaseModel):
     """Everything the job can be told; keyword arguments alone are read here, see `load_settings` for the other sources."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
     repo_id: _RepoId = Field("intro/flickr8k", description="dataset repository on the Hub, `namespace/name`")
     revision: Annotated[str | None, _matching(r"[^\s:?*\[\\^~]+")] = Field(
@@ -178,18 +169,6 @@ class WarmupSettings(BaseSettings):
     report: Annotated[Path | None, AfterValidator(lambda p: p and p.expanduser())] = Field(
         None, description="file that rank 0 writes its JSON report to, besides printing it"
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic-settings'
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take values only: `load_settings` reads the other sources and knows where each value came from."""
-        return (init_settings,)
 
 
 @dataclass(frozen=True)
@@ -298,6 +277,8 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
 
 def _guess(name: str, known: list[str]) -> str:
+    import difflib  # noqa: PLC0415 - only when something is wrong
+
     bare = {each.removeprefix(PREFIX): each for each in known}
     close = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
     return f": did you mean {bare[close[0]]}?" if close else f": known are {', '.join(known)}"
@@ -326,17 +307,29 @@ def _hub_layer(environ: Mapping[str, str]) -> _Layer:
 
 
 def _read_file(file: Path) -> dict[str, object]:
-    yaml, toml = (YamlConfigSettingsSource, "yaml_file"), (TomlConfigSettingsSource, "toml_file")
-    sources: dict[str, tuple[Any, str]] = {".yaml": yaml, ".yml": yaml, ".toml": toml}
-    if file.suffix not in sources:
+    if file.suffix not in {".yaml", ".yml", ".toml"}:
         raise InvalidSettings(f"settings file {file}: {file.suffix or 'no ending'} is not known: name it .yaml, .yml or .toml")
     if not file.is_file():
         raise InvalidSettings(f"settings file {file} is not there: correct --settings or STEP37_SETTINGS")
-    source, parameter = sources[file.suffix]
     try:
-        return {str(key).replace("-", "_"): value for key, value in source(WarmupSettings, **{parameter: file})().items()}
+        values = _parse(file.read_text(encoding="utf-8"), file.suffix)
     except Exception as error:  # noqa: BLE001 - each parser has its own tree of errors
         raise InvalidSettings(f"settings file {file} can't be read: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InvalidSettings(f"settings file {file} holds no settings: write a line for each, as in sample_count: 8")
+    return {str(key).replace("-", "_"): value for key, value in values.items()}
+
+
+def _parse(text: str, ending: str) -> object:
+    if ending == ".toml":
+        if sys.version_info >= (3, 11):
+            import tomllib  # noqa: PLC0415 - only for whom has such a file
+        else:
+            import tomli as tomllib  # noqa: PLC0415
+        return tomllib.loads(text)
+    import yaml  # noqa: PLC0415
+
+    return yaml.safe_load(text) or {}
 
 
 def _validated(layers: list[_Layer], problems: list[str]) -> Loaded:
@@ -353,7 +346,7 @@ def _validated(layers: list[_Layer], problems: list[str]) -> Loaded:
             problems += [f"token_file: {problem} ({layer.origin('token_file')})"] if problem else []
     settings = None
     try:
-        settings = WarmupSettings(**values)  # type: ignore[arg-type]
+        settings = WarmupSettings(**values)
     except ValidationError as error:
         told = error.errors(include_url=False, include_context=False, include_input=False)
         problems += [_explain(str(each["loc"][0]), each["msg"], values, origins) for each in told]
