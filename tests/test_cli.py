@@ -1,7 +1,6 @@
 """The command: what it prints, its exit codes, its signals."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -33,33 +32,6 @@ def test_plan_says_what_warmup_does(hub: LocalHub, cache: Path, capsys: pytest.C
     assert "nothing to do" in capsys.readouterr().out
     assert cli.run(["plan", "--cache-dir", str(cache)]) == 0
     assert "to fetch  7 images" in capsys.readouterr().out
-
-
-def test_verify_finds_what_is_missing_wrong_and_foreign(hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Verify hashes everything again, even what looks untouched, and ends with 75: the next warmup mends it."""
-    assert hub.commit
-    arguments = ["--cache-dir", str(cache)]
-    assert cli.run(["verify", *arguments]) == 2
-    assert "run warmup first" in capsys.readouterr().err
-    assert cli.run(["warmup", *arguments]) == 0
-    assert cli.run(["verify", *arguments]) == 0
-    assert "13 files, all right" in capsys.readouterr().out
-    (cache / "train" / "0001.jpg").unlink()
-    target = cache / "train" / "0002.jpg"
-    status = target.stat()
-    target.write_bytes(b"x" * status.st_size)
-    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-    (cache / "train" / "mine.txt").write_text("")
-    assert cli.run(["verify", *arguments]) == 75
-    said = capsys.readouterr().err
-    assert "0001.jpg is missing, 0002.jpg has wrong bytes" in said
-    target.unlink()
-    assert cli.run(["warmup", *arguments]) == 0
-    capsys.readouterr()
-    assert cli.run(["verify", *arguments, "--json"]) == 0
-    captured = capsys.readouterr()
-    assert json.loads(captured.out)["foreign"] == ["mine.txt"]
-    assert "foreign: mine.txt" in captured.err
 
 
 def test_settings_are_shown_with_their_origin(

@@ -99,7 +99,9 @@ class Filling:
         files = [*survey.plan.fetch, *lost]
         size = sum(file.size for file in files)
         replaced = [survey.scan[file.name].size for file in files if file.name in survey.scan]
-        self._folder.check_space(max(0, size - sum(replaced)), len(files) - len(replaced))
+        # those that come lie beside those that they replace until they have their bytes
+        beside = size * min(1.0, 2 * self._task.settings.concurrency / max(1, len(files)))
+        self._folder.check_space(max(0, size - sum(replaced) + int(min(beside, sum(replaced)))), len(files) - len(replaced))
         log.info("fetching %d of %d files, %.1f MB, at commit %s", len(files), survey.plan.files, size / 1e6, survey.commit)
         if survey.wait:
             log.info("the Hub's quota will make this wait %.0f s for %d requests", survey.wait, survey.requests)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from step37_flickr8k.errors import (
     AccessDenied,
     CacheDamaged,
+    FolderNotUsable,
     HubUnavailable,
     InvalidMetadata,
     InvalidSettings,
@@ -136,6 +137,9 @@ class Hub:
 
         huggingface_hub keeps a file that came with wrong bytes of the right size: here it is fetched once more, and then refused.
         """
+        place = cache_dir.resolve()
+        if not filename or not (place / filename).resolve().is_relative_to(place):  # the library doesn't look
+            raise FolderNotUsable(f"{filename!r} lies outside of {cache_dir}: name a file of the repository")
         get = self._library.hf_hub_download
         where = {"repo_type": _KIND, "revision": revision, "local_dir": cache_dir, "endpoint": self._settings.endpoint}
         how = {**self._as, "local_files_only": self._settings.offline}

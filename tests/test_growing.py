@@ -1,0 +1,115 @@
+"""A cache that grows, is read under several captions, and changes its commit: only the difference is fetched."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from step37_flickr8k import prepare_flickr8k_samples
+from step37_flickr8k.localhub import LocalHub
+from tests.conftest import Draw, captioned, picture, write_rows
+
+COUNT = 1040
+
+
+@pytest.fixture
+def large(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Serve a data set of 1,040 pictures; the last forty have one caption only."""
+    folder = draw(COUNT)
+    write_rows(folder / "train", [captioned(n) | ({"caption_1": ""} if n >= COUNT - 40 else {}) for n in range(COUNT)])
+    with LocalHub(folder) as serving:
+        monkeypatch.setenv("HF_ENDPOINT", serving.endpoint)
+        yield serving
+
+
+def record(cache: Path) -> dict[str, Any]:
+    return json.loads((cache / ".step37-flickr8k" / "train.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def fetched(hub: LocalHub, cache: Path, count: int | None, **how: Any) -> tuple[int, int]:
+    """Give how many samples a call gives, and how many files it fetches."""
+    hub.clear_requests()
+    samples = prepare_flickr8k_samples(sample_count=count, cache_dir=str(cache), **how)
+    return len(samples), len(hub.file_requests())
+
+
+def test_eight_then_a_thousand_then_all(large: LocalHub, cache: Path) -> None:
+    """Each step fetches what it adds; a narrower call after it fetches nothing and takes nothing back."""
+    assert fetched(large, cache, 8) == (8, 9)
+    assert fetched(large, cache, 1000) == (1000, 992)
+    assert fetched(large, cache, None) == (COUNT, 40)
+    for narrow in (8, 1000, None):
+        assert fetched(large, cache, narrow)[1] == 0
+    assert record(cache)["captions"] == {"caption_0": {"rows": COUNT, "everything": True}}
+
+
+def test_captions_share_their_images(large: LocalHub, cache: Path) -> None:
+    """Another caption of rows that are here costs no image, and each caption knows by itself how far it is complete."""
+    assert fetched(large, cache, None) == (COUNT, COUNT + 1)
+    assert fetched(large, cache, 8, caption_key="caption_1") == (8, 0)
+    assert fetched(large, cache, None, caption_key="caption_1") == (COUNT - 40, 0)
+    assert record(cache)["captions"] == {
+        "caption_0": {"rows": COUNT, "everything": True},
+        "caption_1": {"rows": COUNT - 40, "everything": True},
+    }
+
+
+def test_a_repair_by_a_narrower_call_does_not_shrink_the_record(hub: LocalHub, cache: Path) -> None:
+    """A call that has to fetch, though it asks for less, leaves the wider promise standing, and true."""
+    assert fetched(hub, cache, None) == (12, 13)
+    (cache / "train" / "0001.jpg").unlink()
+    (cache / "train" / "0011.jpg").unlink()
+    assert fetched(hub, cache, 2) == (2, 2)
+    assert record(cache)["captions"]["caption_0"] == {"rows": 12, "everything": True}
+    assert fetched(hub, cache, None) == (12, 0)
+
+
+def test_a_wide_record_whose_manifest_is_gone_begins_anew(hub: LocalHub, cache: Path) -> None:
+    """What a record speaks of can't be looked for without the manifest: it promises what was proven, and no more."""
+    assert fetched(hub, cache, None) == (12, 13)
+    (cache / ".step37-flickr8k" / "train.manifest").unlink()
+    (cache / "train" / "0011.jpg").unlink()
+    assert fetched(hub, cache, 2) == (2, 0)
+    assert record(cache)["captions"]["caption_0"] == {"rows": 2, "everything": False}
+    assert fetched(hub, cache, None) == (12, 1)
+
+
+def test_a_new_commit_fetches_what_changed_and_names_both(hub: LocalHub, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Only changed images come; the warning names both commits; the record is of the new one alone, at its own width."""
+    old = hub.commit
+    assert fetched(hub, cache, None) == (12, 13)
+    (hub.folder / "train" / "0000.jpg").write_bytes(picture(50))
+    (hub.folder / "train" / "0011.jpg").write_bytes(picture(51))
+    new = hub.refresh()
+    with caplog.at_level(logging.WARNING):
+        assert fetched(hub, cache, 8, revision="main") == (8, 1)
+    assert old in caplog.text
+    assert new in caplog.text
+    assert (record(cache)["commit"], record(cache)["captions"]["caption_0"]["rows"]) == (new, 8)
+    assert (cache / "train" / "0000.jpg").read_bytes() == picture(50)
+    assert fetched(hub, cache, None, revision=new) == (12, 1)
+    assert (cache / "train" / "0011.jpg").read_bytes() == picture(51)
+
+
+def test_a_pinned_commit_is_asked_for_by_name(hub: LocalHub, cache: Path) -> None:
+    """With the old commit pinned nothing is asked and nothing changes, however far main has moved."""
+    old = hub.commit
+    assert fetched(hub, cache, None, revision=old) == (12, 13)
+    (hub.folder / "train" / "0000.jpg").write_bytes(picture(50))
+    hub.refresh(keep_old=True)
+    assert fetched(hub, cache, None, revision=old) == (12, 0)
+    assert not hub.requests
+
+
+def test_a_commit_without_some_images_leaves_them_lying(hub: LocalHub, cache: Path) -> None:
+    """A narrower commit deletes nothing: files that it doesn't hold are nobody's promise any more, and stay."""
+    assert fetched(hub, cache, None) == (12, 13)
+    folder = hub.folder / "train"
+    (folder / "0011.jpg").unlink()
+    write_rows(folder, [captioned(number) for number in range(11)])
+    hub.refresh()
+    assert fetched(hub, cache, None, revision="main") == (11, 1)
+    assert (cache / "train" / "0011.jpg").exists()
+    assert fetched(hub, cache, None, revision="main") == (11, 0)
