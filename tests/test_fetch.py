@@ -1,5 +1,6 @@
 """The fetch under faults: every byte right, every fault counted, nothing torn."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from step37_flickr8k.folder import CacheFolder, digest_of
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.plan import RemoteFile
 from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.workers import Workers
 
 
 class Fetching:
@@ -31,16 +33,17 @@ class Fetching:
         paths = sorted((hub.folder / "train").glob("*.jpg"))
         self.files = [RemoteFile(path.name, path.stat().st_size, digest_of(path, "sha256:")) for path in paths]
 
-    def run(self, land: Callable[[Sequence[Arrived]], None] | None = None) -> Tally:
+    def run(self, land: Callable[[Sequence[Arrived]], None] | None = None, progress: Any = None) -> Tally:
         url = f"{self.hub.endpoint}/datasets/intro/flickr8k/resolve/{self.hub.commit}/train"
-        return fetch(
-            self.files,
-            Source(base=f"{url}/", headers={"Authorization": "Bearer hf_x"}),
-            self.folder,
-            land or self.publish,
-            settings=WarmupSettings(**self.settings),
-            progress=lambda state, **numbers: self.told.append({"state": state, **numbers}),
-        )
+        with contextlib.closing(Workers(self.folder)) as workers:
+            return fetch(
+                self.files,
+                Source(base=f"{url}/", headers={"Authorization": "Bearer hf_x"}),
+                workers,
+                land or self.publish,
+                settings=WarmupSettings(**self.settings),
+                progress=progress or (lambda state, **numbers: self.told.append({"state": state, **numbers})),
+            )
 
     def publish(self, batch: Sequence[Arrived]) -> None:
         for arrived in batch:
@@ -170,14 +173,7 @@ def test_what_progress_raises_ends_the_fetch(fetching: Fetching) -> None:
         raise Enough(state)
 
     with pytest.raises(Enough):
-        fetch(
-            fetching.files,
-            Source(base=f"{fetching.hub.endpoint}/datasets/intro/flickr8k/resolve/main/train/", headers={}),
-            fetching.folder,
-            lambda *_: None,
-            settings=WarmupSettings(),
-            progress=refuse,
-        )
+        fetching.run(progress=refuse)
     fetching.assert_nothing_torn()
 
 
