@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-from step37_flickr8k import get_flickr8k_dataset_file, prepare_flickr8k_samples
+from step37_flickr8k import __version__, get_flickr8k_dataset_file, prepare_flickr8k_samples
 from step37_flickr8k.errors import CacheDamaged, FetchFailed, InvalidSettings
 from step37_flickr8k.fetch import Quota
 from step37_flickr8k.group import Group
@@ -166,6 +166,13 @@ def test_headers_go_to_the_endpoint_alone(hub: LocalHub, cache: Path, tmp_path: 
     files = [one for one in hub.requests if one.kind in {"tree", "resolve", "cdn"}]
     assert {(one.origin, "x-team" in one.header_names) for one in files} == {("hub", True), ("cdn", False)}
     assert not any(one.authorization for one in files)
+
+
+def test_the_hub_is_told_who_asks(hub: LocalHub, cache: Path) -> None:
+    """Each of our requests names this project and its version, for who looks at a Hub's or a mirror's log."""
+    prepare_flickr8k_samples(sample_count=3, cache_dir=str(cache))
+    agents = {request.user_agent.partition(";")[0] for request in hub.requests if "/intro/flickr8k/" in request.path}
+    assert agents == {f"step37-flickr8k/{__version__}"}
 
 
 def test_a_renamed_repository_is_found(draw: Draw, cache: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ __all__ = ["Hub", "is_commit"]
 log = logging.getLogger("step37_flickr8k")
 
 _T = TypeVar("_T")
+_NAME = "step37-flickr8k"  # of our distribution
 _KIND = "dataset"
 _PARQUET = "refs/convert/parquet"
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
@@ -52,7 +54,8 @@ class Hub:
         # without a token of ours False, since True and None would have the library look for one by itself
         self.token = settings.token.get_secret_value() if settings.token else False
         self._headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
-        self._as: dict[str, Any] = {"token": self.token, "library_name": "step37-flickr8k", "headers": self._headers}
+        us = {"library_name": _NAME, "library_version": _version()}
+        self._as: dict[str, Any] = {"token": self.token, "headers": self._headers, **us}
         self._api = huggingface_hub.HfApi(endpoint=settings.endpoint, **self._as)
         # whichever HTTP client this version of the library has: its errors share the base of the Hub's own
         bases = huggingface_hub.errors.HfHubHTTPError.__mro__
@@ -199,6 +202,14 @@ class Hub:
             raise AccessDenied(f"{self.name} refuses the token ({status}): check that it is valid and may read it") from error
         if status not in _AGAIN:
             raise RepositoryNotFound(f"{self.name} can't be used: {_first_line(error)}") from error
+
+
+def _version() -> str:
+    """Give our version for the Hub's own statistics; a copy of the source that was never installed has none."""
+    try:
+        return metadata.version(_NAME)
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def _remote_file(entry: Any, split: str) -> RemoteFile:
