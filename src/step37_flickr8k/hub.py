@@ -4,11 +4,12 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote, urljoin, urlsplit
 
 from step37_flickr8k.errors import (
     AccessDenied,
@@ -47,16 +48,18 @@ class Hub:
 
     def __init__(self, settings: WarmupSettings) -> None:
         """Name the repository and how to reach it; no request is made."""
-        import huggingface_hub  # noqa: PLC0415 - half a second: only where it is needed
+        import huggingface_hub.constants  # noqa: PLC0415 - a fifth of a second: only where it is needed
+        import huggingface_hub.errors  # noqa: PLC0415
+        import huggingface_hub.utils  # noqa: PLC0415
 
         self._settings = settings
         self._library: Any = huggingface_hub  # its types differ between versions
+        self.endpoint = settings.endpoint or str(self._library.constants.ENDPOINT)
         # without a token of ours False, since True and None would have the library look for one by itself
         self.token = settings.token.get_secret_value() if settings.token else False
         self._headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
         us = {"library_name": _NAME, "library_version": _version()}
         self._as: dict[str, Any] = {"token": self.token, "headers": self._headers, **us}
-        self._api = huggingface_hub.HfApi(endpoint=settings.endpoint, **self._as)
         # whichever HTTP client this version of the library has: its errors share the base of the Hub's own
         bases = huggingface_hub.errors.HfHubHTTPError.__mro__
         self._transport_error: Any = next(base for base in bases if base.__name__ == "HTTPError")
@@ -65,51 +68,38 @@ class Hub:
     @property
     def name(self) -> str:
         """The repository and where it is, for messages."""
-        return f"{self._settings.repo_id} at {self._api.endpoint}"
+        return f"{self._settings.repo_id} at {self.endpoint}"
 
     def resolve(self, revision: str) -> str:
         """Give the commit that a branch, tag or commit means now."""
         if is_commit(revision):
             return revision
-        get = self._api.dataset_info
-        repo_id = self._settings.repo_id
-        return str(self._patiently(lambda: get(repo_id, revision=revision, expand=["sha"], timeout=30), revision).sha)
+        answer = self._ask(f"revision/{quote(revision, safe='')}", {"expand": "sha"}, revision)
+        return str(answer.json()["sha"])
 
     @property
     def quota(self) -> int | None:
         """File requests that the public Hub grants in five minutes at the least; None for other addresses."""
-        public = self._api.endpoint == self._library.constants._HF_DEFAULT_ENDPOINT  # noqa: SLF001 - else its name stood here
+        public = self.endpoint == self._library.constants._HF_DEFAULT_ENDPOINT  # noqa: SLF001 - else its name stood here
         return (5000 if self.token else 3000) if public else None
 
     def list_files(self, commit: str, split: str) -> Listing:
         """Give the files right below ``<split>/`` by name; raises `SplitNotFound` without a metadata.csv among them."""
-
-        def read_tree() -> Listing:
-            tree = self._api.list_repo_tree(self._settings.repo_id, split, revision=commit, repo_type=_KIND)
-            return Listing(_remote_file(entry, split) for entry in tree if isinstance(entry, self._library.hf_api.RepoFile))
-
         missing = f"{self.name} holds no {split}/{METADATA} at {commit}: choose another split"
         try:
-            files = self._patiently(read_tree, commit)
+            files = Listing(_remote_file(entry, split) for entry in self._tree(commit, split))
         except self._library.errors.EntryNotFoundError as error:
             raise SplitNotFound(missing) from error
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InvalidMetadata(f"{self.name}: the listing at {commit} makes no sense ({error}): tell its owner") from error
-        self.requests += len(files) // 1000  # the pages after the first
         if METADATA not in files:
             raise SplitNotFound(missing)
         return files
 
     def list_parquet(self, split: str) -> list[RemoteFile]:
         """Give the files of the split's Parquet conversion, named from the root; empty if there is none."""
-
-        def read_tree() -> list[RemoteFile]:
-            where: dict[str, Any] = {"revision": _PARQUET, "repo_type": _KIND, "recursive": True}
-            tree = self._api.list_repo_tree(self._settings.repo_id, **where)
-            return [_remote_file(entry, "") for entry in tree if isinstance(entry, self._library.hf_api.RepoFile)]
-
         try:
-            files = self._patiently(read_tree, _PARQUET)
+            files = [_remote_file(entry, "") for entry in self._tree(_PARQUET, recursive=True)]
         except (RevisionNotFound, self._library.errors.EntryNotFoundError):
             return []
         of_split = [
@@ -118,6 +108,34 @@ class Hub:
         configurations = {file.name.split("/")[0] for file in of_split}
         chosen = "default" if "default" in configurations else min(configurations, default="")
         return [file for file in of_split if file.name.startswith(f"{chosen}/")]
+
+    def _tree(self, revision: str, folder: str = "", *, recursive: bool = False) -> Iterator[Mapping[str, Any]]:
+        """Give the files of a folder, a page at a time: one that fails is asked for again, not all those before it.
+
+        Not by ``HfApi.list_repo_tree``: loading that is a fifth of a warm start, and it sends the token wherever a link leads.
+        """
+        where = f"tree/{quote(revision, safe='')}" + (f"/{quote(folder)}" if folder else "")
+        answer = self._ask(where, {"recursive": recursive, "expand": False}, revision)
+        while True:
+            yield from (entry for entry in answer.json() if entry["type"] == "file")
+            following = answer.links.get("next", {}).get("url")
+            if following is None:
+                return
+            answer = self._ask(following, None, revision)
+
+    def _ask(self, where: str, parameters: Mapping[str, Any] | None, revision: str) -> Any:
+        """Ask the API about this repository; ``where`` may be a whole address, which sees our headers at the endpoint only."""
+        base = f"{self.endpoint}/api/datasets/{self._settings.repo_id}/"
+        url = urljoin(base, where)
+        headers = self.headers() if urlsplit(url)[:2] == urlsplit(base)[:2] else {}
+
+        def get() -> Any:
+            utils = self._library.utils
+            answer = utils.get_session().get(url, params=parameters, headers=headers, timeout=30)
+            utils.hf_raise_for_status(answer)
+            return answer
+
+        return self._patiently(get, revision)
 
     def base(self, commit: str, split: str) -> str:
         """Give the address below which the split's files are served, Xet-backed or not."""
@@ -212,9 +230,9 @@ def _version() -> str:
         return "unknown"
 
 
-def _remote_file(entry: Any, split: str) -> RemoteFile:
-    digest = f"sha256:{entry.lfs.sha256}" if entry.lfs else f"git-sha1:{entry.blob_id}"
-    return RemoteFile(entry.path.removeprefix(f"{split}/"), entry.size, digest)
+def _remote_file(entry: Mapping[str, Any], split: str) -> RemoteFile:
+    digest = f"sha256:{entry['lfs']['oid']}" if entry.get("lfs") else f"git-sha1:{entry['oid']}"
+    return RemoteFile(entry["path"].removeprefix(f"{split}/"), entry["size"], digest)
 
 
 def _is_right(path: Path, cache_dir: Path, filename: str) -> bool:
