@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import ssl
 import subprocess
@@ -18,6 +19,7 @@ from step37_flickr8k import __version__, get_flickr8k_dataset_file, prepare_flic
 from step37_flickr8k.errors import CacheDamaged, FetchFailed, InvalidSettings
 from step37_flickr8k.fetch import Quota
 from step37_flickr8k.group import Group
+from step37_flickr8k.hub import Hub
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings import WarmupSettings
 from step37_flickr8k.warmup import Warmup
@@ -216,3 +218,40 @@ def test_the_wait_counts_windows(requests: int, seconds: float) -> None:
     quota = Quota.told({"RateLimit": '"resolvers";r=90;t=200', "RateLimit-Policy": '"fixed window";"resolvers";q=100;w=300'})
     assert quota == Quota(90, 200, 100, 300)
     assert quota.wait(requests) == seconds
+
+
+# --- the listing ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_of_the_listing_that_fails_is_asked_for_again_alone(draw: Draw, cache: Path) -> None:
+    """One 503 in the middle of a long listing costs one request more, not all pages before it."""
+    with LocalHub(draw(), page_size=5) as hub:
+        hub.faults.add(Fault.status(503, kind="tree", every=2, times=1))
+        result = warm(cache_dir=cache, endpoint=hub.endpoint, fetch_mode="files")
+        pages = [request for request in hub.requests if request.kind == "tree"]
+    assert [request.status for request in pages] == [200, 503, 200, 200]
+    assert (result["rows"], result["requests"]) == (12, len(hub.requests))
+
+
+def test_a_link_to_another_origin_sees_no_token() -> None:
+    """The page after the first is asked for where the Hub says, with the token at the endpoint alone."""
+    seen: dict[str, bytes] = {}
+
+    def answering(name: str, body: bytes, link: str = "") -> Serve:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen[name] = (await reader.readuntil(b"\r\n\r\n")).lower()
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{link}\r\n"
+            writer.write(head.encode() + body)
+            await writer.drain()
+            writer.close()
+
+        return serve
+
+    entry = {"type": "file", "path": "train/metadata.csv", "size": 3, "oid": "0" * 40}
+    with listening(answering("elsewhere", json.dumps([entry]).encode())) as elsewhere:
+        link = f'Link: <http://127.0.0.1:{elsewhere}/next?cursor=1>; rel="next"\r\n'
+        with listening(answering("endpoint", b"[]", link)) as endpoint:
+            hub = Hub(WarmupSettings(endpoint=f"http://127.0.0.1:{endpoint}", token="hf_secret"))  # type: ignore[arg-type]
+            assert list(hub.list_files("c" * 40, "train")) == ["metadata.csv"]
+    assert b"authorization: bearer hf_secret" in seen["endpoint"]
+    assert b"hf_secret" not in seen["elsewhere"]
