@@ -202,6 +202,7 @@ def test_flags_table_and_schema_speak_of_the_same_settings() -> None:
     assert {flag: choices for _, flag, _, choices in flags() if choices} == {
         "--cache-scope": ("shared", "node"),
         "--fetch-mode": ("auto", "files", "parquet"),
+        "--bad-images": ("skip", "error"),
         "--log-level": ("debug", "info", "warning", "error"),
         "--log-format": ("text", "json"),
         "--progress": ("auto", "on", "off"),
