@@ -251,7 +251,7 @@ def test_a_link_to_another_origin_sees_no_token() -> None:
     with listening(answering("elsewhere", json.dumps([entry]).encode())) as elsewhere:
         link = f'Link: <http://127.0.0.1:{elsewhere}/next?cursor=1>; rel="next"\r\n'
         with listening(answering("endpoint", b"[]", link)) as endpoint:
-            hub = Hub(WarmupSettings(endpoint=f"http://127.0.0.1:{endpoint}", token="hf_secret"))  # type: ignore[arg-type]
+            hub = Hub(WarmupSettings(endpoint=f"http://127.0.0.1:{endpoint}", token="hf_secret"))
             assert list(hub.list_files("c" * 40, "train")) == ["metadata.csv"]
     assert b"authorization: bearer hf_secret" in seen["endpoint"]
     assert b"hf_secret" not in seen["elsewhere"]
