@@ -12,7 +12,7 @@ import pytest
 from step37_flickr8k.errors import CommitChanged, FolderFull, FolderNotUsable, NotVisible, TransientError
 from step37_flickr8k.folder import CacheFolder, digest_of
 from step37_flickr8k.images import why_undecodable
-from step37_flickr8k.plan import METADATA, Selection
+from step37_flickr8k.plan import METADATA, Row, Selection
 from step37_flickr8k.record import (
     Coverage,
     Proven,
@@ -20,7 +20,7 @@ from step37_flickr8k.record import (
     read_manifest,
     read_record,
     unchanged,
-    wait_until_visible,
+    rows_when_visible,
     write_manifest,
     write_record,
 )
@@ -210,22 +210,22 @@ def test_a_record_remembers_the_last_sixteen_runs() -> None:
 def test_visible_is_when_record_metadata_and_probes_are_there(folder: CacheFolder) -> None:
     """A node sees the cache once all that the record speaks of opens with the right size; until then it says what is missing."""
     with pytest.raises(NotVisible, match="doesn't see a ready record"):
-        wait_until_visible(folder, selection(), "c1", 0.05)
+        rows_when_visible(folder, selection(), "c1", 0.05)
     record = ready(folder)
-    assert wait_until_visible(folder, selection(), "c1", 1) == record
+    assert rows_when_visible(folder, selection(), "c1", 1) == [Row("a.jpg", "x")]
     with pytest.raises(NotVisible, match="older ready record"):
-        wait_until_visible(folder, selection(99), "c1", 0.05)
+        rows_when_visible(folder, selection(99), "c1", 0.05)
     with pytest.raises(CommitChanged, match="holds commit c1, not c2"):
-        wait_until_visible(folder, selection(), "c2", 0.05)
+        rows_when_visible(folder, selection(), "c2", 0.05)
     good = (folder.files / "a.jpg").read_bytes()
     (folder.files / "a.jpg").write_bytes(b"short")
     with pytest.raises(NotVisible, match=r"a\.jpg doesn't have"):
-        wait_until_visible(folder, selection(), "c1", 0.05)
+        rows_when_visible(folder, selection(), "c1", 0.05)
     (folder.files / "a.jpg").unlink()
     with pytest.raises(NotVisible, match="No such file"):
-        wait_until_visible(folder, selection(), "c1", 0.05)
+        rows_when_visible(folder, selection(), "c1", 0.05)
     threading.Timer(0.2, lambda: (folder.files / "a.jpg").write_bytes(good)).start()
-    assert wait_until_visible(folder, selection(), "c1", 5) == record
+    assert rows_when_visible(folder, selection(), "c1", 5) == [Row("a.jpg", "x")]
     (folder.files / METADATA).write_text("other")
     with pytest.raises(NotVisible, match="other bytes"):
-        wait_until_visible(folder, selection(), "c1", 0.05)
+        rows_when_visible(folder, selection(), "c1", 0.05)

@@ -90,9 +90,29 @@ class CacheFolder:
             _forget(probe)
 
     def refresh(self) -> set[str]:
-        """List our own folder: what an NFS client has once missed it goes on missing until the folder is listed."""
+        """List our own folder: what an NFS client has once missed it goes on missing until the folder that holds it is listed.
+
+        That holds for our folder itself, too: the cache folder is listed first, and what holds that one where it is missing.
+        """
         with self.errors():
-            return set(os.listdir(self.home)) if self.home.is_dir() else set()
+            return _names(self.home) if HOME in _names(self.root) else set()
+
+    def refresh_files(self) -> None:
+        """List the split's folder, where this node misses one of its files: see `refresh`. Costly, and seldom needed."""
+        with contextlib.suppress(OSError):  # what there is to say of it, the next look says
+            os.listdir(self.files)
+
+    def read(self, name: str) -> bytes | None:
+        """Read one of our own files, opened anew: a held descriptor shows old bytes on NFS; None if it isn't there."""
+        path = self.home / name
+        with self.errors(), contextlib.suppress(FileNotFoundError):
+            try:
+                return path.read_bytes()
+            except OSError as error:
+                if error.errno != errno.ESTALE:  # replaced, or deleted, while it was read
+                    raise
+            return path.read_bytes()
+        return None
 
     def check_space(self, size: int, files: int) -> None:
         """Raise `FolderFull` when ``size`` bytes in so many files can't be written here."""
@@ -178,7 +198,9 @@ class CacheFolder:
         with self.errors():
             descriptor = os.open(self.home / name, os.O_WRONLY | os.O_CLOEXEC)
             try:
-                os.pwrite(descriptor, content, 0)
+                written = 0
+                while written < len(content):  # a disk that gets full takes a part, and says so at the next try
+                    written += os.pwrite(descriptor, content[written:], written)
                 os.ftruncate(descriptor, len(content))
                 os.fsync(descriptor)
             finally:
@@ -195,6 +217,14 @@ class CacheFolder:
                     raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(self.files))
             finally:
                 os.close(descriptor)
+
+    def forget_errors(self) -> None:
+        """Have what was written before flushed, and let go by what fails: syncfs tells of it until somebody has asked.
+
+        On NFS the next run, with space again, would otherwise end with the full disk of the run before.
+        """
+        with contextlib.suppress(TransientError):
+            self.flush()
 
     def sweep(self) -> int:
         """Delete what dead downloaders left unfinished; only the holder of the lease may."""
@@ -237,6 +267,17 @@ class CacheFolder:
 def _forget(temporary: Path) -> None:
     with contextlib.suppress(OSError):  # it has its name by now, or never came to be: on a read-only mount that is EROFS
         temporary.unlink()
+
+
+def _names(folder: Path) -> set[str]:
+    """List a folder; where it is missing, after what should hold it, upwards to the first that is there. Empty if it isn't."""
+    with contextlib.suppress(FileNotFoundError):
+        return set(os.listdir(folder))
+    with contextlib.suppress(FileNotFoundError, PermissionError):  # what holds it may be closed to this user
+        real = Path(os.path.realpath(folder))  # a link may lead to where nothing is yet
+        if real.name in _names(real.parent):
+            return set(os.listdir(real))
+    return set()
 
 
 def _stats(folder: Path) -> Iterator[tuple[str, os.stat_result]]:

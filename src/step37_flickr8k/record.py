@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
-from step37_flickr8k.errors import CommitChanged, NotVisible
+from step37_flickr8k.errors import CommitChanged, NotVisible, TransientError
 from step37_flickr8k.folder import CacheFolder, Entry, digest_of
 from step37_flickr8k.plan import METADATA, Row, Selection, read_rows
 
@@ -20,10 +20,9 @@ __all__ = [
     "Record",
     "read_manifest",
     "read_record",
-    "read_selected",
     "remove_record",
+    "rows_when_visible",
     "unchanged",
-    "wait_until_visible",
     "write_manifest",
     "write_record",
 ]
@@ -103,15 +102,16 @@ class Record:
 def read_record(folder: CacheFolder) -> Record | None:
     """Read the ready record of the folder's split; None if there is none, or none that this version understands."""
     name = f"{folder.split}.json"
-    if name not in folder.refresh():
+    content = folder.read(name) if name in folder.refresh() else None
+    if content is None:
         return None
     try:
-        value = json.loads((folder.home / name).read_bytes())
+        value = json.loads(content)
         if value.pop("format") != _FORMAT:
             raise ValueError("another format")  # noqa: TRY301 - all that is unreadable is treated alike
         value["captions"] = {key: Coverage(**coverage) for key, coverage in value["captions"].items()}
         return Record(**value | {"runs": tuple(value["runs"])})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning("%s can't be read (%s): as good as none", folder.home / name, error)
         return None
 
@@ -150,28 +150,28 @@ def unchanged(manifest: Mapping[str, Proven], scan: Mapping[str, Entry]) -> dict
     return {name: p for name, p in manifest.items() if scan.get(name) == Entry(p.size, p.mtime_ns)}
 
 
-def read_selected(folder: CacheFolder, record: Record, selection: Selection) -> list[Row]:
-    """Read the selection's rows from the cached metadata.csv, in file order, without those whose image can't be decoded."""
-    with (folder.files / METADATA).open(encoding="utf-8-sig", newline="") as lines:
-        return [row for row in read_rows(lines, selection) if row.file_name not in record.skipped]
+def rows_when_visible(folder: CacheFolder, selection: Selection, commit: str, seconds: float) -> list[Row]:
+    """Give the selection's rows as soon as this node shows the ready record, at this commit, with what it speaks of.
 
-
-def wait_until_visible(folder: CacheFolder, selection: Selection, commit: str, seconds: float) -> Record:
-    """Give the ready record as soon as this node shows it, at this commit, with what it speaks of.
-
-    Raises after ``seconds`` what was wrong at last: `NotVisible`, or `CommitChanged` when another commit is there (not at
-    once: a node that lags shows the previous record for a while).
+    In file order, without those whose image can't be decoded. Raises after ``seconds`` what was wrong at last: `NotVisible`,
+    `CommitChanged` when another commit is there (not at once: a node that lags shows the previous record for a while), or
+    `TransientError` for what the file system said, since one EIO or ESTALE may well be the last.
     """
     deadline = time.monotonic() + seconds
     pause = 0.02
     while True:
         try:
-            return _look(folder, selection, commit)
-        except (NotVisible, CommitChanged) as error:
+            return _read_selected(folder, _look(folder, selection, commit), selection)
+        except TransientError as error:
             if time.monotonic() + pause > deadline:
                 raise type(error)(f"after {seconds:g} s, {error}") from error
         time.sleep(pause)
         pause = min(2 * pause, 2.0)
+
+
+def _read_selected(folder: CacheFolder, record: Record, selection: Selection) -> list[Row]:
+    with folder.errors(), (folder.files / METADATA).open(encoding="utf-8-sig", newline="") as lines:
+        return [row for row in read_rows(lines, selection) if row.file_name not in record.skipped]
 
 
 def _look(folder: CacheFolder, selection: Selection, commit: str) -> Record:
@@ -199,5 +199,7 @@ def _missing_or_wrong(folder: CacheFolder, record: Record) -> str:
                 if file.seek(0, 2) != size:
                     return f"{folder.files / name} doesn't have {size} bytes"
     except OSError as error:
-        return f"{error.filename}: {error.strerror}"
+        if isinstance(error, FileNotFoundError):
+            folder.refresh_files()  # so that the next look finds what only this node misses
+        return f"{error.filename or folder.files}: {error.strerror}"
     return ""

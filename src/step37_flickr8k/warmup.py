@@ -34,10 +34,9 @@ from step37_flickr8k.record import (
     Record,
     read_manifest,
     read_record,
-    read_selected,
     remove_record,
+    rows_when_visible,
     unchanged,
-    wait_until_visible,
     write_manifest,
     write_record,
 )
@@ -122,8 +121,7 @@ class Warmup:
         def confirm(result: Value) -> None:
             if problem is not None:
                 raise problem
-            record = wait_until_visible(self.folder, self.selection, result["commit"], self.patience.visibility)
-            rows[:] = read_selected(self.folder, record, self.selection)
+            rows[:] = rows_when_visible(self.folder, self.selection, result["commit"], self.patience.visibility)
             if not rows:
                 raise EmptySelection(f"no image of the selection in {self.folder.files} can be decoded: choose another split")
 
@@ -263,7 +261,9 @@ class Warmup:
     # --- the steps ---
 
     def _look(self, this_run_only: bool) -> Value | None:
-        record = read_record(self.folder)
+        record = None
+        with contextlib.suppress(TransientError):  # a look that fails sees nothing
+            record = read_record(self.folder)
         if record is None or not record.fits(self.selection, self.world.run):
             return None
         if this_run_only and not record.names(self.world.run):
@@ -344,6 +344,7 @@ class _Filling:
     def run(self, commit: str, listing: Listing) -> Value:
         """Plan, fetch, publish; gives the report. Whatever ends it, nothing unfinished stays."""
         self._folder.sweep()
+        self._folder.forget_errors()
         try:
             if len(listing) > _MANY and (self._job.selection.sample_count or _MANY) >= _MANY:
                 self._decoders.start()
