@@ -314,7 +314,7 @@ class Warmup:
         return kept[0], tally.quota
 
     def _decide(self, metadata: Path, listing: Listing, proven: Mapping[str, Proven]) -> Plan:
-        with metadata.open(encoding="utf-8-sig", newline="") as lines:
+        with self.folder.errors(), metadata.open(encoding="utf-8-sig", newline="") as lines:
             return decide(read_rows(lines, self.selection), listing, {n: p.digest for n, p in proven.items()})
 
     def _hash(self, scan: Mapping[str, Entry], like: Mapping[str, str]) -> dict[str, Proven]:
@@ -322,8 +322,9 @@ class Warmup:
 
         def prove(name: str) -> Proven:
             path = self.folder.files / name
-            flaw = why_undecodable(path) if name != METADATA else None
-            return Proven(scan[name].size, digest_of(path, like[name]), scan[name].mtime_ns, flaw or "")
+            with self.folder.errors():
+                flaw = why_undecodable(path) if name != METADATA else None
+                return Proven(scan[name].size, digest_of(path, like[name]), scan[name].mtime_ns, flaw or "")
 
         with ThreadPoolExecutor(_HASHERS) as pool:
             return dict(zip(like, pool.map(prove, like), strict=True))

@@ -16,6 +16,8 @@ kernel's plain time-outs hold, as on sshfs: listing the folder shows a file whil
 - ``delay``: ``[{"op": regex, "path": regex, "s": SECONDS}]``
 - ``exdev``: true: a rename or link from one folder to another answers EXDEV
 - ``stale_on_replace``: true: a handle whose file was replaced or deleted answers ESTALE
+
+Each fault of ``fail`` is printed as it happens: error, operation, path.
 """
 
 import argparse
@@ -75,6 +77,7 @@ class Faults:
                     self._times[number] = times = self._times.get(number, 0) + 1
                 first = rule.get("after", 0)
                 if first < times <= first + rule.get("count", 1 << 60):
+                    print(rule["errno"], op, path, flush=True)
                     raise _error(rule["errno"])
 
     def room_for(self, content: bytes, free: int) -> bytes:

@@ -121,6 +121,11 @@ class LatentMount:
         new.write_text(json.dumps(said), encoding="utf-8")
         new.replace(self._control)
 
+    def happened(self, error: str, path: str = "") -> int:
+        """Count the faults so far that gave this error on a path that holds these words."""
+        said = [line.split(maxsplit=2) for line in self.log.read_text(encoding="utf-8").splitlines()]
+        return sum(words[0] == error and path in words[-1] for words in said if words)
+
     def end(self) -> None:
         """Unmount, whatever still uses it."""
         with suppress(subprocess.SubprocessError):

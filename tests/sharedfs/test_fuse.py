@@ -1,7 +1,10 @@
 """Two nodes that see one folder late, without locks, full, failing or slow: warmup ends clearly, and what it leaves is right."""
 
+import errno
+import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -36,6 +39,56 @@ def miss(mount: LatentMount, names: Iterable[str]) -> None:
 EVERYTHING = ["", HOME, "train", RECORD, f"{HOME}/train.manifest", "train/metadata.csv", "train/0000.jpg", "train/0039.jpg"]
 
 
+# --- what the mounts do ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_mount_lies_as_it_is_told(nodes: MakeNodes, backing: Path) -> None:
+    """Each kind of fault is there when it is asked for, and gone afterwards: the tests below rest on it."""
+    here, there = nodes("--nfs", "--negative", "60", "--attr", "60")
+    file, late = here.mount / "file", there.mount / "file"
+    assert not late.exists()
+    file.write_bytes(b"content")
+    assert not late.exists()
+    assert "file" in os.listdir(there.mount)
+    assert late.read_bytes() == b"content"
+
+    with file.open("rb") as one, file.open("rb") as two:
+        here.faults(flock="noop")
+        fcntl.flock(one, fcntl.LOCK_EX)
+        fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for name in ("ENOSYS", "ENOLCK", "ENOTSUP"):
+        here.faults(flock=name)
+        with file.open("rb") as one, pytest.raises(OSError, match=os.strerror(getattr(errno, name))):
+            fcntl.flock(one, fcntl.LOCK_EX)
+
+    (backing / "folder").mkdir()
+    here.faults(exdev=True)
+    for act in (os.rename, os.link):
+        with pytest.raises(OSError, match="Invalid cross-device link"):
+            act(file, here.mount / "folder" / "file")
+    here.faults(stale_on_replace=True)
+    with file.open("rb", buffering=0) as held:
+        (backing / "other").write_bytes(b"replaced")
+        (backing / "other").replace(backing / "file")
+        with pytest.raises(OSError, match="Stale file handle"):
+            os.fstat(held.fileno())
+            held.read()
+    for name in ("ENOSPC", "EDQUOT"):
+        here.faults(full={"after": 5, "errno": name})
+        with (here.mount / name).open("wb", buffering=0) as full:
+            assert full.write(b"12345678") == 5
+            with pytest.raises(OSError, match=os.strerror(getattr(errno, name))):
+                full.write(b"678")
+    here.faults(fail=[{"op": "mkdir", "errno": "EIO", "count": 1}], delay=[{"op": "mkdir", "s": 0.2}])
+    with pytest.raises(OSError, match="Input/output error"):
+        (here.mount / "new").mkdir()
+    assert here.happened("EIO", "new") == 1
+    start = time.monotonic()
+    (here.mount / "new").mkdir()
+    assert time.monotonic() - start > 0.2
+    assert here.happened("EIO") == 1
+
+
 # --- seen late -----------------------------------------------------------------------------------------------------------------
 
 
@@ -43,15 +96,14 @@ EVERYTHING = ["", HOME, "train", RECORD, f"{HOME}/train.manifest", "train/metada
 def test_a_node_that_looked_too_early_sees_the_cache_at_once(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, there: str
 ) -> None:
-    # Failed at f8d428b after 20 s: the waiter lists .step37-flickr8k alone, and never the folders that hold the names it missed.
-    """A waiter's node that holds every name for missing, for 20 s, is ready in half of that, whichever folders existed."""
+    """A waiter's node that holds every name for missing, for a minute, is ready in half of that, whichever folders existed."""
     (backing / there).mkdir(parents=True, exist_ok=True)
-    mounts = nodes("--nfs", "--negative", "20")
+    mounts = nodes("--nfs", "--negative", "60")
     miss(mounts[1], [name for name in EVERYTHING if not (backing / "cache" / name).exists()])
     start = time.monotonic()
     ranks = job(mounts)
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
-    assert time.monotonic() - start < 10, ranks.logs
+    assert time.monotonic() - start < 30, ranks.logs
     assert_whole(hub, backing / "cache")
     assert len(fetched(hub)) == COUNT
 
@@ -59,9 +111,8 @@ def test_a_node_that_looked_too_early_sees_the_cache_at_once(
 def test_a_waiter_that_came_long_before_rank_zero_sees_the_cache_at_once(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path
 ) -> None:
-    # Failed at f8d428b after 20 s, and that without anybody else having looked.
     """A waiter that waits for rank 0 to appear looks for a record meanwhile; what it misses then doesn't delay it later."""
-    mounts = nodes("--nfs", "--negative", "20")
+    mounts = nodes("--nfs", "--negative", "60")
     ranks = job(mounts, STEP37_HEARTBEAT_TIMEOUT="2", STEP37_RUN_ID="run")
     ranks.start_command(1, "warmup", "--cache-dir", str(ranks.shared / "cache"))
     ranks.until_logged(1, "global rank 1")
@@ -69,7 +120,7 @@ def test_a_waiter_that_came_long_before_rank_zero_sees_the_cache_at_once(
     start = time.monotonic()
     ranks.start_command(0, "warmup", "--cache-dir", str(ranks.shared / "cache"))
     assert ranks.wait() == {0: 0, 1: 0}, ranks.logs
-    assert time.monotonic() - start < 10, ranks.logs
+    assert time.monotonic() - start < 30, ranks.logs
     assert_whole(hub, backing / "cache")
 
 
@@ -100,14 +151,14 @@ def test_a_node_with_old_attributes_sees_the_grown_cache(
     start = time.monotonic()
     ranks = job(mounts)
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
-    assert time.monotonic() - start < 10, ranks.logs
+    assert time.monotonic() - start < 30, ranks.logs
     assert_whole(hub, backing / "cache", mounts[0].mount / "cache", mounts[1].mount / "cache")
     assert len(fetched(hub)) == COUNT
 
 
 def test_the_command_itself_on_two_nodes(hub: LocalHub, nodes: MakeNodes, tmp_path: Path, backing: Path) -> None:
     """`python -m step37_flickr8k warmup` in two mount namespaces, one path: as a launcher starts it."""
-    mounts = nodes("--nfs", "--negative", "20")
+    mounts = nodes("--nfs", "--negative", "60")
     shared = tmp_path / "shared"
     shared.mkdir()
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "TORCH_CPP_LOG_LEVEL": "FATAL"}
@@ -172,8 +223,6 @@ def test_slow_metadata(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: P
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT"])
 def test_a_folder_that_fills_up(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, error: str) -> None:
-    # Failed at f8d428b with exit code 1, in most runs: a block of over 8 KB is written at once, and its OSError came bare out of
-    # fetch; what is left below 8 KB is written when the file is closed, and that was foreseen.
     """All ranks end with 75 and the remedy; nothing is torn, what was verified stays, the next run brings the rest."""
     hub.faults.add(Fault.delay(0.02))
     mounts = nodes("--nfs")
@@ -194,8 +243,6 @@ def test_a_folder_that_fills_up(hub: LocalHub, nodes: MakeNodes, job: MakeJob, b
 
 
 def test_a_full_folder_is_free_for_the_next_job(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path) -> None:
-    # Failed at f8d428b, and the next job waited for two minutes: the lease's end, with its traceback, was written in part (pwrite
-    # gave fewer bytes than asked for) and then filled up with NULs, which is nothing that anybody can read.
     """Whoever fails on a full disk still leaves a lease that has ended, so that nobody waits for it."""
     hub.faults.add(Fault.delay(0.02))
     mounts = nodes("--nfs")
@@ -227,19 +274,18 @@ def test_a_full_folder_that_says_so_costs_no_download(hub: LocalHub, nodes: Make
 
 
 @pytest.mark.parametrize(
-    ("rule", "least", "most"),
+    ("rule", "error", "least", "most"),
     [
-        ({"op": "mkdir"}, 0, 0),
-        ({"op": "create", "path": HOME}, 0, 0),
-        ({"op": "flush", "path": r"/train/\.step37-", "after": 30}, 5, 30),
-        ({"op": "write", "path": rf"/{HOME}/\.step37-", "after": 1}, COUNT, COUNT),
-        ({"op": "fsync", "path": rf"/{HOME}/\.step37-", "after": 1}, COUNT, COUNT),
+        ({"op": "mkdir"}, "EDQUOT", 0, 0),
+        ({"op": "create", "path": HOME}, "EDQUOT", 0, 0),
+        ({"op": "flush", "path": r"/train/\.step37-", "after": 30}, "ENOSPC", 5, 30),
+        ({"op": "write", "path": rf"/{HOME}/\.step37-", "after": 1}, "EDQUOT", COUNT, COUNT),
+        ({"op": "fsync", "path": rf"/{HOME}/\.step37-", "after": 1}, "ENOSPC", COUNT, COUNT),
     ],
     ids=["first folder", "lease", "closing", "manifest", "flushing the manifest"],
 )
-@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT"])
 def test_wherever_a_folder_is_full(  # noqa: PLR0917 - a case has many properties
-    hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, rule: dict[str, Any], least: int, most: int, error: str
+    hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, rule: dict[str, Any], error: str, least: int, most: int
 ) -> None:
     """Full at the first folder, the lease, the end of a file, or when the record is due: 75 for all, and never a record."""
     mounts = nodes("--nfs")
@@ -262,29 +308,30 @@ def test_wherever_a_folder_is_full(  # noqa: PLR0917 - a case has many propertie
 # --- failing -------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", ["EIO", "ESTALE"])
 @pytest.mark.parametrize(
-    "rule",
+    ("rule", "error"),
     [
-        {"op": "write", "path": r"/train/\.step37-", "after": 5},
-        {"op": "flush", "path": r"/train/\.step37-", "after": 5},
-        {"op": "rename", "path": r"\.jpg$", "after": 5},
-        {"op": "write", "path": rf"/{HOME}/\.step37-", "after": 1},
-        {"op": "rename", "path": r"train\.json$"},
-        {"op": "link"},
+        ({"op": "write", "path": r"/train/\.step37-", "after": 5}, "EIO"),
+        ({"op": "write", "path": r"/train/\.step37-", "after": 5}, "ESTALE"),
+        ({"op": "flush", "path": r"/train/\.step37-", "after": 5}, "EIO"),
+        ({"op": "rename", "path": r"\.jpg$", "after": 5}, "EIO"),
+        ({"op": "rename", "path": r"\.jpg$", "after": 5}, "ESTALE"),
+        ({"op": "write", "path": rf"/{HOME}/\.step37-", "after": 1}, "EIO"),
+        ({"op": "rename", "path": r"train\.json$"}, "EIO"),
+        ({"op": "link"}, "EIO"),
     ],
-    ids=["write", "close", "rename", "manifest", "record", "lease"],
+    ids=["write", "stale write", "close", "rename", "stale rename", "manifest", "record", "lease"],
 )
 def test_one_error_while_writing(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, rule: dict[str, Any], error: str
 ) -> None:
-    # Failed at f8d428b for "write", with exit code 1: see test_a_folder_that_fills_up.
     """One EIO or ESTALE under the downloader: all ranks end with 75 and its words, or all with 0; the next run is right."""
     mounts = nodes("--nfs")
     mounts[0].faults(fail=[rule | {"errno": error, "count": 1}])
     ranks = job(mounts)
     codes = warm(ranks, "--concurrency", "2")
     assert codes in ({0: 75, 1: 75}, {0: 0, 1: 0}), ranks.logs
+    assert mounts[0].happened(error) == 1
     if codes[0]:
         words = {"EIO": "Input/output error", "ESTALE": "Stale file handle"}[error]
         assert all(words in line and str(ranks.shared) in line for line in ranks.last_words()), ranks.logs
@@ -298,25 +345,52 @@ def test_one_error_while_writing(
     assert_whole(hub, backing / "cache", mounts[1].mount / "cache")
 
 
-@pytest.mark.parametrize("op", ["open", "read"])
-@pytest.mark.parametrize("name", [r"train\.json", r"metadata\.csv", r"\d\.jpg", HOME])
+@pytest.mark.parametrize(("op", "after"), [("open", 0), ("open", 1), ("read", 0)])
 @pytest.mark.parametrize("error", ["EIO", "ESTALE"])
-@pytest.mark.parametrize("after", [0, 1])
-def test_one_error_while_a_waiter_reads(  # noqa: PLR0917 - a case has many properties
-    hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, op: str, name: str, error: str, after: int
+def test_one_error_of_each_kind_while_a_waiter_reads(  # noqa: PLR0917 - a case has many properties
+    hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, op: str, error: str, after: int
 ) -> None:
-    # Failed at f8d428b for .step37-flickr8k: what listing it raises wasn't tried again; for metadata.csv the second time: reading
-    # the rows raised a bare OSError, that is exit code 1.
-    """One EIO or ESTALE under a waiter that looks whether it sees the cache: it looks again, and all ranks end well."""
+    """One EIO or ESTALE at each file and folder that a waiter looks at: it looks again, and all ranks end well."""
     mounts = nodes("--nfs", "--attr", "0")
-    if name == HOME:
-        op = {"open": "opendir", "read": "readdir"}[op]
-    # twice, since the kernel itself tries again: an open that was stale, a read that was ahead
-    mounts[1].faults(fail=[{"op": op, "path": f"{name}$", "errno": error, "after": after, "count": 2}])
+    rules = [({"open": "opendir", "read": "readdir"}[op], HOME), (op, "train.json"), (op, "metadata.csv")]
+    rules += [(op, ".jpg")] if op == "open" else []  # images are opened and not read
+    times = 1 if (op, error) == ("open", "EIO") else 2  # the kernel itself tries again: an open that was stale, a read ahead
+    once = {"errno": error, "after": after, "count": times}
+    mounts[1].faults(fail=[{"op": kind, "path": f"{re.escape(name)}$"} | once for kind, name in rules])
     ranks = job(mounts)
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
+    for _, name in rules:
+        assert mounts[1].happened(error, name), f"{error} never happened at {name}"
     mounts[1].faults()
     assert_whole(hub, backing / "cache", mounts[1].mount / "cache")
+
+
+@pytest.mark.parametrize("op", ["open", "read"])
+@pytest.mark.parametrize("name", ["train.json", "train.manifest", "metadata.csv", "0003.jpg"])
+def test_one_error_while_the_downloader_reads(  # noqa: PLR0917 - a case has many properties
+    hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, op: str, name: str
+) -> None:
+    """One EIO under the downloader as it looks at what it holds: 75 or 0, never a bug; the record never shrinks."""
+    mounts = nodes("--nfs", "--attr", "0", count=1)
+    assert warm(job(mounts)) == {0: 0}
+    changed = backing / "cache" / "train" / name
+    if changed.exists():  # it is read only where the manifest doesn't vouch for it
+        os.utime(changed)
+    else:
+        (backing / "cache" / "train" / "0000.jpg").unlink()
+    mounts[0].faults(fail=[{"op": op, "path": f"{name}$", "errno": "EIO", "count": 2}])
+    ranks = job(mounts)
+    code = warm(ranks, "--sample-count", "10")[0]
+    assert code in {0, 75}, ranks.logs
+    assert mounts[0].happened("EIO", name)
+    mounts[0].faults()
+    hub.clear_requests()
+    ranks = job(mounts)
+    assert warm(ranks) == {0: 0}, ranks.logs
+    assert len(fetched(hub)) <= 1
+    record = json.loads((backing / "cache" / RECORD).read_bytes())
+    assert record["captions"] == {"caption_0": {"rows": COUNT, "everything": True}}
+    assert_whole(hub, backing / "cache")
 
 
 @pytest.mark.parametrize("op", ["open", "read"])
@@ -324,7 +398,6 @@ def test_one_error_while_a_waiter_reads(  # noqa: PLR0917 - a case has many prop
 def test_one_stale_handle_of_another_jobs_lease(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, op: str, after: int
 ) -> None:
-    # Failed at f8d428b with exit code 1: reading the lease raised a bare OSError, only its absence was foreseen.
     """A lease that goes stale while another job reads it, as when its holder ends, is read again."""
     hub.faults.add(Fault.delay(0.3))
     mounts = nodes("--nfs")

@@ -32,7 +32,7 @@ def test_two_nodes_on_a_linux_nfs_server(tmp_path: Path, capfd: pytest.CaptureFi
     """Every case of `on_nfs.py` holds inside of the machine, by NFS 3 and by NFS 4.2."""
     root = HERE.parent.parent
     tests = [sys.executable, "-m", "pytest", "--verbose", "--basetemp=/dev/shm/tests", "-p", "no:cacheprovider"]
-    tests += ["--durations=5", f"--rootdir={root}", "-c", str(root / "pyproject.toml"), str(HERE / "on_nfs.py")]
+    tests += ["--durations=0", f"--rootdir={root}", "-c", str(root / "pyproject.toml"), str(HERE / "on_nfs.py")]
     inside = ["env", f"PYTHONPATH={root}:{os.environ.get('PYTHONPATH', '')}", *tests]
     with capfd.disabled():
         print(flush=True)  # noqa: T201 - the lines of the tests inside follow
