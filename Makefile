@@ -34,13 +34,13 @@ test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late
 	$(BIN)/python -m pytest -m slow
 
 test-sharedfs: $(STAMP) ## the cache on late, full and failing FUSE mounts, and on a Linux NFS server with two clients; as root
-	tests/sharedfs/install
+	tests/install user-mode-linux nfs-kernel-server nfs-common rpcbind busybox-static iproute2 fuse3
 	$(BIN)/python -m pytest tests/sharedfs
 
 lint: $(STAMP) ## ruff and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck .ci/run tests/sharedfs/install tests/sharedfs/nfs/run tests/sharedfs/nfs/init
+	$(BIN)/shellcheck .ci/run tests/install tests/sharedfs/nfs/run tests/sharedfs/nfs/init
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy

@@ -4,6 +4,7 @@ import io
 import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,13 @@ from tests.sharedfs.nodes import LatentMount, Node, NodeRanks, own_mounts
 COUNT = 40  # pictures of some 15 KB each
 MakeNodes = Callable[..., list[LatentMount]]
 MakeJob = Callable[..., NodeRanks]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say last, and so that nobody overlooks it, what could not be run here, why, and what would help."""
+    reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.getreports("skipped"))
+    for reason, count in reasons.items():
+        terminalreporter.write_line(f"!!! NOT RUN: {count} tests: {reason.removeprefix('Skipped: ')}", red=True)
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +55,7 @@ def _needs_fuse() -> None:
     if os.geteuid() != 0:
         pytest.skip("it mounts file systems: run `make test-sharedfs` as root, in a container for example")
     if shutil.which("fusermount3") is None:
-        pytest.skip("libfuse 3 is missing: `tests/sharedfs/install`, or apt-get install fuse3")
+        pytest.skip("libfuse 3 is missing: apt-get install fuse3")
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR))
     except OSError as error:

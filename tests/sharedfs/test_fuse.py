@@ -39,7 +39,7 @@ def miss(mount: LatentMount, names: Iterable[str]) -> None:
 EVERYTHING = ["", HOME, "train", RECORD, f"{HOME}/train.manifest", "train/metadata.csv", "train/0000.jpg", "train/0039.jpg"]
 
 
-# --- what the mounts do ----------------------------------------------------------------------------------------------------------
+# --- what the mounts do --------------------------------------------------------------------------------------------------------
 
 
 def test_a_mount_lies_as_it_is_told(nodes: MakeNodes, backing: Path) -> None:
@@ -71,7 +71,6 @@ def test_a_mount_lies_as_it_is_told(nodes: MakeNodes, backing: Path) -> None:
         (backing / "other").write_bytes(b"replaced")
         (backing / "other").replace(backing / "file")
         with pytest.raises(OSError, match="Stale file handle"):
-            os.fstat(held.fileno())
             held.read()
     for name in ("ENOSPC", "EDQUOT"):
         here.faults(full={"after": 5, "errno": name})
@@ -347,7 +346,7 @@ def test_one_error_while_writing(
 
 @pytest.mark.parametrize(("op", "after"), [("open", 0), ("open", 1), ("read", 0)])
 @pytest.mark.parametrize("error", ["EIO", "ESTALE"])
-def test_one_error_of_each_kind_while_a_waiter_reads(  # noqa: PLR0917 - a case has many properties
+def test_one_error_of_each_kind_while_a_waiter_reads(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, op: str, error: str, after: int
 ) -> None:
     """One EIO or ESTALE at each file and folder that a waiter looks at: it looks again, and all ranks end well."""
@@ -367,7 +366,7 @@ def test_one_error_of_each_kind_while_a_waiter_reads(  # noqa: PLR0917 - a case 
 
 @pytest.mark.parametrize("op", ["open", "read"])
 @pytest.mark.parametrize("name", ["train.json", "train.manifest", "metadata.csv", "0003.jpg"])
-def test_one_error_while_the_downloader_reads(  # noqa: PLR0917 - a case has many properties
+def test_one_error_while_the_downloader_reads(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, op: str, name: str
 ) -> None:
     """One EIO under the downloader as it looks at what it holds: 75 or 0, never a bug; the record never shrinks."""

@@ -23,7 +23,7 @@ def _needs_machine() -> None:
     if os.geteuid() != 0:
         pytest.skip("it starts an NFS server in user-mode Linux: run `make test-sharedfs` as root, in a container for example")
     if missing := {package for command, package in NEEDED.items() if shutil.which(command, path=PATH) is None}:
-        pytest.skip(f"no {', '.join(sorted(missing))} here: `tests/sharedfs/install` on Debian, or apt-get install them")
+        pytest.skip(f"no {', '.join(sorted(missing))} here: apt-get install them")
 
 
 @pytest.mark.timeout(280)
