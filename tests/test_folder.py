@@ -233,6 +233,12 @@ def test_pictures_that_can_and_cannot_be_decoded(tmp_path: Path) -> None:
     assert str(tmp_path) not in (why_undecodable(path) or "")
 
 
+def test_a_picture_that_cannot_be_read_is_not_called_broken(tmp_path: Path) -> None:
+    """An error of the file system, such as EIO, is raised: it says nothing of the picture, which would be left out for good."""
+    with pytest.raises(OSError, match="Is a directory"):
+        why_undecodable(tmp_path)
+
+
 def test_a_record_survives_writing_and_reading(folder: CacheFolder) -> None:
     """What is written is what is read, and the manifest with it."""
     record = ready(folder)

@@ -17,7 +17,7 @@ _FEW = 4  # images that are quicker decoded here than by a process that must sta
 
 
 def why_undecodable(path: Path) -> str | None:
-    """Give the reason why Pillow can't decode the image, None if it can.
+    """Give the reason why Pillow can't decode the image, None if it can; raises OSError where the file can't be read.
 
     JPEGs are decoded at an eighth of their size: all of the file is read, a truncated one is found, at half of the cost.
     """
@@ -28,6 +28,8 @@ def why_undecodable(path: Path) -> str | None:
             image.draft("L", (image.width // 8, image.height // 8))
             image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # PNG errors are SyntaxErrors
+        if getattr(error, "errno", None) is not None:  # the file system's error, not the picture's: that has no number
+            raise
         return str(error).replace(str(path), path.name)
     return None
 

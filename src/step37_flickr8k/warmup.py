@@ -398,7 +398,8 @@ class _Filling:
 
     def _fetch(self, lost: list[RemoteFile], survey: Survey) -> Tally:
         def land(batch: Sequence[Arrived]) -> None:
-            flaws = self._decoders.check([arrived.temporary for arrived in batch])
+            with self._folder.errors():
+                flaws = self._decoders.check([arrived.temporary for arrived in batch])
             for arrived, flaw in zip(batch, flaws, strict=True):
                 self._lease.check()
                 file = arrived.file

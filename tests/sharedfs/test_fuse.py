@@ -313,18 +313,22 @@ def test_wherever_a_folder_is_full(  # noqa: PLR0917 - a case has many propertie
         ({"op": "write", "path": r"/train/\.step37-", "after": 5}, "EIO"),
         ({"op": "write", "path": r"/train/\.step37-", "after": 5}, "ESTALE"),
         ({"op": "flush", "path": r"/train/\.step37-", "after": 5}, "EIO"),
+        ({"op": "open", "path": r"/train/\.step37-", "after": 5}, "EIO"),
         ({"op": "rename", "path": r"\.jpg$", "after": 5}, "EIO"),
         ({"op": "rename", "path": r"\.jpg$", "after": 5}, "ESTALE"),
         ({"op": "write", "path": rf"/{HOME}/\.step37-", "after": 1}, "EIO"),
         ({"op": "rename", "path": r"train\.json$"}, "EIO"),
         ({"op": "link"}, "EIO"),
     ],
-    ids=["write", "stale write", "close", "rename", "stale rename", "manifest", "record", "lease"],
+    ids=["write", "stale write", "close", "decoding", "rename", "stale rename", "manifest", "record", "lease"],
 )
 def test_one_error_while_writing(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, rule: dict[str, Any], error: str
 ) -> None:
-    """One EIO or ESTALE under the downloader: all ranks end with 75 and its words, or all with 0; the next run is right."""
+    """One EIO or ESTALE under the downloader: all ranks end with 75 and its words, or all with 0; the next run is right.
+
+    No image is left out for it.
+    """
     mounts = nodes("--nfs")
     mounts[0].faults(fail=[rule | {"errno": error, "count": 1}])
     ranks = job(mounts)
@@ -341,6 +345,7 @@ def test_one_error_while_writing(
     ranks = job(mounts)
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
     assert len(fetched(hub)) == COUNT - kept
+    assert json.loads((backing / "cache" / RECORD).read_bytes())["skipped"] == {}
     assert_whole(hub, backing / "cache", mounts[1].mount / "cache")
 
 
@@ -377,7 +382,7 @@ def test_one_error_while_the_downloader_reads(
         os.utime(changed)
     else:
         (backing / "cache" / "train" / "0000.jpg").unlink()
-    mounts[0].faults(fail=[{"op": op, "path": f"{name}$", "errno": "EIO", "count": 2}])
+    mounts[0].faults(fail=[{"op": op, "path": f"{name}$", "errno": "EIO", "count": 1 if op == "open" else 2}])  # a read ahead
     ranks = job(mounts)
     code = warm(ranks, "--sample-count", "10")[0]
     assert code in {0, 75}, ranks.logs
@@ -389,6 +394,7 @@ def test_one_error_while_the_downloader_reads(
     assert len(fetched(hub)) <= 1
     record = json.loads((backing / "cache" / RECORD).read_bytes())
     assert record["captions"] == {"caption_0": {"rows": COUNT, "everything": True}}
+    assert record["skipped"] == {}
     assert_whole(hub, backing / "cache")
 
 
