@@ -12,15 +12,15 @@ import pytest
 from step37_flickr8k.errors import CommitChanged, FolderFull, FolderNotUsable, NotVisible, TransientError
 from step37_flickr8k.folder import CacheFolder, digest_of
 from step37_flickr8k.images import why_undecodable
-from step37_flickr8k.plan import METADATA, Selection
+from step37_flickr8k.plan import METADATA, Row, Selection
 from step37_flickr8k.record import (
     Coverage,
     Proven,
     Record,
     read_manifest,
     read_record,
+    rows_when_visible,
     unchanged,
-    wait_until_visible,
     write_manifest,
     write_record,
 )
@@ -130,6 +130,64 @@ def test_flushing_reaches_the_file_system(folder: CacheFolder, monkeypatch: pyte
         pass  # an error of before is nobody's business
 
 
+def test_what_failed_before_is_let_go_by(folder: CacheFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Syncfs tells of old errors until it was asked: they are asked for once, and don't count; later ones do."""
+    told = [-1, 0, -1]
+    monkeypatch.setattr("step37_flickr8k.linux._SYNCFS", lambda _: told.pop(0))
+    with folder.flushing() as flush:
+        flush()
+        with pytest.raises(TransientError):
+            flush()
+
+
+def test_looking_lists_what_holds_our_folder(folder: CacheFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look is two listings, ours after the one that holds it; upwards it goes only where the cache folder is missing."""
+    listed: list[Path] = []
+    listdir = os.listdir
+
+    def listing(path: Path) -> list[str]:
+        listed.append(path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", listing)
+    folder.write("x", b"")
+    assert folder.refresh() == {"x"}
+    assert listed == [folder.root, folder.home]
+    listed.clear()
+    missing = CacheFolder(folder.root / "a" / "b", "train")
+    assert missing.refresh() == set()
+    assert listed == [missing.root, folder.root / "a", folder.root]
+
+
+def test_a_cache_folder_behind_a_link_to_nowhere_is_looked_for_there(folder: CacheFolder, tmp_path: Path) -> None:
+    """Where cache_dir is a link that leads nowhere yet, there is nothing, and no error."""
+    (tmp_path / "link").symlink_to(tmp_path / "later")
+    linked = CacheFolder(tmp_path / "link", "train")
+    assert linked.refresh() == set()
+    folder.write("x", b"")
+    folder.root.rename(tmp_path / "later")
+    assert linked.refresh() == {"x"}
+
+
+def test_a_stale_handle_is_opened_anew(folder: CacheFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ESTALE says that the file was replaced: it is read once more; other errors are transient; nothing there is None."""
+    folder.write("x", b"content")
+    read_bytes, errors = Path.read_bytes, [errno.ESTALE, 0, errno.ESTALE, errno.ESTALE, errno.EIO]
+
+    def fail(path: Path) -> bytes:
+        if code := errors.pop(0):
+            raise OSError(code, os.strerror(code), str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    assert folder.read("x") == b"content"
+    for words in ("Stale file handle", "Input/output error"):
+        with pytest.raises(TransientError, match=words):
+            folder.read("x")
+    monkeypatch.undo()
+    assert folder.read("y") is None
+
+
 def test_only_orphans_of_others_are_swept(folder: CacheFolder) -> None:
     """What dead downloaders of this split left goes; what this one and those of other splits are writing stays."""
     own = folder.temporary()
@@ -196,6 +254,12 @@ def test_pictures_that_can_and_cannot_be_decoded(tmp_path: Path) -> None:
     assert str(tmp_path) not in (why_undecodable(path, "a.jpg") or "")
 
 
+def test_a_picture_that_cannot_be_read_is_not_called_broken(tmp_path: Path) -> None:
+    """An error of the file system, such as EIO, is raised: it says nothing of the picture, which would be left out for good."""
+    with pytest.raises(OSError, match="Is a directory"):
+        why_undecodable(tmp_path, "a.jpg")
+
+
 def test_a_record_survives_writing_and_reading(folder: CacheFolder) -> None:
     """What is written is what is read, and the manifest with it."""
     record = ready(folder)
@@ -231,22 +295,39 @@ def test_a_record_remembers_the_last_sixteen_runs() -> None:
 def test_visible_is_when_record_metadata_and_probes_are_there(folder: CacheFolder) -> None:
     """A node sees the cache once all that the record speaks of opens with the right size; until then it says what is missing."""
     with pytest.raises(NotVisible, match="doesn't see a ready record"):
-        wait_until_visible(folder, selection(), "c1", 0.05)
-    record = ready(folder)
-    assert wait_until_visible(folder, selection(), "c1", 1) == record
+        rows_when_visible(folder, selection(), "c1", 0.05)
+    ready(folder)
+    assert rows_when_visible(folder, selection(), "c1", 1) == [Row("a.jpg", "x")]
     with pytest.raises(NotVisible, match="older ready record"):
-        wait_until_visible(folder, selection(99), "c1", 0.05)
+        rows_when_visible(folder, selection(99), "c1", 0.05)
     with pytest.raises(CommitChanged, match="holds commit c1, not c2"):
-        wait_until_visible(folder, selection(), "c2", 0.05)
+        rows_when_visible(folder, selection(), "c2", 0.05)
     good = (folder.files / "a.jpg").read_bytes()
     (folder.files / "a.jpg").write_bytes(b"short")
     with pytest.raises(NotVisible, match=r"a\.jpg doesn't have"):
-        wait_until_visible(folder, selection(), "c1", 0.05)
+        rows_when_visible(folder, selection(), "c1", 0.05)
     (folder.files / "a.jpg").unlink()
     with pytest.raises(NotVisible, match="No such file"):
-        wait_until_visible(folder, selection(), "c1", 0.05)
+        rows_when_visible(folder, selection(), "c1", 0.05)
     threading.Timer(0.2, lambda: (folder.files / "a.jpg").write_bytes(good)).start()
-    assert wait_until_visible(folder, selection(), "c1", 5) == record
+    assert rows_when_visible(folder, selection(), "c1", 5) == [Row("a.jpg", "x")]
     (folder.files / METADATA).write_text("other")
     with pytest.raises(NotVisible, match="other bytes"):
-        wait_until_visible(folder, selection(), "c1", 0.05)
+        rows_when_visible(folder, selection(), "c1", 0.05)
+
+
+def test_a_look_that_fails_is_followed_by_another(folder: CacheFolder) -> None:
+    """What the file system says of a look is no verdict: the next may see all; in the end it is said."""
+    ready(folder)
+    away = folder.root / "away"
+    folder.home.rename(away)
+    folder.home.symlink_to(folder.home)  # ELOOP: an error that has no class of its own, as EIO
+    with pytest.raises(TransientError, match=r"after 0\.05 s, .*symbolic links"):
+        rows_when_visible(folder, selection(), "c1", 0.05)
+
+    def mend() -> None:
+        folder.home.unlink()
+        away.rename(folder.home)
+
+    threading.Timer(0.2, mend).start()
+    assert rows_when_visible(folder, selection(), "c1", 5) == [Row("a.jpg", "x")]

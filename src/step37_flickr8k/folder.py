@@ -130,9 +130,29 @@ class CacheFolder:
             _forget(probe)
 
     def refresh(self) -> set[str]:
-        """List our own folder: what an NFS client has once missed it goes on missing until the folder is listed."""
+        """List our own folder: what an NFS client has once missed it goes on missing until the folder that holds it is listed.
+
+        That holds for our folder itself, too: the cache folder is listed first, and what holds that one where it is missing.
+        """
         with self.errors():
-            return set(os.listdir(self.home)) if self.home.is_dir() else set()
+            return _names(self.home) if HOME in _names(self.root) else set()
+
+    def refresh_files(self) -> None:
+        """List the split's folder, where this node misses one of its files: see `refresh`. Costly, and seldom needed."""
+        with contextlib.suppress(OSError):  # what there is to say of it, the next look says
+            os.listdir(self.files)
+
+    def read(self, name: str) -> bytes | None:
+        """Read one of our own files, opened anew: a held descriptor shows old bytes on NFS; None if it isn't there."""
+        path = self.home / name
+        with self.errors(), contextlib.suppress(FileNotFoundError):
+            try:
+                return path.read_bytes()
+            except OSError as error:
+                if error.errno != errno.ESTALE:  # replaced, or deleted, while it was read
+                    raise
+            return path.read_bytes()
+        return None
 
     def try_out(self) -> None:
         """Write, rename, list and read a small file in both folders, as the work will; raises what doesn't hold."""
@@ -278,7 +298,9 @@ class CacheFolder:
         with self.errors():
             descriptor = os.open(self.home / name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                os.pwrite(descriptor, content, 0)
+                written = 0
+                while written < len(content):  # a disk that gets full takes a part, and says so at the next try
+                    written += os.pwrite(descriptor, content[written:], written)
                 os.ftruncate(descriptor, len(content))
                 os.fsync(descriptor)
             finally:
@@ -349,6 +371,17 @@ def _forget(temporary: Path) -> None:
 def _amount(size: int) -> str:
     """Write bytes in GB, small ones in MB."""
     return f"{size / 1e9:,.1f} GB" if size >= 10**9 else f"{size / 1e6:,.1f} MB"
+
+
+def _names(folder: Path) -> set[str]:
+    """List a folder; where it is missing, after what should hold it, upwards to the first that is there. Empty if it isn't."""
+    with contextlib.suppress(FileNotFoundError):
+        return set(os.listdir(folder))
+    with contextlib.suppress(FileNotFoundError, PermissionError):  # what holds it may be closed to this user
+        real = Path(os.path.realpath(folder))  # a link may lead to where nothing is yet
+        if real.name in _names(real.parent):
+            return set(os.listdir(real))
+    return set()
 
 
 def _files(folder: Path) -> Iterator["os.DirEntry[str]"]:

@@ -17,6 +17,7 @@ def why_undecodable(source: Path | BinaryIO, name: str) -> str | None:
 
     Truncated ones are found, those of another kind than their name says, and those that would fill the memory.
     JPEGs are decoded at an eighth of their size: all of the file is read, a truncated one is found, at half of the cost.
+    Raises OSError where the file can't be read.
     """
     from PIL import Image  # noqa: PLC0415 - the package imports without Pillow
 
@@ -33,6 +34,8 @@ def why_undecodable(source: Path | BinaryIO, name: str) -> str | None:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning where warnings are errors
         return str(error)
     except (OSError, ValueError, SyntaxError) as error:  # PNG errors are SyntaxErrors
+        if getattr(error, "errno", None) is not None:  # the file system's error, not the picture's: that has no number
+            raise
         return str(error).replace(str(source), name)
     return None
 

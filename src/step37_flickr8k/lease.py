@@ -23,6 +23,9 @@ __all__ = ["Claim", "Lease", "take"]
 
 log = logging.getLogger("step37_flickr8k")
 
+_ROOM = 4096  # bytes that a lease has from its first instant: on a full disk its end can be written in place, but it can't grow
+_LONGEST = 2000  # characters of a failure's message that fit there
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -65,9 +68,7 @@ def _newest(folder: CacheFolder) -> tuple[int, bytes]:
     prefix = f"{folder.split}.lease."
     numbers = [int(n.removeprefix(prefix)) for n in folder.refresh() if n.startswith(prefix) and n.removeprefix(prefix).isdigit()]
     generation = max(numbers, default=0)
-    with contextlib.suppress(FileNotFoundError):  # opened anew each time: a held descriptor shows old bytes on NFS
-        return generation, (folder.home / f"{prefix}{generation}").read_bytes()
-    return generation, b""
+    return generation, (folder.read(f"{prefix}{generation}") if generation else None) or b""
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
@@ -95,6 +96,11 @@ def _age(folder: CacheFolder, generation: int) -> float:
     return float("inf")
 
 
+def _briefly(error: BaseException) -> dict[str, str]:
+    value = as_value(error)
+    return {"error": value["error"], "message": value["message"][:_LONGEST]}
+
+
 class Lease:
     """A held lease, beating in a thread of its own; a context manager whose exception, if any, stays in it."""
 
@@ -113,7 +119,7 @@ class Lease:
     def taken(self) -> bool:
         """Try to take this generation; False if somebody was quicker."""
         name = f"{self._folder.split}.lease.{self._generation}"
-        if not self._folder.create(name, json.dumps(self._content).encode()):
+        if not self._folder.create(name, self._written()):
             return False
         for old in self._folder.refresh():
             number = old.removeprefix(f"{self._folder.split}.lease.")
@@ -131,7 +137,7 @@ class Lease:
         """Stop beating and leave how it ended, for whoever waits."""
         self._ended.set()
         self._thread.join(self._timeout / 8)
-        end = {"state": "released"} if error is None else {"state": "failed", "failure": as_value(error)}
+        end = {"state": "released"} if error is None else {"state": "failed", "failure": _briefly(error)}
         with contextlib.suppress(OSError, Step37Error):  # an end that can't be written is a silence that others will notice
             self._beat(end)
 
@@ -160,5 +166,8 @@ class Lease:
                 return
             self._content |= change
             self._content["beat"] += 1
-            self._folder.rewrite(f"{self._folder.split}.lease.{self._generation}", json.dumps(self._content).encode())
+            self._folder.rewrite(f"{self._folder.split}.lease.{self._generation}", self._written())
             self._good = time.monotonic()
+
+    def _written(self) -> bytes:
+        return json.dumps(self._content).encode().ljust(_ROOM)

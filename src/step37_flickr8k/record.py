@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from step37_flickr8k.errors import CommitChanged, NotVisible
+from step37_flickr8k.errors import CommitChanged, NotVisible, TransientError
 from step37_flickr8k.folder import CacheFolder, Entry, digest_of, lines_of
 from step37_flickr8k.plan import METADATA, Row, Selection, read_rows
 
@@ -24,11 +24,10 @@ __all__ = [
     "prove",
     "read_manifest",
     "read_record",
-    "read_selected",
     "remove_record",
+    "rows_when_visible",
     "skipped_rows",
     "unchanged",
-    "wait_until_visible",
     "write_manifest",
     "write_record",
 ]
@@ -110,15 +109,16 @@ class Record:
 def read_record(folder: CacheFolder) -> Record | None:
     """Read the ready record of the folder's split; None if there is none, or none that this version understands."""
     name = f"{folder.split}.json"
-    if name not in folder.refresh():
+    content = folder.read(name) if name in folder.refresh() else None
+    if content is None:
         return None
     try:
-        value = json.loads((folder.home / name).read_bytes())
+        value = json.loads(content)
         if value.pop("format") != _FORMAT:
             raise ValueError("another format")  # noqa: TRY301 - all that is unreadable is treated alike
         value["captions"] = {key: Coverage(**coverage) for key, coverage in value["captions"].items()}
         return Record(**value | {"runs": tuple(value["runs"])})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning("%s can't be read (%s): as good as none", folder.home / name, error)
         return None
 
@@ -208,11 +208,6 @@ def _has_digest(path: Path, digest: str) -> bool:
         return False
 
 
-def read_selected(folder: CacheFolder, record: Record, selection: Selection) -> list[Row]:
-    """Read the selection's rows from the cached metadata.csv, in file order, without those whose image can't be decoded."""
-    return [row for row in _rows(folder, selection) if row.file_name not in record.skipped]
-
-
 def skipped_rows(folder: CacheFolder, record: Record, selection: Selection) -> dict[str, str]:
     """Give the images of the selection that can't be decoded, each with the reason."""
     if not record.skipped:
@@ -225,25 +220,31 @@ def _rows(folder: CacheFolder, selection: Selection) -> Iterator[Row]:
         yield from read_rows(lines_of(folder.files / METADATA), selection)
 
 
-def wait_until_visible(folder: CacheFolder, selection: Selection, commit: str, seconds: float) -> Record:
-    """Give the ready record as soon as this node shows it, at this commit, with what it speaks of.
+def rows_when_visible(
+    folder: CacheFolder, selection: Selection, commit: str, seconds: float, *, closely: bool = True
+) -> list[Row]:
+    """Give the selection's rows as soon as this node shows the ready record, at this commit, with what it speaks of.
 
-    Raises after ``seconds`` what was wrong at last: `NotVisible`, or `CommitChanged` when another commit is there (not at
-    once: a node that lags shows the previous record for a while).
+    Who has just left or found it so need not look closely: the record alone is looked for then.
+
+    In file order, without those whose image can't be decoded. Raises after ``seconds`` what was wrong at last: `NotVisible`,
+    `CommitChanged` when another commit is there (not at once: a node that lags shows the previous record for a while), or
+    `TransientError` for what the file system said, since one EIO or ESTALE may well be the last.
     """
     deadline = time.monotonic() + seconds
     pause = 0.02
     while True:
         try:
-            return _look(folder, selection, commit)
-        except (NotVisible, CommitChanged) as error:
+            record = _look(folder, selection, commit, closely=closely)
+            return [row for row in _rows(folder, selection) if row.file_name not in record.skipped]
+        except TransientError as error:
             if time.monotonic() + pause > deadline:
                 raise type(error)(f"after {seconds:g} s, {error}") from error
         time.sleep(pause)
         pause = min(2 * pause, 2.0)
 
 
-def _look(folder: CacheFolder, selection: Selection, commit: str) -> Record:
+def _look(folder: CacheFolder, selection: Selection, commit: str, *, closely: bool) -> Record:
     record = read_record(folder)
     shared = "is cache_dir on a file system that all nodes share, at the same path?"
     if record is None:
@@ -254,7 +255,7 @@ def _look(folder: CacheFolder, selection: Selection, commit: str) -> Record:
         )
     if not record.covers(selection):
         raise NotVisible(f"this node sees an older ready record in {folder.home}, without this selection: {shared}")
-    if wrong := _missing_or_wrong(folder, record):
+    if closely and (wrong := _missing_or_wrong(folder, record)):
         raise NotVisible(f"this node sees the ready record, but not what it speaks of: {wrong}")
     return record
 
@@ -268,5 +269,7 @@ def _missing_or_wrong(folder: CacheFolder, record: Record) -> str:
                 if file.seek(0, 2) != size:
                     return f"{folder.files / name} doesn't have {size} bytes"
     except OSError as error:
-        return f"{error.filename}: {error.strerror}"
+        if isinstance(error, FileNotFoundError):
+            folder.refresh_files()  # so that the next look finds what only this node misses
+        return f"{error.filename or folder.files}: {error.strerror}"
     return ""

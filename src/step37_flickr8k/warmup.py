@@ -33,9 +33,8 @@ from step37_flickr8k.record import (
     prove,
     read_manifest,
     read_record,
-    read_selected,
+    rows_when_visible,
     skipped_rows,
-    wait_until_visible,
     write_record,
 )
 from step37_flickr8k.settings import WarmupSettings
@@ -106,9 +105,8 @@ class Warmup:
         def confirm(result: Value) -> None:
             if problem is not None:
                 raise problem
-            record = self._as_left(result["commit"]) if group.rank == 0 else None
-            record = record or wait_until_visible(self.folder, self.selection, result["commit"], self.patience.visibility)
-            rows[:] = read_selected(self.folder, record, self.selection)
+            waiting = {"closely": group.rank != 0}
+            rows[:] = rows_when_visible(self.folder, self.selection, result["commit"], self.patience.visibility, **waiting)
             if not rows:
                 raise EmptySelection(f"no image of the selection in {self.folder.files} can be decoded: choose another split")
 
@@ -249,7 +247,9 @@ class Warmup:
     # --- the steps ---
 
     def _look(self, this_run_only: bool) -> Value | None:
-        record = read_record(self.folder)
+        record = None
+        with contextlib.suppress(TransientError):  # a look that fails sees nothing
+            record = read_record(self.folder)
         if record is None or not record.fits(self.selection, self.world.run):
             return None
         if this_run_only and not record.names(self.world.run):
@@ -257,11 +257,6 @@ class Warmup:
         with contextlib.suppress(TransientError):  # then this node doesn't show what the record speaks of
             return self._accepted(self._warm_result(record))
         return None
-
-    def _as_left(self, commit: str) -> Record | None:
-        """Give the record as rank 0 itself has just found or left it: what it speaks of need not be looked for once more."""
-        record = read_record(self.folder)
-        return record if record is not None and record.commit == commit and record.covers(self.selection) else None
 
     def _ready(self, selection: Selection) -> Record | None:
         """Give a record that fits while all it speaks of lies there; adds this run to it, where that can be done at once."""

@@ -92,8 +92,15 @@ class Workers:
                     process.communicate()
 
     def check(self, images: Sequence[tuple[Path, str]]) -> list[str | None]:
-        """Give for each image, a path and the name that it is to have, why it can't be decoded, or None."""
-        return [done.flaw for done in self.do([Job(*image) for image in images])]
+        """Give for each image, a path and the name that it is to have, why it can't be decoded, or None.
+
+        Raises what the file system says of one that can't be read.
+        """
+        done = self.do([Job(*image) for image in images])
+        for each in done:
+            if each.error:
+                raise each.error
+        return [each.flaw for each in done]
 
     def do(self, jobs: Sequence[Job]) -> list[Done]:
         """Do the jobs, in order; what one of them fails of is in its answer."""
@@ -156,10 +163,14 @@ class _Hands:
     def do(self, jobs: Sequence[Job]) -> Iterator[Done]:
         """Write all that is to be written, side by side where each takes long, then decode."""
         for job, done in zip(jobs, self._write_all(jobs), strict=True):
-            if done.error or done.wrong or job.name == METADATA:
-                yield done
-            else:
-                yield Done(why_undecodable(job.path if job.content is None else BytesIO(job.content), job.name))
+            yield done if done.error or done.wrong or job.name == METADATA else self._decode(job)
+
+    def _decode(self, job: Job) -> Done:
+        try:
+            with self._folder.errors():
+                return Done(why_undecodable(job.path if job.content is None else BytesIO(job.content), job.name))
+        except Step37Error as error:
+            return Done(error=error)
 
     def _write_all(self, jobs: Sequence[Job]) -> list[Done]:
         start = time.monotonic()
