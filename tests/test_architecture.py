@@ -31,6 +31,7 @@ ORDER = (
     ("images",),
     ("plan",),
     ("world",),
+    ("node",),
     ("settings",),
     ("errors",),
     ("localhub",),

@@ -26,6 +26,7 @@ from step37_flickr8k.group import Group, Patience, Progress, share
 from step37_flickr8k.hub import Hub, is_commit
 from step37_flickr8k.images import Decoders, why_undecodable
 from step37_flickr8k.lease import Claim, Lease, take
+from step37_flickr8k.node import local_file_system, proxy_before
 from step37_flickr8k.parquet import is_available, preload
 from step37_flickr8k.plan import METADATA, Listing, Plan, RemoteFile, Row, Selection, decide, read_rows
 from step37_flickr8k.record import (
@@ -105,6 +106,7 @@ class Warmup:
     def run(self, group: Group, watch: Callable[[Value], None] = lambda _: None) -> tuple[Value, list[Row]]:
         """Warm the cache and read the selection on every rank; gives rank 0's report and this rank's rows."""
         if self.settings.cache_scope == "shared":
+            self._warn_of_local_folder()
             return self._share(group, watch)
         agreed = share(group, self._agree, watch=watch, arguments=self._arguments(), patience=self.patience)
         pinned = Warmup(self.settings.model_copy(update={"revision": agreed["commit"]}), self.world)
@@ -115,6 +117,17 @@ class Warmup:
             except (Step37Error, OSError) as error:
                 problem = error
         return pinned._share(group, watch, problem)
+
+    def _warn_of_local_folder(self) -> None:
+        """Say early what would end as NotVisible late; only a warning, since this node may be the one that exports the folder.
+
+        On rank 0 alone: the others mustn't look before it has made the folder.
+        """
+        if self.world.rank == 0 and (self.world.nodes or 1) > 1 and (kind := local_file_system(self.folder.root)):
+            remedy = "choose one that they share, or cache_scope=node"
+            log.warning(
+                "%s is on %s, which other nodes can't see, and there are %d: %s", self.folder.root, kind, self.world.nodes, remedy
+            )
 
     def _share(self, group: Group, watch: Callable[[Value], None], problem: Exception | None = None) -> tuple[Value, list[Row]]:
         rows: list[Row] = []
@@ -210,7 +223,12 @@ class Warmup:
         if self.settings.offline:
             told = f"{self.folder.root} holds no ready record that fits {self.selection}"
             raise InvalidSettings(f"offline is set (HF_HUB_OFFLINE?), but {told}: run warmup once with the network")
-        return Hub(self.settings)
+        hub = Hub(self.settings)
+        if proxy := proxy_before(hub.endpoint):
+            log.warning(
+                "%s is reached through the proxy %s alone: without a token all who use it share one quota", hub.name, proxy
+            )
+        return hub
 
     def plan(self) -> Value:
         """Tell what `run` would do now: downloads nothing but metadata.csv, writes nothing to the cache folder."""
