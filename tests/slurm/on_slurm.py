@@ -61,8 +61,8 @@ def fetched(hub: LocalHub, split: str = "train") -> Counter[str]:
 
 
 def hold(hub: LocalHub) -> None:
-    """Let the last ten images not come before `release`: the Hub asks to come again in a second."""
-    hub.faults.add(Fault.status(503, retry_after=1, path=HELD))
+    """Let the last ten images not come before the faults are cleared: the Hub asks to come again in 3 s."""
+    hub.faults.add(Fault.status(503, retry_after=3, path=HELD))
 
 
 HOLDING = {"STEP37_ATTEMPTS": "100"}  # so that rank 0 doesn't give up meanwhile
@@ -111,7 +111,8 @@ def test_the_time_limit_in_mid_download_is_a_restart_that_resumes(hub: LocalHub,
     until(lambda: job.restarts == 1, "the restart")
     hub.faults.clear()
     job.completed()
-    assert job.words() == {0: 143, 1: 76, 2: 76, 3: 76}, job.everything
+    assert job.words()[0] == 143, job.everything
+    assert {job.words()[rank] for rank in (1, 2, 3)} <= {76, 143}, "whichever reached them first, the signal or rank 0's word"
     assert "ended by SIGTERM" in job.said(0)
     assert_all_said(job, 4, restart=1)
     assert fetched(hub) == Counter(ALL)
@@ -170,12 +171,12 @@ def test_rank_zero_is_killed_in_mid_download(hub: LocalHub, desk: Desk) -> None:
 def test_a_waiter_is_killed_and_the_others_end_well_in_their_own_time(hub: LocalHub, desk: Desk) -> None:
     """Whatever WaitTime and KillOnBadExit the site has set: rank 0 goes on downloading for as long as it takes."""
     hold(hub)
-    job = desk.warmup(STEP37_VISIBILITY_TIMEOUT="5", **HOLDING)
+    job = desk.warmup(STEP37_VISIBILITY_TIMEOUT="5", STEP37_HEARTBEAT_TIMEOUT="20", **HOLDING)
     until_held(desk, job)
     job.kill(3)
     until(lambda: job.words() == {3: 137}, "the waiter's end")
-    said = len(job.said(0).splitlines())
-    until(lambda: len(job.said(0).splitlines()) > said + 2, "rank 0's progress for longer than WaitTime, which is 5 s,")
+    heard = len(job.said(1).splitlines())
+    until(lambda: len(job.said(1).splitlines()) >= heard + 2, "two beats, which is longer than the site's WaitTime,")
     hub.faults.clear()
     job.completed()
     assert job.words() == {0: 0, 1: 0, 2: 0, 3: 137}, job.everything
@@ -184,19 +185,18 @@ def test_a_waiter_is_killed_and_the_others_end_well_in_their_own_time(hub: Local
 
 
 def test_nodes_that_do_not_share_the_folder_are_named(hub: LocalHub, desk: Desk) -> None:
-    """Each node has a cache folder of its own at the same path: rank 0 warns, the error names the hosts, restarts have their limit."""
+    """Each node has a cache folder of its own at the same path: rank 0 warns, and the error names the hosts that see nothing."""
     cache = str(RIG / "local" / "cache")
-    job = desk.warmup(STEP37_CACHE_DIR=cache, STEP37_VISIBILITY_TIMEOUT="3", MAX_RESTARTS="1").wait()
-    assert (job.state, job.restarts, job.shown()["ExitCode"]) == ("FAILED", 1, "75:0"), job.everything
-    for restart in (0, 1):
-        assert_all_said(job, 4, 75, restart)
+    job = desk.warmup(STEP37_CACHE_DIR=cache, STEP37_VISIBILITY_TIMEOUT="3", MAX_RESTARTS="0").wait()
+    assert (job.state, job.restarts, job.shown()["ExitCode"]) == ("FAILED", 0, "75:0"), job.everything
+    assert_all_said(job, 4, 75)
     _, waiter = job.nodes
     for rank in range(4):
         assert re.search(
             rf"NotVisible: rank 2 on {waiter}, rank 3 on {waiter}: .*a file system that all nodes share", job.said(rank)
         )
     assert "is on tmpfs, which other nodes can't see" in job.said(0)
-    assert "the last of 1 restarts" in job.log
+    assert "the last of 0 restarts" in job.log
 
 
 def test_scancel_in_mid_download_ends_the_job_for_good(hub: LocalHub, desk: Desk) -> None:
@@ -281,7 +281,7 @@ def test_a_typo_is_refused_at_submission(hub: LocalHub, desk: Desk) -> None:
     """``plan`` refuses the settings file on the login node: nothing is submitted, and the right name is told."""
     done = desk.run(SCRIPTS / "chain", SCRIPTS / "train-after-warmup.sbatch", "--settings", settings_file(desk, sample_cuont=8))
     assert done.returncode == 2
-    assert "sample_cuont: no such setting: did you mean sample_count?" in done.stderr
+    assert "sample_cuont: no such setting in warmup.yaml: did you mean sample_count?" in done.stderr
     assert "nothing was submitted" in done.stderr
     assert not list(desk.folder.glob("*.log"))
     assert hub.requests == ()
@@ -345,7 +345,7 @@ def test_two_jobs_on_one_folder_download_once(hub: LocalHub, desk: Desk) -> None
     hub.faults.clear()
     for job in jobs:
         assert_all_said(job.completed(), 4)
-    assert sorted(bool(job.report["warm"]) for job in jobs) == [False, True]
+    assert {job.report["files"] for job in jobs} == {0, COUNT}
     assert fetched(hub) == Counter(ALL)
 
 
@@ -409,12 +409,13 @@ def test_a_token_in_the_environment_is_refused(hub: LocalHub, desk: Desk) -> Non
     assert hub.requests == ()
 
 
-def test_the_nodes_of_the_rig_see_late() -> None:
-    """What a node has looked for in vain it goes on missing, after another has written it, until it lists the folder."""
-    place = RIG / "shared" / "late"
-    on("n1", "mkdir", str(place))
-    assert "missing" in on("n2", "bash", "-c", f"stat {place}/file || echo missing")
-    on("n1", "touch", f"{place}/file")
-    assert "missing" in on("n2", "bash", "-c", f"stat {place}/file || echo missing")
-    assert "file" in on("n2", "ls", str(place))
-    on("n2", "stat", f"{place}/file")
+def test_the_machines_of_the_rig_see_late() -> None:
+    """What a machine has looked for in vain it goes on missing, after it has come to be, until the folder is listed there."""
+    (RIG / "backing" / "late").mkdir()
+    file = RIG / "shared" / "late" / "file"
+    look = ("bash", "-c", f"stat {file} >/dev/null 2>&1 || echo missing")
+    assert on("ctl", *look) == "missing\n"
+    (RIG / "backing" / "late" / "file").touch()
+    assert on("ctl", *look) == "missing\n"
+    assert on("ctl", "ls", str(file.parent)) == "file\n"
+    assert on("ctl", *look) == ""

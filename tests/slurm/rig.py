@@ -14,7 +14,7 @@ SCRIPTS = ROOT / "slurm"
 RIG = Path(os.environ.get("RIG", "/nowhere"))  # set by tests/slurm/run
 CONTROLLER = "10.99.0.254"
 USER = 1  # daemon: every Debian has it in its passwd, without which SLURM runs no job
-PATIENCE = 240.0  # s for whatever must come: starved processors make everything late
+PATIENCE = 300.0  # s for whatever must come: starved processors make everything late
 _CLUSTER = str(Path(__file__).with_name("cluster"))
 _GOING = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
 
@@ -146,7 +146,7 @@ class Job:
 
     def words(self, restart: int = 0) -> dict[int, int]:
         """Give the exit code that each rank told itself."""
-        return {int(rank): int(code) for rank, code in re.findall(r"^ *(\d+): ended with (\d+)$", self.said(None, restart), re.M)}
+        return {int(rank): int(code) for rank, code in re.findall(r"^ *(\d+): ended with (\d+)$", self.said(None, restart), re.MULTILINE)}
 
     @property
     def report(self) -> dict[str, object]:
