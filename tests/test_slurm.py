@@ -1,7 +1,7 @@
-"""The contract between the SLURM scripts and the command, without a cluster: what the scripts would start, and what they make of its end.
+"""The contract between the SLURM scripts and the command, without a cluster: what they would start, what they make of its end.
 
-``make test-slurm`` submits them to a real one. Here ``srun`` and ``scontrol`` are recorders: they note what they were called with, and ranks
-end as the test says.
+``make test-slurm`` submits them to a real one. Here ``srun`` and ``scontrol`` are recorders: they note what they were called
+with, and ranks end as the test says.
 """
 
 import json
@@ -9,8 +9,10 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,7 +69,12 @@ class Ran:
             return cli._load(cli._parser().parse_args(command))
 
 
-def run(folder: Path, *arguments: str, words: dict[int, int] | None = None, srun_code: int = 0, **variables: str) -> Ran:
+Words = dict[int, int]
+
+
+def run(
+    folder: Path, *arguments: str, variables: Mapping[str, str] | None = None, words: Words | None = None, srun_code: int = 0
+) -> Ran:
     """Run the warmup's batch script as SLURM would, in a folder."""
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
@@ -81,22 +88,22 @@ def run(folder: Path, *arguments: str, words: dict[int, int] | None = None, srun
     }
     slurm = {"SLURM_JOB_ID": "12", "SLURM_JOB_NAME": "warmup", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NTASKS": "4"}
     home = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(folder), "CALLS": str(calls), "SRUN_CODE": str(srun_code)}
-    environment = home | said | slurm | RUNTIMES["venv"] | variables
+    environment = home | said | slurm | RUNTIMES["venv"] | dict(variables or {})
     log = folder / "warmup-12.log"
     with log.open("a") as out:
         done = subprocess.run(["bash", script, *arguments], cwd=folder, env=environment, stdout=out, stderr=out, check=False)
     noted = [json.loads(line) for line in calls.read_text(encoding="utf-8").splitlines()] if calls.exists() else []
-    started = next((one for one in noted if "srun" in one), {"srun": [], "environment": {}})
+    started: dict[str, Any] = next((one for one in noted if "srun" in one), {"srun": [], "environment": {}})
     requeued = [one["requeue"] for one in noted if "requeue" in one]
     return Ran(done.returncode, log.read_text(encoding="utf-8"), started["srun"], started["environment"], requeued)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_what_the_script_starts_has_valid_settings(tmp_path: Path, runtime: str) -> None:
-    """In each runtime the command gets the user's settings and flags, the report beside the log, a meeting point, and nothing unknown."""
+    """In each runtime the command gets the user's settings and flags, a report beside the log, a meeting point, nothing unknown."""
     (tmp_path / "warmup.yaml").write_text("split: validation\n", encoding="utf-8")
     given = {"RUN_IN": runtime, "STEP37_CACHE_DIR": "/lustre/cache", "STEP37_VISIBILITY_TIMEOUT": "3m", **RUNTIMES[runtime]}
-    ran = run(tmp_path, "--settings", str(tmp_path / "warmup.yaml"), "--sample-count", "8", **given)
+    ran = run(tmp_path, "--settings", str(tmp_path / "warmup.yaml"), "--sample-count", "8", variables=given)
     assert ran.code == 0, ran.said
     settings = ran.settings.settings
     assert isinstance(settings, WarmupSettings)
@@ -116,8 +123,10 @@ def test_the_job_says_what_srun_must_not_take_from_the_site(tmp_path: Path) -> N
 
 
 def test_pyxis_lets_the_jobs_variables_win_and_mounts_no_home(tmp_path: Path) -> None:
-    """Each variable of ours that is set is named to pyxis, since an image's own would beat it; submission, logs and scripts are mounted."""
-    ran = run(tmp_path, RUN_IN="pyxis", STEP37_SPLIT="test", HTTPS_PROXY="http://proxy:1", **RUNTIMES["pyxis"])
+    """Each variable of ours is named to pyxis, since an image's own would beat it; submission, logs and scripts are mounted."""
+    ran = run(
+        tmp_path, variables={"RUN_IN": "pyxis", "STEP37_SPLIT": "test", "HTTPS_PROXY": "http://proxy:1", **RUNTIMES["pyxis"]}
+    )
     (named,) = [one.partition("=")[2].split(",") for one in ran.srun if one.startswith("--container-env=")]
     ours = {name for name in ran.environment if name.startswith(("STEP37_", "MASTER_"))}
     assert set(named) == ours | {"HTTPS_PROXY"}
@@ -129,7 +138,7 @@ def test_pyxis_lets_the_jobs_variables_win_and_mounts_no_home(tmp_path: Path) ->
 def test_apptainer_stands_before_the_command_and_mounts_no_home(tmp_path: Path) -> None:
     """Apptainer is started by each rank, with what must be mounted."""
     (tmp_path / "hf").mkdir()
-    ran = run(tmp_path, RUN_IN="apptainer", HF_HOME=str(tmp_path / "hf"), **RUNTIMES["apptainer"])
+    ran = run(tmp_path, variables={"RUN_IN": "apptainer", "HF_HOME": str(tmp_path / "hf"), **RUNTIMES["apptainer"]})
     command = ran.srun[ran.srun.index("apptainer") :]
     mounts = f"{tmp_path},{tmp_path},{SCRIPTS},/lustre:/lustre,{tmp_path}/hf"
     assert command == [
@@ -155,7 +164,7 @@ def test_apptainer_stands_before_the_command_and_mounts_no_home(tmp_path: Path) 
 def test_what_is_wrong_ends_with_2_before_any_rank(tmp_path: Path, variables: dict[str, str], told: str) -> None:
     """The log names the variable and the remedy; no rank starts, and no secret is repeated."""
     (tmp_path / "splits.txt").write_text("--split train\n", encoding="utf-8")
-    ran = run(tmp_path, **variables)
+    ran = run(tmp_path, variables=variables)
     assert (ran.code, ran.srun, ran.requeued) == (2, [], [])
     assert told in ran.said
     assert "hf_secret" not in ran.said
@@ -165,7 +174,7 @@ def test_a_task_of_an_array_takes_its_line(tmp_path: Path) -> None:
     """Words are those that a shell would make of the line; files carry the job's own id."""
     (tmp_path / "splits.txt").write_text("--split train\n--split validation --caption-key 'a caption'\n", encoding="utf-8")
     array = {"SLURM_ARRAY_JOB_ID": "11", "SLURM_ARRAY_TASK_ID": "2", "ARRAY_FILE": "splits.txt"}
-    ran = run(tmp_path, "--concurrency", "3", words={0: 75}, srun_code=75, **array)
+    ran = run(tmp_path, "--concurrency", "3", words={0: 75}, srun_code=75, variables=array)
     settings = ran.settings.settings
     assert (settings.split, settings.caption_key, settings.concurrency) == ("validation", "a caption", 3)
     assert ran.requeued == ["11_2"]
@@ -187,7 +196,7 @@ def test_a_task_of_an_array_takes_its_line(tmp_path: Path) -> None:
         ({}, 137, 137, True),
     ],
 )
-def test_the_ranks_own_words_decide(tmp_path: Path, words: dict[int, int], srun_code: int, code: int, again: bool) -> None:
+def test_the_ranks_own_words_decide(tmp_path: Path, words: Words, srun_code: int, code: int, again: bool) -> None:
     """The job's code and whether it is queued again follow from what each rank said, not from srun's largest code."""
     ran = run(tmp_path, words=words, srun_code=srun_code)
     assert (ran.code, ran.requeued) == (code, ["12"] if again else []), ran.said
@@ -201,7 +210,7 @@ def test_restarts_have_their_limit(tmp_path: Path) -> None:
         limited = {} if limit is None else {"MAX_RESTARTS": limit}
         place = tmp_path / f"{restart}-{limit}"
         place.mkdir()
-        ran = run(place, words={0: 75}, srun_code=75, SLURM_RESTART_COUNT=str(restart), **limited)
+        ran = run(place, words={0: 75}, srun_code=75, variables={"SLURM_RESTART_COUNT": str(restart), **limited})
         assert (ran.code, bool(ran.requeued)) == (75, again)
         assert ("read" in ran.said) != again
 

@@ -1,6 +1,6 @@
 """Jobs on a real cluster: what the scripts promise, by the ranks' own words and the Hub's log.
 
-``tests/slurm/run`` starts the cluster and runs these side by side: each has a Hub, a folder and nodes of its own. The longest come first.
+``tests/slurm/run`` starts the cluster and runs these side by side: each has a Hub, a folder, nodes of its own. Long ones come first.
 """
 
 import re
@@ -184,7 +184,7 @@ def test_a_waiter_is_killed_and_the_others_end_well_in_their_own_time(hub: Local
     assert fetched(hub) == Counter(ALL)
 
 
-def test_nodes_that_do_not_share_the_folder_are_named(hub: LocalHub, desk: Desk) -> None:
+def test_nodes_that_do_not_share_the_folder_are_named(desk: Desk) -> None:
     """Each node has a cache folder of its own at the same path: rank 0 warns, and the error names the hosts that see nothing."""
     cache = str(RIG / "local" / "cache")
     job = desk.warmup(STEP37_CACHE_DIR=cache, STEP37_VISIBILITY_TIMEOUT="3", MAX_RESTARTS="0").wait()
@@ -234,7 +234,7 @@ def chain(desk: Desk, *arguments: str, **variables: str) -> tuple[Job, Job]:
 
 
 def test_training_starts_after_a_warmup_that_needed_a_restart(hub: LocalHub, desk: Desk) -> None:
-    """The Hub is down: 75, queued again, done; only then the training runs, finds the ready record, and asks the Hub for nothing."""
+    """The Hub is down: 75, queued again, done; only then the training runs, by the ready record, asking the Hub nothing."""
     warmup, training = chain(desk, "--settings", settings_file(desk, attempts=2))
     hub.faults.add(Fault.status(503, path="train/*.jpg"))
     until(lambda: warmup.restarts == 1, "the restart")
@@ -350,7 +350,7 @@ def test_two_jobs_on_one_folder_download_once(hub: LocalHub, desk: Desk) -> None
 
 
 def test_an_array_warms_two_splits_and_restarts_one_task_alone(hub: LocalHub, desk: Desk) -> None:
-    """Each task takes its line of the file; the last one, whose job id is the array's own, fails and is queued again by itself."""
+    """Each task takes its line of the file; the last one, whose job id is the array's own, fails and is queued again alone."""
     (desk.folder / "splits.txt").write_text("--split train\n--split 'validation'\n", encoding="utf-8")
     hub.faults.add(Fault.status(503, path="validation/*.jpg"))
     options = "--nodes=2 --ntasks-per-node=2 --array=1-2"
@@ -371,7 +371,7 @@ def test_an_array_warms_two_splits_and_restarts_one_task_alone(hub: LocalHub, de
 
 
 def test_ranks_are_the_users_and_the_token_is_nowhere_but_in_its_file(dataset: Path, desk: Desk) -> None:
-    """A private repository, a token in a file that only its user may read: no log, no state of SLURM and no command line holds it."""
+    """A private repository, a token in a file that its user alone may read: no log, no state of SLURM, no command line has it."""
     token = "hf_" + "thisIsMySecret"
     file = desk.folder / "token"
     file.write_text(token, encoding="utf-8")

@@ -146,7 +146,10 @@ class Job:
 
     def words(self, restart: int = 0) -> dict[int, int]:
         """Give the exit code that each rank told itself."""
-        return {int(rank): int(code) for rank, code in re.findall(r"^ *(\d+): ended with (\d+)$", self.said(None, restart), re.MULTILINE)}
+        return {
+            int(rank): int(code)
+            for rank, code in re.findall(r"^ *(\d+): ended with (\d+)$", self.said(None, restart), re.MULTILINE)
+        }
 
     @property
     def report(self) -> dict[str, object]:
@@ -164,6 +167,7 @@ class Job:
 
     def kill(self, rank: int) -> None:
         """Send SIGKILL to a rank's own processes, as the kernel does when memory is short."""
-        script = f"for p in $(pgrep -x step37-flickr8k); do grep -qz ^SLURM_PROCID={rank}$ /proc/$p/environ && kill -KILL $p; done; true"
+        its_own = f"grep -qz ^SLURM_PROCID={rank}$ /proc/$p/environ"
+        script = f"for p in $(pgrep -x step37-flickr8k); do {its_own} && kill -KILL $p; done; true"
         ranks_a_node = int(self.shown()["NtasksPerN:B:S:C"].partition(":")[0])
         on(self.nodes[rank // ranks_a_node], "bash", "-c", script)
