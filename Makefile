@@ -33,10 +33,15 @@ test: $(STAMP) ## all tests but the slow ones, with coverage
 test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late
 	$(BIN)/python -m pytest -m slow
 
+.PHONY: test-slurm
+test-slurm: $(STAMP) ## the SLURM scripts on a real cluster of 12 nodes on this machine; as root
+	tests/slurm/run '$(abspath $(BIN)/python)'
+
 lint: $(STAMP) ## ruff and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/shellcheck .ci/run
+	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR slurm/*.sbatch slurm/*.sh slurm/chain tests/install tests/slurm/run tests/slurm/cluster
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy

@@ -100,7 +100,7 @@ def run(
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_what_the_script_starts_has_valid_settings(tmp_path: Path, runtime: str) -> None:
-    """In each runtime the command gets the user's settings and flags, a report beside the log, a meeting point, nothing unknown."""
+    """In each runtime the command gets the user's settings and flags, a report beside the log, a meeting point, no more."""
     (tmp_path / "warmup.yaml").write_text("split: validation\n", encoding="utf-8")
     given = {"RUN_IN": runtime, "STEP37_CACHE_DIR": "/lustre/cache", "STEP37_VISIBILITY_TIMEOUT": "3m", **RUNTIMES[runtime]}
     ran = run(tmp_path, "--settings", str(tmp_path / "warmup.yaml"), "--sample-count", "8", variables=given)

@@ -1,6 +1,6 @@
 """Jobs on a real cluster: what the scripts promise, by the ranks' own words and the Hub's log.
 
-``tests/slurm/run`` starts the cluster and runs these side by side: each has a Hub, a folder, nodes of its own. Long ones come first.
+``tests/slurm/run`` starts the cluster and runs these side by side: each has its own Hub, folder and nodes. Long ones come first.
 """
 
 import re
