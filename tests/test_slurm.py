@@ -7,6 +7,7 @@ with, and ranks end as the test says.
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -213,6 +214,42 @@ def test_restarts_have_their_limit(tmp_path: Path) -> None:
         ran = run(place, words={0: 75}, srun_code=75, variables={"SLURM_RESTART_COUNT": str(restart), **limited})
         assert (ran.code, bool(ran.requeued)) == (75, again)
         assert ("read" in ran.said) != again
+
+
+@pytest.mark.parametrize(
+    ("code", "place", "alive", "state", "restart", "done"),
+    [
+        (76, "1,0", False, "RUNNING", "0", "requeue 12_1"),
+        (76, "1,0", False, "RUNNING", "3", "cancel 12_1"),
+        (76, "1,0", True, "RUNNING", "0", ""),
+        (76, "1,0", False, "CANCELLED", "0", ""),
+        (76, "1,1", False, "RUNNING", "0", ""),
+        (76, "2,0", False, "RUNNING", "0", ""),
+        (75, "1,0", False, "RUNNING", "0", ""),
+        (0, "1,0", False, "RUNNING", "0", ""),
+    ],
+)
+def test_one_rank_speaks_for_a_batch_script_that_is_lost(
+    tmp_path: Path, code: int, place: str, alive: bool, state: str, restart: str, done: str
+) -> None:
+    """The second node's first rank alone, after 76, when srun doesn't answer, and never for a job that was cancelled."""
+    noted = tmp_path / "noted"
+    for name, text in (
+        ("scontrol", f'[ "$1" = show ] && echo JobState={state} || echo "$*" >>{noted}'),
+        ("scancel", f'echo "cancel $*" >>{noted}'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as srun:
+        port = srun.getsockname()[1] if alive else 1
+        node, local = place.split(",")
+        slurm = {"SLURM_NODEID": node, "SLURM_LOCALID": local, "SLURM_RESTART_COUNT": restart}
+        slurm |= {"SLURM_SRUN_COMM_HOST": "127.0.0.1", "SLURM_SRUN_COMM_PORT": str(port)}
+        command = ["bash", SCRIPTS / "rank.sh", "12_1", "bash", "-c", f"exit {code}"]
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **slurm}
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (code, f"ended with {code}\n")
+    assert (noted.read_text(encoding="utf-8").strip() if noted.exists() else "") == done
 
 
 def test_scripts_and_documents_name_only_what_exists() -> None:
