@@ -4,11 +4,14 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from step37_flickr8k import cli
+from step37_flickr8k.group import Progress
 from step37_flickr8k.localhub import LocalHub
 from step37_flickr8k.node import local_file_system, proxy_before
 from step37_flickr8k.settings import WarmupSettings
@@ -22,14 +25,16 @@ def test_a_tmpfs_is_seen_by_this_node_alone() -> None:
     assert local_file_system(Path("/proc")) is None
 
 
-@pytest.mark.parametrize(("rank", "nodes", "warned"), [(0, 2, True), (1, 2, False), (0, 1, False), (0, None, False)])
+@pytest.mark.parametrize(
+    ("nodes", "scope", "warned"), [(2, "shared", True), (2, "node", False), (1, "shared", False), (None, "shared", False)]
+)
 def test_a_local_folder_is_warned_of_where_there_are_several_nodes(
-    caplog: pytest.LogCaptureFixture, rank: int, nodes: int | None, warned: bool
+    hub: LocalHub, caplog: pytest.LogCaptureFixture, nodes: int | None, scope: Literal["shared", "node"], warned: bool
 ) -> None:
-    """Rank 0 says so before it fills a folder that the other nodes can't see; with one node nothing is wrong."""
-    settings = WarmupSettings(cache_dir=Path("/dev/shm/step37-never-made"))
-    with caplog.at_level(logging.WARNING):
-        Warmup(settings, World(rank=rank, size=2, nodes=nodes))._warn_of_local_folder()
+    """Whoever fills a folder that other nodes can't see says so first; with one node, or a folder for each, nothing is wrong."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, caplog.at_level(logging.WARNING):
+        settings = WarmupSettings(cache_dir=Path(folder) / "cache", endpoint=hub.endpoint, cache_scope=scope)
+        Warmup(settings, World(nodes=nodes)).warm(Progress())
     assert ("tmpfs" in caplog.text and "cache_scope=node" in caplog.text) == warned
 
 

@@ -245,7 +245,7 @@ def test_one_rank_speaks_for_a_batch_script_that_is_lost(
         node, local = place.split(",")
         slurm = {"SLURM_NODEID": node, "SLURM_LOCALID": local, "SLURM_RESTART_COUNT": restart}
         slurm |= {"SLURM_SRUN_COMM_HOST": "127.0.0.1", "SLURM_SRUN_COMM_PORT": str(port)}
-        command = ["bash", SCRIPTS / "rank.sh", "12_1", "bash", "-c", f"exit {code}"]
+        command = ["bash", str(SCRIPTS / "rank.sh"), "12_1", "bash", "-c", f"exit {code}"]
         environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **slurm}
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (code, f"ended with {code}\n")

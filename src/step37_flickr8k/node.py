@@ -26,9 +26,9 @@ def local_file_system(folder: Path) -> str | None:
     """Name the file system of a folder, or of what is to hold it, if only this node can see it; else None."""
     if sys.platform != "linux":
         return None
-    there = next(place for place in (folder, *folder.parents) if place.exists())
+    statfs = ctypes.CDLL(None).statfs
     buffer = ctypes.create_string_buffer(1024)  # a struct statfs, whose first member is f_type
-    if ctypes.CDLL(None).statfs(os.fsencode(there), buffer) != 0:
+    if not any(statfs(os.fsencode(place), buffer) == 0 for place in (folder, *folder.parents)):
         return None
     return _LOCAL.get(ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF)
 

@@ -106,7 +106,6 @@ class Warmup:
     def run(self, group: Group, watch: Callable[[Value], None] = lambda _: None) -> tuple[Value, list[Row]]:
         """Warm the cache and read the selection on every rank; gives rank 0's report and this rank's rows."""
         if self.settings.cache_scope == "shared":
-            self._warn_of_local_folder()
             return self._share(group, watch)
         agreed = share(group, self._agree, watch=watch, arguments=self._arguments(), patience=self.patience)
         pinned = Warmup(self.settings.model_copy(update={"revision": agreed["commit"]}), self.world)
@@ -117,17 +116,6 @@ class Warmup:
             except (Step37Error, OSError) as error:
                 problem = error
         return pinned._share(group, watch, problem)
-
-    def _warn_of_local_folder(self) -> None:
-        """Say early what would end as NotVisible late; only a warning, since this node may be the one that exports the folder.
-
-        On rank 0 alone: the others mustn't look before it has made the folder.
-        """
-        if self.world.rank == 0 and (self.world.nodes or 1) > 1 and (kind := local_file_system(self.folder.root)):
-            remedy = "choose one that they share, or cache_scope=node"
-            log.warning(
-                "%s is on %s, which other nodes can't see, and there are %d: %s", self.folder.root, kind, self.world.nodes, remedy
-            )
 
     def _share(self, group: Group, watch: Callable[[Value], None], problem: Exception | None = None) -> tuple[Value, list[Row]]:
         rows: list[Row] = []
@@ -170,6 +158,7 @@ class Warmup:
         if found := self._ready(wanted):
             return self._warm_result(found, hub.requests)
         listing = hub.list_files(commit, self.selection.split)
+        self._warn_of_local_folder()
         self.folder.make()
 
         def go_on(holder: str) -> bool:
@@ -181,6 +170,13 @@ class Warmup:
             return self.warm(progress)
         with lease:
             return _Filling(self, hub, lease, progress).run(commit, listing)
+
+    def _warn_of_local_folder(self) -> None:
+        """Say early what would end as NotVisible late; only a warning, since this node may be the one that exports the folder."""
+        several = self.settings.cache_scope == "shared" and (self.world.nodes or 1) > 1
+        if several and (kind := local_file_system(self.folder.root)):
+            told = "%s is on %s, which other nodes can't see, and there are %d: choose one that they share, or cache_scope=node"
+            log.warning(told, self.folder.root, kind, self.world.nodes)
 
     def survey(self, hub: Hub, commit: str, listing: Listing, scratch: CacheFolder, progress: Progress) -> Survey:
         """Decide what to fetch; a metadata.csv that isn't in the folder yet is fetched into ``scratch``."""
@@ -225,9 +221,7 @@ class Warmup:
             raise InvalidSettings(f"offline is set (HF_HUB_OFFLINE?), but {told}: run warmup once with the network")
         hub = Hub(self.settings)
         if proxy := proxy_before(hub.endpoint):
-            log.warning(
-                "%s is reached through the proxy %s alone: without a token all who use it share one quota", hub.name, proxy
-            )
+            log.warning("%s is reached through the proxy %s alone: all who use that share one quota", hub.name, proxy)
         return hub
 
     def plan(self) -> Value:
