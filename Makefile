@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-kill test-sharedfs test-slow lint types bench bench-barrier bench-fetch format clean
+.PHONY: help demo test test-kill test-sharedfs test-slow test-slurm lint types bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,11 +41,14 @@ test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late
 test-sharedfs: $(STAMP) ## the cache on late, full and failing FUSE mounts, and on a Linux NFS server with two clients; as root
 	tests/install user-mode-linux nfs-kernel-server nfs-common rpcbind busybox-static iproute2 fuse3
 	$(BIN)/python -m pytest tests/sharedfs
+test-slurm: $(STAMP) ## the SLURM scripts on a real cluster of 12 nodes on this machine; as root
+	tests/slurm/run '$(abspath $(BIN)/python)'
 
 lint: $(STAMP) ## ruff and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/shellcheck .ci/run tests/install tests/sharedfs/nfs/run tests/sharedfs/nfs/init
+	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR slurm/*.sbatch slurm/*.sh slurm/chain tests/slurm/run tests/slurm/cluster
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy

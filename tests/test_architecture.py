@@ -35,6 +35,7 @@ ORDER = (
     ("images",),
     ("plan",),
     ("world",),
+    ("node",),
     ("settings",),
     ("errors",),
     ("localhub",),

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -81,11 +82,11 @@ def test_half_set_launcher_variables_are_refused(capsys: pytest.CaptureFixture[s
 
 
 def test_json_logs_are_a_json_object_a_line(hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Machines get host, rank, level and message; errors too, and with their traceback at debug level."""
+    """Machines get host, node, rank, level and message; errors too, and with their traceback at debug level."""
     assert hub.commit
     assert cli.run(["warmup", "--cache-dir", str(cache), "--log-format", "json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert {line["rank"] for line in lines} == {0}
+    assert {(line["host"], line["node"], line["rank"]) for line in lines} == {(socket.gethostname(), None, 0)}
     assert lines[-1]["message"].startswith("ready: 12 rows")
     cli.run(["warmup", "--cache-dir", str(cache), "--split", "none", "--log-format", "json", "--log-level", "debug"])
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]

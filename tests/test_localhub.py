@@ -219,7 +219,7 @@ def test_the_token_never_reaches_the_cdn(folder: Path, tmp_path: Path) -> None:
         # urllib lets the header follow: the log must be able to show it
         fetch(resolve_url(hub, "train/000.jpg"), headers={"Authorization": "Bearer hf_x", "User-Agent": "me/1"})
         last = hub.requests[-1]
-    assert (last.origin, last.authorization, last.user_agent) == ("cdn", True, "me/1")
+    assert (last.origin, last.authorization, last.user_agent, last.client) == ("cdn", True, "me/1", "127.0.0.1")
     assert (last.repo_path, last.bytes_sent) == ("train/000.jpg", 5000)
 
 

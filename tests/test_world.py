@@ -1,5 +1,7 @@
 """This process's place, from the launchers' variables."""
 
+import socket
+
 import pytest
 
 from step37_flickr8k.errors import InvalidWorld
@@ -112,3 +114,9 @@ def test_the_first_line_says_where_this_is() -> None:
     world = World.from_environment(TORCHRUN)
     assert world.describe() == f"host {world.host}, local rank 1 of 4, node 1 of 2, global rank 5 of 8"
     assert "local rank 0 of -, node - of -, global rank 0 of 1" in World.from_environment({}).describe()
+
+
+def test_every_line_of_a_log_says_where_it_is_from() -> None:
+    """Host and rank, and the node where the launcher says it."""
+    assert World.from_environment(STEP | {"SLURM_STEP_NUM_NODES": "2"}).label == f"{socket.gethostname()} node 1/2 rank 3/4"
+    assert World.from_environment({"RANK": "1", "WORLD_SIZE": "2"}).label == f"{socket.gethostname()} rank 1/2"

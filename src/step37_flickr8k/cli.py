@@ -258,7 +258,7 @@ def _set_up_logging(settings: Any, world: World) -> None:
 
 class _TextFormatter(logging.Formatter):
     def __init__(self, world: World) -> None:
-        super().__init__(f"%(asctime)s rank {world.rank}/{world.size} %(levelname)s %(message)s", datefmt="%H:%M:%S")
+        super().__init__(f"%(asctime)s {world.label} %(levelname)s %(message)s", datefmt="%H:%M:%S")
 
 
 class _JsonFormatter(logging.Formatter):
@@ -268,7 +268,7 @@ class _JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Give one line of JSON."""
-        place = {"host": self._world.host, "rank": self._world.rank, "world_size": self._world.size}
+        place = {"host": self._world.host, "node": self._world.node, "rank": self._world.rank, "world_size": self._world.size}
         fields = {"time": record.created, "level": record.levelname.lower(), **place, "message": record.getMessage()}
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)

@@ -24,6 +24,7 @@ from step37_flickr8k.errors import (
     Step37Error,
 )
 from step37_flickr8k.folder import digest_of
+from step37_flickr8k.node import proxy_before
 from step37_flickr8k.plan import METADATA, Listing, RemoteFile
 from step37_flickr8k.settings import WarmupSettings
 
@@ -202,12 +203,15 @@ class Hub:
                 pause = min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311 - jitter
                 log.info("the Hub can't answer now (%s), trying again in %.1f s", _first_line(reason), pause)
                 time.sleep(pause)
-        raise self._given_up(attempts, _first_line(reason)) from reason
+        raise self._given_up(attempts, reason) from reason
 
-    def _given_up(self, attempts: int, reason: str) -> Step37Error:
+    def _given_up(self, attempts: int, reason: Exception) -> Step37Error:
         if self._settings.offline:
-            return InvalidSettings(f"offline is set and this is not in the cache: unset it once ({reason})")
-        return HubUnavailable(f"{self.name} doesn't answer after {attempts} tries: {reason}")
+            return InvalidSettings(f"offline is set and this is not in the cache: unset it once ({_first_line(reason)})")
+        told = f"{self.name} doesn't answer after {attempts} tries: {_first_line(reason)}"
+        if not isinstance(reason, self._library.errors.HfHubHTTPError) and proxy_before(self.endpoint) is None:
+            told += "; where nodes reach it only through a proxy, HTTPS_PROXY must name that"
+        return HubUnavailable(told)
 
     def _hidden(self) -> str:
         if self.token:

@@ -25,6 +25,7 @@ from step37_flickr8k.folder import CacheFolder
 from step37_flickr8k.group import Group, Patience, Progress, share
 from step37_flickr8k.hub import Hub, is_commit
 from step37_flickr8k.lease import Claim, Lease, take
+from step37_flickr8k.node import local_file_system, proxy_before
 from step37_flickr8k.parquet import is_available, preload
 from step37_flickr8k.plan import Row, Selection
 from step37_flickr8k.record import (
@@ -152,6 +153,7 @@ class Warmup:
         if found := self._ready(wanted):
             return self._warm_result(found, hub.requests)
         listing = hub.list_files(commit, self.selection.split)
+        self._warn_of_local_folder()
         self.folder.make()
 
         def go_on(holder: str) -> bool:
@@ -164,11 +166,21 @@ class Warmup:
         with lease:
             return Filling(self.task, hub, lease, progress).run(commit, listing)
 
+    def _warn_of_local_folder(self) -> None:
+        """Say early what would end as NotVisible late; only a warning, since this node may be the one that exports the folder."""
+        several = self.settings.cache_scope == "shared" and (self.world.nodes or 1) > 1
+        if several and (kind := local_file_system(self.folder.root)):
+            told = "%s is on %s, which other nodes can't see, and there are %d: choose one that they share, or cache_scope=node"
+            log.warning(told, self.folder.root, kind, self.world.nodes)
+
     def _hub(self) -> Hub:
         if self.settings.offline:
             told = f"{self.folder.root} holds no ready record that fits {self.selection}"
             raise InvalidSettings(f"offline is set (HF_HUB_OFFLINE?), but {told}: run warmup once with the network")
-        return Hub(self.settings)
+        hub = Hub(self.settings)
+        if proxy := proxy_before(hub.endpoint):
+            log.warning("%s is reached through the proxy %s alone: all who use that share one quota", hub.name, proxy)
+        return hub
 
     def plan(self) -> Value:
         """Tell what `run` would do now: downloads nothing but metadata.csv, writes nothing to the cache folder."""

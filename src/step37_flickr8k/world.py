@@ -69,6 +69,12 @@ class World:
             )
         return self.master_addr, self.master_port
 
+    @property
+    def label(self) -> str:
+        """Give the place in the few words that begin every line of a log; the node where the launcher says it."""
+        node = "" if self.node is None else f" node {self.node}/{'-' if self.nodes is None else self.nodes}"
+        return f"{self.host}{node} rank {self.rank}/{self.size}"
+
     def describe(self) -> str:
         """Give the first line that every rank logs; "-" stands for what the launcher doesn't say."""
         total = {name: "-" if value is None else value for name, value in vars(self).items()}

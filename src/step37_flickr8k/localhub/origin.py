@@ -130,6 +130,7 @@ def _arrived(request: web.BaseRequest, route: Route, origin: Origin) -> Request:
         bytes_sent=0,
         user_agent=request.headers.get("User-Agent", ""),
         header_names=tuple(name.lower() for name in request.headers),
+        client=request.remote or "",
     )
 
 

@@ -28,6 +28,8 @@ class Request:
     user_agent: str
     header_names: tuple[str, ...] = ()
     """The names of its headers, in lower case."""
+    client: str = ""
+    """The address that it came from."""
 
 
 class RequestLog:

@@ -1,0 +1,1 @@
+"""The SLURM scripts on a real cluster: ``make test-slurm``."""
