@@ -55,10 +55,16 @@ COPY --from=torch /out/ /
 COPY --from=dependencies /out/ /
 ENV PATH=/opt/venv/bin:$PATH
 
-FROM runtime AS project
+# What is in the base and in the layers above; the project joins it as the subject.
+FROM runtime AS inventory
 COPY --from=build /opt/tools /opt/tools
+RUN /opt/tools/bin/syft scan --quiet --select-catalogers dpkg,python --exclude './proc/**' --exclude './sys/**' \
+      --exclude './opt/tools/**' --output cyclonedx-json=/opt/inventory.json dir:/
+
+FROM inventory AS project
 ARG SOURCE_DATE_EPOCH=315532800
 COPY pyproject.toml README.md LICENSE /source/
+COPY tools/sbom_subject.py /source/tools/
 COPY src /source/src
 RUN export SOURCE_DATE_EPOCH \
  && pip="/opt/tools/bin/python -m pip --no-cache-dir" \
@@ -67,6 +73,8 @@ RUN export SOURCE_DATE_EPOCH \
  && $pip $install step37-flickr8k \
  && $pip --python /opt/venv check \
  && $pip $install --ignore-installed --root /out step37-flickr8k \
+ && version="$(/opt/venv/bin/python -c 'import step37_flickr8k; print(step37_flickr8k.__version__)')" \
+ && python /source/tools/sbom_subject.py step37-flickr8k "$version" Apache-2.0 </opt/inventory.json >/out/opt/sbom.cdx.json \
  && mkdir -p /out/usr/local/bin && ln -s /opt/venv/bin/step37-flickr8k /out/usr/local/bin/ \
  && python -m compileall -q --invalidation-mode unchecked-hash -s /out -p / /out/opt/venv \
  && find /out -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
@@ -76,7 +84,11 @@ COPY --from=project /out/ /
 USER 10001:10001
 ENTRYPOINT ["/opt/venv/bin/step37-flickr8k"]
 CMD ["--help"]
-ARG VERSION
-ARG REVISION
-LABEL org.opencontainers.image.version="$VERSION" \
+ARG VERSION=""
+ARG REVISION=""
+ARG SOURCE=""
+LABEL org.opencontainers.image.description="Fills a shared cache with the image-caption dataset intro/flickr8k before a training run" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.source="$SOURCE" \
+      org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
