@@ -5,11 +5,15 @@ VENV ?= .venv
 TORCH_INDEX_URL ?=
 TORCH_BUILD ?= cpu
 DATA ?=
+# The container image: its name, what builds it (docker, podman or buildah; empty: whichever works), what it stands on.
+IMAGE ?= step37-flickr8k
+ENGINE ?=
+BASE_IMAGE ?= docker.io/library/python:3.11-slim-bookworm
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint types bench bench-barrier bench-fetch format clean
+.PHONY: help demo test test-slow image test-image clean-image lint types bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,10 +37,25 @@ test: $(STAMP) ## all tests but the slow ones, with coverage
 test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late
 	$(BIN)/python -m pytest -m slow
 
+image test-image clean-image: export IMAGE := $(IMAGE)
+image test-image clean-image: export ENGINE := $(ENGINE)
+image test-image clean-image: export BASE_IMAGE := $(BASE_IMAGE)
+image: export TORCH_INDEX_URL := $(TORCH_INDEX_URL)
+
+image: ## the container image, by docker, podman or buildah; TORCH_INDEX_URL, BASE_IMAGE, IMAGE and ENGINE choose
+	tools/image build
+
+test-image: $(STAMP) ## the image in real containers of podman, as root: users, read-only, SIGTERM, four ranks; what its layers take
+	tests/image/install
+	$(BIN)/python -m pytest tests/image
+
+clean-image: ## remove the image and all that building it left
+	tools/image clean
+
 lint: $(STAMP) ## ruff and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck .ci/run
+	$(BIN)/shellcheck .ci/run tools/image tests/image/install tests/image/stand-in-base
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy

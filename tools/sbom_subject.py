@@ -1,4 +1,4 @@
-"""Make syft's CycloneDX list of a file system the SBOM of the image: the project is its subject, and equal contents give equal bytes.
+"""Make syft's CycloneDX list the SBOM of the image: the project is its subject, and equal contents give equal bytes.
 
 Reads the list from standard input and writes the SBOM to standard output: sbom_subject.py NAME VERSION LICENCE
 """
