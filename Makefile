@@ -11,9 +11,11 @@ ENGINE ?=
 BASE_IMAGE ?= docker.io/library/python:3.11-slim-bookworm
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LINT_VENV ?= .venv-lint
+LINT_STAMP := $(LINT_VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow image test-image clean-image lint types bench bench-barrier bench-fetch format clean
+.PHONY: help demo test test-slow image test-image clean-image lint-image requirements lint types bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,10 +54,29 @@ test-image: $(STAMP) ## the image in real containers of podman, as root: users, 
 clean-image: ## remove the image and all that building it left
 	tools/image clean
 
+$(LINT_STAMP): requirements/lint.txt
+	$(PYTHON) -m venv $(LINT_VENV)
+	$(LINT_VENV)/bin/python -m pip install --quiet --requirement requirements/lint.txt
+	touch $@
+
+lint-image: $(LINT_STAMP) ## hadolint and checkov on the Dockerfile, pip-audit on what the image holds
+	$(LINT_VENV)/bin/hadolint Dockerfile
+	$(LINT_VENV)/bin/checkov --file Dockerfile --framework dockerfile --skip-download --quiet --compact
+	tools/audit $(LINT_VENV)/bin/pip-audit
+
+PIN = $(LINT_VENV)/bin/uv pip compile --quiet --upgrade --no-annotate --python-version 3.11 --python-platform linux \
+	--custom-compile-command 'make requirements'
+
+requirements: $(LINT_STAMP) ## renew requirements/*.txt: what constraints.txt says, with hashes, and the newest of the tools
+	grep '^torch==' constraints.txt >requirements/torch.txt
+	$(PIN) --generate-hashes --constraint constraints.txt --extra parquet --output-file requirements/image.txt pyproject.toml requirements/torch-needs.in
+	$(PIN) --generate-hashes --output-file requirements/build.txt requirements/build.in
+	$(PIN) --output-file requirements/lint.txt requirements/lint.in
+
 lint: $(STAMP) ## ruff and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck .ci/run tools/image tests/image/install tests/image/stand-in-base
+	$(BIN)/shellcheck .ci/run tools/audit tools/image tests/image/install tests/image/stand-in-base
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
@@ -73,4 +94,4 @@ format: $(STAMP) ## let ruff write the files as `lint` wants them
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LINT_VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

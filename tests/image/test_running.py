@@ -37,7 +37,7 @@ def images(volume: Path) -> int:
 
 @pytest.mark.usefixtures("hub")
 def test_four_containers_are_four_ranks(containers: Containers, network: Network, volume: Path, dataset: Path) -> None:
-    """Early waiters wait for rank 0, which alone reaches the Hub; then the cache is warm for another user, and no Hub is asked."""
+    """Early waiters wait for rank 0, which alone reaches the Hub; then the cache is warm for another user, without a Hub."""
     job = Job(containers, network, volume)
     waiters = [job.start(rank, "warmup") for rank in (3, 2, 1)]
     for waiter in waiters:
