@@ -5,11 +5,17 @@ VENV ?= .venv
 TORCH_INDEX_URL ?=
 TORCH_BUILD ?= cpu
 DATA ?=
+# The container image: its name, what builds it (docker, podman or buildah; empty: whichever works), what it stands on.
+IMAGE ?= step37-flickr8k
+ENGINE ?=
+BASE_IMAGE ?= docker.io/library/python:3.11-slim-bookworm
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LINT_VENV ?= .venv-lint
+LINT_STAMP := $(LINT_VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-kill test-sharedfs test-slow test-slurm lint types bench bench-barrier bench-fetch format clean
+.PHONY: help demo test test-kill test-sharedfs test-slow test-slurm image test-image clean-image lint-image requirements lint types bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,13 +47,48 @@ test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late
 test-sharedfs: $(STAMP) ## the cache on late, full and failing FUSE mounts, and on a Linux NFS server with two clients; as root
 	tests/install user-mode-linux nfs-kernel-server nfs-common rpcbind busybox-static iproute2 fuse3
 	$(BIN)/python -m pytest tests/sharedfs
+
 test-slurm: $(STAMP) ## the SLURM scripts on a real cluster of 12 nodes on this machine; as root
 	tests/slurm/run '$(abspath $(BIN)/python)'
+
+image test-image clean-image: export IMAGE := $(IMAGE)
+image test-image clean-image: export ENGINE := $(ENGINE)
+image test-image clean-image: export BASE_IMAGE := $(BASE_IMAGE)
+image: export TORCH_INDEX_URL := $(TORCH_INDEX_URL)
+
+image: ## the container image, by docker, podman or buildah; TORCH_INDEX_URL, BASE_IMAGE, IMAGE and ENGINE choose
+	tools/image build
+
+test-image: $(STAMP) ## the image in real containers of podman, as root: users, read-only, SIGTERM, four ranks; what its layers take
+	tests/image/install
+	$(BIN)/python -m pytest tests/image
+
+clean-image: ## remove the image and all that building it left
+	tools/image clean
+
+$(LINT_STAMP): requirements/lint.txt
+	$(PYTHON) -m venv $(LINT_VENV)
+	$(LINT_VENV)/bin/python -m pip install --quiet --requirement requirements/lint.txt
+	touch $@
+
+lint-image: $(LINT_STAMP) ## hadolint and checkov on the Dockerfile, pip-audit on what the image holds
+	$(LINT_VENV)/bin/hadolint Dockerfile
+	$(LINT_VENV)/bin/checkov --file Dockerfile --framework dockerfile --skip-download --quiet --compact
+	tools/audit $(LINT_VENV)/bin/pip-audit
+
+PIN = $(LINT_VENV)/bin/uv pip compile --quiet --upgrade --no-annotate --python-version 3.11 --python-platform linux \
+	--custom-compile-command 'make requirements'
+
+requirements: $(LINT_STAMP) ## renew requirements/*.txt: what constraints.txt says, with hashes, and the newest of the tools
+	grep '^torch==' constraints.txt >requirements/torch.txt
+	$(PIN) --generate-hashes --constraint constraints.txt --extra parquet --output-file requirements/image.txt pyproject.toml requirements/torch-needs.in
+	$(PIN) --generate-hashes --output-file requirements/build.txt requirements/build.in
+	$(PIN) --output-file requirements/lint.txt requirements/lint.in
 
 lint: $(STAMP) ## ruff and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck .ci/run tests/install tests/sharedfs/nfs/run tests/sharedfs/nfs/init
+	$(BIN)/shellcheck .ci/run tests/install tools/audit tools/image tests/image/install tests/image/stand-in-base tests/sharedfs/nfs/run tests/sharedfs/nfs/init
 	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR slurm/*.sbatch slurm/*.sh slurm/chain tests/slurm/run tests/slurm/cluster
 
 types: $(STAMP) ## mypy, strict
@@ -66,4 +107,4 @@ format: $(STAMP) ## let ruff write the files as `lint` wants them
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LINT_VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

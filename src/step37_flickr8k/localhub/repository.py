@@ -164,9 +164,13 @@ def _backed(snapshot: Snapshot, store: Path) -> Snapshot:
 
 
 def _paths(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in os.walk(folder, onerror=_raise):  # else what can't be read would be served as empty
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(root, name) for name in names if not name.startswith(".") or name == ".gitattributes")
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _hash(folder: Path, source: Path) -> RepoFile:

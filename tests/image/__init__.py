@@ -1,0 +1,1 @@
+"""Tests of the container image, in real containers: `make test-image` runs them."""
