@@ -118,7 +118,7 @@ def test_wrong_settings_are_one_line(
     containers: Containers, arguments: list[str], environment: dict[str, str], named: str
 ) -> None:
     """Exit code 2, and one line that names what is wrong."""
-    done = containers.run(*arguments, **environment)
+    done = containers.run(*arguments, options=(), **environment)
     assert (done.returncode, done.stdout) == (2, "")
     assert named in done.stderr
     assert len(done.stderr.splitlines()) == 1
