@@ -61,6 +61,9 @@ def copy(tmp_path: Path) -> Iterator[Copy]:
 @pytest.mark.timeout(600)
 def test_two_builds_of_one_commit_are_one_layer(copy: Copy) -> None:
     """The project built again elsewhere, from files of other times and with nothing of a cache, is the same layer."""
+    head = call("git", "-C", str(ROOT), "rev-parse", "HEAD").stdout.strip()
+    revision = inspect(IMAGE)["Config"]["Labels"]["org.opencontainers.image.revision"]
+    assert revision.startswith(head), "the image is of another commit: run make image first"
     copy.edit("Dockerfile", r"^(FROM (inventory AS project|runtime))$", r"\1\nLABEL step37.test=again")
     assert "Successfully built step37-flickr8k" in copy.build().stdout
     ours = inspect(IMAGE)["RootFS"]["Layers"]
