@@ -33,7 +33,7 @@ del sys.path[0]
 package = sys.modules["step37_flickr8k"] = types.ModuleType("step37_flickr8k")
 package.__path__ = [sys.argv[1]]
 from step37_flickr8k.workers import serve
-serve(sys.argv[2], sys.argv[3])
+serve(sys.argv[2], sys.argv[3], int(sys.argv[4]))
 """
 _FEW = 4  # files that are sooner done here than by a process that must start first
 _SLOW = 0.005  # s for writing a file: a shared file system, for which many may wait at once
@@ -134,7 +134,7 @@ class Workers:
         return done
 
     def _launch(self) -> "subprocess.Popen[bytes]":
-        where = [str(Path(__file__).parent), str(self.folder.root), self.folder.split]
+        where = [str(Path(__file__).parent), str(self.folder.root), self.folder.split, str(os.getpid())]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         process = subprocess.Popen([sys.executable, "-c", _START, *where], **pipes)  # type: ignore[call-overload]  # noqa: S603
         _widen(process.stdin)
@@ -155,8 +155,9 @@ class Workers:
 class _Hands:
     """What does the jobs, in a worker or here."""
 
-    def __init__(self, folder: CacheFolder) -> None:
+    def __init__(self, folder: CacheFolder, served: int | None = None) -> None:
         self._folder = folder
+        self._served = served
         self._slow = False
         self._writers: ThreadPoolExecutor | None = None
 
@@ -187,6 +188,8 @@ class _Hands:
             return Done()
         if job.digest and digest_of_bytes(job.content, job.digest) != job.digest:
             return Done(wrong=True)
+        if self._served not in {None, os.getppid()}:
+            os._exit(1)  # who is served was killed: the next run may have swept the folder already
         try:
             self._folder.put(job.path, job.content)
         except Step37Error as error:
@@ -228,12 +231,12 @@ def _value(done: Done) -> dict[str, Any] | None:
     return {"flaw": done.flaw, "error": done.error and as_value(done.error), "wrong": done.wrong}
 
 
-def serve(root: str, split: str) -> None:
-    """Be a worker, until the pipe ends."""
+def serve(root: str, split: str, served: int) -> None:
+    """Be a worker of the process ``served``, until the pipe ends."""
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole job; the end of the pipe is what ends this
         signal.signal(number, signal.SIG_IGN)
     warm_up()
-    hands = _Hands(CacheFolder(Path(root), split))
+    hands = _Hands(CacheFolder(Path(root), split), served)
     for line in sys.stdin.buffer:
         jobs = [
             Job(Path(path), name, None if size is None else sys.stdin.buffer.read(size), digest)
