@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -32,29 +33,47 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, An
 
 @contextlib.contextmanager
 def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    """Serve connections in a thread; give the port."""
-    loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0.05))
+    """Serve connections in a thread; give the port. In the end every connection is closed, whatever it was at."""
+    started: Future[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closed(writer):
+            await serve(reader, writer)
+
+    async def main() -> None:
+        server = await asyncio.start_server(served, "127.0.0.1", 0, ssl=tls)
+        stopping = asyncio.Event()
+        started.set_result((server.sockets[0].getsockname()[1], asyncio.get_running_loop(), stopping))
+        await stopping.wait()
         server.close()
-        loop.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    port, loop, stopping = started.result(10)
+    try:
+        yield port
+    finally:
+        loop.call_soon_threadsafe(stopping.set)
+        thread.join()
+
+
+@contextlib.contextmanager
+def closed(writer: asyncio.StreamWriter) -> Iterator[None]:
+    """End a connection when its block ends: in good order after what was written, at once when cancelled."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        writer.transport.abort()
+        raise
+    finally:
+        writer.close()
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError, ssl.SSLError):
+    with contextlib.suppress(OSError, ssl.SSLError), closed(writer):
         while block := await reader.read(1 << 16):
             writer.write(block)
             await writer.drain()
-    writer.close()
 
 
 def to(port: int, seen: list[bytes] | None = None) -> Serve:
@@ -65,8 +84,9 @@ def to(port: int, seen: list[bytes] | None = None) -> Serve:
         if seen is not None:
             seen.append(first)
         there, back = await asyncio.open_connection("127.0.0.1", port)
-        back.write(first)
-        await asyncio.gather(pump(reader, back), pump(there, writer))
+        with closed(back):
+            back.write(first)
+            await asyncio.gather(pump(reader, back), pump(there, writer))
 
     return serve
 
@@ -243,7 +263,6 @@ def test_a_link_to_another_origin_sees_no_token() -> None:
             head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{link}\r\n"
             writer.write(head.encode() + body)
             await writer.drain()
-            writer.close()
 
         return serve
 

@@ -219,7 +219,6 @@ def lying_hub(tree: list[dict[str, Any]], content: bytes = b"") -> Callable[...,
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         writer.write(head.encode() + body)
         await writer.drain()
-        writer.close()
 
     return serve
 

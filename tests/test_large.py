@@ -59,14 +59,12 @@ async def hub(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Non
         async for block in metadata():
             writer.write(block)
             await writer.drain()
-        writer.close()
         return
     else:
         body = json.dumps({"id": "intro/flickr8k", "sha": COMMIT}).encode()
     head = f"HTTP/1.1 200 OK\r\n{link}Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     writer.write(head.encode() + body)
     await writer.drain()
-    writer.close()
 
 
 async def _size_and_blob() -> tuple[int, str]:
