@@ -2,7 +2,8 @@
 
 `make bench-fetch`, or `make bench-fetch DATA=<folder>` for photographs of your own (a folder with `train/*.jpg`). Every way runs
 in turn, as a process of its own, on the same server: seconds are medians of the runs, CPU and memory the kernel's own figures
-of the process. Ours ends with all of it on the disk (one syncfs); the other ways leave that to the kernel. A second table lets a Hub with faults answer every tenth request wrongly.
+of the process. Ours ends with all of it on the disk (one syncfs); the other ways leave that to the kernel. A second table lets
+a Hub with faults answer every tenth request wrongly.
 """
 
 import argparse
