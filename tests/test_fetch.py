@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from step37_flickr8k.errors import AccessDenied, FetchFailed, FolderFull, LeaseLost
-from step37_flickr8k.fetch import Arrived, Source, Tally, fetch
+from step37_flickr8k.fetch import fetch
 from step37_flickr8k.folder import CacheFolder, digest_of
+from step37_flickr8k.landing import Arrived
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.plan import RemoteFile
 from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.wire import Source, Tally
 from step37_flickr8k.workers import Workers
 
 

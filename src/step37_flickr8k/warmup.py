@@ -19,7 +19,6 @@ from step37_flickr8k.errors import (
     Step37Error,
     TransientError,
 )
-from step37_flickr8k.fetch import Tally
 from step37_flickr8k.filling import Filling, result_of
 from step37_flickr8k.folder import CacheFolder
 from step37_flickr8k.group import Group, Patience, Progress, share
@@ -40,6 +39,7 @@ from step37_flickr8k.record import (
 )
 from step37_flickr8k.settings import WarmupSettings
 from step37_flickr8k.survey import MANY, Surveyor, Task
+from step37_flickr8k.wire import Tally
 from step37_flickr8k.workers import Workers
 from step37_flickr8k.world import World
 
