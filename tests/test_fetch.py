@@ -179,6 +179,24 @@ def test_what_progress_raises_ends_the_fetch(fetching: Fetching) -> None:
     fetching.assert_nothing_torn()
 
 
+def test_a_large_file_cut_short_leaves_nothing_torn(hub: LocalHub, cache: Path) -> None:
+    """A large file that is half written when the fetch ends is deleted."""
+    (hub.folder / "train" / "big.jpg").write_bytes(os.urandom(5 << 20))
+    hub.refresh()
+    hub.faults.add(Fault.stall(60, path="train/big.jpg", at=0.5))
+    fetching = Fetching(hub, cache)
+    fetching.settings["read_timeout"] = 60
+    fetching.files = [file for file in fetching.files if file.name == "big.jpg"]
+
+    def refuse(state: str, **_: float) -> None:
+        if list(fetching.folder.files.glob(".*")):
+            raise LeaseLost(state)
+
+    with pytest.raises(LeaseLost):
+        fetching.run(progress=refuse)
+    fetching.assert_nothing_torn()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="it mounts a small file system: run the tests as root, in a container for example")
 @pytest.mark.parametrize("size", [50_000, 5 << 20], ids=["whole", "in blocks"])
 def test_a_full_disk_in_mid_file_is_said_as_such(hub: LocalHub, tmp_path: Path, size: int) -> None:
