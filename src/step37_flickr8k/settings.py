@@ -31,10 +31,8 @@ __all__ = [
 log = logging.getLogger("step37_flickr8k")
 
 PREFIX = "STEP37_"
-_OTHERS = {
-    "STEP37_RUN_ID",
-    "STEP37_SETTINGS",
-}  # known, but no field: the first belongs to the world, the second names a file
+# known, but no fields: two belong to the world, the third names a file
+_OTHERS = {"STEP37_RUN_ID", "STEP37_NODE_NAME", "STEP37_SETTINGS"}
 _TRUE = {"1", "on", "yes", "true"}
 _SECRET = {"token", "headers"}
 _SELECTION = {"repo_id", "revision", "split", "sample_count", "caption_key", "cache_dir", "bad_images"}
