@@ -165,7 +165,9 @@ class WarmupSettings(BaseModel):
         "auto", description="`auto` draws a bar on a terminal and writes lines elsewhere"
     )
     report: Annotated[Path | None, AfterValidator(lambda p: p and p.expanduser())] = Field(
-        None, description="file that rank 0 writes its JSON report to, besides printing it"
+        None,
+        description="file that rank 0 writes its JSON report to, besides printing it; one called `termination-log`, a pod's "
+        "message, gets at most 4,096 bytes",
     )
 
 
