@@ -136,7 +136,7 @@ def test_a_pods_message_is_the_report_within_what_kubernetes_keeps(
 
 
 def test_a_long_message_is_shortened_where_it_is_long() -> None:
-    """Of 4,000 ranks the silent ones stay, of skipped images and of the error's text the beginning; "cut" names what isn't whole."""
+    """Silent ranks stay, of skipped images and of the message the beginning; "cut" names what isn't whole."""
     ranks = {str(rank): {"ok": None if rank == 1234 else True, "host": f"n{rank}/warmup-{rank}"} for rank in range(4000)}
     skipped = {f"{number:04}.jpg": "truncated" for number in range(500)}
     report = {"ok": False, "message": "é" * 5000, "ranks": ranks, "skipped": skipped, "exit_code": 75}
