@@ -422,6 +422,18 @@ def test_node_local_folders_have_one_downloader_each(
     assert {record["commit"] for record in records} == {hub.commit}
 
 
+def test_a_late_rank_of_a_node_needs_rank_0_for_the_commit_alone(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+    """With a pinned commit it fills its folder when all others are gone; otherwise this run's record there will do."""
+    job = ranks(2, STEP37_CACHE_SCOPE="node", STEP37_RUN_ID="uid-1", STEP37_HEARTBEAT_TIMEOUT="1", STEP37_ARRIVAL_TIMEOUT="60")
+    job.start_command(1, "warmup", "--cache-dir", str(cache), "--revision", hub.commit)
+    assert job.wait() == {1: 0}
+    assert len(hub.file_requests()) == 13
+    hub.clear_requests()
+    job.start_command(1, "warmup", "--cache-dir", str(cache))
+    assert job.wait() == {1: 0}
+    assert not hub.requests
+
+
 def call_on_node(rank: int, arguments: dict[str, Any]) -> int:
     """Call the loader where the cache folder is this rank's node's: ranks 0 and 1 share one, 2 and 3 another."""
     time.sleep(arguments["late"].get(rank, 0))
