@@ -358,6 +358,25 @@ def test_the_documents_own_overlay_is_one(mine: Callable[[str], list[Value]]) ->
     assert find(objects, "PersistentVolume")["spec"]["csi"]["volumeAttributes"]["server"] == "nfs.mycompany.com"
 
 
+def test_the_initializer_of_kubeflow_is_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a Job that JobSet makes an indexed one, the documents' container has valid settings and waits for nobody."""
+    text = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(replicatedJobs:.*?)```", text, re.DOTALL)
+    job = yaml.safe_load(example)["replicatedJobs"][0]["template"]
+    (container,) = containers(job)
+    environ = {"JOB_COMPLETION_INDEX": "0"} | {each["name"]: each["value"] for each in container["env"]}
+    become(environ, monkeypatch)
+    assert World.from_environment(environ).size == 1
+    settings = cli._load(cli._parser().parse_args(container["args"])).settings
+    assert str(settings.cache_dir) == container["volumeMounts"][0]["mountPath"]
+
+
+def test_the_readme_names_the_image_that_the_manifests_run() -> None:
+    """Who follows its three lines loads the image under the name that the pods ask for."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"step37-flickr8k:(\d[\w.]*)", readme)) == {__version__}
+
+
 def test_two_warmups_live_in_one_namespace(mine: Callable[[str], list[Value]]) -> None:
     """With a prefix or suffix all names differ, and the ranks still meet: the Service follows its Job."""
     for change in ("namePrefix: vqa-", "nameSuffix: -vqa"):
