@@ -354,9 +354,10 @@ def test_a_warm_cache_on_a_read_only_mount_is_read(hub: LocalHub, cache: Path, m
 def test_a_folder_that_is_not_shared_is_said_with_the_ranks(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
     """Each rank with a folder of its own: every rank ends as NotVisible, which names those that don't see it, and the remedy."""
     cache.mkdir()
-    outcomes = ranks(3, STEP37_VISIBILITY_TIMEOUT="1").start_group(call_in_namespace, {"bind": str(cache)}).outcomes()
+    job = ranks(3, STEP37_VISIBILITY_TIMEOUT="1", STEP37_NODE_NAME="n7")
+    outcomes = job.start_group(call_in_namespace, {"bind": str(cache)}).outcomes()
     assert {type(outcome) for outcome in outcomes} == {errors.NotVisible}, outcomes
-    assert all("rank 1 on" in str(o) and "rank 2 on" in str(o) and "all nodes share" in str(o) for o in outcomes)
+    assert all("rank 1 on n7/" in str(o) and "rank 2 on n7/" in str(o) and "all nodes share" in str(o) for o in outcomes)
     assert max(served(hub).values()) == 1
 
 

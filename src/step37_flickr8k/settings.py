@@ -4,6 +4,7 @@ Strongest first: command line, ``STEP37_*`` variables, settings file, the Hub's 
 defaults.
 """
 
+import contextlib
 import json
 import logging
 import re
@@ -301,8 +302,9 @@ def _hub_layer(environ: Mapping[str, str]) -> _Layer:
     elif environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() not in _TRUE:
         home = environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
         path = Path(environ.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
-        if path.is_file():
-            values["token_file"], origins["token_file"] = path, "huggingface_hub's login"
+        with contextlib.suppress(PermissionError):  # another user's home, or HF_HOME as `hf auth login` leaves it
+            if path.is_file():
+                values["token_file"], origins["token_file"] = path, "huggingface_hub's login"
     return _Layer(values, lambda name: origins[name])
 
 
