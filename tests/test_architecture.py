@@ -20,6 +20,7 @@ ORDER = (
     ("cli",),
     ("__init__",),
     ("flickr8k_loader",),
+    ("rendezvous",),
     ("warmup",),
     ("filling",),
     ("survey",),
@@ -41,7 +42,7 @@ ORDER = (
     ("localhub",),
 )
 ONLY = {
-    "torch": {"group"},
+    "torch": {"rendezvous"},
     "huggingface_hub": {"hub"},
     "hf_xet": {"localhub"},
     "PIL": {"images"},

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k import group as group_module
+from step37_flickr8k import rendezvous
 from step37_flickr8k.errors import (
     CallMismatch,
     EmptySelection,
@@ -453,6 +453,6 @@ def test_unknown_errors_of_rank_zero_are_named() -> None:
 
 def test_no_process_group_means_rank_zero_and_no_barrier() -> None:
     """Without an initialised process group there is no group, this is rank 0, and the barrier is a no-op."""
-    assert group_module.current_group() is None
-    assert group_module.is_rank_zero()
-    group_module.barrier()
+    assert rendezvous.current_group() is None
+    assert rendezvous.is_rank_zero()
+    rendezvous.barrier()

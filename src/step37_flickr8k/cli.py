@@ -73,7 +73,7 @@ def _warmup(parsed: argparse.Namespace) -> int:
     _set_up_logging(settings, world)
     log.info("%s, step37-flickr8k %s, %s split %s", world.describe(), __version__, settings.repo_id, settings.split)
 
-    from step37_flickr8k.group import job_group  # noqa: PLC0415 - whatever is wrong so far is said before anything heavy loads
+    from step37_flickr8k.rendezvous import job_group  # noqa: PLC0415 - whatever is wrong so far is said before anything heavy loads
     from step37_flickr8k.warmup import Warmup  # noqa: PLC0415
 
     gc.freeze()  # what is loaded by now stays: looking through it again and again costs a twentieth of the fetch

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
-from step37_flickr8k.group import Group, barrier, current_group, is_rank_zero
+from step37_flickr8k.group import Group
+from step37_flickr8k.rendezvous import barrier, current_group, is_rank_zero
 from step37_flickr8k.settings import WarmupSettings, library_settings
 from step37_flickr8k.world import World
 
