@@ -278,15 +278,10 @@ def test_silence_is_a_lost_rank_zero() -> None:
 
 def test_a_thawed_rank_zero_adopts_what_stands() -> None:
     """A rank 0 that was given up while it was frozen ends as lost, too, and its work is told to end."""
-    ranks, begun = Ranks(2), threading.Event()
-
-    def work(progress: Progress) -> dict[str, Any]:
-        begun.set()
-        return until_stopped(progress)
-
-    thread = ranks.start(0, work)
-    begun.wait(5)
+    ranks = Ranks(2)
+    thread = ranks.start(0, until_stopped)
     store = FakeStore(ranks.server)
+    assert store.wait("step37/job/0/nonce", 20)
     nonce = store.get("step37/job/0/nonce")
     store.compare_set(f"step37/job/0/{nonce}/word/2", "", json.dumps({"kind": "lost", "message": "given up by rank 1"}))
     thread.join(20)
@@ -321,14 +316,9 @@ def test_waiters_follow_a_rank_zero_that_starts_anew() -> None:
 
 def test_an_earlier_rank_zero_that_lives_on_is_told_that_it_was_replaced() -> None:
     """Of two rank 0s of one call the newer counts; the older one's work ends."""
-    ranks, begun = Ranks(2), threading.Event()
-
-    def work(progress: Progress) -> dict[str, Any]:
-        begun.set()
-        return until_stopped(progress)
-
-    old = ranks.start(0, work)
-    begun.wait(5)
+    ranks = Ranks(2)
+    old = ranks.start(0, until_stopped)
+    assert FakeStore(ranks.server).wait("step37/job/0/nonce", 20)  # else the newer one might begin first
     newer = Ranks(2, ranks.server)
     threads = [newer.start(rank, lambda _: {"attempt": 2}) for rank in range(2)]
     for thread in (old, *threads):

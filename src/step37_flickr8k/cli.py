@@ -22,6 +22,8 @@ __all__ = ["main", "run"]
 log = logging.getLogger("step37_flickr8k")
 
 _LINE_EVERY = 5.0  # s between two lines of progress
+_MESSAGE = "termination-log"  # Kubernetes' name of the file that becomes a pod's termination message
+_MESSAGE_SIZE = 4096  # bytes that it keeps, the last ones: half a JSON object
 _EXITS = """exit codes: 0 done; 2 configuration: change something first; 75 transient: run it again;
 76 rank 0 was lost or never met: start this rank again; 143 ended by SIGTERM; 1 a bug."""
 
@@ -31,6 +33,7 @@ def main() -> NoReturn:
 
     At once: a thread that waits in torch's store would abort the interpreter's own shutdown and spoil the exit code.
     """
+    signal.signal(signal.SIGTERM, _on_sigterm)  # the kernel doesn't end a container's process 1 that has no handler
     code = run()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -64,7 +67,6 @@ def _say(error: BaseException) -> None:
 
 
 def _warmup(parsed: argparse.Namespace) -> int:
-    signal.signal(signal.SIGTERM, _on_sigterm)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is said by us, in one line, not in C++ stack frames
     settings = _load(parsed).settings
     world = World.from_environment(os.environ)
@@ -242,11 +244,28 @@ def _write_report(report: dict[str, Any], file: Path | None) -> None:
     if file is not None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text + "\n", encoding="utf-8")
+            file.write_text(_abridged(report) if file.name == _MESSAGE else text + "\n", encoding="utf-8")
         except OSError as error:
             log.error(  # noqa: TRY400 - the reason is enough
                 "the report can't be written to %s: %s", file, error.strerror
             )
+
+
+def _abridged(report: dict[str, Any]) -> str:
+    """Give the report as JSON that Kubernetes doesn't cut: the longest parts are shortened, and "cut" names them."""
+    parts = dict(report)
+    while len(text := json.dumps(parts)) > _MESSAGE_SIZE:
+        name = max(parts, key=lambda name: len(json.dumps(parts[name])))
+        parts |= {name: _less(parts[name]), "cut": sorted({*parts.get("cut", []), name})}
+    return text
+
+
+def _less(value: Any) -> Any:
+    """Give half of a text or a mapping; of ranks, first only those that didn't say ok."""
+    if isinstance(value, str):
+        return value[: len(value) // 2]
+    telling = {k: v for k, v in value.items() if not (isinstance(v, dict) and v.get("ok"))}
+    return telling if len(telling) < len(value) else dict([*value.items()][: len(value) // 2])
 
 
 def _set_up_logging(settings: Any, world: World) -> None:
