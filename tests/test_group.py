@@ -1,5 +1,6 @@
 """Rank zero first, with many ranks as threads over a fake store."""
 
+import itertools
 import json
 import logging
 import threading
@@ -259,7 +260,7 @@ def silent_rank_zero(ranks: Ranks, words: int) -> str:
     store.set("step37/job/0/nonce", nonce)
     for word in range(1, words + 1):
         store.set(f"step37/job/0/{nonce}/word/{word}", json.dumps({"kind": "beat", "state": "fetching"}))
-    store.wait("step37/job/0/arrival/1", 5)
+    store.wait("step37/job/0/arrival/1", 20)
     store.set("step37/job/0/answer/1", json.dumps({"nonce": nonce, "word": words}))
     return f"step37/job/0/{nonce}/word/{words + 1}"
 
@@ -271,7 +272,7 @@ def test_silence_is_a_lost_rank_zero() -> None:
     next_word = silent_rank_zero(ranks, 3)
     start = time.monotonic()
     waiter.join(20)
-    assert 0.5 < time.monotonic() - start < 3
+    assert 0.5 < time.monotonic() - start < 15
     assert isinstance(ranks.outcomes[1], RankZeroLost)
     assert json.loads(ranks.server.values[next_word])["kind"] == "lost"
 
@@ -283,7 +284,9 @@ def test_a_thawed_rank_zero_adopts_what_stands() -> None:
     store = FakeStore(ranks.server)
     assert store.wait("step37/job/0/nonce", 20)
     nonce = store.get("step37/job/0/nonce")
-    store.compare_set(f"step37/job/0/{nonce}/word/2", "", json.dumps({"kind": "lost", "message": "given up by rank 1"}))
+    lost = json.dumps({"kind": "lost", "message": "given up by rank 1"})
+    words = (f"step37/job/0/{nonce}/word/{number}" for number in itertools.count(1))
+    next(word for word in words if store.compare_set(word, "", lost) == lost)  # the first that it hasn't said yet
     thread.join(20)
     assert isinstance(ranks.outcomes[0], RankZeroLost)
     assert "given up by rank 1" in str(ranks.outcomes[0])
@@ -305,7 +308,7 @@ def test_waiters_follow_a_rank_zero_that_starts_anew() -> None:
     store.set("step37/job/0/nonce", "dead")
     store.set("step37/job/0/dead/word/1", json.dumps({"kind": "beat", "state": "fetching"}))
     for number in (1, 2):
-        assert store.wait(f"step37/job/0/arrival/{number}", 5)
+        assert store.wait(f"step37/job/0/arrival/{number}", 20)
         store.set(f"step37/job/0/answer/{number}", json.dumps({"nonce": "dead", "word": 1}))
     time.sleep(0.2)
     threads.append(ranks.start(0, lambda _: {"attempt": 2}))
@@ -333,7 +336,7 @@ def test_a_lost_store_loses_rank_zero_at_once_where_it_cannot_be_mended() -> Non
     waiter = ranks.start(1, never, patience=Patience(arrival=60, heartbeat=30))
     silent_rank_zero(ranks, 1)
     ranks.server.die()
-    waiter.join(5)
+    waiter.join(20)
     assert isinstance(ranks.outcomes[1], RankZeroLost)
 
 
