@@ -1,5 +1,6 @@
 """The fetch under faults: every byte right, every fault counted, nothing torn."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -12,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k.errors import AccessDenied, FetchFailed, FolderFull, LeaseLost
+from step37_flickr8k import workers
+from step37_flickr8k.errors import AccessDenied, FetchFailed, FolderFull, FolderNotUsable, LeaseLost
 from step37_flickr8k.fetch import fetch
 from step37_flickr8k.folder import CacheFolder, digest_of
-from step37_flickr8k.landing import Arrived
+from step37_flickr8k.landing import Arrived, Landing
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.plan import RemoteFile
 from step37_flickr8k.settings import WarmupSettings
@@ -37,11 +39,11 @@ class Fetching:
 
     def run(self, land: Callable[[Sequence[Arrived]], None] | None = None, progress: Any = None) -> Tally:
         url = f"{self.hub.endpoint}/datasets/intro/flickr8k/resolve/{self.hub.commit}/train"
-        with contextlib.closing(Workers(self.folder)) as workers:
+        with contextlib.closing(Workers(self.folder)) as hands:
             return fetch(
                 self.files,
                 Source(base=f"{url}/", headers={"Authorization": "Bearer hf_x"}),
-                workers,
+                hands,
                 land or self.publish,
                 settings=WarmupSettings(**self.settings),
                 progress=progress or (lambda state, **numbers: self.told.append({"state": state, **numbers})),
@@ -162,6 +164,70 @@ def test_an_interrupt_ends_within_two_seconds_with_nothing_torn(fetching: Fetchi
         fetching.run()
     assert time.monotonic() - start < 2.5
     fetching.assert_nothing_torn()
+
+
+@pytest.fixture
+def _endless_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers take for ever to decode a picture."""
+    hangs = "import time\nfrom step37_flickr8k import workers\nworkers.why_undecodable = lambda *_: time.sleep(600)\nserve(sys"
+    monkeypatch.setattr(workers, "_START", workers._START.replace("serve(sys", hangs))
+    monkeypatch.setattr(workers, "_FEW", 0)
+
+
+@pytest.mark.usefixtures("_endless_decoding")
+def test_an_error_does_not_wait_for_decoders(fetching: Fetching) -> None:
+    """Where files land an error kills the workers in the midst of a batch, and what they have written is deleted."""
+
+    class Enough(Exception):
+        pass
+
+    async def fail_meanwhile(hands: Workers) -> None:
+        with Landing(hands, fetching.publish) as landing:
+            for file in fetching.files:
+                landing.hand_over(file, bytearray((fetching.hub.folder / "train" / file.name).read_bytes())).cancel()
+            while not list(fetching.folder.files.glob(".*")):  # noqa: ASYNC110 - it's a file system that is waited for
+                await asyncio.sleep(0.01)
+            raise Enough
+
+    with contextlib.closing(Workers(fetching.folder)) as hands, pytest.raises(Enough):
+        asyncio.run(fail_meanwhile(hands))
+    fetching.assert_nothing_torn()
+
+
+@pytest.mark.usefixtures("_endless_decoding")
+def test_an_interrupt_does_not_wait_for_decoders(fetching: Fetching) -> None:
+    """Ctrl-C while large pictures are decoded ends the workers, too, with nothing torn."""
+    interrupted = []
+
+    def interrupt(*_: str, **__: float) -> None:
+        if list(fetching.folder.files.glob(".*")) and not interrupted:
+            interrupted.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fetching.run(progress=interrupt)
+    assert time.monotonic() - interrupted[0] < 4  # it would wait 2 s for the fetch and then 5 s for the workers
+    fetching.assert_nothing_torn()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it mounts a small file system: run the tests as root, in a container for example")
+def test_a_file_system_that_turns_read_only_ends_the_fetch(hub: LocalHub, tmp_path: Path) -> None:
+    """Where neither a rename nor the deletion of what was written succeeds any more the error comes through, at once."""
+    turning = tmp_path / "turning"
+    turning.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", turning], check=True)
+    try:
+        fetching = Fetching(hub, turning)
+        fetching.files = fetching.files[:1]
+
+        def land(batch: Sequence[Arrived]) -> None:
+            subprocess.run(["mount", "-o", "remount,ro", turning], check=True)
+            fetching.publish(batch)
+
+        with pytest.raises(FolderNotUsable, match="Read-only file system"):
+            fetching.run(land)
+    finally:
+        subprocess.run(["umount", turning], check=True)
 
 
 def test_what_progress_raises_ends_the_fetch(fetching: Fetching) -> None:
