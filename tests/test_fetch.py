@@ -115,6 +115,27 @@ def test_a_used_up_quota_is_waited_for(fetching: Fetching) -> None:
     assert any(told["state"].startswith("waiting for quota") for told in fetching.told)
 
 
+def test_a_429_that_does_not_say_how_long_is_a_try(fetching: Fetching, caplog: pytest.LogCaptureFixture) -> None:
+    """A proxy that refuses for ever, without a word on when to come again, uses up the tries, and that is said once."""
+    caplog.set_level("INFO")
+    fetching.settings["attempts"] = 3
+    fetching.hub.faults.add(Fault.status(429, path="train/0003.jpg", kind="resolve"))
+    with pytest.raises(FetchFailed, match=r"1 of 12 files.*0003\.jpg \(429 \(3 tries\)\)"):
+        fetching.run()
+    assert [record.message for record in caplog.records if "429" in record.message] == [
+        "the Hub wants fewer requests (429) and doesn't say how long to wait: each counts as a try"
+    ]
+
+
+@pytest.mark.parametrize("location", ["http://[bad/", "http://h:99999999/", "http://xn--/"])
+def test_a_redirect_to_no_address_is_a_failure_of_the_file(fetching: Fetching, location: str) -> None:
+    """An address that can't be is named with the file, and the other files come."""
+    fetching.hub.faults.add(Fault.redirect(location, path="train/0003.jpg", kind="resolve"))
+    with pytest.raises(FetchFailed, match=r"1 of 12 files.*0003\.jpg \(redirected to 'http://.*, which is no address"):
+        fetching.run()
+    assert len(list(fetching.folder.files.iterdir())) == 11
+
+
 def test_what_fails_for_good_is_named_and_the_rest_comes(fetching: Fetching) -> None:
     """Failures are collected: at the end the error names the files and causes, and what came is kept."""
     fetching.settings["attempts"] = 2
@@ -197,7 +218,7 @@ def test_an_error_does_not_wait_for_decoders(fetching: Fetching) -> None:
 @pytest.mark.usefixtures("_endless_decoding")
 def test_an_interrupt_does_not_wait_for_decoders(fetching: Fetching) -> None:
     """Ctrl-C while large pictures are decoded ends the workers, too, with nothing torn."""
-    interrupted = []
+    interrupted: list[float] = []
 
     def interrupt(*_: str, **__: float) -> None:
         if list(fetching.folder.files.glob(".*")) and not interrupted:

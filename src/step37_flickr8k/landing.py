@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from step37_flickr8k.errors import Step37Error
 from step37_flickr8k.plan import METADATA, RemoteFile
@@ -49,7 +49,7 @@ class Landing:
         self._busy, self._limit = 0, _FEW  # threads at work on them
         self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="step37-writer")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Landing":  # noqa: PYI034 - Python 3.10 has no Self
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
