@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -134,6 +135,23 @@ def test_a_redirect_to_no_address_is_a_failure_of_the_file(fetching: Fetching, l
     with pytest.raises(FetchFailed, match=r"1 of 12 files.*0003\.jpg \(redirected to 'http://.*, which is no address"):
         fetching.run()
     assert len(list(fetching.folder.files.iterdir())) == 11
+
+
+def test_an_error_is_not_hidden_by_the_clearing_up(hub: LocalHub, cache: Path) -> None:
+    """SIGTERM in mid-download ends with 143 also where the folder can't be cleared up any more."""
+    hub.faults.add(Fault.stall(60, path="train/*.jpg"))
+    command = [sys.executable, "-m", "step37_flickr8k", "warmup", "--cache-dir", str(cache)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not any(request.repo_path.endswith(".jpg") for request in hub.requests):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        (cache / "train").rename(cache / "away")
+        (cache / "train").write_text("no folder")
+        process.terminate()
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 143, told
+    assert "what was unfinished stays until the next run" in told
 
 
 def test_what_fails_for_good_is_named_and_the_rest_comes(fetching: Fetching) -> None:
