@@ -240,6 +240,16 @@ def test_the_wait_counts_windows(requests: int, seconds: float) -> None:
     assert quota.wait(requests) == seconds
 
 
+@pytest.mark.parametrize(
+    "header", ['"resolvers";r=0;t=' + "9" * 5000, '"resolvers";r=' + "9" * 5000 + ";t=1", '"resolvers"'], ids=len
+)
+def test_a_quota_of_absurd_length_tells_nothing(header: str) -> None:
+    """Numbers that no Hub means are passed over, not computed with."""
+    assert Quota.told({"RateLimit": header}) is None
+    absurd = {"RateLimit": '"resolvers";r=1;t=2', "RateLimit-Policy": '"fixed window";"resolvers";q=' + "9" * 5000 + ";w=300"}
+    assert Quota.told(absurd) == Quota(1, 2, 1, 2)
+
+
 # --- the listing ----------------------------------------------------------------------------------------------------------------
 
 

@@ -1,9 +1,11 @@
 """The fetch under faults: every byte right, every fault counted, nothing torn."""
 
+import asyncio
 import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k.errors import AccessDenied, FetchFailed, FolderFull, LeaseLost
+from step37_flickr8k import workers
+from step37_flickr8k.errors import AccessDenied, FetchFailed, FolderFull, FolderNotUsable, LeaseLost
 from step37_flickr8k.fetch import fetch
 from step37_flickr8k.folder import CacheFolder, digest_of
-from step37_flickr8k.landing import Arrived
+from step37_flickr8k.landing import Arrived, Landing
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.plan import RemoteFile
 from step37_flickr8k.settings import WarmupSettings
@@ -37,11 +40,11 @@ class Fetching:
 
     def run(self, land: Callable[[Sequence[Arrived]], None] | None = None, progress: Any = None) -> Tally:
         url = f"{self.hub.endpoint}/datasets/intro/flickr8k/resolve/{self.hub.commit}/train"
-        with contextlib.closing(Workers(self.folder)) as workers:
+        with contextlib.closing(Workers(self.folder)) as hands:
             return fetch(
                 self.files,
                 Source(base=f"{url}/", headers={"Authorization": "Bearer hf_x"}),
-                workers,
+                hands,
                 land or self.publish,
                 settings=WarmupSettings(**self.settings),
                 progress=progress or (lambda state, **numbers: self.told.append({"state": state, **numbers})),
@@ -113,6 +116,44 @@ def test_a_used_up_quota_is_waited_for(fetching: Fetching) -> None:
     assert any(told["state"].startswith("waiting for quota") for told in fetching.told)
 
 
+def test_a_429_that_does_not_say_how_long_is_a_try(fetching: Fetching, caplog: pytest.LogCaptureFixture) -> None:
+    """A proxy that refuses for ever, without a word on when to come again, uses up the tries, and that is said once."""
+    caplog.set_level("INFO")
+    fetching.settings["attempts"] = 3
+    fetching.hub.faults.add(Fault.status(429, path="train/0003.jpg", kind="resolve"))
+    with pytest.raises(FetchFailed, match=r"1 of 12 files.*0003\.jpg \(429 \(3 tries\)\)"):
+        fetching.run()
+    assert [record.message for record in caplog.records if "429" in record.message] == [
+        "the Hub wants fewer requests (429) and doesn't say how long to wait: each counts as a try"
+    ]
+
+
+@pytest.mark.parametrize("location", ["http://[bad/", "http://h:99999999/", "http://xn--/"])
+def test_a_redirect_to_no_address_is_a_failure_of_the_file(fetching: Fetching, location: str) -> None:
+    """An address that can't be is named with the file, and the other files come."""
+    fetching.hub.faults.add(Fault.redirect(location, path="train/0003.jpg", kind="resolve"))
+    with pytest.raises(FetchFailed, match=r"1 of 12 files.*0003\.jpg \(redirected to 'http://.*, which is no address"):
+        fetching.run()
+    assert len(list(fetching.folder.files.iterdir())) == 11
+
+
+def test_an_error_is_not_hidden_by_the_clearing_up(hub: LocalHub, cache: Path) -> None:
+    """SIGTERM in mid-download ends with 143 also where the folder can't be cleared up any more."""
+    hub.faults.add(Fault.stall(60, path="train/*.jpg"))
+    command = [sys.executable, "-m", "step37_flickr8k", "warmup", "--cache-dir", str(cache)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not any(request.repo_path.endswith(".jpg") for request in hub.requests):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        (cache / "train").rename(cache / "away")
+        (cache / "train").write_text("no folder")
+        process.terminate()
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 143, told
+    assert "what was unfinished stays until the next run" in told
+
+
 def test_what_fails_for_good_is_named_and_the_rest_comes(fetching: Fetching) -> None:
     """Failures are collected: at the end the error names the files and causes, and what came is kept."""
     fetching.settings["attempts"] = 2
@@ -162,6 +203,70 @@ def test_an_interrupt_ends_within_two_seconds_with_nothing_torn(fetching: Fetchi
         fetching.run()
     assert time.monotonic() - start < 2.5
     fetching.assert_nothing_torn()
+
+
+@pytest.fixture
+def _endless_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers take for ever to decode a picture."""
+    hangs = "import time\nfrom step37_flickr8k import workers\nworkers.why_undecodable = lambda *_: time.sleep(600)\nserve(sys"
+    monkeypatch.setattr(workers, "_START", workers._START.replace("serve(sys", hangs))
+    monkeypatch.setattr(workers, "_FEW", 0)
+
+
+@pytest.mark.usefixtures("_endless_decoding")
+def test_an_error_does_not_wait_for_decoders(fetching: Fetching) -> None:
+    """Where files land an error kills the workers in the midst of a batch, and what they have written is deleted."""
+
+    class Enough(Exception):
+        pass
+
+    async def fail_meanwhile(hands: Workers) -> None:
+        with Landing(hands, fetching.publish) as landing:
+            for file in fetching.files:
+                landing.hand_over(file, bytearray((fetching.hub.folder / "train" / file.name).read_bytes())).cancel()
+            while not list(fetching.folder.files.glob(".*")):  # noqa: ASYNC110 - it's a file system that is waited for
+                await asyncio.sleep(0.01)
+            raise Enough
+
+    with contextlib.closing(Workers(fetching.folder)) as hands, pytest.raises(Enough):
+        asyncio.run(fail_meanwhile(hands))
+    fetching.assert_nothing_torn()
+
+
+@pytest.mark.usefixtures("_endless_decoding")
+def test_an_interrupt_does_not_wait_for_decoders(fetching: Fetching) -> None:
+    """Ctrl-C while large pictures are decoded ends the workers, too, with nothing torn."""
+    interrupted: list[float] = []
+
+    def interrupt(*_: str, **__: float) -> None:
+        if list(fetching.folder.files.glob(".*")) and not interrupted:
+            interrupted.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fetching.run(progress=interrupt)
+    assert time.monotonic() - interrupted[0] < 6  # it would wait 2 s for the fetch and then 5 s for the workers
+    fetching.assert_nothing_torn()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it mounts a small file system: run the tests as root, in a container for example")
+def test_a_file_system_that_turns_read_only_ends_the_fetch(hub: LocalHub, tmp_path: Path) -> None:
+    """Where neither a rename nor the deletion of what was written succeeds any more the error comes through, at once."""
+    turning = tmp_path / "turning"
+    turning.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", turning], check=True)
+    try:
+        fetching = Fetching(hub, turning)
+        fetching.files = fetching.files[:1]
+
+        def land(batch: Sequence[Arrived]) -> None:
+            subprocess.run(["mount", "-o", "remount,ro", turning], check=True)
+            fetching.publish(batch)
+
+        with pytest.raises(FolderNotUsable, match="Read-only file system"):
+            fetching.run(land)
+    finally:
+        subprocess.run(["umount", turning], check=True)
 
 
 def test_what_progress_raises_ends_the_fetch(fetching: Fetching) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from step37_flickr8k import cli, errors, prepare_flickr8k_samples
+from step37_flickr8k import cli, errors, filling, prepare_flickr8k_samples, workers
 from step37_flickr8k.images import why_undecodable
 from step37_flickr8k.localhub import LocalHub
 
@@ -126,3 +126,16 @@ def test_what_is_adopted_is_decoded_too(with_bad_ones: LocalHub, cache: Path) ->
     shutil.copytree(with_bad_ones.folder / "train", cache / "train")
     assert len(names(cache, None)) == 10
     assert not with_bad_ones.file_requests()
+
+
+def test_a_decoder_that_died_is_forgotten(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the decoder dies the call fails and may be tried again; on a machine where it lives no image is missing."""
+    assert hub.commit
+    with monkeypatch.context() as here:
+        here.setattr(filling, "MANY", 0)  # so that workers decode these few, too
+        dies = "lambda _, name: os.abort() if name == '0003.jpg' else None"
+        dies = f"from step37_flickr8k import workers\nimport os\nworkers.why_undecodable = {dies}\nserve(sys"
+        here.setattr(workers, "_START", workers._START.replace("serve(sys", dies))
+        with pytest.raises(errors.TransientError, match=r"0003\.jpg: the process that decodes it died twice \(Aborted\)"):
+            names(cache, None)
+    assert len(names(cache, None)) == 12

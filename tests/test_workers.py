@@ -1,6 +1,7 @@
 """Processes write and decode what has come; they may die without an image being lost or wronged."""
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -11,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from step37_flickr8k import workers
-from step37_flickr8k.errors import FolderFull, Step37Error
+from step37_flickr8k.errors import FolderFull, Step37Error, TransientError
 from step37_flickr8k.folder import CacheFolder, digest_of_bytes
 from step37_flickr8k.workers import Done, Job, Workers
 
@@ -135,21 +137,94 @@ def test_a_slow_folder_has_many_writers(folder: CacheFolder, monkeypatch: pytest
 
 def test_a_killed_worker_is_replaced(pool: Workers) -> None:
     """A worker that the kernel kills for memory costs no file and no image its good name."""
-    jobs = jobs_for(pool.folder, [picture(number) for number in range(12)])
     before = children()
-    pool.start()
-    for pid in children() - before:
-        os.kill(pid, signal.SIGKILL)
-    assert pool.do(jobs) == [Done()] * 12
-    assert all(job.path.read_bytes() == job.content for job in jobs)
+    for round_ in range(2):
+        jobs = jobs_for(pool.folder, [picture(number) for number in range(12)])
+        assert pool.do(jobs) == [Done()] * 12
+        assert all(job.path.read_bytes() == job.content for job in jobs)
+        started = children() - before
+        assert started, round_
+        for pid in started:
+            os.kill(pid, signal.SIGKILL)
 
 
-def test_a_picture_that_kills_its_worker_twice_is_broken(pool: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that crashes the decoder is named and written, since its bytes are right; the others are decoded all the same."""
-    monkeypatch.setattr(workers, "_START", _with_crash())
+def test_a_picture_that_kills_its_worker_twice_is_named_and_not_condemned(pool: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be this machine: that is an error, with how the worker died, and no flaw; the others are done all the same."""
+    monkeypatch.setattr(workers, "_START", _where_a_picture("os.abort()"))
     jobs = jobs_for(pool.folder, [picture(number) for number in range(12)])
-    assert [done.flaw for done in pool.do(jobs)] == [None, None, None, "its decoder died, twice", *[None] * 8]
-    assert all(job.path.read_bytes() == job.content for job in jobs)
+    done = pool.do(jobs)
+    assert [each for number, each in enumerate(done) if number != 3] == [Done()] * 11
+    assert done[3].flaw is None
+    assert isinstance(done[3].error, TransientError)
+    assert "3.jpg: the process that decodes it died twice (Aborted): give the job more memory" in str(done[3].error)
+    assert [job.path.exists() for job in jobs] == [number != 3 for number in range(12)]
+
+
+@pytest.mark.parametrize(
+    "start", ["raise SystemExit(3)", "sys.path = []", "import os; os.kill(os.getpid(), 9)"], ids=["exits", "no path", "killed"]
+)
+def test_workers_that_can_not_start_prove_nothing(
+    pool: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, start: str
+) -> None:
+    """Their work is done here then, with a warning that says how they ended: no picture is to blame."""
+    monkeypatch.setattr(workers, "_START", workers._START.replace("import types\n", f"import types\n{start}\n"))
+    contents = [picture(number) for number in range(12)]
+    contents[5] = b"text"
+    for _ in range(2 * len(pool._all)):
+        done = pool.do(jobs_for(pool.folder, contents))
+        assert [number for number, each in enumerate(done) if each != Done()] == [5]
+        assert done[5].flaw == "cannot identify image file 5.jpg"
+    assert len([record for record in caplog.records if "can't start" in record.message]) == len(pool._all)
+
+
+def test_workers_find_what_their_parent_finds(folder: CacheFolder, tmp_path: Path) -> None:
+    """They import from where this process does, however its path came to be, and whatever lies in the current folder."""
+    (tmp_path / "types.py").write_text("raise SystemExit('another types')")
+    script = f"""
+import sys
+sys.path[:] = {sys.path!r}
+import logging
+from pathlib import Path
+from step37_flickr8k.folder import CacheFolder
+from step37_flickr8k.workers import Job, Workers
+logging.basicConfig()
+pool = Workers(CacheFolder(Path({str(folder.root)!r}), "train"))
+print([done.flaw for done in pool.do([Job(Path({str(folder.root)!r}) / "gone", "a.jpg", b"text")] * 5)])
+pool.close()
+"""
+    bare = os.path.realpath(sys.executable)  # which finds none of a virtual environment's packages by itself
+    told = subprocess.run([bare, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "can't start" not in told.stderr
+    assert told.stdout.count("cannot identify") == 5, told.stderr
+
+
+def test_what_others_print_in_a_worker_is_no_answer(pool: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sitecustomize, or a library, that speaks on stdout, at the start or later, changes nothing."""
+    noisy = _where_a_picture("print('late', flush=True)").replace("import sys\n", "import sys\nprint('early', flush=True)\n", 1)
+    monkeypatch.setattr(workers, "_START", noisy)
+    for _ in range(3):
+        done = pool.do(jobs_for(pool.folder, [picture(number) for number in range(12)]))
+        assert done == [Done()] * 12
+
+
+def test_too_little_memory_is_no_flaw(pool: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A good picture for which this machine has no room is an error that says so, and nothing unfinished stays."""
+    before, _, after = workers._START.rpartition("serve(")
+    limit = """
+import resource
+room = resource.getpagesize() * int(open("/proc/self/statm").read().split()[0]) + (50 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (room, room))
+"""
+    monkeypatch.setattr(workers, "_START", f"{before}{limit}serve({after}")
+    large = io.BytesIO()
+    Image.new("L", (9000, 9000)).save(large, "PNG")
+    contents = [*(picture(number) for number in range(6)), large.getvalue()]
+    jobs = [Job(job.path, "6.png" if job.name == "6.jpg" else job.name, job.content) for job in jobs_for(pool.folder, contents)]
+    done = pool.do(jobs)
+    assert done[:6] == [Done()] * 6
+    assert done[6].flaw is None
+    assert str(done[6].error) == "6.png: not enough memory to decode it: give the job more memory"
+    assert not jobs[6].path.exists()
 
 
 def test_workers_end_with_whom_they_serve(tmp_path: Path) -> None:
@@ -175,9 +250,9 @@ _DIES = """
 import json, os, signal, sys
 from pathlib import Path
 from step37_flickr8k.folder import CacheFolder
-from step37_flickr8k.workers import Workers
+from step37_flickr8k.workers import _Worker
 folder = CacheFolder(Path(sys.argv[1]), "train")
-worker = Workers(folder)._launch()
+worker = _Worker(folder).start()
 os.kill(worker.pid, signal.SIGSTOP)
 jobs = [[str(folder.temporary()), f"{number}.jpg", 3, ""] for number in range(6)]
 worker.stdin.write(json.dumps(jobs).encode() + b"\\n" + b"abc" * 6)
@@ -200,12 +275,16 @@ def test_a_worker_writes_nothing_for_a_dead_one(folder: CacheFolder) -> None:
     assert not list(folder.files.iterdir())
 
 
-def _with_crash() -> str:
-    """Give the start of a worker that aborts at one picture."""
+def _where_a_picture(does: str) -> str:
+    """Give the start of a worker in which one picture does something while it is decoded."""
     before, _, after = workers._START.rpartition("serve(")
     return f"""{before}
-import os
+import os, time
 from step37_flickr8k import workers
 why = workers.why_undecodable
-workers.why_undecodable = lambda source, name: os.abort() if name == "3.jpg" else why(source, name)
+def strange(source, name):
+    if name == "3.jpg":
+        {does}
+    return why(source, name)
+workers.why_undecodable = strange
 serve({after}"""

@@ -45,7 +45,7 @@ def fetch_bulk(
 
     async def main() -> Tally:
         with contextlib.ExitStack() as stack:
-            landing = stack.enter_context(contextlib.closing(Landing(workers, land)))
+            landing = stack.enter_context(Landing(workers, land))
             reader = ThreadPoolExecutor(1, thread_name_prefix="step37-parquet")  # pyarrow keeps memory for each thread
             stack.callback(reader.shutdown, cancel_futures=True)
             async with connected(source, settings) as wire:

@@ -32,6 +32,7 @@
 """
 
 import builtins
+import contextlib
 import traceback
 from typing import Any, ClassVar
 
@@ -174,11 +175,12 @@ def as_value(error: BaseException) -> dict[str, str]:
 
 
 def from_value(value: dict[str, Any]) -> Exception:
-    """Build the error that `as_value` described; a class unknown here becomes a Step37Error that names it."""
+    """Build the error that `as_value` described; one that can't be built here becomes a Step37Error that names it."""
     name, message = str(value["error"]), str(value["message"])
     known = globals().get(name) or getattr(builtins, name, None)
     if isinstance(known, type) and issubclass(known, Exception):
-        return known(message)
+        with contextlib.suppress(TypeError):  # some take more than a message, UnicodeDecodeError for one
+            return known(message)
     return Step37Error(f"{name}: {message}")
 
 

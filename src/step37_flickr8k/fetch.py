@@ -29,7 +29,7 @@ def fetch(
     """
 
     async def main() -> Tally:
-        with contextlib.ExitStack() as at_rest, contextlib.closing(Landing(workers, land)) as landing:
+        with contextlib.ExitStack() as at_rest, Landing(workers, land) as landing:
             async with connected(source, settings) as wire:
                 return await _Fetch(wire, landing, workers.folder, at_rest).run(files, progress)
 
@@ -143,7 +143,8 @@ class _Arriving:
     def drop(self) -> None:
         with contextlib.suppress(OSError, Step37Error):
             self._open.close()
-        self._folder.discard(self.temporary)
+        with contextlib.suppress(Step37Error):
+            self._folder.discard(self.temporary)
 
 
 def _summary(failed: dict[str, str], total: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from step37_flickr8k.bulk import fetch_bulk
-from step37_flickr8k.errors import CommitChanged
+from step37_flickr8k.errors import CommitChanged, Step37Error
 from step37_flickr8k.fetch import fetch
 from step37_flickr8k.group import Progress
 from step37_flickr8k.hub import Hub
@@ -96,7 +96,10 @@ class Filling:
                 yield flush
         finally:
             self._workers.close()
-            self._folder.clear_up()
+            try:
+                self._folder.clear_up()
+            except Step37Error as error:  # what ended the work matters more
+                log.warning("what was unfinished stays until the next run: %s", error)
 
     def _check_space(self, survey: Survey, lost: Sequence[RemoteFile]) -> None:
         files = [*survey.plan.fetch, *lost]

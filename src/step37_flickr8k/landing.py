@@ -1,6 +1,7 @@
 """The landing of files that have come: workers take them in batches, and what they find right is then named, batch by batch."""
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from step37_flickr8k.errors import Step37Error
 from step37_flickr8k.plan import METADATA, RemoteFile
 from step37_flickr8k.wire import Fault
 from step37_flickr8k.workers import Job, Workers
@@ -36,7 +38,7 @@ Land = Callable[[Sequence[Arrived]], None]
 
 
 class Landing:
-    """Where files land, for use in one event loop; it must be closed."""
+    """Where files land, for use in one event loop, as a context: an error ends what the workers are at."""
 
     def __init__(self, workers: Workers, land: Land) -> None:
         """Land what the workers find right: ``land`` names it."""
@@ -47,9 +49,14 @@ class Landing:
         self._busy, self._limit = 0, _FEW  # threads at work on them
         self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="step37-writer")
 
-    def close(self) -> None:
-        """Wait for the threads to end what they are at."""
-        self._writers.shutdown(cancel_futures=True)
+    def __enter__(self) -> "Landing":  # noqa: PYI034 - Python 3.10 has no Self
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # nobody waits for any of it
+            self._come.clear()
+            self._workers.stop()
+        self._writers.shutdown(cancel_futures=True)  # it waits for what they are at
 
     def in_thread(self, function: Callable[..., _T], *arguments: Any) -> "asyncio.Future[_T]":
         """Have one of the threads do something."""
@@ -94,8 +101,9 @@ class Landing:
             self._land_together(arrived)
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits for these files
             errors = [error] * len(batch)
-            for each in arrived:
-                self._folder.discard(each.temporary)
+            with contextlib.suppress(Step37Error):  # else nobody would hear of the error; the next sweep deletes them
+                for each in arrived:
+                    self._folder.discard(each.temporary)
         loop.call_soon_threadsafe(self._settle, batch, errors)
 
     def _land_together(self, arrived: list[Arrived]) -> None:

@@ -57,8 +57,8 @@ class Quota:
     @classmethod
     def told(cls, headers: Mapping[str, str]) -> "Quota | None":
         """Read the headers; None if they tell nothing."""
-        now = re.search(r";\s*r=(\d+)\s*;\s*t=(\d+)", headers.get("RateLimit", ""))
-        policy = re.search(r";\s*q=(\d+)\s*;\s*w=(\d+)", headers.get("RateLimit-Policy", ""))
+        now = re.search(r";\s*r=(\d{1,9})\s*;\s*t=(\d{1,9})\b", headers.get("RateLimit", ""))
+        policy = re.search(r";\s*q=(\d{1,9})\s*;\s*w=(\d{1,9})\b", headers.get("RateLimit-Policy", ""))
         if not now:
             return None
         limit, window = (int(policy[1]), float(policy[2])) if policy else (int(now[1]), float(now[2]))
@@ -122,6 +122,7 @@ class Wire:
         self._session = session
         self._attempts = settings.attempts
         self._proxies = _Proxies()
+        self._wondered = False  # about a 429 without a pause
         self._open_at = 0.0  # by the loop's clock: before it nobody asks, since the quota is used up
 
     @property
@@ -138,12 +139,12 @@ class Wire:
                 return await once()
             except FAULTS as error:
                 cause = cause_of(error)
-                attempt += cause != "429"  # waiting for quota is no failure of this file
+                asked = error.pause if isinstance(error, Fault) else None
+                attempt += cause != "429" or asked is None  # waiting for quota, for as long as the Hub says, is no failure
                 if attempt >= self._attempts:
                     raise GivenUp(f"{cause} ({attempt} tries)") from error
                 self.tally.retries[cause] += 1
                 log.debug("%s: %s, try %d", name, cause, attempt)
-                asked = error.pause if isinstance(error, Fault) else None
                 await self._pause(asked, attempt, everybody=cause == "429")
 
     async def _quota(self) -> None:
@@ -153,6 +154,9 @@ class Wire:
     async def _pause(self, asked: float | None, attempt: int, *, everybody: bool) -> None:
         pause = asked if asked is not None else min(_LONGEST_PAUSE, 0.2 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311
         if everybody:
+            if asked is None and not self._wondered:
+                log.info("the Hub wants fewer requests (429) and doesn't say how long to wait: each counts as a try")
+                self._wondered = True
             self._close_for(pause)
         else:
             await asyncio.sleep(pause)
@@ -180,9 +184,7 @@ class Wire:
                     raise self._refusal(response, name)
                 if response.content_length is not None and response.content_length < 1 << 16:
                     await response.read()  # else the connection would be closed
-                url = url.join(URL(response.headers["Location"], encoded=True))
-                if url.scheme not in {"http", "https"} or url.host is None:
-                    raise GivenUp(f"redirected to {url.scheme or 'nowhere'}:, which is not followed")
+                url = _redirected(url, response.headers["Location"])
         raise GivenUp(f"more than {_HOPS} redirects")
 
     def _heed(self, headers: Mapping[str, str]) -> None:
@@ -217,6 +219,17 @@ class _Proxies:
         return self._by_origin[origin]
 
 
+def _redirected(url: URL, location: str) -> URL:
+    try:
+        there = url.join(URL(location, encoded=True))
+        host, _ = there.host, there.port  # looked at only now
+    except ValueError as error:
+        raise GivenUp(f"redirected to {location[:200]!r}, which is no address ({error})") from error
+    if there.scheme not in {"http", "https"} or host is None:
+        raise GivenUp(f"redirected to {there.scheme or 'nowhere'}:, which is not followed")
+    return there
+
+
 def cause_of(error: Exception) -> str:
     """Give the name under which a fault is counted."""
     if isinstance(error, Fault):
@@ -232,6 +245,6 @@ def _asked_pause(headers: Mapping[str, str]) -> float | None:
     """Seconds after which the server wants to be asked again: ``Retry-After``, or ``t`` of its ``RateLimit``."""
     asked = headers.get("Retry-After", "")
     quota = Quota.told(headers)
-    if asked.isdigit():
+    if re.fullmatch(r"\d{1,9}", asked):
         return max(float(asked), _LEAST_PAUSE)
     return max(quota.reset, _LEAST_PAUSE) if quota is not None and quota.left == 0 else None

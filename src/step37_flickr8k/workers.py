@@ -6,6 +6,7 @@ answers on its stdout. It ends with the pipe. A picture that crashes it is told 
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import signal
@@ -17,19 +18,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
-from step37_flickr8k.errors import Step37Error, as_value, from_value
+from step37_flickr8k.errors import Step37Error, TransientError, as_value, from_value
 from step37_flickr8k.folder import CacheFolder, digest_of_bytes
 from step37_flickr8k.images import warm_up, why_undecodable
 from step37_flickr8k.plan import METADATA
 
 __all__ = ["Done", "Job", "Workers"]
 
+log = logging.getLogger("step37_flickr8k")
+
 # a package of this name that does not run our __init__, which loads the settings and all that they need
 _START = """
-import sys, types
-del sys.path[0]
+import sys
+sys.path[:] = sys.argv[5:]
+import types
 package = sys.modules["step37_flickr8k"] = types.ModuleType("step37_flickr8k")
 package.__path__ = [sys.argv[1]]
 from step37_flickr8k.workers import serve
@@ -38,6 +42,9 @@ serve(sys.argv[2], sys.argv[3], int(sys.argv[4]))
 _FEW = 4  # files that are sooner done here than by a process that must start first
 _SLOW = 0.005  # s for writing a file: a shared file system, for which many may wait at once
 _WRITERS = 8  # threads of a worker then
+_PATIENCE = 1.0  # s for a worker that is to end by itself
+_READY = b"step37: ready\n"  # its first words, after what others may have written there
+_REMEDY = "give the job more memory"
 _PIPE = 1 << 20  # bytes, as many as anybody may have: a batch of small files fits
 
 
@@ -69,27 +76,32 @@ class Workers:
     def __init__(self, folder: CacheFolder) -> None:
         """Allow one for each processor of ours, four at most; none starts yet."""
         self.folder = folder
-        self._idle: queue.SimpleQueue[subprocess.Popen[bytes] | None] = queue.SimpleQueue()
-        self._count = min(4, len(os.sched_getaffinity(0)))
-        self._started = False
-        for _ in range(self._count):
-            self._idle.put(None)
+        self._all = [_Worker(folder) for _ in range(min(4, len(os.sched_getaffinity(0))))]
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._started = self._stopped = False
+        for worker in self._all:
+            self._idle.put(worker)
 
     def start(self) -> None:
         """Start them now, while something else is waited for."""
-        for _ in range(self._count):
-            process = self._idle.get()
-            with contextlib.suppress(OSError):  # then there are fewer
-                process = process or self._launch()
-            self._idle.put(process)
+        self._started = True
+        for _ in self._all:
+            with self._one() as worker, contextlib.suppress(_Unable):  # then there are fewer
+                worker.start()
+
+    def stop(self) -> None:
+        """Kill them, whatever they are at: nobody waits for it any more."""
+        self._stopped = True
+        for worker in self._all:
+            worker.kill()
 
     def close(self) -> None:
         """End them."""
-        for _ in range(self._count):
+        for _ in self._all:
+            if self._idle.empty():
+                self.stop()
             with contextlib.suppress(queue.Empty):
-                process = self._idle.get(timeout=5)
-                if process is not None:
-                    process.communicate()
+                self._idle.get(timeout=5).end()
 
     def check(self, images: Sequence[tuple[Path, str]]) -> list[str | None]:
         """Give for each image, a path and the name that it is to have, why it can't be decoded, or None.
@@ -104,52 +116,113 @@ class Workers:
 
     def do(self, jobs: Sequence[Job]) -> list[Done]:
         """Do the jobs, in order; what one of them fails of is in its answer."""
-        if not sys.executable or (len(jobs) <= _FEW and not self._started):
+        if len(jobs) <= _FEW and not self._started:
             return [*_Hands(self.folder).do(jobs)]
-        done: list[Done] = []
-        together, deaths = len(jobs), 0
-        process = self._idle.get()
-        try:
-            while len(done) < len(jobs):
-                asked = jobs[len(done) : len(done) + together]
-                try:
-                    process = process or self._launch()
-                except OSError:  # no room for another process
-                    return [*done, *_Hands(self.folder).do(jobs[len(done) :])]
-                if (answers := _ask(process, asked)) is not None:
-                    done += answers
-                    deaths = 0
-                    continue
-                process.kill()
-                process.communicate()
-                process = None
-                self._forget(asked)
-                deaths += len(asked) == 1
-                together = 1  # to see which of them it is
-                if deaths == 2:  # not just once, as when the kernel needs memory
-                    done.append(self._without_decoding(asked[0]))
-                    deaths = 0
-        finally:
-            self._idle.put(process)
-        return done
-
-    def _launch(self) -> "subprocess.Popen[bytes]":
-        where = [str(Path(__file__).parent), str(self.folder.root), self.folder.split, str(os.getpid())]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen([sys.executable, "-c", _START, *where], **pipes)  # type: ignore[call-overload]  # noqa: S603
-        _widen(process.stdin)
         self._started = True
-        return process  # type: ignore[no-any-return]
+        with self._one() as worker:
+            try:
+                return worker.ask(jobs)
+            except _Died as error:
+                if self._stopped:
+                    raise
+                if isinstance(error, _Unable):  # that proves nothing of the jobs
+                    return [*_Hands(self.folder).do(jobs)]
+            return [self._alone(worker, job) for job in jobs]
 
-    def _forget(self, jobs: Sequence[Job]) -> None:
-        """Delete what a worker that has died may have begun to write."""
+    @contextlib.contextmanager
+    def _one(self) -> Iterator["_Worker"]:
+        worker = self._idle.get()
+        try:
+            yield worker
+        finally:
+            self._idle.put(worker)
+
+    def _alone(self, worker: "_Worker", job: Job) -> Done:
+        """Do one of the jobs that a worker has died of, to see which of them it is."""
+        died = ""
+        for _ in range(2):  # not just once, as when the kernel needs memory
+            try:
+                return worker.ask([job])[0]
+            except _Died as error:
+                if self._stopped:
+                    raise
+                died = str(error)
+        # no flaw: whether it is the picture or this machine nobody knows, and a flaw would be believed by every later run
+        told = f"{job.name}: the process that decodes it died twice ({died})"
+        return Done(error=TransientError(f"{told}: {_REMEDY}, or see whether Pillow works on this machine"))
+
+
+class _Died(Step37Error):
+    """A worker that ended before it answered, and how."""
+
+
+class _Unable(_Died):
+    """A worker that can't even start."""
+
+
+class _Worker:
+    """A process that does jobs, started when it is needed; one thread at a time may use it, but any may kill it."""
+
+    def __init__(self, folder: CacheFolder) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
+        self._killed = False
+        self._unable = ""
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Start it, unless it runs."""
+        if self._killed or self._unable:
+            raise _Unable(self._unable)
+        if self._process is None:
+            where = [str(Path(__file__).parent), str(self._folder.root), self._folder.split, str(os.getpid())]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            command = [sys.executable or "", "-c", _START, *where, *map(str, sys.path)]
+            try:
+                self._process = subprocess.Popen(command, **pipes)  # type: ignore[call-overload]  # noqa: S603
+            except OSError as error:  # no room for another process; or nobody knows where Python is
+                raise self._is_unable(str(error)) from error
+            self._ready = False
+            _widen(self._process.stdin)
+        if self._killed:  # meanwhile
+            self._process.kill()
+        return self._process
+
+    def ask(self, jobs: Sequence[Job]) -> list[Done]:
+        """Let it do jobs; raises `_Died`, and then nothing is left of what it may have begun to write."""
+        process = self.start()
+        self._ready = self._ready or _READY in iter(process.stdout.readline, b"")  # type: ignore[union-attr]
+        if self._ready and (answers := _ask(process, jobs)) is not None:
+            return answers
+        how = self.end()
         for job in jobs:
-            if job.content is not None:
-                self.folder.discard(job.path)
+            _forget(self._folder, job)
+        raise _Died(how) if self._ready else self._is_unable(how)
 
-    def _without_decoding(self, job: Job) -> Done:
-        done = _Hands(self.folder).write(job)
-        return done if done.error or done.wrong else Done("its decoder died, twice")
+    def kill(self) -> None:
+        """End it in the midst of its work, for good."""
+        self._killed = True
+        if process := self._process:
+            process.kill()
+
+    def end(self) -> str:
+        """End it by the end of its pipe; gives how it ended."""
+        process, self._process = self._process, None
+        if process is None:
+            return ""
+        try:
+            process.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        code = process.returncode
+        return f"{signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
+
+    def _is_unable(self, why: str) -> _Unable:
+        if not self._killed:
+            log.warning("a process that decodes images can't start (%s): this one does its work, more slowly", why)
+            self._unable = why
+        return _Unable(why)
 
 
 class _Hands:
@@ -172,6 +245,9 @@ class _Hands:
                 return Done(why_undecodable(job.path if job.content is None else BytesIO(job.content), job.name))
         except Step37Error as error:
             return Done(error=error)
+        except MemoryError:  # a fact about this machine, not about the picture
+            _forget(self._folder, job)
+            return Done(error=TransientError(f"{job.name}: not enough memory to decode it: {_REMEDY}"))
 
     def _write_all(self, jobs: Sequence[Job]) -> list[Done]:
         start = time.monotonic()
@@ -193,10 +269,16 @@ class _Hands:
         try:
             self._folder.put(job.path, job.content)
         except Step37Error as error:
-            with contextlib.suppress(Step37Error):
-                self._folder.discard(job.path)
+            _forget(self._folder, job)
             return Done(error=error)
         return Done()
+
+
+def _forget(folder: CacheFolder, job: Job) -> None:
+    """Delete what may have been written of a job that failed; what can't be deleted is left to the next sweep."""
+    if job.content is not None:
+        with contextlib.suppress(Step37Error):
+            folder.discard(job.path)
 
 
 # --- the pipe: a line of JSON that describes the jobs, then their contents; a line of JSON that answers for all -----------------
@@ -235,18 +317,25 @@ def serve(root: str, split: str, served: int) -> None:
     """Be a worker of the process ``served``, until the pipe ends."""
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole job; the end of the pipe is what ends this
         signal.signal(number, signal.SIG_IGN)
-    warm_up()
-    hands = _Hands(CacheFolder(Path(root), split), served)
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)  # what others print is no answer
+        warm_up()
+        _serve(out, _Hands(CacheFolder(Path(root), split), served))
+
+
+def _serve(out: BinaryIO, hands: _Hands) -> None:
+    out.write(b"\n" + _READY)
+    out.flush()
     for line in sys.stdin.buffer:
         jobs = [
             Job(Path(path), name, None if size is None else sys.stdin.buffer.read(size), digest)
             for path, name, size, digest in json.loads(line)
         ]
-        sys.stdout.write(json.dumps([_value(done) for done in hands.do(jobs)]) + "\n")
-        sys.stdout.flush()
+        out.write(json.dumps([_value(done) for done in hands.do(jobs)]).encode() + b"\n")
+        out.flush()
 
 
-def _widen(pipe: BinaryIO | None) -> None:
+def _widen(pipe: IO[bytes] | None) -> None:
     """Let a pipe take a batch at once, where the system allows it."""
     import fcntl  # noqa: PLC0415 - one call
 
