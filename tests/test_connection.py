@@ -190,6 +190,29 @@ def test_headers_go_to_the_endpoint_alone(hub: LocalHub, cache: Path, tmp_path: 
     assert not any(one.authorization for one in files)
 
 
+def test_headers_do_not_follow_the_api_to_another_origin(hub: LocalHub, cache: Path) -> None:
+    """Where the API redirects to another origin, that one sees neither the token nor `headers`; on the Hub's own both go on."""
+    secrets = {"token": "hf_x", "headers": {"X-Team": "vision"}}
+    with LocalHub(hub.folder) as elsewhere:
+        hub.faults.add(Fault.redirect(f"{elsewhere.endpoint}/api/datasets/intro/flickr8k/revision/main", kind="api"))
+        assert warm(endpoint=hub.endpoint, cache_dir=cache, **secrets)["files"] == 12
+        asked = [one for one in (*hub.requests, *elsewhere.requests) if one.kind in {"api", "tree"}]
+        told = {(one in elsewhere.requests, one.authorization, "x-team" in one.header_names) for one in asked}
+    assert told == {(False, True, True), (True, False, False)}
+
+
+def test_headers_of_a_single_file_go_to_the_endpoint_alone(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """get_flickr8k_dataset_file, too, shows `headers` and the token to the Hub, and neither to the CDN."""
+    monkeypatch.setenv("STEP37_HEADERS", '{"X-Team": "vision"}')
+    monkeypatch.setenv("STEP37_TOKEN", "hf_x")
+    get_flickr8k_dataset_file(repo_id="intro/flickr8k", filename="train/0001.jpg", cache_dir=cache)
+    files = [one for one in hub.requests if one.kind in {"resolve", "cdn"}]
+    assert {(one.origin, "x-team" in one.header_names, one.authorization) for one in files} == {
+        ("hub", True, True),
+        ("cdn", False, False),
+    }
+
+
 def test_the_hub_is_told_who_asks(hub: LocalHub, cache: Path) -> None:
     """Each of our requests names this project and its version, for who looks at a Hub's or a mirror's log."""
     prepare_flickr8k_samples(sample_count=3, cache_dir=str(cache))

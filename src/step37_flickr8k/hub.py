@@ -1,10 +1,12 @@
 """The Hub's API: the commit, the files with sizes and hashes, a single file; the only user of huggingface_hub."""
 
+import contextlib
 import logging
 import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +39,7 @@ _NAME = "step37-flickr8k"  # of our distribution
 _KIND = "dataset"
 _PARQUET = "refs/convert/parquet"
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
+_ASKING: ContextVar["Hub | None"] = ContextVar("_ASKING", default=None)  # whose request this thread makes
 
 
 def is_commit(revision: str | None) -> bool:
@@ -59,8 +62,7 @@ class Hub:
         # without a token of ours False, since True and None would have the library look for one by itself
         self.token = settings.token.get_secret_value() if settings.token else False
         self._headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
-        us = {"library_name": _NAME, "library_version": _version()}
-        self._as: dict[str, Any] = {"token": self.token, "headers": self._headers, **us}
+        self._as: dict[str, Any] = {"token": self.token, "library_name": _NAME, "library_version": _version()}
         # whichever HTTP client this version of the library has: its errors share the base of the Hub's own
         bases = huggingface_hub.errors.HfHubHTTPError.__mro__
         self._transport_error: Any = next(base for base in bases if base.__name__ == "HTTPError")
@@ -125,18 +127,40 @@ class Hub:
             answer = self._ask(following, None, revision)
 
     def _ask(self, where: str, parameters: Mapping[str, Any] | None, revision: str) -> Any:
-        """Ask the API about this repository; ``where`` may be a whole address, which sees our headers at the endpoint only."""
-        base = f"{self.endpoint}/api/datasets/{self._settings.repo_id}/"
-        url = urljoin(base, where)
-        headers = self.headers() if urlsplit(url)[:2] == urlsplit(base)[:2] else {}
+        """Ask the API about this repository; ``where`` may be a whole address."""
+        url = urljoin(f"{self.endpoint}/api/datasets/{self._settings.repo_id}/", where)
 
         def get() -> Any:
-            utils = self._library.utils
-            answer = utils.get_session().get(url, params=parameters, headers=headers, timeout=30)
-            utils.hf_raise_for_status(answer)
+            with self._session() as session:
+                answer = session.get(url, params=parameters, headers=self.headers(), timeout=30)
+            self._library.utils.hf_raise_for_status(answer)
             return answer
 
         return self._patiently(get, revision)
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[Any]:
+        """Give the library's HTTP client; what this thread asks by it meanwhile, redirects too, goes through `dress`."""
+        session = self._library.utils.get_session()
+        hooks = session.event_hooks
+        if _dress not in hooks["request"]:  # it stays there: for requests that aren't ours it does nothing
+            session.event_hooks = {**hooks, "request": [*hooks["request"], _dress]}
+        before = _ASKING.set(self)
+        try:
+            yield session
+        finally:
+            _ASKING.reset(before)
+
+    def dress(self, request: Any) -> None:
+        """Add the setting ``headers`` to a request to the endpoint; take them, and the token, from one to any other origin.
+
+        The library itself hides the token alone, and copies all other headers into the request that a redirect leads to.
+        """
+        if _origin(str(request.url)) == _origin(self.endpoint):
+            request.headers.update(self._headers)
+        else:
+            for name in ("Authorization", *self._headers):
+                request.headers.pop(name, None)
 
     def base(self, commit: str, split: str) -> str:
         """Give the address below which the split's files are served, Xet-backed or not."""
@@ -152,7 +176,7 @@ class Hub:
 
     def headers(self) -> dict[str, str]:
         """Give the headers of requests to the endpoint, and to no other origin, as the library itself sends them."""
-        return dict(self._library.utils.build_hf_headers(**self._as))
+        return dict(self._library.utils.build_hf_headers(**self._as, headers=self._headers))
 
     def download(self, filename: str, cache_dir: Path, revision: str | None) -> Path:
         """Download one file to ``cache_dir/<filename>`` with hf_hub_download, or reuse it; its bytes are hashed either way.
@@ -168,7 +192,8 @@ class Hub:
         try:
             for force in (False, True):
                 call = partial(get, self._settings.repo_id, filename, force_download=force, **where, **how)
-                path = Path(self._patiently(call, str(revision)))
+                with self._session():
+                    path = Path(self._patiently(call, str(revision)))
                 if _is_right(path, cache_dir, filename):
                     return path
                 log.warning("%s has other bytes than the Hub says: it is fetched again", path)
@@ -224,6 +249,16 @@ class Hub:
             raise AccessDenied(f"{self.name} refuses the token ({status}): check that it is valid and may read it") from error
         if status not in _AGAIN:
             raise RepositoryNotFound(f"{self.name} can't be used: {_first_line(error)}") from error
+
+
+def _dress(request: Any) -> None:
+    if (hub := _ASKING.get()) is not None:
+        hub.dress(request)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _version() -> str:
