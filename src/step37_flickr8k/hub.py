@@ -39,6 +39,7 @@ _NAME = "step37-flickr8k"  # of our distribution
 _KIND = "dataset"
 _PARQUET = "refs/convert/parquet"
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
+_STRANGE = (ValueError, TypeError, KeyError, AttributeError)  # what a listing raises that isn't one
 _ASKING: ContextVar["Hub | None"] = ContextVar("_ASKING", default=None)  # whose request this thread makes
 
 
@@ -77,8 +78,11 @@ class Hub:
         """Give the commit that a branch, tag or commit means now."""
         if is_commit(revision):
             return revision
-        answer = self._ask(f"revision/{quote(revision, safe='')}", {"expand": "sha"}, revision)
-        return str(answer.json()["sha"])
+        answer, _ = self._ask(f"revision/{quote(revision, safe='')}", {"expand": "sha"}, revision)
+        commit = answer.get("sha") if isinstance(answer, dict) else None
+        if not isinstance(commit, str) or not is_commit(commit):
+            raise InvalidMetadata(f"{self.name} names no commit of {revision}: is {self.endpoint} a Hub?")
+        return commit
 
     @property
     def quota(self) -> int | None:
@@ -93,18 +97,21 @@ class Hub:
             files = Listing(_remote_file(entry, split) for entry in self._tree(commit, split))
         except self._library.errors.EntryNotFoundError as error:
             raise SplitNotFound(missing) from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except _STRANGE as error:
             raise InvalidMetadata(f"{self.name}: the listing at {commit} makes no sense ({error}): tell its owner") from error
         if METADATA not in files:
             raise SplitNotFound(missing)
         return files
 
-    def list_parquet(self, split: str) -> list[RemoteFile]:
+    def list_parquet(self, split: str, attempts: int | None = None) -> list[RemoteFile]:
         """Give the files of the split's Parquet conversion, named from the root; empty if there is none."""
         try:
-            files = [_remote_file(entry, "") for entry in self._tree(_PARQUET, recursive=True)]
+            tree = self._tree(_PARQUET, recursive=True, attempts=attempts)
+            files = Listing(_remote_file(entry, "") for entry in tree).values()
         except (RevisionNotFound, self._library.errors.EntryNotFoundError):
             return []
+        except _STRANGE as error:
+            raise InvalidMetadata(f"{self.name}: the listing of {_PARQUET} makes no sense ({error})") from error
         of_split = [
             f for f in files if f.name.endswith(".parquet") and f.name.split("/")[1:-1] in ([split], [f"partial-{split}"])
         ]
@@ -112,22 +119,28 @@ class Hub:
         chosen = "default" if "default" in configurations else min(configurations, default="")
         return [file for file in of_split if file.name.startswith(f"{chosen}/")]
 
-    def _tree(self, revision: str, folder: str = "", *, recursive: bool = False) -> Iterator[Mapping[str, Any]]:
+    def _tree(
+        self, revision: str, folder: str = "", *, recursive: bool = False, attempts: int | None = None
+    ) -> Iterator[Mapping[str, Any]]:
         """Give the files of a folder, a page at a time: one that fails is asked for again, not all those before it.
 
         Not by ``HfApi.list_repo_tree``: loading that is a fifth of a warm start, and it sends the token wherever a link leads.
         """
         where = f"tree/{quote(revision, safe='')}" + (f"/{quote(folder)}" if folder else "")
-        answer = self._ask(where, {"recursive": recursive, "expand": False}, revision)
+        entries, following = self._ask(where, {"recursive": recursive, "expand": False}, revision, attempts)
         while True:
-            yield from (entry for entry in answer.json() if entry["type"] == "file")
-            following = answer.links.get("next", {}).get("url")
+            yield from (entry for entry in entries if entry["type"] == "file")
             if following is None:
                 return
-            answer = self._ask(following, None, revision)
+            entries, following = self._ask(following, None, revision, attempts)
 
-    def _ask(self, where: str, parameters: Mapping[str, Any] | None, revision: str) -> Any:
-        """Ask the API about this repository; ``where`` may be a whole address."""
+    def _ask(
+        self, where: str, parameters: Mapping[str, Any] | None, revision: str, attempts: int | None = None
+    ) -> tuple[Any, str | None]:
+        """Ask the API about this repository; ``where`` may be a whole address. Gives the answer and where it goes on, if it does.
+
+        Raises `HubUnavailable` for what isn't JSON: a login page, or one that says "back soon", is a 200, too.
+        """
         url = urljoin(f"{self.endpoint}/api/datasets/{self._settings.repo_id}/", where)
 
         def get() -> Any:
@@ -136,7 +149,13 @@ class Hub:
             self._library.utils.hf_raise_for_status(answer)
             return answer
 
-        return self._patiently(get, revision)
+        answer = self._patiently(get, revision, attempts)
+        try:
+            return answer.json(), answer.links.get("next", {}).get("url")
+        except ValueError as error:
+            kind = answer.headers.get("Content-Type", "no type")
+            told = f"{self.name} answers with what is no JSON ({kind})"
+            raise HubUnavailable(f"{told}: does a login page or a proxy answer in its place?") from error
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[Any]:
@@ -201,10 +220,10 @@ class Hub:
             raise SplitNotFound(f"{self.name} holds no {filename}: look at its list of files") from error
         raise CacheDamaged(f"{path} has other bytes than {self.name} says, twice: is there a proxy that changes them?")
 
-    def _patiently(self, call: Callable[[], _T], revision: str) -> _T:
+    def _patiently(self, call: Callable[[], _T], revision: str, attempts: int | None = None) -> _T:
         """Call the Hub, again after what may pass; anything else in plain words."""
         errors = self._library.errors
-        attempts = 1 if self._settings.offline else self._settings.attempts
+        attempts = 1 if self._settings.offline else attempts or self._settings.attempts
         for attempt in range(1, attempts + 1):
             self.requests += 1
             try:
