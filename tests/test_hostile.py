@@ -343,6 +343,20 @@ def test_a_linked_folder_is_refused(hub: LocalHub, cache: Path, tmp_path: Path, 
     assert not outside.exists() or not list(outside.iterdir())
 
 
+def test_a_run_is_not_confirmed_through_a_link(
+    hub: LocalHub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warm cache whose own folder was replaced by a link is read, as from a read-only one; nothing is written behind the link."""
+    prepare_flickr8k_samples(cache_dir=str(cache))
+    outside = tmp_path / "outside"
+    (cache / ".step37-flickr8k").rename(outside)
+    (cache / ".step37-flickr8k").symlink_to(outside)
+    before = files_below(outside)
+    monkeypatch.setenv("STEP37_RUN_ID", "x")
+    assert len(prepare_flickr8k_samples(cache_dir=str(cache), revision=hub.commit)) == 8
+    assert files_below(outside) == before
+
+
 def test_a_linked_cache_dir_is_as_good_as_any(hub: LocalHub, cache: Path, tmp_path: Path) -> None:
     """Homes often hold a link to scratch: the cache folder itself may be one."""
     assert hub.commit

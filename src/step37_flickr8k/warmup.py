@@ -286,6 +286,7 @@ class Warmup:
         return record
 
     def _confirm_run(self) -> None:
+        self.folder.refuse_links()
         lease = self._lease(lambda _: False)
         if lease is not None:
             with lease:
