@@ -346,7 +346,7 @@ def test_a_linked_folder_is_refused(hub: LocalHub, cache: Path, tmp_path: Path, 
 def test_a_run_is_not_confirmed_through_a_link(
     hub: LocalHub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A warm cache whose own folder was replaced by a link is read, as from a read-only one; nothing is written behind the link."""
+    """A warm cache whose own folder was replaced by a link is read, as if it were read-only; nothing is written behind it."""
     prepare_flickr8k_samples(cache_dir=str(cache))
     outside = tmp_path / "outside"
     (cache / ".step37-flickr8k").rename(outside)
