@@ -137,11 +137,16 @@ def _verify(parsed: argparse.Namespace) -> int:
     _set_up_logging(settings, World.from_environment({}))
     from step37_flickr8k.warmup import Warmup  # noqa: PLC0415 - imports the HTTP client
 
-    result = Warmup(settings, World.from_environment({})).verify(repair=parsed.repair)
-    for name in result["foreign"]:
-        log.info("foreign: %s is no file of the data set", name)
-    mended = f", {result['repaired']:,} of them fetched again" if result["repaired"] else ""
-    print(json.dumps(result, indent=2) if parsed.json else f"{result['files']:,} files, all right{mended}")
+    def tell(found: dict[str, Any]) -> None:
+        for name in found["foreign"]:
+            log.info("foreign: %s is no file of the data set", name)
+        if parsed.json:
+            print(json.dumps(found, indent=2))
+
+    found = Warmup(settings, World.from_environment({})).verify(tell, repair=parsed.repair)
+    mended = f", {found['repaired']:,} of them fetched again" if found["repaired"] else ""
+    if not parsed.json:
+        print(f"{found['files']:,} files, all right{mended}")
     return 0
 
 

@@ -217,10 +217,11 @@ class Warmup:
             "warm": ready,
         }
 
-    def verify(self, *, repair: bool = False) -> Value:
+    def verify(self, tell: Callable[[Value], None], *, repair: bool = False) -> Value:
         """Hash every file of the folder again; tell what is missing, wrong, and foreign, which is no file of the commit.
 
-        Raises `CacheDamaged` if anything is missing or wrong; with ``repair`` just that is fetched again.
+        Raises `CacheDamaged` if anything is missing or wrong; with ``repair`` just that is fetched again. ``tell`` gets what was
+        found, whatever is raised.
         """
         manifest = read_manifest(self.folder)
         if not manifest:
@@ -231,15 +232,25 @@ class Warmup:
         missing = sorted(manifest.keys() - scan.keys())
         wrong = sorted(like.keys() - right.keys())
         foreign = sorted(scan.keys() - manifest.keys())
-        result = {"files": len(manifest), "missing": missing, "wrong": wrong, "foreign": foreign, "repaired": 0}
-        if not missing and not wrong:
-            return result
-        named = ", ".join([*(f"{name} is missing" for name in missing), *(f"{name} has wrong bytes" for name in wrong)][:_NAMED])
-        told = f"{len(missing)} of {len(manifest)} files are missing and {len(wrong)} wrong in {self.folder.files}: {named}"
-        if not repair:
-            raise CacheDamaged(f"{told}: verify --repair fetches just these")
-        log.warning("%s", told)
-        return result | {"repaired": self._repair([*missing, *wrong]).files}
+        found = {"files": len(manifest), "missing": missing, "wrong": wrong, "foreign": foreign, "repaired": 0}
+        try:
+            if missing or wrong:
+                told = self._damage(found)
+                if not repair:
+                    raise CacheDamaged(f"{told}: verify --repair fetches just these")
+                log.warning("%s", told)
+                found["repaired"] = self._repair([*missing, *wrong]).files
+        finally:
+            tell(found)
+        return found
+
+    def _damage(self, found: Value) -> str:
+        missing, wrong = found["missing"], found["wrong"]
+        named = [*(f"{name} is missing" for name in missing[:_NAMED]), *(f"{name} has wrong bytes" for name in wrong[:_NAMED])]
+        more = len(missing) + len(wrong) - len(named)
+        named += [f"and {more} more (--json names all)"] if more else []
+        count = f"{len(missing)} of {found['files']} files are missing and {len(wrong)} wrong"
+        return f"{count} in {self.folder.files}: {', '.join(named)}"
 
     def _repair(self, names: list[str]) -> Tally:
         record = read_record(self.folder)
