@@ -121,6 +121,23 @@ def test_a_proxy_of_the_environment_is_used(hub: LocalHub, cache: Path) -> None:
         assert not seen
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:9"),
+        ("HTTP_PROXY", "http://:bad"),
+        ("HTTPS_PROXY", "ftp://x"),
+        ("SSL_CERT_FILE", "/none"),
+    ],
+)
+def test_an_environment_that_no_client_understands_is_said(cache: Path, name: str, value: str) -> None:
+    """A proxy of another kind, without a port, or certificates that aren't there: 2, in one line that names the variables."""
+    result = run("warmup", "--cache-dir", str(cache), "--endpoint", "http://127.0.0.1:9", **{name: value})
+    assert result.returncode == 2, result.stderr
+    assert "no HTTP client can be made for http://127.0.0.1:9" in result.stderr
+    assert name in result.stderr.splitlines()[-1]
+
+
 def test_a_private_certificate_authority_is_trusted(hub: LocalHub, cache: Path, tmp_path: Path) -> None:
     """SSL_CERT_FILE names the authority that signed a mirror's certificate, for the listing and for the files."""
     authority = trustme.CA()

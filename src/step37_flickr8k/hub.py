@@ -160,7 +160,11 @@ class Hub:
     @contextlib.contextmanager
     def _session(self) -> Iterator[Any]:
         """Give the library's HTTP client; what this thread asks by it meanwhile, redirects too, goes through `dress`."""
-        session = self._library.utils.get_session()
+        try:
+            session = self._library.utils.get_session()
+        except Exception as error:  # ImportError for SOCKS, ValueError, OSError, and an InvalidURL without any base
+            told = f"no HTTP client can be made for {self.endpoint} ({_first_line(error)})"
+            raise InvalidSettings(f"{told}: correct HTTPS_PROXY, HTTP_PROXY, ALL_PROXY or SSL_CERT_FILE") from error
         hooks = session.event_hooks
         if _dress not in hooks["request"]:  # it stays there: for requests that aren't ours it does nothing
             session.event_hooks = {**hooks, "request": [*hooks["request"], _dress]}
