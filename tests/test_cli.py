@@ -36,6 +36,18 @@ def test_plan_says_what_warmup_does(hub: LocalHub, cache: Path, capsys: pytest.C
     assert "to fetch  7 images" in capsys.readouterr().out
 
 
+def test_a_plan_of_a_warm_cache_asks_no_more_than_warmup(hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Warm, plan makes the requests that it foretells and warmup makes: one for main, none for a pinned commit."""
+    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
+    for revision, requests in (("main", 1), (hub.commit, 0)):
+        capsys.readouterr()
+        for command in ("plan", "warmup"):
+            hub.clear_requests()
+            assert cli.run([command, "--cache-dir", str(cache), "--revision", revision, *["--json"][: command == "plan"]]) == 0
+            told = json.loads(capsys.readouterr().out)
+            assert (told["warm"], told["requests"], len(hub.requests)) == (True, requests, requests)
+
+
 def test_settings_are_shown_with_their_origin(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
