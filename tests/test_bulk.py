@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from step37_flickr8k.errors import InvalidSettings
+from step37_flickr8k.errors import InvalidSettings, Step37Error
 from step37_flickr8k.folder import digest_of
 from step37_flickr8k.group import Group
 from step37_flickr8k.localhub import Fault, LocalHub
@@ -146,6 +146,19 @@ def test_files_that_are_no_parquet_are_passed_over(draw: Draw, tmp_path: Path, c
     (place / "0000.parquet").write_bytes(b"PAR1" + bytes(5000))
     with LocalHub(folder, parquet=tmp_path / "parquet") as hub:
         assert warm(hub, cache)["files"] == COUNT
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 503])
+def test_a_conversion_that_cannot_be_listed_is_done_without(
+    bulk: LocalHub, cache: Path, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In auto mode the conversion is a help: whatever the Hub says of it, the images come file by file, and soon."""
+    bulk.faults.add(Fault.status(status, kind="tree", path=""))
+    assert warm(bulk, cache)["files"] == COUNT
+    assert "can't be listed, so the images come file by file" in caplog.text
+    assert len([one for one in bulk.requests if one.kind == "tree" and not one.repo_path]) <= 2
+    with pytest.raises(Step37Error):
+        warm(bulk, cache.with_name("2"), fetch_mode="parquet", attempts=1)
 
 
 def test_parquet_mode_without_a_conversion_says_so(draw: Draw, cache: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -33,6 +34,18 @@ def test_plan_says_what_warmup_does(hub: LocalHub, cache: Path, capsys: pytest.C
     assert "nothing to do" in capsys.readouterr().out
     assert cli.run(["plan", "--cache-dir", str(cache)]) == 0
     assert "to fetch  7 images" in capsys.readouterr().out
+
+
+def test_a_plan_of_a_warm_cache_asks_no_more_than_warmup(hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Warm, plan makes the requests that it foretells and warmup makes: one for main, none for a pinned commit."""
+    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
+    for revision, requests in (("main", 1), (hub.commit, 0)):
+        capsys.readouterr()
+        for command in ("plan", "warmup"):
+            hub.clear_requests()
+            assert cli.run([command, "--cache-dir", str(cache), "--revision", revision, *["--json"][: command == "plan"]]) == 0
+            told = json.loads(capsys.readouterr().out)
+            assert (told["warm"], told["requests"], len(hub.requests)) == (True, requests, requests)
 
 
 def test_settings_are_shown_with_their_origin(
@@ -116,6 +129,42 @@ def test_the_report_that_cannot_be_written_is_no_failure(
     assert "can't be written" in captured.err
 
 
+def shell(line: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a shell line, where it is "$@"."""
+    command = [sys.executable, "-m", "step37_flickr8k", *arguments]
+    return subprocess.run(["bash", "-c", line, "sh", *command], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("where", ['"$@" >/dev/full', 'set -o pipefail; "$@" | true', '"$@" >&-'], ids=["full", "gone", "closed"])
+def test_a_stdout_that_takes_nothing_is_no_failure_of_the_cache(hub: LocalHub, cache: Path, where: str) -> None:
+    """A warm cache is warm on a full disk, before a reader that has gone, and without a stdout: 0, and no traceback."""
+    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
+    done = shell(where, "warmup", "--cache-dir", str(cache), "--revision", hub.commit)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert ("No space left on device" in done.stderr) == ("full" in where)
+    done = shell(where, "plan", "--json", "--cache-dir", str(cache))
+    assert done.returncode == (75 if "full" in where else 0), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unforeseen_error_is_one_line(
+    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug is exit code 1, and a line that says so and how to learn more; at debug level its traceback follows."""
+
+    def buggy(*_: object) -> NoReturn:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("step37_flickr8k.warmup.Warmup.plan", buggy)
+    assert cli.run(["plan", "--cache-dir", str(cache)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "ZeroDivisionError: division by zero: this is a bug: run it again with --log-level debug" in said
+    assert cli.run(["plan", "--cache-dir", str(cache), "--log-level", "debug"]) == 1
+    assert "in buggy" in capsys.readouterr().err
+
+
 def test_a_failure_is_in_the_report(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The report says what went wrong, and carries the exit code."""
     arguments = ["--cache-dir", str(cache), "--endpoint", "http://127.0.0.1:9", "--attempts", "1"]
@@ -175,6 +224,8 @@ def test_signals_end_it_within_two_seconds_with_nothing_torn(
     job.signal(0, number) if number is signal.SIGTERM else None
     assert job.wait() == {0: code}
     assert time.monotonic() - start < 2.5
+    words = {143: "ended by SIGTERM", 130: "interrupted"}[code]
+    assert f'"message": "{words}"' in job.log(0), "in the report"
     assert not list((cache / "train").glob(".*"))
     hub.faults.clear()
     hub.clear_requests()
@@ -212,12 +263,15 @@ def test_hub_serves_a_folder_until_it_is_told_to_stop(hub: LocalHub, cache: Path
 
 
 def test_hub_says_what_it_cannot_serve(hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A folder that isn't there and a port that is taken are configuration errors."""
+    """A folder that isn't there, a port that is taken and one that can't be are configuration errors."""
     assert cli.run(["hub", str(tmp_path / "none")]) == 2
     assert "none" in capsys.readouterr().err
     port = hub.endpoint.rpartition(":")[2]
     assert cli.run(["hub", str(hub.folder), "--port", port]) == 2
     assert port in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(["hub", str(hub.folder), "--port", "99999"])
+    assert "99999 is no port" in capsys.readouterr().err
 
 
 def test_the_module_is_the_command() -> None:

@@ -121,6 +121,23 @@ def test_a_proxy_of_the_environment_is_used(hub: LocalHub, cache: Path) -> None:
         assert not seen
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:9"),
+        ("HTTP_PROXY", "http://:bad"),
+        ("HTTPS_PROXY", "ftp://x"),
+        ("SSL_CERT_FILE", "/none"),
+    ],
+)
+def test_an_environment_that_no_client_understands_is_said(cache: Path, name: str, value: str) -> None:
+    """A proxy of another kind, without a port, or certificates that aren't there: 2, in one line that names the variables."""
+    result = run("warmup", "--cache-dir", str(cache), "--endpoint", "http://127.0.0.1:9", **{name: value})
+    assert result.returncode == 2, result.stderr
+    assert "no HTTP client can be made for http://127.0.0.1:9" in result.stderr
+    assert name in result.stderr.splitlines()[-1]
+
+
 def test_a_private_certificate_authority_is_trusted(hub: LocalHub, cache: Path, tmp_path: Path) -> None:
     """SSL_CERT_FILE names the authority that signed a mirror's certificate, for the listing and for the files."""
     authority = trustme.CA()
@@ -188,6 +205,29 @@ def test_headers_go_to_the_endpoint_alone(hub: LocalHub, cache: Path, tmp_path: 
     files = [one for one in hub.requests if one.kind in {"tree", "resolve", "cdn"}]
     assert {(one.origin, "x-team" in one.header_names) for one in files} == {("hub", True), ("cdn", False)}
     assert not any(one.authorization for one in files)
+
+
+def test_headers_do_not_follow_the_api_to_another_origin(hub: LocalHub, cache: Path) -> None:
+    """Where the API redirects to another origin, that one sees neither the token nor `headers`; on the Hub's own both go on."""
+    secrets = {"token": "hf_x", "headers": {"X-Team": "vision"}}
+    with LocalHub(hub.folder) as elsewhere:
+        hub.faults.add(Fault.redirect(f"{elsewhere.endpoint}/api/datasets/intro/flickr8k/revision/main", kind="api"))
+        assert warm(endpoint=hub.endpoint, cache_dir=cache, **secrets)["files"] == 12
+        asked = [one for one in (*hub.requests, *elsewhere.requests) if one.kind in {"api", "tree"}]
+        told = {(one in elsewhere.requests, one.authorization, "x-team" in one.header_names) for one in asked}
+    assert told == {(False, True, True), (True, False, False)}
+
+
+def test_headers_of_a_single_file_go_to_the_endpoint_alone(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """get_flickr8k_dataset_file, too, shows `headers` and the token to the Hub, and neither to the CDN."""
+    monkeypatch.setenv("STEP37_HEADERS", '{"X-Team": "vision"}')
+    monkeypatch.setenv("STEP37_TOKEN", "hf_x")
+    get_flickr8k_dataset_file(repo_id="intro/flickr8k", filename="train/0001.jpg", cache_dir=cache)
+    files = [one for one in hub.requests if one.kind in {"resolve", "cdn"}]
+    assert {(one.origin, "x-team" in one.header_names, one.authorization) for one in files} == {
+        ("hub", True, True),
+        ("cdn", False, False),
+    }
 
 
 def test_the_hub_is_told_who_asks(hub: LocalHub, cache: Path) -> None:

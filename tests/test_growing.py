@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k import prepare_flickr8k_samples
+from step37_flickr8k import cli, prepare_flickr8k_samples
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import Draw, captioned, picture, write_rows
 
@@ -113,3 +113,30 @@ def test_a_commit_without_some_images_leaves_them_lying(hub: LocalHub, cache: Pa
     assert fetched(hub, cache, None, revision="main") == (11, 1)
     assert (cache / "train" / "0011.jpg").exists()
     assert fetched(hub, cache, None, revision="main") == (11, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "was", "becomes"),
+    [
+        ("train.json", '"rows": 12', '"rows": "many"'),
+        ("train.json", '"skipped": {}', '"skipped": {"0001.jpg": 5}'),
+        ("train.json", '"skipped": {}', '"skipped": []'),
+        ("train.json", '"runs": []', '"runs": [1]'),
+        ("train.json", '"commit": "', '"commit": 1, "was": "'),
+        ("train.manifest", '["0001.jpg", ', '["x", 1, 5, 7, ""]\n["0001.jpg", '),
+        ("train.manifest", '["0001.jpg", ', '5\n["0001.jpg", '),
+    ],
+)
+def test_what_a_hand_has_been_at_is_as_good_as_none(
+    hub: LocalHub, cache: Path, caplog: pytest.LogCaptureFixture, name: str, was: str, becomes: str
+) -> None:
+    """A record or a manifest with values that can't be is made anew from the files, with a warning; verify agrees."""
+    assert fetched(hub, cache, None)[0] == 12
+    file = cache / ".step37-flickr8k" / name
+    content = file.read_text()
+    assert was in content
+    file.write_text(content.replace(was, becomes))
+    assert fetched(hub, cache, None) == (12, 0)
+    assert f"{name} can't be read" in caplog.text
+    assert file.read_text() == content
+    assert cli.run(["verify", "--cache-dir", str(cache)]) == 0

@@ -21,6 +21,7 @@ from step37_flickr8k.folder import CacheFolder, lines_of
 from step37_flickr8k.lease import Claim, take
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.plan import METADATA, Selection, read_rows, why_not_plain
+from step37_flickr8k.survey import MANY
 from tests.conftest import Draw, captioned, picture, write_rows
 from tests.test_connection import listening
 
@@ -209,12 +210,13 @@ def test_any_table_gives_plain_names_in_file_order(
 # --- listings ------------------------------------------------------------------------------------------------------------------
 
 
-def lying_hub(tree: list[dict[str, Any]], content: bytes = b"") -> Callable[..., Any]:
-    """Answer as a Hub whose commit has this listing, and this content in every file."""
+def lying_hub(tree: list[dict[str, Any]], content: bytes = b"", parquet: Any = ()) -> Callable[..., Any]:
+    """Answer as a Hub whose commit has this listing, and this content in every file; ``parquet`` lists its conversion."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         url = urlsplit((await reader.readuntil(b"\r\n\r\n")).split()[1].decode())
         body = json.dumps(tree if "/tree/" in url.path else {"id": "intro/flickr8k", "sha": "a" * 40}).encode()
+        body = json.dumps(parquet).encode() if "/tree/refs%2Fconvert" in url.path else body
         body = content if "/resolve/" in url.path else body
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         writer.write(head.encode() + body)
@@ -248,6 +250,41 @@ def test_a_listing_that_lies_is_refused(
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
         with pytest.raises(error, match=said):
             prepare_flickr8k_samples(cache_dir=str(cache))
+
+
+@pytest.mark.parametrize("body", [b"<html>Sign in</html>", b"{}", b"[]", b'{"sha": null}', b'{"sha": "main"}', b"\xff"], ids=str)
+def test_a_page_in_the_place_of_an_answer_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+    """A login page, or another server's answer, is named as such: transient when it is no JSON, else a wrong endpoint."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+
+    with listening(serve) as port:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+        with pytest.raises(
+            (errors.HubUnavailable, errors.InvalidMetadata), match=r"is no JSON .text/html.|names no commit"
+        ) as caught:
+            prepare_flickr8k_samples(cache_dir=str(cache))
+    assert isinstance(caught.value, errors.InvalidMetadata) == body.startswith((b"{", b"["))
+
+
+@pytest.mark.parametrize("parquet", [{}, [1], [{"type": "file"}], [entry("x", "big") | {"path": 1}]], ids=str)
+def test_a_conversion_whose_listing_makes_no_sense_is_passed_over(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, parquet: Any
+) -> None:
+    """In auto mode a strange listing of the Parquet conversion is a warning: the run goes on to the files."""
+    names = [f"{number:04}.jpg" for number in range(MANY)]
+    table = ("file_name,caption_0\n" + "".join(f"{name},a dog\n" for name in names)).encode()
+    blob = hashlib.sha1(b"blob %d\0%b" % (len(table), table)).hexdigest()
+    tree = [entry(METADATA, len(table), blob), *(entry(name, (1 << 63) - 1) for name in names)]
+    with listening(lying_hub(tree, table, parquet)) as port:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+        with pytest.raises(errors.FolderFull):  # what comes next: whether the files fit
+            prepare_flickr8k_samples(cache_dir=str(cache), sample_count=None)
+    assert ("can't be listed" in caplog.text) == bool(parquet)
 
 
 def test_an_image_of_an_absurd_size_does_not_fit(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +341,20 @@ def test_a_linked_folder_is_refused(hub: LocalHub, cache: Path, tmp_path: Path, 
     with pytest.raises(errors.FolderNotUsable, match=f"{planted} is a symbolic link: make the cache_dir itself one"):
         prepare_flickr8k_samples(cache_dir=str(cache))
     assert not outside.exists() or not list(outside.iterdir())
+
+
+def test_a_run_is_not_confirmed_through_a_link(
+    hub: LocalHub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warm cache whose own folder was replaced by a link is read, as if it were read-only; nothing is written behind it."""
+    prepare_flickr8k_samples(cache_dir=str(cache))
+    outside = tmp_path / "outside"
+    (cache / ".step37-flickr8k").rename(outside)
+    (cache / ".step37-flickr8k").symlink_to(outside)
+    before = files_below(outside)
+    monkeypatch.setenv("STEP37_RUN_ID", "x")
+    assert len(prepare_flickr8k_samples(cache_dir=str(cache), revision=hub.commit)) == 8
+    assert files_below(outside) == before
 
 
 def test_a_linked_cache_dir_is_as_good_as_any(hub: LocalHub, cache: Path, tmp_path: Path) -> None:

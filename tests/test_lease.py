@@ -124,6 +124,15 @@ def test_a_failure_reaches_those_of_the_same_run_who_wait(folder: CacheFolder) -
     assert take(folder, claim(run="b"), 30, lambda _: True) is not None
 
 
+@pytest.mark.parametrize("failure", [None, "full", {}, {"error": "FolderFull"}], ids=str)
+def test_a_failure_without_words_is_an_end_like_others(folder: CacheFolder, failure: object) -> None:
+    """A failed lease that a hand has been at tells nobody why: the next one takes over."""
+    take_now(folder, claim(run="a"))
+    held = folder.home / "train.lease.1"
+    held.write_text(json.dumps(json.loads(held.read_text()) | {"state": "failed", "failure": failure}))
+    assert take(folder, claim(1, "a"), 30, lambda _: False) is not None
+
+
 def test_a_lease_read_in_the_middle_of_a_beat_is_held(folder: CacheFolder) -> None:
     """Half a beat is no end."""
     take_now(folder, claim())

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
@@ -65,6 +66,8 @@ def test_durations_may_carry_their_unit() -> None:
         *[("sample_count", value) for value in ("0", "-1", "many", "1.5")],
         *[("revision", value) for value in ("a b", "a..b", "")],
         *[("endpoint", value) for value in ("hub", "ftp://hub", "http://user:pw@hub", "http://")],
+        *[("endpoint", value) for value in ("http://[bad", "http://h:999999", "http://h:0", "http://:80", "http://h:x")],
+        *[(name, value) for name in ("cache_dir", "report", "token_file") for value in ("", "~nosuchuser/x")],
         *[("caption_key", value) for value in (" ",)],
         *[("concurrency", value) for value in ("0", "1025")],
         *[("attempts", value) for value in ("0",)],
@@ -143,6 +146,66 @@ def test_the_token_comes_from_where_users_keep_it(tmp_path: Path) -> None:
     assert token_of({"STEP37_TOKEN": "hf_own"}, token_file=str(file)) == ("hf_file", "--token-file")
     with pytest.raises(InvalidSettings, match="both set"):
         load_settings({}, environ={"STEP37_TOKEN": "hf_own", "STEP37_TOKEN_FILE": str(file)})
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe"], ids=["none", "empty", "blank", "binary"])
+def test_a_login_that_is_none_disturbs_nobody(tmp_path: Path, content: bytes | None) -> None:
+    """huggingface_hub's login file absent, empty or no text is no token, whatever else is set."""
+    if content is not None:
+        (tmp_path / "token").write_bytes(content)
+    login = {"HF_HOME": str(tmp_path)}
+    assert token_of(login) == (None, "default")
+    assert token_of({**login, "STEP37_TOKEN": "hf_own"}) == ("hf_own", "STEP37_TOKEN")
+
+
+def test_a_token_file_that_a_stronger_source_beats_is_not_read(tmp_path: Path) -> None:
+    """STEP37_TOKEN beats a settings file's token_file, also one that isn't there; token_file: null is as if it weren't said."""
+    file = tmp_path / "warmup.yaml"
+    file.write_text(f"token_file: {tmp_path / 'none'}\n")
+    environ = {"STEP37_SETTINGS": str(file), "HF_TOKEN_PATH": str(tmp_path / "none")}
+    assert token_of({**environ, "STEP37_TOKEN": "hf_own"}) == ("hf_own", "STEP37_TOKEN")
+    with pytest.raises(InvalidSettings, match="No such file"):
+        load_settings({}, environ=environ)
+    file.write_text("token_file: null\n")
+    assert token_of(environ) == (None, "default")
+    assert token_of({**environ, "HF_TOKEN": "hf_env"}) == ("hf_env", "HF_TOKEN")
+
+
+def test_a_user_without_a_home_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user without HOME and passwd entry has no login, and no other trouble."""
+
+    def nobody(_: int) -> NoReturn:
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert load_settings({}, environ={}).settings.token is None
+
+
+@pytest.mark.parametrize("name", ["sample_count", "concurrency", "attempts", "read_timeout", "stall_timeout"])
+def test_yes_is_no_number(tmp_path: Path, name: str) -> None:
+    """YAML's yes is a mistake where a number belongs, never a 1."""
+    file = tmp_path / "warmup.yaml"
+    file.write_text(f"{name}: yes\ncache_dir: ''\n")
+    with pytest.raises(InvalidSettings, match=f"{name}=True .*is wrong: not a number") as caught:
+        load_settings({}, file=file, environ={})
+    assert "cache_dir='' " in str(caught.value)
+
+
+def test_a_settings_file_that_another_user_keeps_is_said(tmp_path: Path) -> None:
+    """A settings file that this user may not read is one line with its path."""
+    (tmp_path / "closed").mkdir()
+    file = tmp_path / "closed" / "warmup.yaml"
+    file.write_text("split: train\n")
+    file.parent.chmod(0)
+    user = os.geteuid()
+    try:
+        os.seteuid(user or 65534)  # root reads everything
+        with pytest.raises(InvalidSettings, match=r"warmup\.yaml can't be read: .*Permission denied"):
+            load_settings({}, file=file, environ={})
+    finally:
+        os.seteuid(user)
+        file.parent.chmod(0o700)
 
 
 def test_a_token_file_that_is_no_use_is_said(tmp_path: Path) -> None:

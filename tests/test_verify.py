@@ -43,6 +43,22 @@ def test_verify_names_what_is_missing_and_wrong(warm: list[str], cache: Path, ca
     assert not (cache / "train" / "0001.jpg").exists()
 
 
+def test_damage_is_told_as_json_too(warm: list[str], hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --json all that was found is printed, also when verify fails, or its repair; the error names some of each."""
+    for number in range(10):
+        (cache / "train" / f"{number:04}.jpg").unlink()
+    (cache / "train" / "0010.jpg").write_bytes(b"x")
+    (cache / "train" / "mine.txt").write_text("")
+    hub.faults.add(Fault.status(404, path="*.jpg"))
+    for repair in ([], ["--repair"]):
+        assert cli.run(["verify", *warm, "--json", *repair]) == 75
+        captured = capsys.readouterr()
+        told = json.loads(captured.out)
+        assert (len(told["missing"]), told["wrong"], told["foreign"], told["repaired"]) == (10, ["0010.jpg"], ["mine.txt"], 0)
+        assert "foreign: mine.txt" in captured.err
+        assert "0007.jpg is missing, 0010.jpg has wrong bytes, and 2 more (--json names all)" in captured.err
+
+
 def test_repair_fetches_just_that(warm: list[str], hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Repair brings the right bytes by one request each, leaves foreign files alone, and says all of it."""
     damage(cache)

@@ -1,6 +1,7 @@
 """The command: the only module that prints, sets up logging and turns errors into exit codes."""
 
 import argparse
+import contextlib
 import gc
 import json
 import logging
@@ -8,12 +9,13 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from step37_flickr8k import __version__
-from step37_flickr8k.errors import InvalidSettings, Step37Error, Terminated, exit_code_of
+from step37_flickr8k.errors import InvalidSettings, Terminated, TransientError, exit_code_of
 from step37_flickr8k.settings import Loaded, describe_settings, flags, json_schema, load_settings
 from step37_flickr8k.world import World
 
@@ -26,6 +28,7 @@ _MESSAGE = "termination-log"  # Kubernetes' name of the file that becomes a pod'
 _MESSAGE_SIZE = 4096  # bytes that it keeps, the last ones: half a JSON object
 _EXITS = """exit codes: 0 done; 2 configuration: change something first; 75 transient: run it again;
 76 rank 0 was lost or never met: start this rank again; 143 ended by SIGTERM; 1 a bug."""
+_BUG = ": this is a bug: run it again with --log-level debug, and tell us what that says"
 
 
 def main() -> NoReturn:
@@ -34,8 +37,10 @@ def main() -> NoReturn:
     At once: a thread that waits in torch's store would abort the interpreter's own shutdown and spoil the exit code.
     """
     signal.signal(signal.SIGTERM, _on_sigterm)  # the kernel doesn't end a container's process 1 that has no handler
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - closed by `>&-`
     code = run()
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # what can't be printed was said, or its reader has gone
+        sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
@@ -45,7 +50,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         code: int = parsed.run(parsed)
-    except (Step37Error, KeyboardInterrupt, Terminated) as error:
+    except (Exception, KeyboardInterrupt, Terminated) as error:  # noqa: BLE001 - one that nobody foresaw is a line, too
         _say(error)
         return exit_code_of(error)
     finally:
@@ -54,13 +59,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(error: BaseException) -> None:
-    names = {KeyboardInterrupt: "interrupted", Terminated: "ended by SIGTERM"}
-    message = names.get(type(error)) or f"{type(error).__name__}: {error}"
+    name = "" if isinstance(error, KeyboardInterrupt | Terminated) else f"{type(error).__name__}: "
+    is_bug = exit_code_of(error) == 1
+    message = f"{name}{_words(error)}{_BUG if is_bug else ''}"
     if log.handlers:
         log.error("%s", message)
         log.debug("where it happened", exc_info=error)
-    else:
-        print(f"step37-flickr8k: {message}", file=sys.stderr)
+        return
+    if is_bug:  # before there is a log level
+        traceback.print_exception(error)
+    print(f"step37-flickr8k: {message}", file=sys.stderr)
+
+
+def _words(error: BaseException) -> str:
+    return {KeyboardInterrupt: "interrupted", Terminated: "ended by SIGTERM"}.get(type(error)) or str(error)
 
 
 # --- warmup, plan, verify, settings, hub ------------------------------------------------------------------------------------
@@ -89,7 +101,7 @@ def _warmup(parsed: argparse.Namespace) -> int:
     try:
         result, rows = Warmup(settings, world).run(job_group(world), show)
     except BaseException as error:
-        report |= {"ok": False, "error": type(error).__name__, "message": str(error), "exit_code": exit_code_of(error)}
+        report |= {"ok": False, "error": type(error).__name__, "message": _words(error), "exit_code": exit_code_of(error)}
         raise
     else:
         report |= {"ok": True, "exit_code": 0, **result}
@@ -118,17 +130,17 @@ def _plan(parsed: argparse.Namespace) -> int:
 
     plan = Warmup(settings, World.from_environment({})).plan()
     if parsed.json:
-        print(json.dumps(plan, indent=2))
+        _print(json.dumps(plan, indent=2))
     elif plan["warm"]:
-        print(f"nothing to do: {plan['cache_dir']} holds all {plan['rows']:,} rows at commit {plan['commit']}")
+        _print(f"nothing to do: {plan['cache_dir']} holds all {plan['rows']:,} rows at commit {plan['commit']}")
     else:
-        print(f"commit    {plan['commit']}")
-        print(f"rows      {plan['rows']:,} with {plan['files']:,} images")
-        print(f"to fetch  {plan['fetch']:,} images, {plan['bytes'] / 1e6:,.1f} MB, into {plan['cache_dir']}")
-        print(f"requests  {plan['requests']:,} to the Hub, {plan['mode']}")
+        _print(f"commit    {plan['commit']}")
+        _print(f"rows      {plan['rows']:,} with {plan['files']:,} images")
+        _print(f"to fetch  {plan['fetch']:,} images, {plan['bytes'] / 1e6:,.1f} MB, into {plan['cache_dir']}")
+        _print(f"requests  {plan['requests']:,} to the Hub, {plan['mode']}")
         if plan["wait"]:
-            print(f"quota     {plan['quota']['limit']:,} requests in {plan['quota']['window']:.0f} s: ", end="")
-            print(f"expect to wait {plan['wait']:.0f} s")
+            quota = f"{plan['quota']['limit']:,} requests in {plan['quota']['window']:.0f} s"
+            _print(f"quota     {quota}: expect to wait {plan['wait']:.0f} s")
     return 0
 
 
@@ -137,22 +149,27 @@ def _verify(parsed: argparse.Namespace) -> int:
     _set_up_logging(settings, World.from_environment({}))
     from step37_flickr8k.warmup import Warmup  # noqa: PLC0415 - imports the HTTP client
 
-    result = Warmup(settings, World.from_environment({})).verify(repair=parsed.repair)
-    for name in result["foreign"]:
-        log.info("foreign: %s is no file of the data set", name)
-    mended = f", {result['repaired']:,} of them fetched again" if result["repaired"] else ""
-    print(json.dumps(result, indent=2) if parsed.json else f"{result['files']:,} files, all right{mended}")
+    def tell(found: dict[str, Any]) -> None:
+        for name in found["foreign"]:
+            log.info("foreign: %s is no file of the data set", name)
+        if parsed.json:
+            _print(json.dumps(found, indent=2))
+
+    found = Warmup(settings, World.from_environment({})).verify(tell, repair=parsed.repair)
+    mended = f", {found['repaired']:,} of them fetched again" if found["repaired"] else ""
+    if not parsed.json:
+        _print(f"{found['files']:,} files, all right{mended}")
     return 0
 
 
 def _settings(parsed: argparse.Namespace) -> int:
     if parsed.json_schema:
-        print(json.dumps(json_schema(), indent=2))
+        _print(json.dumps(json_schema(), indent=2))
         return 0
     rows = [("setting", "value", "from"), *describe_settings(_load(parsed))]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, value, origin in rows:
-        print(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")
+        _print(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")
     return 0
 
 
@@ -161,7 +178,7 @@ def _hub(parsed: argparse.Namespace) -> int:
 
     def say(hub: localhub.LocalHub) -> None:
         print(f"serving {parsed.folder} as {parsed.repo_id} at commit {hub.commit}; Ctrl-C ends it", file=sys.stderr)
-        print(f"export HF_ENDPOINT={hub.endpoint}", flush=True)
+        _print(f"export HF_ENDPOINT={hub.endpoint}")
 
     where = {"host": parsed.host, "port": parsed.port, "parquet": parsed.parquet}
     hub = localhub.LocalHub(parsed.folder, repo_id=parsed.repo_id, **where)
@@ -212,10 +229,16 @@ def _parser() -> argparse.ArgumentParser:
     hub.add_argument("folder", type=Path, help="folder that holds <split>/metadata.csv and the images")
     hub.add_argument("--repo-id", default="intro/flickr8k", help="name of the repository (default: %(default)s)")
     hub.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    hub.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
+    hub.add_argument("--port", type=_port, default=0, help="port to listen on (default: a free one)")
     hub.add_argument("--parquet", type=Path, help="folder to serve as its Parquet conversion: default/<split>/*.parquet")
     hub.add_argument("--delay", type=float, default=0.0, help="seconds that every request waits, as a far Hub's would")
     return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port: choose one up to 65535, or 0 for any free one")
+    return int(text)
 
 
 class _RefuseToken(argparse.Action):
@@ -238,9 +261,21 @@ def _on_sigterm(*_: object) -> None:
 # --- what is printed --------------------------------------------------------------------------------------------------------
 
 
+def _print(text: str) -> None:
+    """Print to stdout at once; raises `TransientError` where that takes nothing. A reader that has gone has what it wanted."""
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            print(text, flush=True)
+    except OSError as error:
+        raise TransientError(f"nothing can be printed: {error.strerror}: look at where stdout goes") from error
+
+
 def _write_report(report: dict[str, Any], file: Path | None) -> None:
     text = json.dumps(report, indent=2)
-    print(text, flush=True)
+    try:
+        _print(text)
+    except TransientError as error:  # the cache is warm all the same, or what went wrong counts more
+        log.error("the report: %s", error)  # noqa: TRY400 - the reason is enough
     if file is not None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

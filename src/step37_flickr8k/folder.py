@@ -89,19 +89,20 @@ class CacheFolder:
         self._numbers = iter(range(1 << 62))
 
     def make(self) -> None:
-        """Make the folders; for the downloader only: many ranks making them at once can fail on Lustre.
-
-        A symbolic link in the place of one of ours is refused: what is written there would lie outside of the cache folder.
-        """
-        for place in (self.files, self.home):
-            if place.is_symlink():
-                raise FolderNotUsable(f"{place} is a symbolic link: make the cache_dir itself one, or move it away")
+        """Make the folders; for the downloader only: many ranks making them at once can fail on Lustre."""
+        self.refuse_links()
         try:
             with self.errors():
                 self.files.mkdir(parents=True, exist_ok=True)
                 self.home.mkdir(exist_ok=True)
         except FileExistsError as error:
             raise FolderNotUsable(f"{error.filename} is a file: choose another cache_dir, or move it away") from error
+
+    def refuse_links(self) -> None:
+        """Raise `FolderNotUsable` for a symbolic link in a folder's place: what is written would lie outside of the cache."""
+        for place in (self.files, self.home):
+            if place.is_symlink():
+                raise FolderNotUsable(f"{place} is a symbolic link: make the cache_dir itself one, or move it away")
 
     def names(self) -> set[str]:
         """List the names of the split's files, by one scandir and no stat: what costs the same however many ranks ask."""

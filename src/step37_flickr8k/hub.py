@@ -1,10 +1,12 @@
 """The Hub's API: the commit, the files with sizes and hashes, a single file; the only user of huggingface_hub."""
 
+import contextlib
 import logging
 import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +39,8 @@ _NAME = "step37-flickr8k"  # of our distribution
 _KIND = "dataset"
 _PARQUET = "refs/convert/parquet"
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
+_STRANGE = (ValueError, TypeError, KeyError, AttributeError)  # what a listing raises that isn't one
+_ASKING: ContextVar["Hub | None"] = ContextVar("_ASKING", default=None)  # whose request this thread makes
 
 
 def is_commit(revision: str | None) -> bool:
@@ -59,8 +63,7 @@ class Hub:
         # without a token of ours False, since True and None would have the library look for one by itself
         self.token = settings.token.get_secret_value() if settings.token else False
         self._headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
-        us = {"library_name": _NAME, "library_version": _version()}
-        self._as: dict[str, Any] = {"token": self.token, "headers": self._headers, **us}
+        self._as: dict[str, Any] = {"token": self.token, "library_name": _NAME, "library_version": _version()}
         # whichever HTTP client this version of the library has: its errors share the base of the Hub's own
         bases = huggingface_hub.errors.HfHubHTTPError.__mro__
         self._transport_error: Any = next(base for base in bases if base.__name__ == "HTTPError")
@@ -75,8 +78,11 @@ class Hub:
         """Give the commit that a branch, tag or commit means now."""
         if is_commit(revision):
             return revision
-        answer = self._ask(f"revision/{quote(revision, safe='')}", {"expand": "sha"}, revision)
-        return str(answer.json()["sha"])
+        answer, _ = self._ask(f"revision/{quote(revision, safe='')}", {"expand": "sha"}, revision)
+        commit = answer.get("sha") if isinstance(answer, dict) else None
+        if not isinstance(commit, str) or not is_commit(commit):
+            raise InvalidMetadata(f"{self.name} names no commit of {revision}: is {self.endpoint} a Hub?")
+        return commit
 
     @property
     def quota(self) -> int | None:
@@ -91,18 +97,21 @@ class Hub:
             files = Listing(_remote_file(entry, split) for entry in self._tree(commit, split))
         except self._library.errors.EntryNotFoundError as error:
             raise SplitNotFound(missing) from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except _STRANGE as error:
             raise InvalidMetadata(f"{self.name}: the listing at {commit} makes no sense ({error}): tell its owner") from error
         if METADATA not in files:
             raise SplitNotFound(missing)
         return files
 
-    def list_parquet(self, split: str) -> list[RemoteFile]:
+    def list_parquet(self, split: str, attempts: int | None = None) -> list[RemoteFile]:
         """Give the files of the split's Parquet conversion, named from the root; empty if there is none."""
         try:
-            files = [_remote_file(entry, "") for entry in self._tree(_PARQUET, recursive=True)]
+            tree = self._tree(_PARQUET, recursive=True, attempts=attempts)
+            files = Listing(_remote_file(entry, "") for entry in tree).values()
         except (RevisionNotFound, self._library.errors.EntryNotFoundError):
             return []
+        except _STRANGE as error:
+            raise InvalidMetadata(f"{self.name}: the listing of {_PARQUET} makes no sense ({error})") from error
         of_split = [
             f for f in files if f.name.endswith(".parquet") and f.name.split("/")[1:-1] in ([split], [f"partial-{split}"])
         ]
@@ -110,33 +119,71 @@ class Hub:
         chosen = "default" if "default" in configurations else min(configurations, default="")
         return [file for file in of_split if file.name.startswith(f"{chosen}/")]
 
-    def _tree(self, revision: str, folder: str = "", *, recursive: bool = False) -> Iterator[Mapping[str, Any]]:
+    def _tree(
+        self, revision: str, folder: str = "", *, recursive: bool = False, attempts: int | None = None
+    ) -> Iterator[Mapping[str, Any]]:
         """Give the files of a folder, a page at a time: one that fails is asked for again, not all those before it.
 
         Not by ``HfApi.list_repo_tree``: loading that is a fifth of a warm start, and it sends the token wherever a link leads.
         """
         where = f"tree/{quote(revision, safe='')}" + (f"/{quote(folder)}" if folder else "")
-        answer = self._ask(where, {"recursive": recursive, "expand": False}, revision)
+        entries, following = self._ask(where, {"recursive": recursive, "expand": False}, revision, attempts)
         while True:
-            yield from (entry for entry in answer.json() if entry["type"] == "file")
-            following = answer.links.get("next", {}).get("url")
+            yield from (entry for entry in entries if entry["type"] == "file")
             if following is None:
                 return
-            answer = self._ask(following, None, revision)
+            entries, following = self._ask(following, None, revision, attempts)
 
-    def _ask(self, where: str, parameters: Mapping[str, Any] | None, revision: str) -> Any:
-        """Ask the API about this repository; ``where`` may be a whole address, which sees our headers at the endpoint only."""
-        base = f"{self.endpoint}/api/datasets/{self._settings.repo_id}/"
-        url = urljoin(base, where)
-        headers = self.headers() if urlsplit(url)[:2] == urlsplit(base)[:2] else {}
+    def _ask(
+        self, where: str, parameters: Mapping[str, Any] | None, revision: str, attempts: int | None = None
+    ) -> tuple[Any, str | None]:
+        """Ask the API about this repository; ``where`` may be a whole address. Gives the answer and where it goes on, if it does.
+
+        Raises `HubUnavailable` for what isn't JSON: a login page, or one that says "back soon", is a 200, too.
+        """
+        url = urljoin(f"{self.endpoint}/api/datasets/{self._settings.repo_id}/", where)
 
         def get() -> Any:
-            utils = self._library.utils
-            answer = utils.get_session().get(url, params=parameters, headers=headers, timeout=30)
-            utils.hf_raise_for_status(answer)
+            with self._session() as session:
+                answer = session.get(url, params=parameters, headers=self.headers(), timeout=30)
+            self._library.utils.hf_raise_for_status(answer)
             return answer
 
-        return self._patiently(get, revision)
+        answer = self._patiently(get, revision, attempts)
+        try:
+            return answer.json(), answer.links.get("next", {}).get("url")
+        except ValueError as error:
+            kind = answer.headers.get("Content-Type", "no type")
+            told = f"{self.name} answers with what is no JSON ({kind})"
+            raise HubUnavailable(f"{told}: does a login page or a proxy answer in its place?") from error
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[Any]:
+        """Give the library's HTTP client; what this thread asks by it meanwhile, redirects too, goes through `dress`."""
+        try:
+            session = self._library.utils.get_session()
+        except Exception as error:  # ImportError for SOCKS, ValueError, OSError, and an InvalidURL without any base
+            told = f"no HTTP client can be made for {self.endpoint} ({_first_line(error)})"
+            raise InvalidSettings(f"{told}: correct HTTPS_PROXY, HTTP_PROXY, ALL_PROXY or SSL_CERT_FILE") from error
+        hooks = session.event_hooks
+        if _dress not in hooks["request"]:  # it stays there: for requests that aren't ours it does nothing
+            session.event_hooks = {**hooks, "request": [*hooks["request"], _dress]}
+        before = _ASKING.set(self)
+        try:
+            yield session
+        finally:
+            _ASKING.reset(before)
+
+    def dress(self, request: Any) -> None:
+        """Add the setting ``headers`` to a request to the endpoint; take them, and the token, from one to any other origin.
+
+        The library itself hides the token alone, and copies all other headers into the request that a redirect leads to.
+        """
+        if _origin(str(request.url)) == _origin(self.endpoint):
+            request.headers.update(self._headers)
+        else:
+            for name in ("Authorization", *self._headers):
+                request.headers.pop(name, None)
 
     def base(self, commit: str, split: str) -> str:
         """Give the address below which the split's files are served, Xet-backed or not."""
@@ -152,7 +199,7 @@ class Hub:
 
     def headers(self) -> dict[str, str]:
         """Give the headers of requests to the endpoint, and to no other origin, as the library itself sends them."""
-        return dict(self._library.utils.build_hf_headers(**self._as))
+        return dict(self._library.utils.build_hf_headers(**self._as, headers=self._headers))
 
     def download(self, filename: str, cache_dir: Path, revision: str | None) -> Path:
         """Download one file to ``cache_dir/<filename>`` with hf_hub_download, or reuse it; its bytes are hashed either way.
@@ -168,7 +215,8 @@ class Hub:
         try:
             for force in (False, True):
                 call = partial(get, self._settings.repo_id, filename, force_download=force, **where, **how)
-                path = Path(self._patiently(call, str(revision)))
+                with self._session():
+                    path = Path(self._patiently(call, str(revision)))
                 if _is_right(path, cache_dir, filename):
                     return path
                 log.warning("%s has other bytes than the Hub says: it is fetched again", path)
@@ -176,10 +224,10 @@ class Hub:
             raise SplitNotFound(f"{self.name} holds no {filename}: look at its list of files") from error
         raise CacheDamaged(f"{path} has other bytes than {self.name} says, twice: is there a proxy that changes them?")
 
-    def _patiently(self, call: Callable[[], _T], revision: str) -> _T:
+    def _patiently(self, call: Callable[[], _T], revision: str, attempts: int | None = None) -> _T:
         """Call the Hub, again after what may pass; anything else in plain words."""
         errors = self._library.errors
-        attempts = 1 if self._settings.offline else self._settings.attempts
+        attempts = 1 if self._settings.offline else attempts or self._settings.attempts
         for attempt in range(1, attempts + 1):
             self.requests += 1
             try:
@@ -224,6 +272,16 @@ class Hub:
             raise AccessDenied(f"{self.name} refuses the token ({status}): check that it is valid and may read it") from error
         if status not in _AGAIN:
             raise RepositoryNotFound(f"{self.name} can't be used: {_first_line(error)}") from error
+
+
+def _dress(request: Any) -> None:
+    if (hub := _ASKING.get()) is not None:
+        hub.dress(request)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _version() -> str:

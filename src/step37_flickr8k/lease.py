@@ -87,7 +87,9 @@ def _may_take(holder: dict[str, Any], claim: Claim) -> bool:
 
 def _is_failure_of_this_run(holder: dict[str, Any], claim: Claim) -> bool:
     same_run = claim.run is not None and holder.get("run") == claim.run
-    return same_run and holder.get("rank") != claim.rank and holder.get("state") == "failed"
+    failure = holder.get("failure")
+    told = isinstance(failure, dict) and {"error", "message"} <= failure.keys()  # else a hand has been at it
+    return told and same_run and holder.get("rank") != claim.rank and holder.get("state") == "failed"
 
 
 def _age(folder: CacheFolder, generation: int) -> float:

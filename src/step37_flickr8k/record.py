@@ -117,10 +117,19 @@ def read_record(folder: CacheFolder) -> Record | None:
         if value.pop("format") != _FORMAT:
             raise ValueError("another format")  # noqa: TRY301 - all that is unreadable is treated alike
         value["captions"] = {key: Coverage(**coverage) for key, coverage in value["captions"].items()}
-        return Record(**value | {"runs": tuple(value["runs"])})
+        return _sound(Record(**value | {"runs": tuple(value["runs"])}))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning("%s can't be read (%s): as good as none", folder.home / name, error)
         return None
+
+
+def _sound(record: Record) -> Record:
+    """Raise TypeError for a record whose texts and numbers aren't: nothing else of it would be looked at so closely."""
+    texts = (record.repo_id, record.commit, record.metadata, *record.runs, *record.skipped.values())
+    numbers = (*record.probes.values(), *(coverage.rows for coverage in record.captions.values()))
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int) for number in numbers):
+        raise TypeError("a text or a number is none")
+    return record
 
 
 def write_record(folder: CacheFolder, record: Record) -> None:
@@ -138,12 +147,20 @@ def read_manifest(folder: CacheFolder) -> dict[str, Proven]:
     path = folder.home / f"{folder.split}.manifest"
     try:
         with path.open(encoding="utf-8") as lines:
-            return {name: Proven(*proven) for name, *proven in map(json.loads, lines)}
+            return dict(map(_proven_of, lines))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError) as error:
         log.warning("%s can't be read (%s): every file will be hashed", path, error)
         return {}
+
+
+def _proven_of(line: str) -> tuple[str, Proven]:
+    values = json.loads(line)
+    if [*map(type, values)] != [str, int, str, int, str]:
+        raise TypeError(f"{line[:80]!r} is no line of it")
+    name, *proven = values
+    return name, Proven(*proven)
 
 
 def write_manifest(folder: CacheFolder, manifest: Mapping[str, Proven]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
@@ -39,11 +40,18 @@ _SECRET = {"token", "headers"}
 _SELECTION = {"repo_id", "revision", "split", "sample_count", "caption_key", "cache_dir", "bad_images"}
 
 
+def _number(value: object) -> object:
+    if isinstance(value, bool):  # YAML's `yes` and `on`
+        raise ValueError("not a number")  # noqa: TRY004 - pydantic's sign
+    return value
+
+
 def _rows(value: object) -> object:
-    return None if isinstance(value, str) and value.strip().lower() in {"all", "null", "none"} else value
+    return None if isinstance(value, str) and value.strip().lower() in {"all", "null", "none"} else _number(value)
 
 
 def _seconds(value: object) -> object:
+    value = _number(value)
     match = re.fullmatch(r"\s*([0-9.]+)\s*([smh])\s*", value) if isinstance(value, str) else None
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else value
 
@@ -62,6 +70,8 @@ def _endpoint(value: str | None) -> str | None:
         return None
     if not re.fullmatch(r"https?://[^\s/@]+(/[^\s@]*)?", value):
         raise ValueError("not an http(s) address without credentials")
+    if not urlsplit(value).hostname or urlsplit(value).port == 0:  # raises ValueError itself for what is no host or port
+        raise ValueError("no host, or no port that can be")
     return value.rstrip("/")
 
 
@@ -91,6 +101,16 @@ def _visible(value: str) -> str:
     return value
 
 
+def _place(value: object) -> object:
+    """Expand ``~``; an empty path would be the current folder."""
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("empty")
+    try:
+        return Path(value).expanduser() if isinstance(value, str | Path) else value
+    except RuntimeError as error:  # no such user, or no HOME
+        raise ValueError(str(error)) from None
+
+
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _RepoId = Annotated[str, Field(max_length=96), _matching(rf"(?!.*--)(?!.*\.git$)({_NAME}/)?{_NAME}")]
 _Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=7 * 86400)]
@@ -112,7 +132,7 @@ class WarmupSettings(BaseModel):
         None, description="how many rows from the top, at least 1, or `all`"
     )
     caption_key: Annotated[str, AfterValidator(_visible)] = Field("caption_0", description="column of the captions, not empty")
-    cache_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+    cache_dir: Annotated[Path, BeforeValidator(_place)] = Field(
         Path(".cache/step37_flickr8k"), description="folder to fill, on a file system that all ranks share"
     )
     cache_scope: Literal["shared", "node"] = Field(
@@ -125,7 +145,7 @@ class WarmupSettings(BaseModel):
     token: Annotated[SecretStr | None, AfterValidator(_token)] = Field(
         None, description="token for a private or gated repository; no flag, since command lines are public"
     )
-    token_file: Annotated[Path | None, AfterValidator(lambda p: p and p.expanduser())] = Field(
+    token_file: Annotated[Path | None, BeforeValidator(_place)] = Field(
         None, description="readable file that holds the token and nothing else"
     )
     headers: Annotated[dict[str, SecretStr], BeforeValidator(_headers)] = Field(
@@ -142,8 +162,12 @@ class WarmupSettings(BaseModel):
         description="images that can't be decoded: `skip` leaves their rows out on every rank and names them, `error` refuses "
         "the selection",
     )
-    concurrency: int = Field(64, ge=1, le=1024, description="files in flight at once, 1 to 1024")
-    attempts: int = Field(8, ge=1, le=100, description="tries for each file before it is given up, 1 to 100")
+    concurrency: Annotated[int, BeforeValidator(_number)] = Field(
+        64, ge=1, le=1024, description="files in flight at once, 1 to 1024"
+    )
+    attempts: Annotated[int, BeforeValidator(_number)] = Field(
+        8, ge=1, le=100, description="tries for each file before it is given up, 1 to 100"
+    )
     connect_timeout: _Seconds = Field(10, description="seconds to connect to the Hub; also `90s`, `15m`, `1h`")
     read_timeout: _Seconds = Field(30, description="seconds without a byte after which a file is tried again")
     arrival_timeout: _Seconds = Field(
@@ -165,7 +189,7 @@ class WarmupSettings(BaseModel):
     progress: Literal["auto", "on", "off"] = Field(
         "auto", description="`auto` draws a bar on a terminal and writes lines elsewhere"
     )
-    report: Annotated[Path | None, AfterValidator(lambda p: p and p.expanduser())] = Field(
+    report: Annotated[Path | None, BeforeValidator(_place)] = Field(
         None,
         description="file that rank 0 writes its JSON report to, besides printing it; one called `termination-log`, a pod's "
         "message, gets at most 4,096 bytes",
@@ -301,20 +325,21 @@ def _hub_layer(environ: Mapping[str, str]) -> _Layer:
         values["token"], origins["token"] = environ["HF_TOKEN"].strip(), "HF_TOKEN"
     elif environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() not in _TRUE:
         home = environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
-        path = Path(environ.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
-        with contextlib.suppress(PermissionError):  # another user's home, or HF_HOME as `hf auth login` leaves it
-            if path.is_file():
-                values["token_file"], origins["token_file"] = path, "huggingface_hub's login"
+        # none there, another user's home, HF_HOME as `hf auth login` leaves it, no text, no home at all: no login
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            path = Path(environ.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
+            if token := path.read_text(encoding="utf-8").strip():
+                values["token"], origins["token"] = token, "huggingface_hub's login"
     return _Layer(values, lambda name: origins[name])
 
 
 def _read_file(file: Path) -> dict[str, object]:
     if file.suffix not in {".yaml", ".yml", ".toml"}:
         raise InvalidSettings(f"settings file {file}: {file.suffix or 'no ending'} is not known: name it .yaml, .yml or .toml")
-    if not file.is_file():
-        raise InvalidSettings(f"settings file {file} is not there: correct --settings or STEP37_SETTINGS")
     try:
         values = _parse(file.read_text(encoding="utf-8"), file.suffix)
+    except FileNotFoundError:
+        raise InvalidSettings(f"settings file {file} is not there: correct --settings or STEP37_SETTINGS") from None
     except Exception as error:  # noqa: BLE001 - each parser has its own tree of errors
         raise InvalidSettings(f"settings file {file} can't be read: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -337,15 +362,18 @@ def _parse(text: str, ending: str) -> object:
 def _validated(layers: list[_Layer], problems: list[str]) -> Loaded:
     values: dict[str, object] = {}
     origins = dict.fromkeys(_fields(), "default")
+    strongest = ""  # of token and token_file
     for layer in layers:
-        for name, value in layer.values.items():
+        given = {name: value for name, value in layer.values.items() if (name, value) != ("token_file", None)}
+        for name, value in given.items():
             values[name], origins[name] = value, layer.origin(name)
-        if "token_file" in layer.values:
-            if "token" in layer.values:
-                problems.append(f"token and token_file are both set by {layer.origin('token')} and its like: keep one")
-            token, problem = _read_token(Path(str(layer.values["token_file"])).expanduser())
-            values["token"], origins["token"] = token, layer.origin("token_file")
-            problems += [f"token_file: {problem} ({layer.origin('token_file')})"] if problem else []
+        if {"token", "token_file"} <= given.keys():
+            problems.append(f"token and token_file are both set by {layer.origin('token')} and its like: keep one")
+        strongest = next((name for name in ("token_file", "token") if name in given), strongest)
+    if strongest == "token_file":
+        token, problem = _read_token(values["token_file"])
+        values["token"], origins["token"] = token, origins["token_file"]
+        problems += [f"token_file: {problem} ({origins['token_file']})"] if problem else []
     settings = None
     try:
         settings = WarmupSettings(**values)
@@ -357,7 +385,11 @@ def _validated(layers: list[_Layer], problems: list[str]) -> Loaded:
     return Loaded(settings, origins)
 
 
-def _read_token(file: Path) -> tuple[str | None, str]:
+def _read_token(named: object) -> tuple[str | None, str]:
+    try:
+        file = Path(str(_place(named)))
+    except ValueError:  # which is said of the setting itself
+        return None, ""
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:

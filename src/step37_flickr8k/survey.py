@@ -1,10 +1,11 @@
 """What the Hub has, what the folder holds, and so what there is to do."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from step37_flickr8k.errors import InvalidMetadata, InvalidSettings
+from step37_flickr8k.errors import InvalidMetadata, InvalidSettings, Step37Error
 from step37_flickr8k.fetch import fetch
 from step37_flickr8k.folder import CacheFolder, Entry, lines_of
 from step37_flickr8k.group import Progress
@@ -18,7 +19,10 @@ from step37_flickr8k.workers import Workers
 
 __all__ = ["MANY", "Survey", "Surveyor", "Task"]
 
+log = logging.getLogger("step37_flickr8k")
+
 MANY = 100  # images: for fewer the Parquet conversion isn't looked for
+_FEW = 2  # tries for a listing that can be done without
 _LARGEST_METADATA = 1 << 30  # bytes: a million rows with five captions have a third of that
 
 
@@ -114,8 +118,18 @@ class Surveyor:
             raise InvalidSettings("fetch_mode=parquet needs pyarrow: pip install 'step37-flickr8k[parquet]', or choose auto")
         if mode == "files" or not is_available() or len(plan.fetch) < (MANY if mode == "auto" else 1):
             return ()
-        shards = self.hub.list_parquet(split)
-        if mode == "parquet" and not shards:
+        if mode == "auto":
+            shards = self._shards_if_listed(split)
+            return shards if 2 * plan.bytes >= sum(shard.size for shard in shards) else ()
+        if not (shards := self.hub.list_parquet(split)):
             told = f"{self.hub.name} has no Parquet conversion of {split}"
             raise InvalidSettings(f"fetch_mode=parquet, but {told}: choose auto or files")
-        return shards if mode == "parquet" or 2 * plan.bytes >= sum(shard.size for shard in shards) else ()
+        return shards
+
+    def _shards_if_listed(self, split: str) -> Sequence[RemoteFile]:
+        """Give the Parquet files; none when they can't be listed, since nobody asked for them."""
+        try:
+            return self.hub.list_parquet(split, attempts=min(_FEW, self.task.settings.attempts))
+        except Step37Error as error:
+            log.warning("the Parquet conversion can't be listed, so the images come file by file: %s", error)
+            return ()

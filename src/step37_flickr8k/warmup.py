@@ -20,13 +20,13 @@ from step37_flickr8k.errors import (
     TransientError,
 )
 from step37_flickr8k.filling import Filling, result_of
-from step37_flickr8k.folder import CacheFolder
+from step37_flickr8k.folder import CacheFolder, lines_of
 from step37_flickr8k.group import Group, Patience, Progress, share
 from step37_flickr8k.hub import Hub, is_commit
 from step37_flickr8k.lease import Claim, Lease, take
 from step37_flickr8k.node import local_file_system, proxy_before
 from step37_flickr8k.parquet import is_available, preload
-from step37_flickr8k.plan import Row, Selection
+from step37_flickr8k.plan import METADATA, Row, Selection, read_rows
 from step37_flickr8k.record import (
     Record,
     lies_there,
@@ -187,21 +187,18 @@ class Warmup:
 
     def plan(self) -> Value:
         """Tell what `run` would do now: downloads nothing but metadata.csv, writes nothing to the cache folder."""
-        if self.settings.offline and (record := self._ready(self.selection)):
-            rows = self._warm_result(record)["rows"]
-            nothing = {"files": rows, "fetch": 0, "bytes": 0, "requests": 0, "wait": 0, "quota": None, "warm": True}
-            where = {"repo_id": record.repo_id, "commit": record.commit, "cache_dir": str(self.folder.root)}
-            return {**where, "rows": rows, "mode": "offline", **nothing}
+        if record := self._ready(self.selection):
+            return self._nothing_to_do(record, 0)
         hub = self._hub()
         commit = hub.resolve(self.selection.revision or "main")
+        if record := self._ready(replace(self.selection, revision=commit)):
+            return self._nothing_to_do(record, hub.requests)
         listing = hub.list_files(commit, self.selection.split)
         with tempfile.TemporaryDirectory() as scratch:
             folder = CacheFolder(Path(scratch), self.selection.split)
             folder.make()
             with contextlib.closing(Workers(folder)) as workers:
                 survey = Surveyor(self.task, hub, workers, Progress()).survey(commit, listing, folder)
-        requests = hub.requests + survey.requests
-        ready = self._ready(replace(self.selection, revision=commit)) is not None
         return {
             "repo_id": self.selection.repo_id,
             "commit": commit,
@@ -211,16 +208,24 @@ class Warmup:
             "fetch": len(survey.plan.fetch),
             "bytes": survey.plan.bytes,
             "mode": "in bulk, from its Parquet conversion" if survey.shards else "one for each file",
-            "requests": 1 if ready else requests,
+            "requests": hub.requests + survey.requests,
             "wait": survey.wait,
             "quota": survey.quota and vars(survey.quota),
-            "warm": ready,
+            "warm": False,
         }
 
-    def verify(self, *, repair: bool = False) -> Value:
+    def _nothing_to_do(self, record: Record, requests: int) -> Value:
+        rows = [*read_rows(lines_of(self.folder.files / METADATA), self.selection)]
+        count = {"rows": len(rows), "files": len({row.file_name for row in rows})}
+        where = {"repo_id": record.repo_id, "commit": record.commit, "cache_dir": str(self.folder.root)}
+        nothing = {"fetch": 0, "bytes": 0, "mode": "nothing to fetch", "wait": 0, "quota": None, "warm": True}
+        return {**where, **count, **nothing, "requests": requests}
+
+    def verify(self, tell: Callable[[Value], None], *, repair: bool = False) -> Value:
         """Hash every file of the folder again; tell what is missing, wrong, and foreign, which is no file of the commit.
 
-        Raises `CacheDamaged` if anything is missing or wrong; with ``repair`` just that is fetched again.
+        Raises `CacheDamaged` if anything is missing or wrong; with ``repair`` just that is fetched again. ``tell`` gets what was
+        found, whatever is raised.
         """
         manifest = read_manifest(self.folder)
         if not manifest:
@@ -231,15 +236,25 @@ class Warmup:
         missing = sorted(manifest.keys() - scan.keys())
         wrong = sorted(like.keys() - right.keys())
         foreign = sorted(scan.keys() - manifest.keys())
-        result = {"files": len(manifest), "missing": missing, "wrong": wrong, "foreign": foreign, "repaired": 0}
-        if not missing and not wrong:
-            return result
-        named = ", ".join([*(f"{name} is missing" for name in missing), *(f"{name} has wrong bytes" for name in wrong)][:_NAMED])
-        told = f"{len(missing)} of {len(manifest)} files are missing and {len(wrong)} wrong in {self.folder.files}: {named}"
-        if not repair:
-            raise CacheDamaged(f"{told}: verify --repair fetches just these")
-        log.warning("%s", told)
-        return result | {"repaired": self._repair([*missing, *wrong]).files}
+        found = {"files": len(manifest), "missing": missing, "wrong": wrong, "foreign": foreign, "repaired": 0}
+        try:
+            if missing or wrong:
+                told = self._damage(found)
+                if not repair:
+                    raise CacheDamaged(f"{told}: verify --repair fetches just these")
+                log.warning("%s", told)
+                found["repaired"] = self._repair([*missing, *wrong]).files
+        finally:
+            tell(found)
+        return found
+
+    def _damage(self, found: Value) -> str:
+        missing, wrong = found["missing"], found["wrong"]
+        named = [*(f"{name} is missing" for name in missing[:_NAMED]), *(f"{name} has wrong bytes" for name in wrong[:_NAMED])]
+        more = len(missing) + len(wrong) - len(named)
+        named += [f"and {more} more (--json names all)"] if more else []
+        count = f"{len(missing)} of {found['files']} files are missing and {len(wrong)} wrong"
+        return f"{count} in {self.folder.files}: {', '.join(named)}"
 
     def _repair(self, names: list[str]) -> Tally:
         record = read_record(self.folder)
@@ -286,6 +301,7 @@ class Warmup:
         return record
 
     def _confirm_run(self) -> None:
+        self.folder.refuse_links()
         lease = self._lease(lambda _: False)
         if lease is not None:
             with lease:
