@@ -18,6 +18,7 @@ PACKAGE = "step37_flickr8k"
 ORDER = (
     ("__main__",),
     ("cli",),
+    ("look",),
     ("__init__",),
     ("flickr8k_loader",),
     ("warmup",),
@@ -48,7 +49,7 @@ ONLY = {
     "pydantic": {"settings"},
     "aiohttp": {"fetch", "localhub"},
     "pyarrow": {"parquet"},
-    "rich": {"cli"},
+    "rich": {"look"},
 }
 
 

@@ -8,9 +8,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from step37_flickr8k import __version__
 from step37_flickr8k.errors import InvalidSettings, Step37Error, Terminated, exit_code_of
@@ -21,7 +21,6 @@ __all__ = ["main", "run"]
 
 log = logging.getLogger("step37_flickr8k")
 
-_LINE_EVERY = 5.0  # s between two lines of progress
 _EXITS = """exit codes: 0 done; 2 configuration: change something first; 75 transient: run it again;
 76 rank 0 was lost or never met: start this rank again; 143 ended by SIGTERM; 1 a bug."""
 
@@ -60,7 +59,7 @@ def _say(error: BaseException) -> None:
         print(f"step37-flickr8k: {message}", file=sys.stderr)
 
 
-# --- warmup, plan, verify, settings, hub ------------------------------------------------------------------------------------
+# --- the commands ------------------------------------------------------------------------------------
 
 
 def _warmup(parsed: argparse.Namespace) -> int:
@@ -72,6 +71,7 @@ def _warmup(parsed: argparse.Namespace) -> int:
     log.info("%s, step37-flickr8k %s, %s split %s", world.describe(), __version__, settings.repo_id, settings.split)
 
     from step37_flickr8k.group import job_group  # noqa: PLC0415 - whatever is wrong so far is said before anything heavy loads
+    from step37_flickr8k.look.progress import display  # noqa: PLC0415
     from step37_flickr8k.warmup import Warmup  # noqa: PLC0415
 
     gc.freeze()  # what is loaded by now stays: looking through it again and again costs a twentieth of the fetch
@@ -83,7 +83,7 @@ def _warmup(parsed: argparse.Namespace) -> int:
         "world_size": world.size,
         "run": world.run,
     }
-    show = _display(settings, world)
+    show = display(settings, world)
     try:
         result, rows = Warmup(settings, world).run(job_group(world), show)
     except BaseException as error:
@@ -143,6 +143,17 @@ def _verify(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _status(parsed: argparse.Namespace) -> int:
+    settings = _load(parsed).settings
+    _set_up_logging(settings, World.from_environment({}))
+    from step37_flickr8k.look import status  # noqa: PLC0415
+
+    root = settings.cache_dir.absolute()
+    splits = status.status(root)
+    print(json.dumps(status.as_value(root, splits), indent=2) if parsed.json else "\n".join(status.as_lines(root, splits)))
+    return 0
+
+
 def _settings(parsed: argparse.Namespace) -> int:
     if parsed.json_schema:
         print(json.dumps(json_schema(), indent=2))
@@ -183,11 +194,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, run, about in (
-        ("warmup", _warmup, "the job: rank 0 downloads, the others wait, all read (run it on every rank)"),
-        ("plan", _plan, "what warmup would do: files, bytes, requests; downloads nothing"),
-        ("verify", _verify, "hash the cache again and compare it with its manifest; --repair mends it"),
-        ("settings", _settings, "the settings in force and where each came from"),
+    for name, run, about, reads in (
+        ("warmup", _warmup, "the job: rank 0 downloads, the others wait, all read (run it on every rank)", None),
+        ("plan", _plan, "what warmup would do: files, bytes, requests; downloads nothing", None),
+        ("verify", _verify, "hash the cache again and compare it with its manifest; --repair mends it", None),
+        ("status", _status, "what the cache folder holds, and who is filling it right now; asks nobody", {"cache_dir"}),
+        ("settings", _settings, "the settings in force and where each came from", None),
     ):
         # no abbreviations: --token would be taken for --token-file, and the secret for a path that is then shown
         command = commands.add_parser(name, help=about, description=about, epilog=_EXITS, allow_abbrev=False)
@@ -195,11 +207,13 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         command.add_argument("--settings", metavar="FILE", type=Path, help="YAML or TOML file with settings")
         for field, flag, text, choices in flags():
+            if reads is not None and field not in reads:
+                continue
             if choices == ():
                 command.add_argument(flag, dest=field, help=text, action="store_const", const=True)
             else:
                 command.add_argument(flag, dest=field, help=text, choices=choices, metavar=None if choices else field.upper())
-        if name in {"plan", "verify"}:
+        if name in {"plan", "verify", "status"}:
             command.add_argument("--json", action="store_true", help="print JSON")
         if name == "verify":
             command.add_argument("--repair", action="store_true", help="fetch again what is missing or wrong, and only that")
@@ -224,7 +238,7 @@ class _RefuseToken(argparse.Action):
 
 
 def _load(parsed: argparse.Namespace) -> Loaded:
-    given = {field: value for field, *_ in flags() if (value := getattr(parsed, field)) is not None}
+    given = {field: value for field, *_ in flags() if (value := getattr(parsed, field, None)) is not None}
     return load_settings(given, file=parsed.settings, environ=os.environ)
 
 
@@ -273,63 +287,3 @@ class _JsonFormatter(logging.Formatter):
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         return json.dumps(fields)
-
-
-def _display(settings: Any, world: World) -> Callable[[dict[str, Any]], None]:
-    """Show progress: a bar for rank 0 on a terminal, else a line every few seconds."""
-    terminal = settings.progress == "on" or (settings.progress == "auto" and sys.stderr.isatty())
-    if settings.progress == "off":
-        return lambda _: None
-    return _Bar(sys.stderr) if terminal and world.rank == 0 and settings.log_format == "text" else _Lines()
-
-
-class _Lines:
-    """Progress as log lines, few enough for a log that is kept."""
-
-    def __init__(self) -> None:
-        self._start: tuple[float, float] | None = None
-        self._due = 0.0
-        self._state = ""
-
-    def __call__(self, told: dict[str, Any]) -> None:
-        now = time.monotonic()
-        changed = told["state"].partition(",")[0] != self._state
-        if told["state"] == "done" or (now < self._due and not changed):
-            return
-        self._state, self._due = told["state"].partition(",")[0], now + _LINE_EVERY
-        log.info("%s", self._line(told, now))
-
-    def _line(self, told: dict[str, Any], now: float) -> str:
-        if "of_bytes" not in told:
-            return str(told["state"])
-        if self._start is None:
-            self._start = now, told["bytes"]
-        since, before = self._start
-        rate = (told["bytes"] - before) / max(now - since, 0.001)
-        left = f", {(told['of_bytes'] - told['bytes']) / rate:.0f} s left" if rate > 0 else ""
-        files = f"{told['files']:,} of {told['of_files']:,} files"
-        size = f"{told['bytes'] / 1e6:.1f} of {told['of_bytes'] / 1e6:.1f} MB"
-        return f"{told['state']}: {files}, {size}, {rate / 1e6:.1f} MB/s{left}"
-
-
-class _Bar:
-    """Progress as a bar on a terminal."""
-
-    def __init__(self, stream: TextIO) -> None:
-        from rich import console, progress  # noqa: PLC0415 - only on a terminal
-
-        columns = (
-            *(progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TextColumn("{task.fields[files]}")),
-            *(progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn()),
-        )
-        self._progress = progress.Progress(*columns, console=console.Console(file=stream), transient=True)
-        self._task = self._progress.add_task("starting", total=None, files="")
-        self._progress.start()
-
-    def __call__(self, told: dict[str, Any]) -> None:
-        if told["state"] == "done":
-            self._progress.stop()
-            return
-        files = f"{told['files']:,}/{told['of_files']:,} files" if "of_files" in told else ""
-        total, completed = told.get("of_bytes"), told.get("bytes", 0)
-        self._progress.update(self._task, description=told["state"], total=total, completed=completed, files=files)

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,12 @@ class CacheFolder:
                 return os.fstat(file.fileno()).st_mtime - (self.home / name).stat().st_mtime
         finally:
             _forget(probe)
+
+    def written(self, name: str) -> float:
+        """Give the time at which one of our own files was written, as this node shows it; now, if it has just been replaced."""
+        with self.errors(), contextlib.suppress(FileNotFoundError):
+            return (self.home / name).stat().st_mtime
+        return time.time()
 
     def refresh(self) -> set[str]:
         """List our own folder: what an NFS client has once missed it goes on missing until the folder that holds it is listed.
