@@ -50,6 +50,7 @@ ONLY = {
     "aiohttp": {"fetch", "localhub"},
     "pyarrow": {"parquet"},
     "rich": {"look"},
+    "jinja2": {"look"},
 }
 
 

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -72,22 +71,18 @@ def _warmup(parsed: argparse.Namespace) -> int:
 
     from step37_flickr8k.group import job_group  # noqa: PLC0415 - whatever is wrong so far is said before anything heavy loads
     from step37_flickr8k.look.progress import display  # noqa: PLC0415
+    from step37_flickr8k.look.recorder import Recorder  # noqa: PLC0415
+    from step37_flickr8k.look.report import beginning, failure  # noqa: PLC0415
     from step37_flickr8k.warmup import Warmup  # noqa: PLC0415
 
     gc.freeze()  # what is loaded by now stays: looking through it again and again costs a twentieth of the fetch
     gc.set_threshold(10_000, 20, 20)
-    start = time.monotonic()
-    report: dict[str, Any] = {
-        "repo_id": settings.repo_id,
-        "split": settings.split,
-        "world_size": world.size,
-        "run": world.run,
-    }
-    show = display(settings, world)
+    recorder = Recorder(display(settings, world))
+    report = beginning(settings, world)
     try:
-        result, rows = Warmup(settings, world).run(job_group(world), show)
+        result, rows = Warmup(settings, world).run(job_group(world), recorder)
     except BaseException as error:
-        report |= {"ok": False, "error": type(error).__name__, "message": str(error), "exit_code": exit_code_of(error)}
+        report |= failure(error, world, recorder.state)
         raise
     else:
         report |= {"ok": True, "exit_code": 0, **result}
@@ -97,10 +92,9 @@ def _warmup(parsed: argparse.Namespace) -> int:
         log.info("ready: %s rows at commit %s; %s", f"{len(rows):,}", result["commit"], how)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is over: who ends the job now must not turn its outcome into 143
-        show({"state": "done"})
+        recorder({"state": "done"})
         if world.rank == 0:
-            report["total_seconds"] = round(time.monotonic() - start, 3)
-            _write_report(report, settings.report)
+            _write_report(report | recorder.value() | report, settings.report)
     return 0
 
 
@@ -151,6 +145,23 @@ def _status(parsed: argparse.Namespace) -> int:
     root = settings.cache_dir.absolute()
     splits = status.status(root)
     print(json.dumps(status.as_value(root, splits), indent=2) if parsed.json else "\n".join(status.as_lines(root, splits)))
+    return 0
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    from step37_flickr8k.look import report, report_text  # noqa: PLC0415 - imports rich
+
+    if parsed.json_schema:
+        print(json.dumps(report.json_schema(), indent=2))
+        return 0
+    if parsed.file is None:
+        raise InvalidSettings("no report is named: name the file that warmup --report wrote, or - for stdin")
+    read = report.read_report(parsed.file)
+    if parsed.html is not None:
+        from step37_flickr8k.look import page, report_page  # noqa: PLC0415 - imports jinja2
+
+        page.write(parsed.html, report_page.report_page(read))
+    report_text.print_report(read, sys.stdout)
     return 0
 
 
@@ -219,6 +230,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--repair", action="store_true", help="fetch again what is missing or wrong, and only that")
         if name == "settings":
             command.add_argument("--json-schema", action="store_true", help="print the JSON schema of the settings")
+    about = "what a run did, from the report that rank 0 wrote: states, throughput, retries, ranks, slowest files"
+    report = commands.add_parser("report", help=about, description=about, allow_abbrev=False)
+    report.set_defaults(run=_report)
+    report.add_argument("file", type=Path, nargs="?", metavar="FILE", help="the report's JSON; - for stdin")
+    report.add_argument("--html", type=Path, metavar="PAGE", help="write it as a page, too, with small plots")
+    report.add_argument("--json-schema", action="store_true", help="print the JSON schema of reports")
     hub = commands.add_parser("hub", help="serve a folder as a Hub dataset repository, for rehearsals and tests")
     hub.set_defaults(run=_hub)
     hub.add_argument("folder", type=Path, help="folder that holds <split>/metadata.csv and the images")

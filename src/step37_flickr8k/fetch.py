@@ -5,6 +5,7 @@ Or a split in bulk, out of its Parquet conversion: each image counts only if its
 
 import asyncio
 import contextlib
+import heapq
 import logging
 import random
 import re
@@ -41,6 +42,7 @@ _GATHER = 0.004  # s in which files that have come gather, to go to a worker tog
 _SLOW = 0.005  # s for naming a file: a shared file system, for which many may wait at once
 _BATCH = 16
 _HOPS = 5
+_SLOWEST = 10  # files that a tally remembers
 _TICK = 0.5  # s between two words of progress
 _LEAST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # s
 _TAIL = 128 << 10  # bytes: the footer of a Parquet file of 500 MB has some 60 KB
@@ -88,13 +90,21 @@ class Quota:
 
 @dataclass
 class Tally:
-    """What a fetch did; ``retries`` counts by cause, ``quota`` is what the Hub last told."""
+    """What a fetch did; ``retries`` counts by cause, ``quota`` is what the Hub last told.
+
+    ``slowest`` are those files that took longest: seconds of all their tries, pauses left out, the name, bytes, tries.
+    """
 
     files: int = 0
     bytes: int = 0
     requests: int = 0
     retries: Counter[str] = field(default_factory=Counter)
     quota: Quota | None = None
+    slowest: list[tuple[float, str, int, int]] = field(default_factory=list)
+
+    def took(self, *files: tuple[float, str, int, int]) -> None:
+        """Take in how long files took."""
+        self.slowest = heapq.nlargest(_SLOWEST, [*self.slowest, *files])
 
     def add(self, other: "Tally") -> None:
         """Add what another fetch did."""
@@ -103,6 +113,7 @@ class Tally:
         self.requests += other.requests
         self.retries += other.retries
         self.quota = other.quota or self.quota
+        self.took(*other.slowest)
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,7 @@ class Arrived:
 
 
 class _Report(Protocol):
-    def __call__(self, state: str, **numbers: float) -> None: ...
+    def __call__(self, state: str, *, retries: Mapping[str, int] | None = None, **numbers: float) -> None: ...
 
 
 class _Fault(Exception):
@@ -211,6 +222,7 @@ class _Fetch:
         self._settings = settings
         self._progress = progress
         self._tally = Tally()
+        self._of = 0, 0  # files and bytes that are wanted
         self._proxies = _Proxies()
         self._failed: dict[str, str] = {}
         self._come: deque[_Whole] = deque()  # files that wait for a thread
@@ -223,11 +235,13 @@ class _Fetch:
 
     async def run(self, files: Collection[RemoteFile]) -> Tally:
         waiting = iter(files)
+        self._of = len(files), sum(file.size for file in files)
         async with self._session() as session:
             # more than there are connections: the others have files that are being written
             count = min(self._settings.concurrency * 3 // 2, len(files))
             workers = [self._work(session, waiting) for _ in range(count)]
-            await _beside(self._tell(len(files), sum(file.size for file in files)), workers)
+            await _beside(self._keep_telling(), workers)
+        self._tell()
         if self._failed:
             raise FetchFailed(_summary(self._failed, len(files)))
         return self._tally
@@ -249,31 +263,39 @@ class _Fetch:
             for arriving in self._dropped:
                 arriving.drop()
 
-    async def _tell(self, files: int, size: int) -> None:
+    async def _keep_telling(self) -> None:
         while True:
             quota = self._open_at - asyncio.get_running_loop().time()
-            state = f"waiting for quota, {quota:.0f} s" if quota > 0 else "fetching"
-            tally = self._tally
-            self._progress(state, files=tally.files, of_files=files, bytes=tally.bytes, of_bytes=size)
+            self._tell(f"waiting for quota, {quota:.0f} s" if quota > 0 else "fetching")
             await asyncio.sleep(_TICK)
+
+    def _tell(self, state: str = "fetching") -> None:
+        tally, (files, size) = self._tally, self._of
+        self._progress(state, retries=tally.retries, files=tally.files, of_files=files, bytes=tally.bytes, of_bytes=size)
 
     # --- file by file ---
 
     async def _work(self, session: aiohttp.ClientSession, waiting: Iterator[RemoteFile]) -> None:
         for file in waiting:
+            took: list[float] = []
             try:
-                await self._patiently(file.name, lambda file=file: self._bring(session, file))  # type: ignore[misc]
+                await self._patiently(file.name, lambda file=file, took=took: self._bring(session, file, took))  # type: ignore[misc]
             except _Final as error:
                 self._failed[file.name] = str(error)
             else:
                 self._tally.files += 1
+                self._tally.took((round(sum(took), 3), file.name, file.size, len(took)))
 
-    async def _bring(self, session: aiohttp.ClientSession, file: RemoteFile) -> None:
-        async with await self._get(session, file.name) as response:
-            if file.size <= _BLOCK:
-                await self._receive_whole(response, file)
-            else:
-                await self._receive_in_blocks(response, file)
+    async def _bring(self, session: aiohttp.ClientSession, file: RemoteFile, took: list[float]) -> None:
+        start = time.monotonic()
+        try:
+            async with await self._get(session, file.name) as response:
+                if file.size <= _BLOCK:
+                    await self._receive_whole(response, file)
+                else:
+                    await self._receive_in_blocks(response, file)
+        finally:
+            took.append(time.monotonic() - start)
 
     async def _receive_whole(self, response: aiohttp.ClientResponse, file: RemoteFile) -> None:
         content = bytearray()
@@ -378,13 +400,15 @@ class _Fetch:
         missing = _Missing(wanted)
         opened: list[tuple[RemoteFile, Images]] = []
         size = sum(file.size for file in wanted)
+        self._of = len(wanted), size
         async with self._session() as session:
-            await _beside(self._tell(len(wanted), size), [self._open(session, shard, opened) for shard in shards])
+            await _beside(self._keep_telling(), [self._open(session, shard, opened) for shard in shards])
             lengths = [chunk.end - chunk.start for _, images in opened for chunk in images.chunks]
             self._strange = sum(chunk.size for _, images in opened for chunk in images.chunks) - size
             streams = max(1, min(_STREAMS, _BUFFERED // max(lengths, default=1), self._settings.concurrency))
             parts = iter([_Part(*one, part) for one in opened for part in _cut(one[1].chunks, sum(lengths) / streams)])
-            await _beside(self._tell(len(wanted), size), [self._stream(session, parts, missing) for _ in range(streams)])
+            await _beside(self._keep_telling(), [self._stream(session, parts, missing) for _ in range(streams)])
+        self._tell()
         return self._tally
 
     async def _open(self, session: aiohttp.ClientSession, shard: RemoteFile, opened: list[tuple[RemoteFile, Images]]) -> None:

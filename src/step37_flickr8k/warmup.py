@@ -299,4 +299,4 @@ class Warmup:
         coverage, count = record.captions[self.selection.caption_key], self.selection.sample_count
         rows = coverage.rows if count is None else min(count, coverage.rows)
         skipped = skipped_rows(self.folder, record, self.selection)
-        return result_of(record.commit, rows, Tally(requests=requests), skipped=skipped)
+        return result_of(record.commit, rows, Tally(requests=requests), warm=True, skipped=skipped)

@@ -20,7 +20,7 @@ _OURS = re.compile(r"(?P<split>.+)\.(json|lease\.\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class SplitStatus:
-    """One split: what its ready record says, what of that is no longer there, and its downloader; None where there is no such thing."""
+    """One split: what its ready record says, what of that is no longer there, and its downloader; None for what isn't there."""
 
     split: str
     repo_id: str | None = None
