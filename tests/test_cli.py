@@ -101,7 +101,8 @@ def test_progress_is_a_bar_or_lines_or_nothing(
     hub.faults.add(Fault.delay(0.1))
     assert cli.run(["warmup", "--cache-dir", str(cache), "--progress", progress]) == 0
     said = capsys.readouterr().err
-    assert bool(re.search(r"fetching: \d+ of 12 files", said)) == (progress == "auto")
+    assert bool(re.search(r"INFO fetching: \d+ of 12 files", said)) == (progress == "auto")
+    assert bool(re.search(r"\r\x1b\[2Kfetching: \d+ of 12 files", said)) == (progress == "on")
 
 
 def test_the_report_that_cannot_be_written_is_no_failure(

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from step37_flickr8k import __version__
 from step37_flickr8k.errors import InvalidSettings, Step37Error, Terminated, exit_code_of
+from step37_flickr8k.look.progress import CLEAR, display, terminal
 from step37_flickr8k.settings import Loaded, describe_settings, flags, json_schema, load_settings
 from step37_flickr8k.world import World
 
@@ -70,7 +71,6 @@ def _warmup(parsed: argparse.Namespace) -> int:
     log.info("%s, step37-flickr8k %s, %s split %s", world.describe(), __version__, settings.repo_id, settings.split)
 
     from step37_flickr8k.group import job_group  # noqa: PLC0415 - whatever is wrong so far is said before anything heavy loads
-    from step37_flickr8k.look.progress import display  # noqa: PLC0415
     from step37_flickr8k.look.recorder import Recorder  # noqa: PLC0415
     from step37_flickr8k.look.report import beginning, failure  # noqa: PLC0415
     from step37_flickr8k.warmup import Warmup  # noqa: PLC0415
@@ -282,14 +282,15 @@ def _write_report(report: dict[str, Any], file: Path | None) -> None:
 
 def _set_up_logging(settings: Any, world: World) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter(world) if settings.log_format == "json" else _TextFormatter(world))
+    text = _TextFormatter(world, CLEAR if terminal(settings) else "")
+    handler.setFormatter(_JsonFormatter(world) if settings.log_format == "json" else text)
     log.handlers[:] = [handler]
     log.setLevel(settings.log_level.upper())
 
 
 class _TextFormatter(logging.Formatter):
-    def __init__(self, world: World) -> None:
-        super().__init__(f"%(asctime)s {world.label} %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    def __init__(self, world: World, before: str = "") -> None:
+        super().__init__(f"{before}%(asctime)s {world.label} %(levelname)s %(message)s", datefmt="%H:%M:%S")
 
 
 class _JsonFormatter(logging.Formatter):
