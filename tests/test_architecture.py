@@ -46,7 +46,7 @@ ONLY = {
     "huggingface_hub": {"hub"},
     "hf_xet": {"localhub"},
     "PIL": {"images"},
-    "pydantic": {"settings"},
+    "pydantic": {"look", "settings"},
     "aiohttp": {"fetch", "localhub"},
     "pyarrow": {"parquet"},
     "rich": {"look"},

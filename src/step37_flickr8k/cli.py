@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from step37_flickr8k import __version__
 from step37_flickr8k.errors import InvalidSettings, Step37Error, Terminated, exit_code_of
 from step37_flickr8k.look.progress import CLEAR, display, terminal
-from step37_flickr8k.settings import Loaded, describe_settings, flags, json_schema, load_settings
+from step37_flickr8k.settings import Loaded, contradictions, describe_settings, flags, json_schema, load_settings
 from step37_flickr8k.world import World
 
 __all__ = ["main", "run"]
@@ -30,6 +30,7 @@ def main() -> NoReturn:
 
     At once: a thread that waits in torch's store would abort the interpreter's own shutdown and spoil the exit code.
     """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is said by us, in one line, not in C++ stack frames
     code = run()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -64,7 +65,6 @@ def _say(error: BaseException) -> None:
 
 def _warmup(parsed: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _on_sigterm)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is said by us, in one line, not in C++ stack frames
     settings = _load(parsed).settings
     world = World.from_environment(os.environ)
     _set_up_logging(settings, world)
@@ -165,6 +165,26 @@ def _report(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(parsed: argparse.Namespace) -> int:
+    loaded = _load(parsed)
+    settings, world = loaded.settings, World.from_environment(os.environ)
+    _set_up_logging(settings, world)
+    from step37_flickr8k.group import job_group, share  # noqa: PLC0415
+    from step37_flickr8k.look import doctor, doctor_text  # noqa: PLC0415
+
+    group = job_group(world)
+    found = doctor.examine(settings, world, group, contradictions(file=parsed.settings, environ=os.environ))
+    bad = any(finding.state == "problem" for finding in found)
+    if world.rank == 0:
+        if parsed.json:
+            print(json.dumps([vars(finding) for finding in found], indent=2))
+        else:
+            doctor_text.print_findings(found, sys.stdout)
+        sys.stdout.flush()
+    code: int = share(group, lambda _: {"exit_code": 2 if bad else 0})["exit_code"]
+    return code
+
+
 def _settings(parsed: argparse.Namespace) -> int:
     if parsed.json_schema:
         print(json.dumps(json_schema(), indent=2))
@@ -210,6 +230,12 @@ def _parser() -> argparse.ArgumentParser:
         ("plan", _plan, "what warmup would do: files, bytes, requests; downloads nothing", None),
         ("verify", _verify, "hash the cache again and compare it with its manifest; --repair mends it", None),
         ("status", _status, "what the cache folder holds, and who is filling it right now; asks nobody", {"cache_dir"}),
+        (
+            "doctor",
+            _doctor,
+            "checks what usually goes wrong, with a remedy for each; as two ranks on two nodes the folder, too",
+            None,
+        ),
         ("settings", _settings, "the settings in force and where each came from", None),
     ):
         # no abbreviations: --token would be taken for --token-file, and the secret for a path that is then shown
@@ -224,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
                 command.add_argument(flag, dest=field, help=text, action="store_const", const=True)
             else:
                 command.add_argument(flag, dest=field, help=text, choices=choices, metavar=None if choices else field.upper())
-        if name in {"plan", "verify", "status"}:
+        if name in {"plan", "verify", "status", "doctor"}:
             command.add_argument("--json", action="store_true", help="print JSON")
         if name == "verify":
             command.add_argument("--repair", action="store_true", help="fetch again what is missing or wrong, and only that")

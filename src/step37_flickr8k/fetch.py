@@ -30,7 +30,7 @@ from step37_flickr8k.plan import METADATA, RemoteFile
 from step37_flickr8k.settings import WarmupSettings
 from step37_flickr8k.workers import Job, Workers
 
-__all__ = ["Arrived", "Quota", "Source", "Tally", "fetch", "fetch_bulk"]
+__all__ = ["Arrived", "Quota", "Source", "Tally", "fetch", "fetch_bulk", "memory_in_flight"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -177,6 +177,16 @@ def fetch_bulk(
     return _in_own_loop(lambda: _Fetch(source, workers, land, settings, progress).run_bulk(shards, wanted))
 
 
+def memory_in_flight(concurrency: int, size: int) -> int:
+    """Give the bytes of memory that files of this size take while they are on their way: once here, once in a worker's pipe."""
+    return 2 * _places(concurrency) * min(size, _BLOCK)
+
+
+def _places(concurrency: int) -> int:
+    """Give how many files are in hand: more than there are connections, the others are being written."""
+    return concurrency * 3 // 2
+
+
 def _in_own_loop(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
     """Run a coroutine in a thread of its own: callers may have a loop, and the main thread stays free for signals."""
     result: Future[_T] = Future()
@@ -237,8 +247,7 @@ class _Fetch:
         waiting = iter(files)
         self._of = len(files), sum(file.size for file in files)
         async with self._session() as session:
-            # more than there are connections: the others have files that are being written
-            count = min(self._settings.concurrency * 3 // 2, len(files))
+            count = min(_places(self._settings.concurrency), len(files))
             workers = [self._work(session, waiting) for _ in range(count)]
             await _beside(self._keep_telling(), workers)
         self._tell()

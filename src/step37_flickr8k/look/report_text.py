@@ -1,25 +1,24 @@
 """A run's report on a terminal: tables, a few bars, the throughput as a line of blocks."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import TextIO
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from step37_flickr8k.look.report import RankReport, Report
+from step37_flickr8k.look.tables import console_of, table
 
 __all__ = ["headline", "print_report", "slow_ranks"]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_WIDE = 160  # columns where nobody looks at a terminal: a file, a pipe
 _LONGEST_BAR = 30
 _RANKS = 16  # that are shown one by one
 
 
 def print_report(report: Report, stream: TextIO) -> None:
     """Print it; without a terminal in plain text."""
-    console = Console(file=stream, width=None if stream.isatty() else _WIDE, highlight=False)
+    console = console_of(stream)
     console.print(Text(headline(report), style="bold green" if report.ok else "bold red"))
     for part in _parts(report, blocks=console.encoding.startswith("utf")):
         console.print()
@@ -31,24 +30,24 @@ def _parts(report: Report, *, blocks: bool) -> Iterator[Table | str]:
     if report.seconds:
         total = report.total_seconds
         bars = ((state, _s(spent), _bar(spent, total)) for state, spent in report.seconds.items() if spent >= 0.001)
-        yield _table("state", "seconds", "", rows=bars)
+        yield table("state", "seconds", "", rows=bars)
     if said := _throughput(report, blocks=blocks):
         yield said
     if report.retries:
         most = max(report.retries.values())
         counts = sorted(report.retries.items(), key=lambda item: -item[1])
-        yield _table("tried again because of", "times", "", rows=((c, f"{n:,}", _bar(n, most)) for c, n in counts))
+        yield table("tried again because of", "times", "", rows=((c, f"{n:,}", _bar(n, most)) for c, n in counts))
     if report.ranks:
         ranks = slow_ranks(report)[:_RANKS]
         rows = ((rank, said.host or "-", _s(said.waited), _s(said.lag), _word(said)) for rank, said in ranks)
-        yield _table("rank", "host", "waited s", "lag s", "", rows=rows)
+        yield table("rank", "host", "waited s", "lag s", "", rows=rows)
         if len(report.ranks) > _RANKS:
             yield f" and {len(report.ranks) - _RANKS} more ranks; these are the ones that saw the cache last"
     if report.slowest:
         slow = ((each.file, _s(each.seconds), f"{each.bytes / 1e3:,.1f}", str(each.tries)) for each in report.slowest)
-        yield _table("slowest files", "seconds", "kB", "tries", rows=slow)
+        yield table("slowest files", "seconds", "kB", "tries", rows=slow)
     if report.skipped:
-        yield _table("left out", "because", rows=report.skipped.items())
+        yield table("left out", "because", rows=report.skipped.items())
 
 
 def headline(report: Report) -> str:
@@ -79,7 +78,7 @@ def _about(report: Report) -> Table:
     if not report.ok:
         rows += [("where", report.where or "-"), ("what", report.message or "-"), ("what to do", report.what_to_do or "-")]
         rows.append(("came so far", f"{report.files:,} files, {report.bytes / 1e6:,.1f} MB"))
-    return _table("", "", rows=rows, header=False)
+    return table("", "", rows=rows, header=False)
 
 
 def _throughput(report: Report, *, blocks: bool) -> str:
@@ -102,15 +101,3 @@ def _s(seconds: float | None) -> str:
 
 def _word(said: RankReport) -> str:
     return {True: "ok", False: f"{said.error}: {said.message}", None: "never said whether it can use the cache"}[said.ok]
-
-
-def _table(*names: str, rows: Iterable[Sequence[str]], header: bool = True) -> Table:
-    table = Table(box=None, show_header=header, pad_edge=True, header_style="bold")
-    for number, name in enumerate(names):
-        right = name.endswith(("seconds", " s", "kB", "tries", "times", "MB"))
-        table.add_column(
-            name, justify="right" if right else "left", overflow="fold", no_wrap=right or (number == 0 and not header)
-        )
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
