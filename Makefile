@@ -40,8 +40,8 @@ test-kill: $(STAMP) ## a hundred runs killed at random moments, ten machines wit
 	tests/install e2fsprogs
 	$(BIN)/python -m pytest tests/kill_rounds.py
 
-test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late
-	tests/install strace btrfs-progs
+test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late; the pages in a real browser
+	tests/install strace btrfs-progs chromium chromium-driver
 	$(BIN)/python -m pytest -m slow
 
 test-sharedfs: $(STAMP) ## the cache on late, full and failing FUSE mounts, and on a Linux NFS server with two clients; as root

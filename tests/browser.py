@@ -40,7 +40,7 @@ class Browser:
 
     def press(self, *keys: str) -> None:
         """Type on the keyboard, wherever the focus is."""
-        self.driver.switch_to.active_element.send_keys(*(getattr(Keys, key, key) for key in keys))
+        webdriver.ActionChains(self.driver).send_keys(*(getattr(Keys, key, key) for key in keys)).perform()
 
     def complaints(self) -> list[str]:
         """Give what the console has said since it was last asked."""

@@ -21,6 +21,7 @@ __all__ = ["main", "run"]
 
 log = logging.getLogger("step37_flickr8k")
 
+_PREVIEWED = {"split", "sample_count", "caption_key", "cache_dir", "log_level", "log_format", "progress"}
 _EXITS = """exit codes: 0 done; 2 configuration: change something first; 75 transient: run it again;
 76 rank 0 was lost or never met: start this rank again; 143 ended by SIGTERM; 1 a bug."""
 
@@ -165,6 +166,24 @@ def _report(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _preview(parsed: argparse.Namespace) -> int:
+    settings, world = _load(parsed).settings, World.from_environment({})
+    _set_up_logging(settings, world)
+    from step37_flickr8k.look import page, preview  # noqa: PLC0415 - imports jinja2
+
+    show = display(settings, world)
+    try:
+        made = preview.preview(settings, show)
+    finally:
+        show({"state": "done"})
+    page.write(parsed.output, made.page())
+    if parsed.png is not None:
+        page.write(parsed.png, made.sheet())
+    without = f", {made.bad:,} without a picture" if made.bad else ""
+    log.info("%s shows %s rows%s", parsed.output, f"{len(made.tiles):,}", without)
+    return 0
+
+
 def _doctor(parsed: argparse.Namespace) -> int:
     loaded = _load(parsed)
     settings, world = loaded.settings, World.from_environment(os.environ)
@@ -230,6 +249,7 @@ def _parser() -> argparse.ArgumentParser:
         ("plan", _plan, "what warmup would do: files, bytes, requests; downloads nothing", None),
         ("verify", _verify, "hash the cache again and compare it with its manifest; --repair mends it", None),
         ("status", _status, "what the cache folder holds, and who is filling it right now; asks nobody", {"cache_dir"}),
+        ("preview", _preview, "the samples of a warm cache as a page with a search box, and as a picture", _PREVIEWED),
         (
             "doctor",
             _doctor,
@@ -252,6 +272,9 @@ def _parser() -> argparse.ArgumentParser:
                 command.add_argument(flag, dest=field, help=text, choices=choices, metavar=None if choices else field.upper())
         if name in {"plan", "verify", "status", "doctor"}:
             command.add_argument("--json", action="store_true", help="print JSON")
+        if name == "preview":
+            command.add_argument("--output", type=Path, default="preview.html", help="the page (default: %(default)s)")
+            command.add_argument("--png", type=Path, metavar="FILE", help="the first pictures as PNG, too")
         if name == "verify":
             command.add_argument("--repair", action="store_true", help="fetch again what is missing or wrong, and only that")
         if name == "settings":
