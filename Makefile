@@ -15,7 +15,7 @@ LINT_VENV ?= .venv-lint
 LINT_STAMP := $(LINT_VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-kill test-sharedfs test-slow test-slurm image test-image clean-image lint-image requirements lint types bench bench-barrier bench-fetch format clean
+.PHONY: help demo test test-kill test-sharedfs test-slow test-slurm image test-image clean-image lint-image requirements lint types pictures bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -93,6 +93,10 @@ lint: $(STAMP) ## ruff and shellcheck
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
+
+pictures: $(STAMP) ## the pictures of the README, made anew; as root on Debian it installs the browser
+	tests/install chromium chromium-driver
+	PYTHONPATH=.:demo $(BIN)/python tools/pictures.py $(if $(DATA),--data '$(DATA)')
 
 bench: bench-barrier bench-fetch ## all benchmarks
 
