@@ -249,14 +249,15 @@ def _seen(made: Value, within: float) -> Value:
     """Look for rank 0's file as the project looks, by listing its folder first, and try its lock."""
     path, start = Path(made["probe"]), time.monotonic()
     said: Value = {"late": not path.exists(), "listed": False, "seen_after": None, "locked": None}
-    while said["seen_after"] is None and time.monotonic() - start < within:
+    while True:
         try:
             said["listed"] |= path.name in os.listdir(path.parent)
             with path.open("rb") as file:
-                said |= {"seen_after": round(time.monotonic() - start, 3), "locked": lock(file)}
+                return said | {"seen_after": round(time.monotonic() - start, 3), "locked": lock(file)}
         except OSError:  # not there, or not yet
-            time.sleep(0.1)
-    return said
+            if time.monotonic() - start > within:
+                return said
+        time.sleep(0.1)
 
 
 def _of_others(ranks: Mapping[str, Value]) -> list[Finding]:
