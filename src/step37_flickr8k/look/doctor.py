@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from step37_flickr8k.errors import AccessDenied, ConfigurationError, FolderFull, RepositoryNotFound, Step37Error
 from step37_flickr8k.fetch import Quota, memory_in_flight
 from step37_flickr8k.folder import CacheFolder, Probe, lock, nearest
-from step37_flickr8k.group import Group, Patience, share
+from step37_flickr8k.group import Group, share
 from step37_flickr8k.hub import Hub
 from step37_flickr8k.node import local_file_system, memory_limit, proxy_before
 from step37_flickr8k.settings import WarmupSettings
@@ -57,8 +57,8 @@ def examine(settings: WarmupSettings, world: World, group: Group, contradictions
     if world.rank == 0:
         found += _alone(settings, world)
     if world.size == 1:
-        return found + [Finding(check, _SKIPPED, "needs two nodes", _HOW) for check in _TWO_NODES]
-    return found + _together(settings, group, found)
+        return found + _unchecked("needs two nodes")
+    return found + _together(Warmup(settings, world), group, found)
 
 
 def _settings(contradictions: list[str]) -> list[Finding]:
@@ -217,13 +217,12 @@ def _memory(settings: WarmupSettings, world: World, plan: Value | None) -> Findi
 # --- what ranks on different nodes see of each other ------------------------------------------------------------------------
 
 
-def _together(settings: WarmupSettings, group: Group, own: list[Finding]) -> list[Finding]:
+def _together(warmup: Warmup, group: Group, own: list[Finding]) -> list[Finding]:
     """Let all ranks look for a file before it is there, and then for it: two calls, since a name once missed may stay missing."""
-    names = ("arrival", "heartbeat", "stall", "visibility")
-    patience = Patience(**{name: getattr(settings, f"{name}_timeout") for name in names})
-    place = nearest(settings.cache_dir.absolute())
+    patience = warmup.patience
+    place = nearest(warmup.folder.root)
     probe = Probe(place)
-    within = min(_SEEN_WITHIN, settings.visibility_timeout)
+    within = min(_SEEN_WITHIN, patience.visibility)
 
     def miss(result: Value) -> Value:
         Path(result["probe"]).exists()
@@ -237,6 +236,8 @@ def _together(settings: WarmupSettings, group: Group, own: list[Finding]) -> lis
 
     try:
         first = share(group, lambda _: {"probe": str(probe.path)}, confirm=miss, patience=patience)
+        if group.rank == 0 and all(said["ok"] is None for rank, said in first["ranks"].items() if rank != "0"):
+            return [*_of_others(first["ranks"]), *_unchecked("no other rank came")]
         second = share(group, make, confirm=lambda made: _seen(made, within) if group.rank else {}, patience=patience)
     finally:
         probe.close()
@@ -271,14 +272,17 @@ def _of_others(ranks: Mapping[str, Value]) -> list[Finding]:
     return found
 
 
+def _unchecked(why: str) -> list[Finding]:
+    return [Finding(check, _SKIPPED, why, _HOW) for check in _TWO_NODES]
+
+
 def _compared(second: Value, within: float) -> list[Finding]:
     if second["problem"]:
         return [Finding(check, _SKIPPED, f"rank 0 can't make a file: {second['problem']}") for check in _TWO_NODES]
     home = _node(second["ranks"]["0"]["host"])
     away = {f"rank {r} on {s['host']}": s for r, s in second["ranks"].items() if s["ok"] and _node(s["host"]) != home}
     if not away:
-        told = f"all ranks that answered are on {home}: needs two nodes"
-        return [Finding(check, _SKIPPED, told, _HOW) for check in _TWO_NODES]
+        return _unchecked(f"all ranks that answered are on {home}: needs two nodes")
     return [_shared(second, away), _locks(second, away), _lag(away, within)]
 
 
