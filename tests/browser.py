@@ -1,5 +1,6 @@
 """A real browser without a window, for the pages that people open: Debian's chromium, by its own driver."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,8 +80,11 @@ def browser() -> Iterator[Browser]:
     for option in _OPTIONS:
         options.add_argument(option)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(names[1])))
-    try:
-        yield Browser(driver)
-    finally:
-        driver.quit()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.upper().endswith("_PROXY")]:
+            patch.delenv(name)  # the driver is spoken to over HTTP, on this machine
+        driver = webdriver.Chrome(options=options, service=Service(str(names[1])))
+        try:
+            yield Browser(driver)
+        finally:
+            driver.quit()
