@@ -325,8 +325,9 @@ def job(tmp_path: Path) -> Iterator[Ranks]:
 
 
 def findings(job: Ranks) -> list[Mapping[str, Any]]:
+    """Give what rank 0 printed, among what it logged."""
     said = job.log(0)
-    found: list[Mapping[str, Any]] = json.loads(said[said.index("[\n") :])
+    found: list[Mapping[str, Any]] = json.JSONDecoder().raw_decode(said, said.index("[\n"))[0]
     return found
 
 

@@ -1,6 +1,6 @@
 """The doctor on two nodes: a folder that isn't shared, locks that lie or are refused, names that are seen late."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,15 @@ import pytest
 from step37_flickr8k.localhub import LocalHub
 from tests.sharedfs.conftest import MakeJob, MakeNodes
 from tests.sharedfs.nodes import LatentMount, NodeRanks
+from tests.test_doctor import findings
 
 
-def examined(job: MakeJob, mounts: list[LatentMount]) -> tuple[dict[str, dict[str, Any]], NodeRanks, dict[int, int]]:
+def examined(job: MakeJob, mounts: list[LatentMount]) -> tuple[dict[str, Mapping[str, Any]], NodeRanks, dict[int, int]]:
     """Run the doctor as one rank on each node; gives what it found by check."""
     ranks = job(mounts, STEP37_VISIBILITY_TIMEOUT="4")
     ranks.start_all("doctor", "--cache-dir", str(ranks.shared / "cache"), "--json")
     codes = ranks.wait(120)
-    said = ranks.log(0)
-    return {finding["check"]: finding for finding in json.loads(said[said.index("[\n") :])}, ranks, codes
+    return {finding["check"]: finding for finding in findings(ranks)}, ranks, codes
 
 
 def test_a_shared_folder_with_honest_locks_is_told_so(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path) -> None:
