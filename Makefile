@@ -15,7 +15,7 @@ LINT_VENV ?= .venv-lint
 LINT_STAMP := $(LINT_VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-kill test-sharedfs test-slow test-slurm image test-image clean-image lint-image requirements lint types pictures bench bench-barrier bench-fetch format clean
+.PHONY: help demo test test-kill test-sharedfs test-slow test-slurm image test-image clean-image lint-image lint-k8s requirements lint types pictures bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,9 @@ lint-image: $(LINT_STAMP) ## hadolint and checkov on the Dockerfile, pip-audit o
 	$(LINT_VENV)/bin/checkov --file Dockerfile --framework dockerfile --skip-download --quiet --compact
 	tools/audit $(LINT_VENV)/bin/pip-audit
 
+lint-k8s: $(LINT_STAMP) ## checkov on every overlay of k8s/, built
+	tools/lint-k8s $(LINT_VENV)/bin/checkov
+
 PIN = $(LINT_VENV)/bin/uv pip compile --quiet --upgrade --no-annotate --python-version 3.11 --python-platform linux \
 	--custom-compile-command 'make requirements'
 
@@ -88,7 +91,7 @@ requirements: $(LINT_STAMP) ## renew requirements/*.txt: what constraints.txt sa
 lint: $(STAMP) ## ruff and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck .ci/run tests/install tools/audit tools/image tests/image/install tests/image/stand-in-base tests/sharedfs/nfs/run tests/sharedfs/nfs/init
+	$(BIN)/shellcheck .ci/run tests/install tools/audit tools/image tools/kubectl tools/lint-k8s tests/image/install tests/image/stand-in-base tests/sharedfs/nfs/run tests/sharedfs/nfs/init
 	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR slurm/*.sbatch slurm/*.sh slurm/chain tests/slurm/run tests/slurm/cluster
 
 types: $(STAMP) ## mypy, strict

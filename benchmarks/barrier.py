@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from step37_flickr8k.errors import RankZeroLost
-from step37_flickr8k.group import Group, Patience, Progress, job_group, share
+from step37_flickr8k.group import Group, Patience, Progress, share
+from step37_flickr8k.rendezvous import job_group
 from step37_flickr8k.world import World
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch.distributed", "step37_flickr8k.group"])
+_context.set_forkserver_preload(["torch.distributed", "step37_flickr8k.rendezvous"])
 
 HEARTBEAT = 2.0
 WORK = 2.0  # s

@@ -2,7 +2,8 @@
 
 `make bench-fetch`, or `make bench-fetch DATA=<folder>` for photographs of your own (a folder with `train/*.jpg`). Every way runs
 in turn, as a process of its own, on the same server: seconds are medians of the runs, CPU and memory the kernel's own figures
-of the process. A second table lets a Hub with faults answer every tenth request wrongly.
+of the process. Ours ends with all of it on the disk (one syncfs); the other ways leave that to the kernel. A second table lets
+a Hub with faults answer every tenth request wrongly.
 """
 
 import argparse
@@ -315,6 +316,7 @@ def bench(root: Path, delay: int, digests: dict[str, str], options: argparse.Nam
             cache = Path(tempfile.mkdtemp(dir=root))
             names = list(digests)[: round(way.share * len(digests))]
             for kind in [way, *([warm[way.name]] if way.again else [])]:
+                os.sync()  # what the one before left unwritten is not this one's: ours flushes at its end, the others never do
                 log_size = (root / "access.log").stat().st_size
                 seconds, cpu, peak, failed = measure(kind.command(endpoint, cache))
                 with (root / "access.log").open("rb") as log:

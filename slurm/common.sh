@@ -9,10 +9,12 @@ stop() { # MESSAGE...: end as a configuration error, which is never tried again
 # SLURM keeps the environment of every job on its controller's disk, and where the site says so in its accounting database.
 refuse_tokens() {
   local name
-  for name in HF_TOKEN STEP37_TOKEN; do
+  for name in HF_TOKEN HUGGING_FACE_HUB_TOKEN STEP37_TOKEN; do
     [ -z "${!name:-}" ] || stop "$name is set, and SLURM stores a job's environment: put the token into a file of mode 600, name" \
       "it by STEP37_TOKEN_FILE, and submit with: env --unset=$name sbatch ..."
   done
+  [ -z "${STEP37_HEADERS:-}" ] || stop "STEP37_HEADERS is set, and SLURM stores a job's environment: put \`headers\` into the settings" \
+    "file, of mode 600, and submit with: env --unset=STEP37_HEADERS sbatch ..."
 }
 
 # Where ranks run: sets srun_options and prefix, which stand before a rank's command. Neither is ever empty, since to bash before

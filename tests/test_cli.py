@@ -125,6 +125,35 @@ def test_a_failure_is_in_the_report(cache: Path, capsys: pytest.CaptureFixture[s
     assert (report["ok"], report["error"], report["exit_code"]) == (False, "HubUnavailable", 75)
 
 
+def test_a_pods_message_is_the_report_within_what_kubernetes_keeps(
+    hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A report that fits is whole, in one line; what is printed is never cut."""
+    assert hub.commit
+    message = tmp_path / "termination-log"
+    assert cli.run(["warmup", "--cache-dir", str(cache), "--report", str(message)]) == 0
+    assert json.loads(message.read_text()) == json.loads(capsys.readouterr().out)
+    assert "\n" not in message.read_text()
+
+
+def test_a_long_message_is_shortened_where_it_is_long() -> None:
+    """Silent ranks stay, of skipped images and of the message the beginning; "cut" names what isn't whole."""
+    ranks = {str(rank): {"ok": None if rank == 1234 else True, "host": f"n{rank}/warmup-{rank}"} for rank in range(4000)}
+    skipped = {f"{number:04}.jpg": "truncated" for number in range(500)}
+    points = [{"seconds": number, "state": "fetching", "files": number, "bytes": number} for number in range(240)]
+    report = {"ok": False, "message": "é" * 5000, "ranks": ranks, "skipped": skipped, "timeline": points, "exit_code": 75}
+    message = cli._abridged(report)
+    assert 1000 < len(message.encode()) <= 4096
+    told = json.loads(message)
+    assert (told["ok"], told["exit_code"], told["cut"]) == (False, 75, ["message", "ranks", "skipped", "timeline"])
+    assert told["ranks"] == {"1234": {"ok": None, "host": "n1234/warmup-1234"}}
+    assert told["skipped"].items() < skipped.items()
+    assert told["timeline"] == points[: len(told["timeline"])]
+    assert set(told["message"]) == {"é"}
+    assert report["ranks"] is ranks
+    assert len(ranks) == 4000
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[Ranks]:
     made = Ranks(1, tmp_path / "job")
@@ -155,6 +184,22 @@ def test_signals_end_it_within_two_seconds_with_nothing_torn(
     job.start_all("warmup", "--cache-dir", str(cache))
     assert job.wait() == {0: 0}
     assert len(hub.file_requests()) < 6
+
+
+@pytest.mark.parametrize("command", ["plan", "verify"])
+def test_every_command_obeys_sigterm(hub: LocalHub, cache: Path, job: Ranks, command: str) -> None:
+    """In a container it is process 1, which the kernel doesn't end by a signal that it has no handler for."""
+    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
+    (cache / "train" / "0003.jpg").unlink()
+    hub.clear_requests()
+    hub.faults.add(Fault.stall(60))
+    job.start_all(command, "--cache-dir", str(cache), *(["--repair"] if command == "verify" else []))
+    deadline = time.monotonic() + 30
+    while not hub.requests:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    job.signal(0, signal.SIGTERM)
+    assert job.wait() == {0: 143}
 
 
 def test_hub_serves_a_folder_until_it_is_told_to_stop(hub: LocalHub, cache: Path) -> None:

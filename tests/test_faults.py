@@ -354,9 +354,10 @@ def test_a_warm_cache_on_a_read_only_mount_is_read(hub: LocalHub, cache: Path, m
 def test_a_folder_that_is_not_shared_is_said_with_the_ranks(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
     """Each rank with a folder of its own: every rank ends as NotVisible, which names those that don't see it, and the remedy."""
     cache.mkdir()
-    outcomes = ranks(3, STEP37_VISIBILITY_TIMEOUT="1").start_group(call_in_namespace, {"bind": str(cache)}).outcomes()
+    job = ranks(3, STEP37_VISIBILITY_TIMEOUT="1", STEP37_NODE_NAME="n7")
+    outcomes = job.start_group(call_in_namespace, {"bind": str(cache)}).outcomes()
     assert {type(outcome) for outcome in outcomes} == {errors.NotVisible}, outcomes
-    assert all("rank 1 on" in str(o) and "rank 2 on" in str(o) and "all nodes share" in str(o) for o in outcomes)
+    assert all("rank 1 on n7/" in str(o) and "rank 2 on n7/" in str(o) and "all nodes share" in str(o) for o in outcomes)
     assert max(served(hub).values()) == 1
 
 
@@ -420,6 +421,18 @@ def test_node_local_folders_have_one_downloader_each(
     assert set(served(hub).values()) == {2}
     records = [json.loads((cache / f"node-{n}" / ".step37-flickr8k" / "train.json").read_text()) for n in range(2)]
     assert {record["commit"] for record in records} == {hub.commit}
+
+
+def test_a_late_rank_of_a_node_needs_rank_0_for_the_commit_alone(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+    """With a pinned commit it fills its folder when all others are gone; otherwise this run's record there will do."""
+    job = ranks(2, STEP37_CACHE_SCOPE="node", STEP37_RUN_ID="uid-1", STEP37_HEARTBEAT_TIMEOUT="1", STEP37_ARRIVAL_TIMEOUT="60")
+    job.start_command(1, "warmup", "--cache-dir", str(cache), "--revision", hub.commit)
+    assert job.wait() == {1: 0}
+    assert len(hub.file_requests()) == 13
+    hub.clear_requests()
+    job.start_command(1, "warmup", "--cache-dir", str(cache))
+    assert job.wait() == {1: 0}
+    assert not hub.requests
 
 
 def call_on_node(rank: int, arguments: dict[str, Any]) -> int:

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from step37_flickr8k.errors import AccessDenied, FetchFailed, FolderFull, LeaseLost
-from step37_flickr8k.fetch import Arrived, Source, Tally, fetch
+from step37_flickr8k.fetch import fetch
 from step37_flickr8k.folder import CacheFolder, digest_of
+from step37_flickr8k.landing import Arrived
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.plan import RemoteFile
 from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.wire import Source, Tally
 from step37_flickr8k.workers import Workers
 
 
@@ -173,6 +175,24 @@ def test_what_progress_raises_ends_the_fetch(fetching: Fetching) -> None:
         raise Enough(state)
 
     with pytest.raises(Enough):
+        fetching.run(progress=refuse)
+    fetching.assert_nothing_torn()
+
+
+def test_a_large_file_cut_short_leaves_nothing_torn(hub: LocalHub, cache: Path) -> None:
+    """A large file that is half written when the fetch ends is deleted."""
+    (hub.folder / "train" / "big.jpg").write_bytes(os.urandom(5 << 20))
+    hub.refresh()
+    hub.faults.add(Fault.stall(60, path="train/big.jpg", at=0.5))
+    fetching = Fetching(hub, cache)
+    fetching.settings["read_timeout"] = 60
+    fetching.files = [file for file in fetching.files if file.name == "big.jpg"]
+
+    def refuse(state: str, **_: float) -> None:
+        if list(fetching.folder.files.glob(".*")):
+            raise LeaseLost(state)
+
+    with pytest.raises(LeaseLost):
         fetching.run(progress=refuse)
     fetching.assert_nothing_torn()
 

@@ -1,5 +1,6 @@
 """Rank zero first, with many ranks as threads over a fake store."""
 
+import itertools
 import json
 import logging
 import threading
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k import group as group_module
+from step37_flickr8k import rendezvous
 from step37_flickr8k.errors import (
     CallMismatch,
     EmptySelection,
@@ -261,7 +262,7 @@ def silent_rank_zero(ranks: Ranks, words: int) -> str:
     store.set("step37/job/0/nonce", nonce)
     for word in range(1, words + 1):
         store.set(f"step37/job/0/{nonce}/word/{word}", json.dumps({"kind": "beat", "state": "fetching"}))
-    store.wait("step37/job/0/arrival/1", 5)
+    store.wait("step37/job/0/arrival/1", 20)
     store.set("step37/job/0/answer/1", json.dumps({"nonce": nonce, "word": words}))
     return f"step37/job/0/{nonce}/word/{words + 1}"
 
@@ -273,24 +274,21 @@ def test_silence_is_a_lost_rank_zero() -> None:
     next_word = silent_rank_zero(ranks, 3)
     start = time.monotonic()
     waiter.join(20)
-    assert 0.5 < time.monotonic() - start < 3
+    assert 0.5 < time.monotonic() - start < 15
     assert isinstance(ranks.outcomes[1], RankZeroLost)
     assert json.loads(ranks.server.values[next_word])["kind"] == "lost"
 
 
 def test_a_thawed_rank_zero_adopts_what_stands() -> None:
     """A rank 0 that was given up while it was frozen ends as lost, too, and its work is told to end."""
-    ranks, begun = Ranks(2), threading.Event()
-
-    def work(progress: Progress) -> dict[str, Any]:
-        begun.set()
-        return until_stopped(progress)
-
-    thread = ranks.start(0, work)
-    begun.wait(5)
+    ranks = Ranks(2)
+    thread = ranks.start(0, until_stopped)
     store = FakeStore(ranks.server)
+    assert store.wait("step37/job/0/nonce", 20)
     nonce = store.get("step37/job/0/nonce")
-    store.compare_set(f"step37/job/0/{nonce}/word/2", "", json.dumps({"kind": "lost", "message": "given up by rank 1"}))
+    lost = json.dumps({"kind": "lost", "message": "given up by rank 1"})
+    words = (f"step37/job/0/{nonce}/word/{number}" for number in itertools.count(1))
+    next(word for word in words if store.compare_set(word, "", lost) == lost)  # the first that it hasn't said yet
     thread.join(20)
     assert isinstance(ranks.outcomes[0], RankZeroLost)
     assert "given up by rank 1" in str(ranks.outcomes[0])
@@ -312,7 +310,7 @@ def test_waiters_follow_a_rank_zero_that_starts_anew() -> None:
     store.set("step37/job/0/nonce", "dead")
     store.set("step37/job/0/dead/word/1", json.dumps({"kind": "beat", "state": "fetching"}))
     for number in (1, 2):
-        assert store.wait(f"step37/job/0/arrival/{number}", 5)
+        assert store.wait(f"step37/job/0/arrival/{number}", 20)
         store.set(f"step37/job/0/answer/{number}", json.dumps({"nonce": "dead", "word": 1}))
     time.sleep(0.2)
     threads.append(ranks.start(0, lambda _: {"attempt": 2}))
@@ -323,14 +321,9 @@ def test_waiters_follow_a_rank_zero_that_starts_anew() -> None:
 
 def test_an_earlier_rank_zero_that_lives_on_is_told_that_it_was_replaced() -> None:
     """Of two rank 0s of one call the newer counts; the older one's work ends."""
-    ranks, begun = Ranks(2), threading.Event()
-
-    def work(progress: Progress) -> dict[str, Any]:
-        begun.set()
-        return until_stopped(progress)
-
-    old = ranks.start(0, work)
-    begun.wait(5)
+    ranks = Ranks(2)
+    old = ranks.start(0, until_stopped)
+    assert FakeStore(ranks.server).wait("step37/job/0/nonce", 20)  # else the newer one might begin first
     newer = Ranks(2, ranks.server)
     threads = [newer.start(rank, lambda _: {"attempt": 2}) for rank in range(2)]
     for thread in (old, *threads):
@@ -345,7 +338,7 @@ def test_a_lost_store_loses_rank_zero_at_once_where_it_cannot_be_mended() -> Non
     waiter = ranks.start(1, never, patience=Patience(arrival=60, heartbeat=30))
     silent_rank_zero(ranks, 1)
     ranks.server.die()
-    waiter.join(5)
+    waiter.join(20)
     assert isinstance(ranks.outcomes[1], RankZeroLost)
 
 
@@ -465,6 +458,6 @@ def test_unknown_errors_of_rank_zero_are_named() -> None:
 
 def test_no_process_group_means_rank_zero_and_no_barrier() -> None:
     """Without an initialised process group there is no group, this is rank 0, and the barrier is a no-op."""
-    assert group_module.current_group() is None
-    assert group_module.is_rank_zero()
-    group_module.barrier()
+    assert rendezvous.current_group() is None
+    assert rendezvous.is_rank_zero()
+    rendezvous.barrier()

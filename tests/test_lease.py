@@ -68,7 +68,7 @@ def test_who_waits_gets_it_after_its_end(folder: CacheFolder) -> None:
     with take_now(folder, claim()):
         thread.start()
         time.sleep(0.4)
-    thread.join(5)
+    thread.join(20)
     assert waiter[0] is not None
     assert leases(folder) == ["train.lease.2"]
     assert told[0] == "n1 (rank 0, run None)"
@@ -79,7 +79,7 @@ def test_a_silent_holder_is_taken_over_and_stops_before_its_next_rename(folder: 
     frozen = take_now(folder, claim())  # never entered: it doesn't beat
     start = time.monotonic()
     assert take(folder, claim(1), TIMEOUT, lambda _: True) is not None
-    assert 0.9 < time.monotonic() - start < 4
+    assert 0.9 < time.monotonic() - start < 15
     with pytest.raises(LeaseLost):
         frozen.check()
 
@@ -133,14 +133,17 @@ def test_a_lease_read_in_the_middle_of_a_beat_is_held(folder: CacheFolder) -> No
 
 def test_a_beat_that_fails_is_tried_again(folder: CacheFolder, caplog: pytest.LogCaptureFixture) -> None:
     """A file system that refuses a beat for a moment costs a warning."""
+    path, away = folder.home / "train.lease.1", folder.home / "away"
     with take_now(folder, claim()) as lease, caplog.at_level(logging.WARNING):
-        path = folder.home / "train.lease.1"
-        path.rename(folder.home / "away")
-        (folder.home / "train.lease.1").mkdir()
-        time.sleep(2 * TIMEOUT / 8 + 0.2)
-        (folder.home / "train.lease.1").rmdir()
-        (folder.home / "away").rename(path)
-        time.sleep(TIMEOUT / 8 + 0.1)
+        with lease._lock:  # a beat between the two steps would find no lease, and believe it lost
+            path.rename(away)
+            path.mkdir()
+        deadline = time.monotonic() + 30
+        while "beat failed" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with lease._lock:
+            path.rmdir()
+            away.rename(path)
         lease.check()
     assert "beat failed" in caplog.text
     assert json.loads((folder.home / "train.lease.1").read_text())["state"] == "released"

@@ -69,7 +69,7 @@ def fetch(
     """Ask for a URL; give status, headers and body, whatever the status."""
     asked = urllib.request.Request(url, method=method, headers=headers or {}, data=body)
     try:
-        with urllib.request.urlopen(asked, timeout=5) as answer:
+        with urllib.request.urlopen(asked, timeout=20) as answer:
             return answer.status, answer.headers, answer.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -375,7 +375,7 @@ def test_run_serves_until_a_signal(folder: Path, signal_name: str) -> None:
         endpoint = process.stdout.readline().strip()
         assert fetch(f"{endpoint}/datasets/{REPO}/resolve/main/README.md")[0] == 200
         process.send_signal(signal.Signals[signal_name])
-        _, said = process.communicate(timeout=5)
+        _, said = process.communicate(timeout=20)
     assert (process.returncode, said) == (0, "")
 
 

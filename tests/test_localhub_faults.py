@@ -39,7 +39,7 @@ def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalHub]:
 def fetch(hub: LocalHub, path: str = FILE) -> tuple[int, dict[str, str], bytes]:
     """Ask for a path; give status, headers and body."""
     try:
-        with urllib.request.urlopen(hub.endpoint + path, timeout=5) as answer:
+        with urllib.request.urlopen(hub.endpoint + path, timeout=20) as answer:
             return answer.status, dict(answer.headers), answer.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -140,7 +140,7 @@ def test_reset_before_the_answer(hub: LocalHub) -> None:
 def test_reset_in_the_body(hub: LocalHub) -> None:
     """A reset in mid-body comes after the headers and the first bytes."""
     hub.faults.add(Fault.reset(at=0.5, times=1))
-    with urllib.request.urlopen(hub.endpoint + FILE, timeout=5) as answer:
+    with urllib.request.urlopen(hub.endpoint + FILE, timeout=20) as answer:
         assert answer.status == 200
         with pytest.raises(ConnectionResetError):
             answer.read()
@@ -179,7 +179,7 @@ def test_stall_ends_by_itself(hub: LocalHub) -> None:
 def test_cleared_log_stays_clear(hub: LocalHub) -> None:
     """A request under way when the log is cleared doesn't come back into it."""
     hub.faults.add(Fault.stall(0.1))
-    with urllib.request.urlopen(hub.endpoint + FILE, timeout=5) as answer:
+    with urllib.request.urlopen(hub.endpoint + FILE, timeout=20) as answer:
         hub.clear_requests()
         assert answer.read() == CONTENT
     assert hub.requests == ()
@@ -212,7 +212,7 @@ def test_stalled_request_does_not_keep_the_server(tmp_path: Path) -> None:
         reader.start()
         start = time.monotonic()
     assert time.monotonic() - start < 2
-    reader.join(5)
+    reader.join(20)
     answer.close()
     assert len(failures) == 1
 
@@ -269,7 +269,7 @@ def post_faults(hub: LocalHub, content: bytes) -> int:
     """Set faults from outside; give the status."""
     asked = urllib.request.Request(f"{hub.endpoint}/_localhub/faults", method="POST", data=content)
     try:
-        with urllib.request.urlopen(asked, timeout=5) as answer:
+        with urllib.request.urlopen(asked, timeout=20) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         with error:
@@ -284,7 +284,7 @@ def test_faults_from_another_process(hub: LocalHub) -> None:
     with pytest.raises(http.client.IncompleteRead):
         fetch(hub)
     asked = urllib.request.Request(f"{hub.endpoint}/_localhub/faults", method="DELETE")
-    with urllib.request.urlopen(asked, timeout=5) as answer:
+    with urllib.request.urlopen(asked, timeout=20) as answer:
         assert answer.status == 204
     assert (fetch(hub, TREE)[0], fetch(hub)[2]) == (200, CONTENT)
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,17 @@ def test_flags_table_and_schema_speak_of_the_same_settings() -> None:
         "--log-format": ("text", "json"),
         "--progress": ("auto", "on", "off"),
     }
+
+
+def test_a_login_that_another_user_keeps_to_himself_is_none(tmp_path: Path) -> None:
+    """A pod with a foreign home, or a shared HF_HOME that `hf auth login` has closed, runs without a token."""
+    (tmp_path / "token").write_text("hf_secret", encoding="utf-8")
+    tmp_path.chmod(0)
+    user = os.geteuid()
+    try:
+        os.seteuid(user or 65534)  # root reads everything
+        assert load_settings({}, environ={"HF_HOME": str(tmp_path)}).settings.token is None
+    finally:
+        os.seteuid(user)
+        tmp_path.chmod(0o700)
+    assert load_settings({}, environ={"HF_HOME": str(tmp_path)}).settings.token is not None

@@ -157,18 +157,52 @@ def test_apptainer_stands_before_the_command_and_mounts_no_home(tmp_path: Path) 
         ({"VENV": "/nowhere"}, "/nowhere has no bin/step37-flickr8k"),
         ({"HF_TOKEN": "hf_secret"}, "put the token into a file"),
         ({"STEP37_TOKEN": "hf_secret"}, "put the token into a file"),
+        ({"STEP37_HEADERS": '{"X-Key": "hf_secret"}'}, "put `headers` into the settings file"),
         ({"ARRAY_FILE": "splits.txt"}, "this is no job array"),
         ({"ARRAY_FILE": "none.txt", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "1"}, "none.txt can't be read"),
         ({"ARRAY_FILE": "splits.txt", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "9"}, "nothing on line 9"),
+        ({"ARRAY_FILE": "splits.txt", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "2"}, "line 2 can't be split"),
     ],
 )
 def test_what_is_wrong_ends_with_2_before_any_rank(tmp_path: Path, variables: dict[str, str], told: str) -> None:
     """The log names the variable and the remedy; no rank starts, and no secret is repeated."""
-    (tmp_path / "splits.txt").write_text("--split train\n", encoding="utf-8")
+    (tmp_path / "splits.txt").write_text("--split train\n--split test --caption-key 'a caption\n", encoding="utf-8")
     ran = run(tmp_path, variables=variables)
     assert (ran.code, ran.srun, ran.requeued) == (2, [], [])
     assert told in ran.said
     assert "hf_secret" not in ran.said
+
+
+def chain(folder: Path, *arguments: str, **variables: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Run the chain helper; give how it ended, and what it submitted."""
+    tools, submitted = folder / "tools", folder / "submitted"
+    tools.mkdir()
+    (tools / "sbatch").write_text(f'#!/bin/bash\necho "$*" >>{submitted}\necho 7\n', encoding="utf-8")
+    (tools / "sbatch").chmod(0o755)
+    command = ["bash", str(SCRIPTS / "chain"), str(SCRIPTS / "train-after-warmup.sbatch"), *arguments]
+    environment = {
+        "PATH": f"{tools}:/usr/bin:/bin",
+        **variables,
+    }
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return done, submitted.read_text(encoding="utf-8").splitlines() if submitted.exists() else []
+
+
+def test_the_chain_submits_the_training_behind_the_warmup(tmp_path: Path) -> None:
+    """Both get the settings file; the training waits for the warmup's success, and goes when that can't come."""
+    done, submitted = chain(tmp_path, "--settings", "w.yaml", RUN_IN="pyxis", **RUNTIMES["pyxis"])
+    assert (done.returncode, len(submitted)) == (0, 2), done.stderr
+    assert submitted[0] == f"--parsable {SCRIPTS}/warmup.sbatch --settings w.yaml"
+    assert submitted[1].startswith("--dependency=afterok:7 --kill-on-invalid-dep=yes")
+    assert submitted[1].endswith(f"{SCRIPTS}/train-after-warmup.sbatch --settings w.yaml")
+
+
+@pytest.mark.parametrize("arguments", [("--sample-count", "5"), ("--settings", "w.yaml", "--split", "test"), ("w.yaml",)])
+def test_the_chain_takes_no_flag_that_the_training_does_not_know(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """What the training would refuse hours later is refused at submission."""
+    done, submitted = chain(tmp_path, *arguments, RUN_IN="pyxis", **RUNTIMES["pyxis"])
+    assert (done.returncode, submitted) == (2, [])
+    assert "--settings FILE alone" in done.stderr
 
 
 def test_a_task_of_an_array_takes_its_line(tmp_path: Path) -> None:

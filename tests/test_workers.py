@@ -1,7 +1,6 @@
 """Processes write and decode what has come; they may die without an image being lost or wronged."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -172,23 +171,30 @@ def test_workers_end_with_whom_they_serve(tmp_path: Path) -> None:
     assert not [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists()]
 
 
+_DIES = """
+import json, os, signal, sys
+from pathlib import Path
+from step37_flickr8k.folder import CacheFolder
+from step37_flickr8k.workers import Workers
+folder = CacheFolder(Path(sys.argv[1]), "train")
+worker = Workers(folder)._launch()
+os.kill(worker.pid, signal.SIGSTOP)
+jobs = [[str(folder.temporary()), f"{number}.jpg", 3, ""] for number in range(6)]
+worker.stdin.write(json.dumps(jobs).encode() + b"\\n" + b"abc" * 6)
+worker.stdin.flush()
+print(worker.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 def test_a_worker_writes_nothing_for_a_dead_one(folder: CacheFolder) -> None:
     """A batch that a killed process still sent is not written: the run after it may have swept the folder already."""
-    reading, writing = os.pipe()
-    if (pid := os.fork()) == 0:  # the process that is served, and dies with a batch on its way
-        worker = Workers(folder)._launch()
-        os.write(writing, b"%d" % worker.pid)
-        assert worker.stdin is not None
-        os.kill(worker.pid, signal.SIGSTOP)
-        described = [[str(folder.temporary()), f"{number}.jpg", 3, ""] for number in range(6)]
-        worker.stdin.write(json.dumps(described).encode() + b"\n" + b"abc" * 6)
-        worker.stdin.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(pid, 0)
-    worker_pid = int(os.read(reading, 20))
-    os.kill(worker_pid, signal.SIGCONT)
+    served = subprocess.run([sys.executable, "-c", _DIES, folder.root], capture_output=True, text=True, timeout=60, check=False)
+    assert served.returncode == -signal.SIGKILL, served.stderr
+    worker = int(served.stdout)
+    os.kill(worker, signal.SIGCONT)
     deadline = time.monotonic() + 30
-    while Path(f"/proc/{worker_pid}/cmdline").exists() and Path(f"/proc/{worker_pid}/cmdline").read_bytes():
+    while (command := Path(f"/proc/{worker}/cmdline")).exists() and command.read_bytes():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert not list(folder.files.iterdir())

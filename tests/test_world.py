@@ -120,3 +120,12 @@ def test_every_line_of_a_log_says_where_it_is_from() -> None:
     """Host and rank, and the node where the launcher says it."""
     assert World.from_environment(STEP | {"SLURM_STEP_NUM_NODES": "2"}).label == f"{socket.gethostname()} node 1/2 rank 3/4"
     assert World.from_environment({"RANK": "1", "WORLD_SIZE": "2"}).label == f"{socket.gethostname()} rank 1/2"
+
+
+def test_a_pod_names_its_node() -> None:
+    """With the node's name from the Job every line of a pod's log, and what others say of it, names node and pod."""
+    pod = {"JOB_COMPLETION_INDEX": "1", "WORLD_SIZE": "4", "STEP37_NODE_NAME": "n2"}
+    world = World.from_environment(pod)
+    assert world.host == f"n2/{socket.gethostname()}"
+    assert world.label == f"n2/{socket.gethostname()} rank 1/4"
+    assert World.from_environment({}).host == socket.gethostname()

@@ -22,6 +22,8 @@ __all__ = ["main", "run"]
 log = logging.getLogger("step37_flickr8k")
 
 _PREVIEWED = {"split", "sample_count", "caption_key", "cache_dir", "log_level", "log_format", "progress"}
+_MESSAGE = "termination-log"  # Kubernetes' name of the file that becomes a pod's termination message
+_MESSAGE_SIZE = 4096  # bytes that it keeps, the last ones: half a JSON object
 _EXITS = """exit codes: 0 done; 2 configuration: change something first; 75 transient: run it again;
 76 rank 0 was lost or never met: start this rank again; 143 ended by SIGTERM; 1 a bug."""
 
@@ -32,6 +34,7 @@ def main() -> NoReturn:
     At once: a thread that waits in torch's store would abort the interpreter's own shutdown and spoil the exit code.
     """
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is said by us, in one line, not in C++ stack frames
+    signal.signal(signal.SIGTERM, _on_sigterm)  # the kernel doesn't end a container's process 1 that has no handler
     code = run()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -65,15 +68,14 @@ def _say(error: BaseException) -> None:
 
 
 def _warmup(parsed: argparse.Namespace) -> int:
-    signal.signal(signal.SIGTERM, _on_sigterm)
     settings = _load(parsed).settings
     world = World.from_environment(os.environ)
     _set_up_logging(settings, world)
     log.info("%s, step37-flickr8k %s, %s split %s", world.describe(), __version__, settings.repo_id, settings.split)
 
-    from step37_flickr8k.group import job_group  # noqa: PLC0415 - whatever is wrong so far is said before anything heavy loads
-    from step37_flickr8k.look.recorder import Recorder  # noqa: PLC0415
+    from step37_flickr8k.look.recorder import Recorder  # noqa: PLC0415 - whatever is wrong so far is said before anything heavy loads
     from step37_flickr8k.look.report import beginning, failure  # noqa: PLC0415
+    from step37_flickr8k.rendezvous import job_group  # noqa: PLC0415
     from step37_flickr8k.warmup import Warmup  # noqa: PLC0415
 
     gc.freeze()  # what is loaded by now stays: looking through it again and again costs a twentieth of the fetch
@@ -188,8 +190,8 @@ def _doctor(parsed: argparse.Namespace) -> int:
     loaded = _load(parsed)
     settings, world = loaded.settings, World.from_environment(os.environ)
     _set_up_logging(settings, world)
-    from step37_flickr8k.group import job_group  # noqa: PLC0415
     from step37_flickr8k.look import doctor, doctor_text  # noqa: PLC0415
+    from step37_flickr8k.rendezvous import job_group  # noqa: PLC0415
 
     found = doctor.examine(settings, world, job_group(world), contradictions(file=parsed.settings, environ=os.environ))
     if world.rank != 0:
@@ -319,11 +321,28 @@ def _write_report(report: dict[str, Any], file: Path | None) -> None:
     if file is not None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text + "\n", encoding="utf-8")
+            file.write_text(_abridged(report) if file.name == _MESSAGE else text + "\n", encoding="utf-8")
         except OSError as error:
             log.error(  # noqa: TRY400 - the reason is enough
                 "the report can't be written to %s: %s", file, error.strerror
             )
+
+
+def _abridged(report: dict[str, Any]) -> str:
+    """Give the report as JSON that Kubernetes doesn't cut: the longest parts are shortened, and "cut" names them."""
+    parts = dict(report)
+    while len(text := json.dumps(parts)) > _MESSAGE_SIZE:
+        name = max(parts, key=lambda name: len(json.dumps(parts[name])))
+        parts |= {name: _less(parts[name]), "cut": sorted({*parts.get("cut", []), name})}
+    return text
+
+
+def _less(value: Any) -> Any:
+    """Give half of a text, a list or a mapping; of ranks, first only those that didn't say ok."""
+    if isinstance(value, str | list):
+        return value[: len(value) // 2]
+    telling = {k: v for k, v in value.items() if not (isinstance(v, dict) and v.get("ok"))}
+    return telling if len(telling) < len(value) else dict([*value.items()][: len(value) // 2])
 
 
 def _set_up_logging(settings: Any, world: World) -> None:

@@ -5,10 +5,12 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from step37_flickr8k.bulk import fetch_bulk
 from step37_flickr8k.errors import CommitChanged
-from step37_flickr8k.fetch import Arrived, Source, Tally, fetch, fetch_bulk
+from step37_flickr8k.fetch import fetch
 from step37_flickr8k.group import Progress
 from step37_flickr8k.hub import Hub
+from step37_flickr8k.landing import Arrived
 from step37_flickr8k.lease import Lease
 from step37_flickr8k.plan import METADATA, Listing, RemoteFile
 from step37_flickr8k.record import (
@@ -23,6 +25,7 @@ from step37_flickr8k.record import (
     write_record,
 )
 from step37_flickr8k.survey import MANY, Survey, Surveyor, Task
+from step37_flickr8k.wire import Source, Tally
 from step37_flickr8k.workers import Workers
 
 __all__ = ["Filling", "result_of"]

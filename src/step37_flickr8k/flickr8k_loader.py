@@ -7,11 +7,12 @@ has initialised; then every rank builds the same list from disk.
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
-from step37_flickr8k.group import Group, barrier, current_group, is_rank_zero
+from step37_flickr8k.group import Group
+from step37_flickr8k.rendezvous import barrier, current_group, is_rank_zero
 from step37_flickr8k.settings import WarmupSettings, library_settings
 from step37_flickr8k.world import World
 
@@ -148,9 +149,10 @@ def prepare_flickr8k_samples(
         "bad_images": bad_images,
     }
     settings: WarmupSettings = library_settings(selection, os.environ).settings
-    group = current_group()
-    warmup = Warmup(settings, World.from_environment(os.environ), closely=False)
-    result, rows = warmup.run(group or Group.alone(), _log_progress)
+    world = World.from_environment(os.environ)
+    group = replace(current_group() or Group.alone(), host=world.host)
+    warmup = Warmup(settings, world, closely=False)
+    result, rows = warmup.run(group, _log_progress)
     if result["skipped"]:
         log.warning("left out, since they can't be decoded: %s", ", ".join(sorted(result["skipped"])))
     folder = warmup.folder.files

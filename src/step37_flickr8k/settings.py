@@ -33,10 +33,8 @@ __all__ = [
 log = logging.getLogger("step37_flickr8k")
 
 PREFIX = "STEP37_"
-_OTHERS = {
-    "STEP37_RUN_ID",
-    "STEP37_SETTINGS",
-}  # known, but no field: the first belongs to the world, the second names a file
+# known, but no fields: two belong to the world, the third names a file
+_OTHERS = {"STEP37_RUN_ID", "STEP37_NODE_NAME", "STEP37_SETTINGS"}
 _TRUE = {"1", "on", "yes", "true"}
 _SECRET = {"token", "headers"}
 _SELECTION = {"repo_id", "revision", "split", "sample_count", "caption_key", "cache_dir", "bad_images"}
@@ -169,7 +167,9 @@ class WarmupSettings(BaseModel):
         "auto", description="`auto` draws a bar on a terminal and writes lines elsewhere"
     )
     report: Annotated[Path | None, AfterValidator(lambda p: p and p.expanduser())] = Field(
-        None, description="file that rank 0 writes its JSON report to, besides printing it"
+        None,
+        description="file that rank 0 writes its JSON report to, besides printing it; one called `termination-log`, a pod's "
+        "message, gets at most 4,096 bytes",
     )
 
 
@@ -326,8 +326,9 @@ def _hub_layer(environ: Mapping[str, str]) -> _Layer:
     elif environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() not in _TRUE:
         home = environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
         path = Path(environ.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
-        if path.is_file():
-            values["token_file"], origins["token_file"] = path, "huggingface_hub's login"
+        with contextlib.suppress(PermissionError):  # another user's home, or HF_HOME as `hf auth login` leaves it
+            if path.is_file():
+                values["token_file"], origins["token_file"] = path, "huggingface_hub's login"
     return _Layer(values, lambda name: origins[name])
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from step37_flickr8k.errors import InvalidMetadata, InvalidSettings
-from step37_flickr8k.fetch import Quota, Source, fetch
+from step37_flickr8k.fetch import fetch
 from step37_flickr8k.folder import CacheFolder, Entry, lines_of
 from step37_flickr8k.group import Progress
 from step37_flickr8k.hub import Hub
@@ -13,6 +13,7 @@ from step37_flickr8k.parquet import is_available
 from step37_flickr8k.plan import METADATA, Listing, Plan, RemoteFile, Selection, decide, read_rows
 from step37_flickr8k.record import Proven, prove, read_manifest, unchanged
 from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.wire import Quota, Source
 from step37_flickr8k.workers import Workers
 
 __all__ = ["MANY", "Survey", "Surveyor", "Task"]

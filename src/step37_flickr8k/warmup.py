@@ -19,7 +19,6 @@ from step37_flickr8k.errors import (
     Step37Error,
     TransientError,
 )
-from step37_flickr8k.fetch import Tally
 from step37_flickr8k.filling import Filling, result_of
 from step37_flickr8k.folder import CacheFolder
 from step37_flickr8k.group import Group, Patience, Progress, share
@@ -40,6 +39,7 @@ from step37_flickr8k.record import (
 )
 from step37_flickr8k.settings import WarmupSettings
 from step37_flickr8k.survey import MANY, Surveyor, Task
+from step37_flickr8k.wire import Tally
 from step37_flickr8k.workers import Workers
 from step37_flickr8k.world import World
 
@@ -90,8 +90,11 @@ class Warmup:
         """Warm the cache and read the selection on every rank; gives rank 0's report and this rank's rows."""
         if self.settings.cache_scope == "shared":
             return self._share(group, watch)
-        agreed = share(group, self._agree, watch=watch, arguments=self._arguments(), patience=self.patience)
-        pinned = Warmup(self.settings.model_copy(update={"revision": agreed["commit"]}), self.world, self.closely)
+        commit = self.selection.revision
+        if not is_commit(commit):  # a pinned one needs nobody: a rank that is started again may be the last one left
+            ways: dict[str, Any] = {"look": self._look, "watch": watch}
+            commit = share(group, self._agree, arguments=self._arguments(), patience=self.patience, **ways)["commit"]
+        pinned = Warmup(self.settings.model_copy(update={"revision": commit}), self.world, self.closely)
         problem: Exception | None = None
         if group.rank != 0:  # each node's own lease elects its downloader; rank 0 is that of its node, or waits for it
             try:

@@ -50,6 +50,7 @@ class World:
             "master_addr": environ.get("MASTER_ADDR") or None,
             "master_port": number.get("MASTER_PORT", 1, 65535),
             "agent_store": environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+            "host": _host(environ),
         }
         for read in (_plain, _kubernetes, _slurm, _open_mpi):
             if place := read(environ, number):
@@ -165,6 +166,12 @@ def _open_mpi(_: Mapping[str, str], number: _Numbers) -> _Place:
         "local_size": number.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1),
         "launcher": "openmpi",
     }
+
+
+def _host(environ: Mapping[str, str]) -> str:
+    """Give this host's name; a pod's says nothing of the node that it is on, which the Job passes in."""
+    node = environ.get("STEP37_NODE_NAME")
+    return f"{node}/{socket.gethostname()}" if node else socket.gethostname()
 
 
 def _run(environ: Mapping[str, str]) -> str | None:

@@ -133,7 +133,7 @@ def test_where_listing_does_not_help_the_time_of_the_mount_does(
     miss(mounts[1], [RECORD])
     ranks = job(mounts)
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
-    assert 5 < time.monotonic() - start < 15, ranks.logs
+    assert 5 < time.monotonic() - start < 25, ranks.logs
     assert_whole(hub, backing / "cache", mounts[1].mount / "cache")
 
 

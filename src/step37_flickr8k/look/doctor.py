@@ -15,13 +15,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from step37_flickr8k.errors import AccessDenied, ConfigurationError, FolderFull, RepositoryNotFound, Step37Error
-from step37_flickr8k.fetch import Quota, memory_in_flight
+from step37_flickr8k.fetch import memory_in_flight
 from step37_flickr8k.folder import CacheFolder, Probe, lock, nearest
 from step37_flickr8k.group import Group, share
 from step37_flickr8k.hub import Hub
 from step37_flickr8k.node import local_file_system, memory_limit, proxy_before
 from step37_flickr8k.settings import WarmupSettings
 from step37_flickr8k.warmup import Warmup
+from step37_flickr8k.wire import Quota
 from step37_flickr8k.world import World
 
 __all__ = ["Finding", "examine"]
