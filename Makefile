@@ -15,7 +15,7 @@ LINT_VENV ?= .venv-lint
 LINT_STAMP := $(LINT_VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-kill test-sharedfs test-slow test-slurm image test-image clean-image lint-image lint-k8s requirements lint types bench bench-barrier bench-fetch format clean
+.PHONY: help demo test test-kill test-sharedfs test-slow test-slurm image test-image clean-image lint-image lint-k8s requirements lint types pictures bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,8 +40,8 @@ test-kill: $(STAMP) ## a hundred runs killed at random moments, ten machines wit
 	tests/install e2fsprogs
 	$(BIN)/python -m pytest tests/kill_rounds.py
 
-test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late
-	tests/install strace btrfs-progs
+test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late; the pages in a real browser
+	tests/install strace btrfs-progs chromium chromium-driver
 	$(BIN)/python -m pytest -m slow
 
 test-sharedfs: $(STAMP) ## the cache on late, full and failing FUSE mounts, and on a Linux NFS server with two clients; as root
@@ -96,6 +96,10 @@ lint: $(STAMP) ## ruff and shellcheck
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
+
+pictures: $(STAMP) ## the pictures of the README, made anew; as root on Debian it installs the browser
+	tests/install chromium chromium-driver
+	PYTHONPATH=.:demo $(BIN)/python tools/pictures.py $(if $(DATA),--data '$(DATA)')
 
 bench: bench-barrier bench-fetch ## all benchmarks
 

@@ -31,12 +31,22 @@ def torchrun(ranks: int, *command: str, endpoint: str) -> None:
 def show(data: Path, cache: Path) -> int:
     with LocalHub(data) as hub:
         warmup = ("-m", "step37_flickr8k", "warmup", "--cache-dir", str(cache))
+        report, page = cache.with_name("report.json"), cache.with_name("preview.html")
         heading("a cold cache: rank 0 downloads, three ranks wait")
-        torchrun(4, *warmup, endpoint=hub.endpoint)
+        torchrun(4, *warmup, "--report", str(report), endpoint=hub.endpoint)
         print(f"the Hub served {len(hub.file_requests()):,} files")
 
-        heading("the same again: a warm cache")
+        heading("what the run did, what lies there now, what its pictures look like")
         hub.clear_requests()
+        for command in (
+            ("report", report),
+            ("status", "--cache-dir", cache),
+            ("preview", "--cache-dir", cache, "--output", page),
+        ):
+            subprocess.run([sys.executable, "-m", "step37_flickr8k", *map(str, command)], check=True)
+        print(f"the page has {page.stat().st_size / 1e6:.1f} MB; the Hub was asked {len(hub.requests)} times")
+
+        heading("the same again: a warm cache")
         torchrun(4, *warmup, endpoint=hub.endpoint)
         print(f"the Hub served {len(hub.file_requests()):,} files")
 

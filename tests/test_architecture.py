@@ -18,6 +18,7 @@ PACKAGE = "step37_flickr8k"
 ORDER = (
     ("__main__",),
     ("cli",),
+    ("look",),
     ("__init__",),
     ("flickr8k_loader",),
     ("rendezvous",),
@@ -49,10 +50,11 @@ ONLY = {
     "huggingface_hub": {"hub"},
     "hf_xet": {"localhub"},
     "PIL": {"images"},
-    "pydantic": {"settings"},
+    "pydantic": {"look", "settings"},
     "aiohttp": {"wire", "localhub"},
     "pyarrow": {"parquet"},
-    "rich": {"cli"},
+    "rich": {"look"},
+    "jinja2": {"look"},
 }
 
 

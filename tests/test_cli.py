@@ -114,7 +114,8 @@ def test_progress_is_a_bar_or_lines_or_nothing(
     hub.faults.add(Fault.delay(0.1))
     assert cli.run(["warmup", "--cache-dir", str(cache), "--progress", progress]) == 0
     said = capsys.readouterr().err
-    assert bool(re.search(r"fetching: \d+ of 12 files", said)) == (progress == "auto")
+    assert bool(re.search(r"INFO fetching: \d+ of 12 files", said)) == (progress == "auto")
+    assert bool(re.search(r"\r\x1b\[2Kfetching: \d+ of 12 files", said)) == (progress == "on")
 
 
 def test_the_report_that_cannot_be_written_is_no_failure(
@@ -188,13 +189,15 @@ def test_a_long_message_is_shortened_where_it_is_long() -> None:
     """Silent ranks stay, of skipped images and of the message the beginning; "cut" names what isn't whole."""
     ranks = {str(rank): {"ok": None if rank == 1234 else True, "host": f"n{rank}/warmup-{rank}"} for rank in range(4000)}
     skipped = {f"{number:04}.jpg": "truncated" for number in range(500)}
-    report = {"ok": False, "message": "é" * 5000, "ranks": ranks, "skipped": skipped, "exit_code": 75}
+    points = [{"seconds": number, "state": "fetching", "files": number, "bytes": number} for number in range(240)]
+    report = {"ok": False, "message": "é" * 5000, "ranks": ranks, "skipped": skipped, "timeline": points, "exit_code": 75}
     message = cli._abridged(report)
     assert 1000 < len(message.encode()) <= 4096
     told = json.loads(message)
-    assert (told["ok"], told["exit_code"], told["cut"]) == (False, 75, ["message", "ranks", "skipped"])
+    assert (told["ok"], told["exit_code"], told["cut"]) == (False, 75, ["message", "ranks", "skipped", "timeline"])
     assert told["ranks"] == {"1234": {"ok": None, "host": "n1234/warmup-1234"}}
     assert told["skipped"].items() < skipped.items()
+    assert told["timeline"] == points[: len(told["timeline"])]
     assert set(told["message"]) == {"é"}
     assert report["ranks"] is ranks
     assert len(ranks) == 4000

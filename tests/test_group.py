@@ -76,9 +76,11 @@ def until_stopped(progress: Progress) -> dict[str, Any]:
 
 
 def test_every_rank_gets_rank_zeros_result() -> None:
-    """All of 64 ranks get the same result, and rank 0 also what each reported."""
-    outcomes = Ranks(64).run(lambda _: {"commit": "c"})
-    assert outcomes[0].pop("ranks") == {str(rank): {"ok": True, "host": f"n{rank}"} for rank in range(64)}
+    """All of 64 ranks get the same result, and rank 0 also what each reported, how long it waited, and what it looked at."""
+    outcomes = Ranks(64).run(lambda _: {"commit": "c"}, confirm=lambda result: {"saw": result["commit"]})
+    told = outcomes[0].pop("ranks")
+    assert all(report.pop("waited") >= 0 and report.pop("lag") >= 0 for report in told.values())
+    assert told == {str(rank): {"ok": True, "host": f"n{rank}", "saw": "c"} for rank in range(64)}
     assert list(outcomes.values()) == [{"commit": "c"}] * 64
 
 

@@ -8,22 +8,22 @@ import logging
 import os
 import signal
 import sys
-import time
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from step37_flickr8k import __version__
-from step37_flickr8k.errors import InvalidSettings, Terminated, TransientError, exit_code_of
-from step37_flickr8k.settings import Loaded, describe_settings, flags, json_schema, load_settings
+from step37_flickr8k.errors import InvalidSettings, Terminated, TransientError, exit_code_of, words_of
+from step37_flickr8k.look.progress import CLEAR, display, terminal
+from step37_flickr8k.settings import Loaded, contradictions, describe_settings, flags, json_schema, load_settings
 from step37_flickr8k.world import World
 
 __all__ = ["main", "run"]
 
 log = logging.getLogger("step37_flickr8k")
 
-_LINE_EVERY = 5.0  # s between two lines of progress
+_PREVIEWED = {"split", "sample_count", "caption_key", "cache_dir", "log_level", "log_format", "progress"}
 _MESSAGE = "termination-log"  # Kubernetes' name of the file that becomes a pod's termination message
 _MESSAGE_SIZE = 4096  # bytes that it keeps, the last ones: half a JSON object
 _EXITS = """exit codes: 0 done; 2 configuration: change something first; 75 transient: run it again;
@@ -36,6 +36,7 @@ def main() -> NoReturn:
 
     At once: a thread that waits in torch's store would abort the interpreter's own shutdown and spoil the exit code.
     """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is said by us, in one line, not in C++ stack frames
     signal.signal(signal.SIGTERM, _on_sigterm)  # the kernel doesn't end a container's process 1 that has no handler
     sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - closed by `>&-`
     code = run()
@@ -61,7 +62,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _say(error: BaseException) -> None:
     name = "" if isinstance(error, KeyboardInterrupt | Terminated) else f"{type(error).__name__}: "
     is_bug = exit_code_of(error) == 1
-    message = f"{name}{_words(error)}{_BUG if is_bug else ''}"
+    message = f"{name}{words_of(error)}{_BUG if is_bug else ''}"
     if log.handlers:
         log.error("%s", message)
         log.debug("where it happened", exc_info=error)
@@ -71,37 +72,28 @@ def _say(error: BaseException) -> None:
     print(f"step37-flickr8k: {message}", file=sys.stderr)
 
 
-def _words(error: BaseException) -> str:
-    return {KeyboardInterrupt: "interrupted", Terminated: "ended by SIGTERM"}.get(type(error)) or str(error)
-
-
-# --- warmup, plan, verify, settings, hub ------------------------------------------------------------------------------------
+# --- the commands -----------------------------------------------------------------------------------------------------------
 
 
 def _warmup(parsed: argparse.Namespace) -> int:
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is said by us, in one line, not in C++ stack frames
     settings = _load(parsed).settings
     world = World.from_environment(os.environ)
     _set_up_logging(settings, world)
     log.info("%s, step37-flickr8k %s, %s split %s", world.describe(), __version__, settings.repo_id, settings.split)
 
-    from step37_flickr8k.rendezvous import job_group  # noqa: PLC0415 - whatever is wrong so far is said before anything heavy loads
+    from step37_flickr8k.look.recorder import Recorder  # noqa: PLC0415 - whatever is wrong so far is said before anything heavy loads
+    from step37_flickr8k.look.report import beginning, failure  # noqa: PLC0415
+    from step37_flickr8k.rendezvous import job_group  # noqa: PLC0415
     from step37_flickr8k.warmup import Warmup  # noqa: PLC0415
 
     gc.freeze()  # what is loaded by now stays: looking through it again and again costs a twentieth of the fetch
     gc.set_threshold(10_000, 20, 20)
-    start = time.monotonic()
-    report: dict[str, Any] = {
-        "repo_id": settings.repo_id,
-        "split": settings.split,
-        "world_size": world.size,
-        "run": world.run,
-    }
-    show = _display(settings, world)
+    recorder = Recorder(display(settings, world))
+    report = beginning(settings, world)
     try:
-        result, rows = Warmup(settings, world).run(job_group(world), show)
+        result, rows = Warmup(settings, world).run(job_group(world), recorder)
     except BaseException as error:
-        report |= {"ok": False, "error": type(error).__name__, "message": _words(error), "exit_code": exit_code_of(error)}
+        report |= failure(error, world, recorder.state)
         raise
     else:
         report |= {"ok": True, "exit_code": 0, **result}
@@ -111,10 +103,9 @@ def _warmup(parsed: argparse.Namespace) -> int:
         log.info("ready: %s rows at commit %s; %s", f"{len(rows):,}", result["commit"], how)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is over: who ends the job now must not turn its outcome into 143
-        show({"state": "done"})
+        recorder({"state": "done"})
         if world.rank == 0:
-            report["total_seconds"] = round(time.monotonic() - start, 3)
-            _write_report(report, settings.report)
+            _write_report(report | recorder.value() | report, settings.report)
     return 0
 
 
@@ -162,6 +153,69 @@ def _verify(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _status(parsed: argparse.Namespace) -> int:
+    settings = _load(parsed).settings
+    _set_up_logging(settings, World.from_environment({}))
+    from step37_flickr8k.look import status  # noqa: PLC0415
+
+    root = settings.cache_dir.absolute()
+    splits = status.status(root)
+    _print(json.dumps(status.as_value(root, splits), indent=2) if parsed.json else "\n".join(status.as_lines(root, splits)))
+    return 0
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    from step37_flickr8k.look import report, report_text  # noqa: PLC0415 - imports rich
+
+    if parsed.json_schema:
+        _print(json.dumps(report.json_schema(), indent=2))
+        return 0
+    if parsed.file is None:
+        raise InvalidSettings("no report is named: name the file that warmup --report wrote, or - for stdin")
+    read = report.read_report(parsed.file)
+    if parsed.html is not None:
+        from step37_flickr8k.look import page, report_page  # noqa: PLC0415 - imports jinja2
+
+        page.write(parsed.html, report_page.report_page(read))
+    report_text.print_report(read, sys.stdout)
+    return 0
+
+
+def _preview(parsed: argparse.Namespace) -> int:
+    settings, world = _load(parsed).settings, World.from_environment({})
+    _set_up_logging(settings, world)
+    from step37_flickr8k.look import page, preview  # noqa: PLC0415 - imports jinja2
+
+    show = display(settings, world)
+    try:
+        made = preview.preview(settings, show)
+    finally:
+        show({"state": "done"})
+    page.write(parsed.output, made.page())
+    if parsed.png is not None:
+        page.write(parsed.png, made.sheet())
+    without = f", {made.bad:,} without a picture" if made.bad else ""
+    log.info("%s shows %s rows%s", parsed.output, f"{len(made.tiles):,}", without)
+    return 0
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    loaded = _load(parsed)
+    settings, world = loaded.settings, World.from_environment(os.environ)
+    _set_up_logging(settings, world)
+    from step37_flickr8k.look import doctor, doctor_text  # noqa: PLC0415
+    from step37_flickr8k.rendezvous import job_group  # noqa: PLC0415
+
+    found = doctor.examine(settings, world, job_group(world), contradictions(file=parsed.settings, environ=os.environ))
+    if world.rank != 0:
+        return 0  # what it found is told by rank 0, whose code speaks for all
+    if parsed.json:
+        _print(json.dumps([vars(finding) for finding in found], indent=2))
+    else:
+        doctor_text.print_findings(found, sys.stdout)
+    return 2 if any(finding.state == "problem" for finding in found) else 0
+
+
 def _settings(parsed: argparse.Namespace) -> int:
     if parsed.json_schema:
         _print(json.dumps(json_schema(), indent=2))
@@ -202,11 +256,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, run, about in (
-        ("warmup", _warmup, "the job: rank 0 downloads, the others wait, all read (run it on every rank)"),
-        ("plan", _plan, "what warmup would do: files, bytes, requests; downloads nothing"),
-        ("verify", _verify, "hash the cache again and compare it with its manifest; --repair mends it"),
-        ("settings", _settings, "the settings in force and where each came from"),
+    for name, run, about, reads in (
+        ("warmup", _warmup, "the job: rank 0 downloads, the others wait, all read (run it on every rank)", None),
+        ("plan", _plan, "what warmup would do: files, bytes, requests; downloads nothing", None),
+        ("verify", _verify, "hash the cache again and compare it with its manifest; --repair mends it", None),
+        ("status", _status, "what the cache folder holds, and who is filling it right now; asks nobody", {"cache_dir"}),
+        ("preview", _preview, "the samples of a warm cache as a page with a search box, and as a picture", _PREVIEWED),
+        (
+            "doctor",
+            _doctor,
+            "checks what usually goes wrong, with a remedy for each; as two ranks on two nodes the folder, too",
+            None,
+        ),
+        ("settings", _settings, "the settings in force and where each came from", None),
     ):
         # no abbreviations: --token would be taken for --token-file, and the secret for a path that is then shown
         command = commands.add_parser(name, help=about, description=about, epilog=_EXITS, allow_abbrev=False)
@@ -214,16 +276,27 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         command.add_argument("--settings", metavar="FILE", type=Path, help="YAML or TOML file with settings")
         for field, flag, text, choices in flags():
+            if reads is not None and field not in reads:
+                continue
             if choices == ():
                 command.add_argument(flag, dest=field, help=text, action="store_const", const=True)
             else:
                 command.add_argument(flag, dest=field, help=text, choices=choices, metavar=None if choices else field.upper())
-        if name in {"plan", "verify"}:
+        if name in {"plan", "verify", "status", "doctor"}:
             command.add_argument("--json", action="store_true", help="print JSON")
+        if name == "preview":
+            command.add_argument("--output", type=Path, default="preview.html", help="the page (default: %(default)s)")
+            command.add_argument("--png", type=Path, metavar="FILE", help="the first pictures as PNG, too")
         if name == "verify":
             command.add_argument("--repair", action="store_true", help="fetch again what is missing or wrong, and only that")
         if name == "settings":
             command.add_argument("--json-schema", action="store_true", help="print the JSON schema of the settings")
+    about = "what a run did, from the report that rank 0 wrote: states, throughput, retries, ranks, slowest files"
+    report = commands.add_parser("report", help=about, description=about, allow_abbrev=False)
+    report.set_defaults(run=_report)
+    report.add_argument("file", type=Path, nargs="?", metavar="FILE", help="the report's JSON; - for stdin")
+    report.add_argument("--html", type=Path, metavar="PAGE", help="write it as a page, too, with small plots")
+    report.add_argument("--json-schema", action="store_true", help="print the JSON schema of reports")
     hub = commands.add_parser("hub", help="serve a folder as a Hub dataset repository, for rehearsals and tests")
     hub.set_defaults(run=_hub)
     hub.add_argument("folder", type=Path, help="folder that holds <split>/metadata.csv and the images")
@@ -249,7 +322,7 @@ class _RefuseToken(argparse.Action):
 
 
 def _load(parsed: argparse.Namespace) -> Loaded:
-    given = {field: value for field, *_ in flags() if (value := getattr(parsed, field)) is not None}
+    given = {field: value for field, *_ in flags() if (value := getattr(parsed, field, None)) is not None}
     return load_settings(given, file=parsed.settings, environ=os.environ)
 
 
@@ -296,8 +369,8 @@ def _abridged(report: dict[str, Any]) -> str:
 
 
 def _less(value: Any) -> Any:
-    """Give half of a text or a mapping; of ranks, first only those that didn't say ok."""
-    if isinstance(value, str):
+    """Give half of a text, a list or a mapping; of ranks, first only those that didn't say ok."""
+    if isinstance(value, str | list):
         return value[: len(value) // 2]
     telling = {k: v for k, v in value.items() if not (isinstance(v, dict) and v.get("ok"))}
     return telling if len(telling) < len(value) else dict([*value.items()][: len(value) // 2])
@@ -305,14 +378,15 @@ def _less(value: Any) -> Any:
 
 def _set_up_logging(settings: Any, world: World) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter(world) if settings.log_format == "json" else _TextFormatter(world))
+    text = _TextFormatter(world, CLEAR if terminal(settings) else "")
+    handler.setFormatter(_JsonFormatter(world) if settings.log_format == "json" else text)
     log.handlers[:] = [handler]
     log.setLevel(settings.log_level.upper())
 
 
 class _TextFormatter(logging.Formatter):
-    def __init__(self, world: World) -> None:
-        super().__init__(f"%(asctime)s {world.label} %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    def __init__(self, world: World, before: str = "") -> None:
+        super().__init__(f"{before}%(asctime)s {world.label} %(levelname)s %(message)s", datefmt="%H:%M:%S")
 
 
 class _JsonFormatter(logging.Formatter):
@@ -327,63 +401,3 @@ class _JsonFormatter(logging.Formatter):
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         return json.dumps(fields)
-
-
-def _display(settings: Any, world: World) -> Callable[[dict[str, Any]], None]:
-    """Show progress: a bar for rank 0 on a terminal, else a line every few seconds."""
-    terminal = settings.progress == "on" or (settings.progress == "auto" and sys.stderr.isatty())
-    if settings.progress == "off":
-        return lambda _: None
-    return _Bar(sys.stderr) if terminal and world.rank == 0 and settings.log_format == "text" else _Lines()
-
-
-class _Lines:
-    """Progress as log lines, few enough for a log that is kept."""
-
-    def __init__(self) -> None:
-        self._start: tuple[float, float] | None = None
-        self._due = 0.0
-        self._state = ""
-
-    def __call__(self, told: dict[str, Any]) -> None:
-        now = time.monotonic()
-        changed = told["state"].partition(",")[0] != self._state
-        if told["state"] == "done" or (now < self._due and not changed):
-            return
-        self._state, self._due = told["state"].partition(",")[0], now + _LINE_EVERY
-        log.info("%s", self._line(told, now))
-
-    def _line(self, told: dict[str, Any], now: float) -> str:
-        if "of_bytes" not in told:
-            return str(told["state"])
-        if self._start is None:
-            self._start = now, told["bytes"]
-        since, before = self._start
-        rate = (told["bytes"] - before) / max(now - since, 0.001)
-        left = f", {(told['of_bytes'] - told['bytes']) / rate:.0f} s left" if rate > 0 else ""
-        files = f"{told['files']:,} of {told['of_files']:,} files"
-        size = f"{told['bytes'] / 1e6:.1f} of {told['of_bytes'] / 1e6:.1f} MB"
-        return f"{told['state']}: {files}, {size}, {rate / 1e6:.1f} MB/s{left}"
-
-
-class _Bar:
-    """Progress as a bar on a terminal."""
-
-    def __init__(self, stream: TextIO) -> None:
-        from rich import console, progress  # noqa: PLC0415 - only on a terminal
-
-        columns = (
-            *(progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TextColumn("{task.fields[files]}")),
-            *(progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn()),
-        )
-        self._progress = progress.Progress(*columns, console=console.Console(file=stream), transient=True)
-        self._task = self._progress.add_task("starting", total=None, files="")
-        self._progress.start()
-
-    def __call__(self, told: dict[str, Any]) -> None:
-        if told["state"] == "done":
-            self._progress.stop()
-            return
-        files = f"{told['files']:,}/{told['of_files']:,} files" if "of_files" in told else ""
-        total, completed = told.get("of_bytes"), told.get("bytes", 0)
-        self._progress.update(self._task, description=told["state"], total=total, completed=completed, files=files)

@@ -34,13 +34,18 @@
 import builtins
 import contextlib
 import traceback
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
 class Step37Error(Exception):
-    """Raised for what nobody foresaw; the base of all errors of this project."""
+    """Raised for what nobody foresaw; the base of all errors of this project.
+
+    ``ranks`` is what each rank reported, where some of them could not use what rank 0 had done.
+    """
 
     exit_code: ClassVar[int] = 1
+    ranks: Mapping[str, Any] = {}
 
 
 class ConfigurationError(Step37Error):
@@ -160,6 +165,24 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, Step37Error | Terminated):
         return error.exit_code
     return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def words_of(error: BaseException) -> str:
+    """Give what an error says; the two that end a process from outside have no message of their own."""
+    return {KeyboardInterrupt: "interrupted", Terminated: "ended by SIGTERM"}.get(type(error)) or str(error)
+
+
+def what_to_do(exit_code: int) -> str:
+    """Give what to do about a run that ended with this code; the message itself names the thing and its remedy."""
+    again = "run it again: what was verified stays, only the rest is fetched"
+    return {
+        0: "nothing",
+        2: "change what the message names: trying again can't help",
+        75: again,
+        76: "look at rank 0's own log, then start this rank again",
+        130: again,
+        143: again,
+    }.get(exit_code, "it's a bug: tell us, with the log at --log-level debug")
 
 
 def as_value(error: BaseException) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from typing import BinaryIO
 
@@ -14,7 +15,7 @@ from step37_flickr8k.settings import WarmupSettings
 from step37_flickr8k.wire import FAULTS, Fault, GivenUp, Source, Tally, Wire, connected
 from step37_flickr8k.workers import Workers
 
-__all__ = ["fetch"]
+__all__ = ["fetch", "memory_in_flight"]
 
 _BLOCK = 1 << 20  # bytes: larger files are written and hashed in pieces of this size, as they come
 
@@ -36,6 +37,16 @@ def fetch(
     return in_own_loop(main)
 
 
+def memory_in_flight(concurrency: int, size: int) -> int:
+    """Give the bytes of memory that files of this size take while they are on their way: once here, once in a worker's pipe."""
+    return 2 * _places(concurrency) * min(size, _BLOCK)
+
+
+def _places(concurrency: int) -> int:
+    """Give how many files are in hand: more than there are connections, the others are being written."""
+    return concurrency * 3 // 2
+
+
 class _Fetch:
     """A fetch; ``at_rest`` is done once no thread writes any more."""
 
@@ -49,8 +60,7 @@ class _Fetch:
 
     async def run(self, files: Collection[RemoteFile], progress: Report) -> Tally:
         waiting = iter(files)
-        # more than there are connections: the others have files that are being written
-        count = min(self._wire.connections * 3 // 2, len(files))
+        count = min(_places(self._wire.connections), len(files))
         telling = tell(progress, self._wire, files=len(files), size=sum(file.size for file in files))
         await beside(telling, [self._work(waiting) for _ in range(count)])
         if self._failed:
@@ -59,19 +69,25 @@ class _Fetch:
 
     async def _work(self, waiting: Iterator[RemoteFile]) -> None:
         for file in waiting:
+            took: list[float] = []
             try:
-                await self._wire.patiently(file.name, lambda file=file: self._bring(file))  # type: ignore[misc]
+                await self._wire.patiently(file.name, lambda file=file, took=took: self._bring(file, took))  # type: ignore[misc]
             except GivenUp as error:
                 self._failed[file.name] = str(error)
             else:
                 self._tally.files += 1
+                self._tally.took((round(sum(took), 3), file.name, file.size, len(took)))
 
-    async def _bring(self, file: RemoteFile) -> None:
-        async with await self._wire.get(file.name) as response:
-            if file.size <= _BLOCK:
-                await self._receive_whole(response.content.iter_any(), file)
-            else:
-                await self._receive_in_blocks(response.content.iter_any(), file)
+    async def _bring(self, file: RemoteFile, took: list[float]) -> None:
+        start = time.monotonic()
+        try:
+            async with await self._wire.get(file.name) as response:
+                if file.size <= _BLOCK:
+                    await self._receive_whole(response.content.iter_any(), file)
+                else:
+                    await self._receive_in_blocks(response.content.iter_any(), file)
+        finally:
+            took.append(time.monotonic() - start)
 
     async def _receive_whole(self, pieces: AsyncIterator[bytes], file: RemoteFile) -> None:
         content = bytearray()

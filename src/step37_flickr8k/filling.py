@@ -2,9 +2,7 @@
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from step37_flickr8k.bulk import fetch_bulk
@@ -48,7 +46,6 @@ class Filling:
         self._hub = hub
         self._lease = lease
         self._progress = progress
-        self._phases = _Phases()
         self._workers = Workers(task.folder)
 
     def run(self, commit: str, listing: Listing) -> Value:
@@ -56,20 +53,16 @@ class Filling:
         with self._ready_to_write() as flush:
             if len(listing) > MANY and (self._task.selection.sample_count or MANY) >= MANY:
                 self._workers.start()
-            with self._phases.of("planning"):
-                surveyor = Surveyor(self._task, self._hub, self._workers, self._progress)
-                survey = surveyor.survey(commit, listing, self._folder)
+            survey = Surveyor(self._task, self._hub, self._workers, self._progress).survey(commit, listing, self._folder)
             before = self._record_before(survey)
             lost = self._lost(before, survey)
             self._check_space(survey, lost)
-            with self._phases.of("fetching"):
-                tally = self._fetch(lost, survey)
-            with self._phases.of("publishing"):
-                self._progress("publishing")
-                record = self._publish(survey, before, flush)
+            tally = self._fetch(lost, survey)
+            self._progress("publishing")
+            record = self._publish(survey, before, flush)
         tally.requests += self._hub.requests
         skipped = skipped_rows(self._folder, record, self._task.selection)
-        return result_of(commit, survey.plan.rows, tally, self._phases.seconds, skipped=skipped)
+        return result_of(commit, survey.plan.rows, tally, warm=False, skipped=skipped)
 
     def repair(self, record: Record, listing: Listing, names: Sequence[str]) -> Tally:
         """Fetch these files of the record's commit again, and prove them in the manifest."""
@@ -184,33 +177,17 @@ class Filling:
         return record
 
 
-@dataclass
-class _Phases:
-    """Seconds per phase."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 3)
-
-
-def result_of(
-    commit: str, rows: int, tally: Tally, seconds: Mapping[str, float] | None = None, *, skipped: Mapping[str, str]
-) -> Value:
-    """Give what rank 0 reports; a warm cache took no seconds."""
+def result_of(commit: str, rows: int, tally: Tally, *, warm: bool, skipped: Mapping[str, str]) -> Value:
+    """Give what rank 0 reports."""
+    names = ("seconds", "file", "bytes", "tries")
     return {
         "commit": commit,
-        "warm": seconds is None,
+        "warm": warm,
         "rows": rows,
         "files": tally.files,
         "bytes": tally.bytes,
         "requests": tally.requests,
         "retries": dict(tally.retries),
-        "seconds": dict(seconds or {}),
+        "slowest": [dict(zip(names, slow, strict=True)) for slow in tally.slowest],
         "skipped": dict(skipped),
     }

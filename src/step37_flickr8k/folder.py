@@ -6,12 +6,14 @@ cross a project quota (EXDEV on Lustre). Modes follow the umask, so that other u
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import logging
 import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from step37_flickr8k.errors import FolderFull, FolderNotUsable, InvalidMetadata,
 from step37_flickr8k.linux import allocate, sync_file_system
 from step37_flickr8k.plan import METADATA, why_not_plain
 
-__all__ = ["CacheFolder", "Entry", "digest_of", "digest_of_bytes", "hasher", "lines_of"]
+__all__ = ["CacheFolder", "Entry", "Probe", "digest_of", "digest_of_bytes", "hasher", "lines_of", "lock", "nearest"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -130,6 +132,12 @@ class CacheFolder:
         finally:
             _forget(probe)
 
+    def written(self, name: str) -> float:
+        """Give the time at which one of our own files was written, as this node shows it; now, if it has just been replaced."""
+        with self.errors(), contextlib.suppress(FileNotFoundError):
+            return (self.home / name).stat().st_mtime
+        return time.time()
+
     def refresh(self) -> set[str]:
         """List our own folder: what an NFS client has once missed it goes on missing until the folder that holds it is listed.
 
@@ -156,8 +164,11 @@ class CacheFolder:
         return None
 
     def try_out(self) -> None:
-        """Write, rename, list and read a small file in both folders, as the work will; raises what doesn't hold."""
-        for place in (self.files, self.home):
+        """Write, rename, list and read a small file in both folders, as the work will; raises what doesn't hold.
+
+        Where one of them isn't yet, the nearest one above it that is there stands for it.
+        """
+        for place in dict.fromkeys((nearest(self.files), nearest(self.home))):
             first, second = self._temporary(place), self._temporary(place)
             try:
                 self.put(first, _PROBE)
@@ -175,23 +186,24 @@ class CacheFolder:
 
     def check_space(self, size: int, files: int) -> None:
         """Raise `FolderFull` when ``size`` bytes in so many new files can't be written here."""
+        place = nearest(self.files)
         with self.errors():
-            free = os.statvfs(self.files)
+            free = os.statvfs(place)
         room, need = free.f_bavail * free.f_frsize, size + files * min(_BLOCK, free.f_frsize)
         if room < need:
-            told = f"{self.files} has {_amount(room)} free, the plan needs {_amount(need)}"
+            told = f"{place} has {_amount(room)} free, the plan needs {_amount(need)}"
             raise FolderFull(f"{told}: free space or lower sample_count")
         if free.f_files and free.f_favail < files:  # 0 inodes in all: the file system doesn't count them
-            raise FolderFull(f"{self.files} has {free.f_favail} inodes free, the plan needs {files}: delete files")
+            raise FolderFull(f"{place} has {free.f_favail} inodes free, the plan needs {files}: delete files")
         if size > 0:
-            self._check_quota(size)
+            self._check_quota(place, size)
 
-    def _check_quota(self, size: int) -> None:
+    def _check_quota(self, place: Path, size: int) -> None:
         """Ask for all the bytes at once, and give them back: the only question about a quota that file systems share.
 
         Only EDQUOT is an answer: free space was told by statvfs, and many file systems can't allocate.
         """
-        probe = self.temporary()
+        probe = self._temporary(place)
         try:
             with self.writing(probe) as file:
                 room = size
@@ -200,7 +212,7 @@ class CacheFolder:
         finally:
             _forget(probe)
         if room < size:
-            told = f"{self.files}: the quota has room for some {_amount(room)}, the plan needs {_amount(size)}"
+            told = f"{place}: the quota has room for some {_amount(room)}, the plan needs {_amount(size)}"
             raise FolderFull(f"{told}: raise the quota, delete files or lower sample_count")
 
     def temporary(self) -> Path:
@@ -362,6 +374,46 @@ class CacheFolder:
                 remedy = "choose another cache_dir, or have its owner let this user write there"
                 raise FolderNotUsable(f"{where}: {error.strerror}: {remedy}") from error
             raise TransientError(f"{where}: {error.strerror or error}") from error
+
+
+class Probe:
+    """A small file in a folder, with a lock on it, for ranks on other nodes to look for; made by `make`, deleted by `close`."""
+
+    def __init__(self, place: Path) -> None:
+        """Name it; nothing is touched."""
+        self.path = place / f"{_TEMPORARY}doctor-{secrets.token_hex(4)}-0.tmp"
+        self._open: BinaryIO | None = None
+
+    def make(self) -> bool | None:
+        """Make it and lock it; gives what `lock` gives."""
+        self._open = self.path.open("xb")
+        self._open.write(_PROBE)
+        self._open.flush()
+        os.fsync(self._open.fileno())
+        return lock(self._open)
+
+    def close(self) -> None:
+        """Unlock and delete it."""
+        if self._open is not None:
+            with contextlib.suppress(OSError):
+                self._open.close()
+            _forget(self.path)
+
+
+def lock(file: BinaryIO) -> bool | None:
+    """Try to lock an open file; False if somebody else holds the lock, None where the file system refuses locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def nearest(place: Path) -> Path:
+    """Give a folder, or where it isn't yet the nearest one above it that is there."""
+    return next(each for each in (place, *place.parents) if each.is_dir())
 
 
 def _forget(temporary: Path) -> None:

@@ -123,18 +123,26 @@ class Progress:
         """Begin with the state "starting"; ``watch`` is shown every change."""
         self._watch = watch
         self._told: Value = {"state": "starting"}
+        self._tried: Value = {}
         self._moved = time.monotonic()
         self._stop: Step37Error | None = None
 
-    def __call__(self, state: str, **numbers: float) -> None:
-        """Tell where the work is; raises what `stop` was given, so that work which nobody waits for any more ends."""
+    def __call__(self, state: str, *, retries: Mapping[str, int] | None = None, **numbers: float) -> None:
+        """Tell where the work is; raises what `stop` was given, so that work which nobody waits for any more ends.
+
+        ``retries`` counts by cause: trying again is worth telling, and no progress.
+        """
         if self._stop is not None:
             raise self._stop
         told = {"state": state, **numbers}
+        tried = {"retries": dict(retries)} if retries else {}
         # waiting for quota or for a lease is no stall: whoever waits says so again and again
         if told != self._told or state.startswith("waiting"):
-            self._told, self._moved = told, time.monotonic()
-            self._watch(told)
+            self._moved = time.monotonic()
+        elif tried == self._tried:
+            return
+        self._told, self._tried = told, tried
+        self._watch(told | tried)
 
     def stop(self, reason: Step37Error) -> None:
         """Make the next call raise ``reason``."""
@@ -142,7 +150,7 @@ class Progress:
 
     def snapshot(self) -> Value:
         """Give what was told last."""
-        return dict(self._told)
+        return self._told | self._tried
 
     def idle(self) -> float:
         """Give the seconds since anything changed."""
@@ -161,7 +169,7 @@ def share(
     group: Group,
     work: Callable[[Progress], Value],
     *,
-    confirm: Callable[[Value], None] = lambda _: None,
+    confirm: Callable[[Value], Value | None] = lambda _: None,
     look: Callable[[bool], Value | None] = lambda _: None,
     watch: Callable[[Value], None] = lambda _: None,
     arguments: Mapping[str, Any] | None = None,
@@ -170,13 +178,15 @@ def share(
     """Run ``work`` on rank 0 and give its result to every rank, or raise its error on every rank.
 
     work:      runs on rank 0 alone, is handed a `Progress`, and returns what JSON can carry.
-    confirm:   runs on every rank with the result and raises if this rank can't use it; that fails all ranks, by name.
+    confirm:   runs on every rank with the result and raises if this rank can't use it; that fails all ranks, by name. What it
+               returns, if anything, is told to rank 0.
     look:      gives the result of an earlier success, if one is visible here; asked when rank 0 is lost. Its argument says
                that only a success of this very run counts (rank 0 may merely be late).
     watch:     is given rank 0's progress: on rank 0 at every change, on the others at every beat.
     arguments: must be equal on all ranks.
 
-    On rank 0 the result carries ``ranks``, too: what each rank reported, ``ok`` None for those that never did.
+    On rank 0 the result carries ``ranks``, too: what each rank reported, ``ok`` None for those that never did; ``waited`` are the
+    seconds until it heard the outcome, ``lag`` those that its ``confirm`` took then. An error of a rank's carries them, too.
     Raises what ``work`` or any rank's ``confirm`` raised; `CallMismatch`; `Stalled`; `RankZeroLost`.
     """
     plain: Value = json.loads(json.dumps(dict(arguments or {})))
@@ -201,7 +211,7 @@ def share(
 def _lead(
     call: _Call,
     work: Callable[[Progress], Value],
-    confirm: Callable[[Value], None],
+    confirm: Callable[[Value], Value | None],
     watch: Callable[[Value], None],
 ) -> Value:
     progress = Progress(watch)
@@ -218,22 +228,29 @@ def _lead(
         outcome = herald.tell("outcome", spoken | {"arguments": call.arguments})
         if error is None and not outcome["ok"]:
             error = from_value(outcome)  # what the others were told meanwhile stands
-        verdict = herald.conclude(error, _problem_of(confirm, result) if error is None else None)
+        if error is None:
+            watch({"state": "confirming"})
+        verdict = herald.conclude(error, _heard(confirm, result, 0.0) if error is None else {"ok": True})
     finally:
         herald.stop()
     if error is not None and (not isinstance(error, Step37Error) or verdict["error"] == type(error).__name__):
         raise error
     if not verdict["ok"]:
-        raise from_value(verdict)
+        failure = from_value(verdict)
+        if isinstance(failure, Step37Error):
+            failure.ranks = verdict["ranks"]
+        raise failure
     return result | {"ranks": verdict["ranks"]}
 
 
-def _problem_of(confirm: Callable[[Value], None], result: Value) -> Exception | None:
+def _heard(confirm: Callable[[Value], Value | None], result: Value, waited: float) -> Value:
+    """Give this rank's report on a result: ok or the failure, what it has to tell, and how long both took."""
+    start = time.monotonic()
     try:
-        confirm(result)
+        said = {"ok": True, **(confirm(result) or {})}
     except (Step37Error, OSError) as problem:
-        return problem
-    return None
+        said = {"ok": False, **as_value(problem)}
+    return said | {"waited": round(waited, 3), "lag": round(time.monotonic() - start, 3)}
 
 
 class _Herald(threading.Thread):
@@ -265,13 +282,13 @@ class _Herald(threading.Thread):
         stands: Value = self._ask(lambda: self._speak(kind, value), default=value)
         return stands
 
-    def conclude(self, error: BaseException | None, own_problem: Exception | None) -> Value:
+    def conclude(self, error: BaseException | None, own_report: Value) -> Value:
         """Collect what the ranks report, speak the verdict, and stay until it has been heard."""
         others = self._call.group.size - 1
         patient = self._patience.confirming if error is None else _LAST_WORDS
         self._until("reports", others, _FAREWELL if self._was_frozen else patient)
         reports = self._ask(self._reports, default={})
-        reports[0] = _report(self._call.group, own_problem)
+        reports[0] = own_report | {"host": self._call.group.host}
         verdict = self.tell("verdict", self._verdict(error, reports))
         if error is None:
             self._until("leaves", len(reports) - 1, _FAREWELL)
@@ -417,10 +434,6 @@ def _roll(size: int, reports: dict[int, Value]) -> dict[str, Value]:
     return {str(rank): {k: v for k, v in reports.get(rank, silent).items() if k != "traceback"} for rank in range(size)}
 
 
-def _report(group: Group, problem: Exception | None) -> Value:
-    return ({"ok": True} if problem is None else {"ok": False, **as_value(problem)}) | {"host": group.host}
-
-
 def _outcome_of(substitute: Value) -> Value:
     """Give what a word said in rank 0's place means for rank 0 itself."""
     message = "another rank 0 has begun this call anew" if substitute["kind"] == "moved" else substitute["message"]
@@ -432,19 +445,21 @@ def _outcome_of(substitute: Value) -> Value:
 
 def _follow(
     call: _Call,
-    confirm: Callable[[Value], None],
+    confirm: Callable[[Value], Value | None],
     look: Callable[[bool], Value | None],
     watch: Callable[[Value], None],
 ) -> Value:
+    start = time.monotonic()
     listener = _Listener(call)
     listener.start()
     outcome = listener.next("outcome", watch, look)
     if outcome["kind"] == "found":
         return outcome
-    problem = _difference(call, outcome)
-    if problem is None and outcome["ok"]:
-        problem = _problem_of(confirm, outcome["result"])
-    listener.report(problem)
+    waited = time.monotonic() - start
+    if difference := _difference(call, outcome):
+        listener.report({"ok": False, **as_value(difference)})
+    else:
+        listener.report(_heard(confirm, outcome["result"], waited) if outcome["ok"] else {"ok": True})
     verdict = listener.next("verdict", watch)
     listener.join(_FAREWELL)  # a thread that the end of the process meets inside of torch aborts it
     if not verdict["ok"]:
@@ -503,10 +518,10 @@ class _Listener(threading.Thread):
                     log.warning("rank 0 is not there, but the ready record names this run, so this rank goes on")
                     return found | {"kind": "found"}
 
-    def report(self, problem: Exception | None) -> None:
+    def report(self, report: Value) -> None:
         """Tell rank 0 whether this rank can use the outcome."""
         self._listen_until_silence()
-        self._own_report.set_result(json.dumps(_report(self._call.group, problem)))
+        self._own_report.set_result(json.dumps(report | {"host": self._call.group.host}))
 
     # in the listener's own thread
 

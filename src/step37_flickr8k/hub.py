@@ -90,6 +90,23 @@ class Hub:
         public = self.endpoint == self._library.constants._HF_DEFAULT_ENDPOINT  # noqa: SLF001 - else its name stood here
         return (5000 if self.token else 3000) if public else None
 
+    def look(self, commit: str, split: str) -> Mapping[str, str]:
+        """Ask for metadata.csv without its bytes, as files are asked for; gives the headers of the answer."""
+
+        def head() -> Any:
+            utils = self._library.utils
+            ways: dict[str, Any] = {"headers": self.headers(), "timeout": 30, "follow_redirects": False}
+            answer = utils.get_session().head(f"{self.base(commit, split)}{METADATA}", **ways)
+            if answer.status_code >= 400:
+                utils.hf_raise_for_status(answer)
+            return answer
+
+        try:
+            headers: Mapping[str, str] = self._patiently(head, commit).headers
+        except self._library.errors.EntryNotFoundError as error:
+            raise SplitNotFound(f"{self.name} holds no {split}/{METADATA} at {commit}: choose another split") from error
+        return headers
+
     def list_files(self, commit: str, split: str) -> Listing:
         """Give the files right below ``<split>/`` by name; raises `SplitNotFound` without a metadata.csv among them."""
         missing = f"{self.name} holds no {split}/{METADATA} at {commit}: choose another split"

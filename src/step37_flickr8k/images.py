@@ -1,15 +1,24 @@
-"""Whether images can be decoded: a commit may hold a broken picture, and its hash is right then, too."""
+"""Whether images can be decoded, since a commit may hold broken ones, and their hash is right then, too; small copies of them."""
 
+import textwrap
+from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["warm_up", "why_undecodable"]
+__all__ = ["contact_sheet", "thumbnail", "warm_up", "why_undecodable"]
 
 _MOST_PIXELS = 89_478_485  # a quarter of a gigabyte of RGB, Pillow's own limit; a PNG of 100 KB can hold more
 # What names promise. Other kinds aren't tried: Pillow hands EPS to Ghostscript, which runs it.
 _KINDS = {f".{kind.lower()}": kind for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
 _KINDS |= {".jpg": "JPEG", ".tif": "TIFF"}
 _ALL_KINDS = (*dict.fromkeys(_KINDS.values()),)
+_SIDES = (144, 112, 80, 36)  # pixels of a small copy's longer side, the first if the bytes allow it
+_SIDE = _SIDES[0]
+_QUALITIES = (45, 30, 15)
+_TEXT = 30  # pixels below each picture of a contact sheet: two short lines
+_LINE = 23  # characters of such a line
+_GROUND, _INK, _RED = "white", (60, 60, 60), (180, 30, 30)
 
 
 def why_undecodable(source: Path | BinaryIO, name: str) -> str | None:
@@ -45,3 +54,45 @@ def warm_up() -> None:
     from PIL import Image  # noqa: PLC0415
 
     Image.preinit()
+
+
+def thumbnail(path: Path, most: int) -> tuple[bytes, tuple[int, int]]:
+    """Give a small copy as WebP, of at most so many bytes, and the picture's own width and height in pixels.
+
+    Raises OSError or ValueError where it can't be decoded; `why_undecodable` says why.
+    """
+    from PIL import Image, ImageOps  # noqa: PLC0415
+
+    with Image.open(path, formats=_ALL_KINDS) as image:
+        size = image.size
+        image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
+        small = ImageOps.exif_transpose(image).convert("RGB")
+    for side in _SIDES:
+        small.thumbnail((side, side))
+        for quality in _QUALITIES:
+            small.save(out := BytesIO(), "WEBP", quality=quality, method=2)
+            if len(out.getvalue()) <= most:
+                return out.getvalue(), size
+    raise ValueError(f"no copy of {small.width} x {small.height} pixels takes only {most} bytes")
+
+
+def contact_sheet(tiles: Sequence[tuple[bytes | None, str]], columns: int) -> bytes:
+    """Give small copies in a grid as PNG, each with its words below; without a copy the words stand in its place, in red."""
+    from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415
+
+    step, gap = (_SIDE, _SIDE + _TEXT), 8
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * (step[0] + gap) + gap, rows * (step[1] + gap) + gap), _GROUND)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for number, (copy, words) in enumerate(tiles):
+        x, y = (gap + at * (side + gap) for at, side in zip((number % columns, number // columns), step, strict=True))
+        if copy is not None:
+            with Image.open(BytesIO(copy)) as small:
+                sheet.paste(small, (x + (_SIDE - small.width) // 2, y + (_SIDE - small.height) // 2))
+        else:
+            draw.rectangle((x, y, x + _SIDE - 1, y + _SIDE - 1), outline=_RED)
+        lines = textwrap.wrap(words, _LINE)
+        place = (x, y + _SIDE + 2) if copy is not None else (x + 4, y + 4)
+        draw.multiline_text(place, "\n".join(lines[: 2 if copy is not None else 9]), _INK if copy is not None else _RED, font)
+    sheet.quantize(256).save(out := BytesIO(), "PNG", optimize=True)  # a third of the bytes
+    return out.getvalue()

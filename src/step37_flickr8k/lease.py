@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
@@ -19,11 +19,12 @@ from typing import Any
 from step37_flickr8k.errors import LeaseLost, Step37Error, as_value, from_value
 from step37_flickr8k.folder import CacheFolder
 
-__all__ = ["Claim", "Lease", "take"]
+__all__ = ["Claim", "Holder", "Lease", "holder", "take"]
 
 log = logging.getLogger("step37_flickr8k")
 
 _ROOM = 4096  # bytes that a lease has from its first instant: on a full disk its end can be written in place, but it can't grow
+_USUAL = 120.0  # s of silence that a lease of an older version allows
 _LONGEST = 2000  # characters of a failure's message that fit there
 
 
@@ -37,10 +38,50 @@ class Claim:
     pid: int
 
 
-def take(folder: CacheFolder, claim: Claim, timeout: float, waiting: Callable[[str], bool]) -> "Lease | None":
+@dataclass(frozen=True, kw_only=True)
+class Holder(Claim):
+    """What the newest lease says: held, released or failed, how far its holder was, and for how many seconds it has been silent.
+
+    ``timeout`` is the silence after which another may take it.
+    """
+
+    state: str
+    silent: float
+    timeout: float
+    progress: Mapping[str, Any]
+    failure: str | None
+
+
+def holder(folder: CacheFolder) -> Holder | None:
+    """Look who holds the lease, or held it last; None if nobody ever did, or it is being written at this moment.
+
+    The silence is told by this node's clock, so it is for people: who takes a lease watches it.
+    """
+    generation, content = _newest(folder)
+    said = _parsed(content)
+    if not generation or "nonce" not in said:
+        return None
+    failure = said.get("failure")
+    return Holder(
+        **{name: said.get(name) for name in ("run", "rank", "host", "pid", "state")},  # type: ignore[arg-type]
+        silent=time.time() - folder.written(f"{folder.split}.lease.{generation}"),
+        timeout=said.get("timeout", _USUAL),
+        progress=said.get("progress") or {},
+        failure=f"{failure.get('error')}: {failure.get('message')}" if isinstance(failure, dict) else None,
+    )
+
+
+def take(
+    folder: CacheFolder,
+    claim: Claim,
+    timeout: float,
+    waiting: Callable[[str], bool],
+    tell: Callable[[], Mapping[str, Any]] = dict,
+) -> "Lease | None":
     """Take the lease, however long its holder works.
 
     ``waiting(holder)`` is asked every few seconds whether to go on waiting; None is returned when it says no.
+    ``tell()`` gives how far the work is, for those who look at the lease meanwhile.
     Raises the failure that another rank of this same run has left there meanwhile or within the last quarter of ``timeout``:
     one try is enough for all of them, but a job that is started again tries again.
     """
@@ -55,7 +96,7 @@ def take(folder: CacheFolder, claim: Claim, timeout: float, waiting: Callable[[s
             if _is_failure_of_this_run(holder, claim) and (fresh or _age(folder, generation) < timeout / 4):
                 raise from_value(holder["failure"])
         if generation == 0 or _may_take(holder, claim) or time.monotonic() - since >= timeout:
-            lease = Lease(folder, claim, generation + 1, timeout)
+            lease = Lease(folder, claim, generation + 1, timeout, tell)
             if lease.taken():
                 return lease
             continue
@@ -106,12 +147,16 @@ def _briefly(error: BaseException) -> dict[str, str]:
 class Lease:
     """A held lease, beating in a thread of its own; a context manager whose exception, if any, stays in it."""
 
-    def __init__(self, folder: CacheFolder, claim: Claim, generation: int, timeout: float) -> None:
+    def __init__(
+        self, folder: CacheFolder, claim: Claim, generation: int, timeout: float, tell: Callable[[], Mapping[str, Any]] = dict
+    ) -> None:
         """Describe the lease; `taken` takes it."""
         self._folder = folder
         self._generation = generation
         self._timeout = timeout
-        self._content: dict[str, Any] = {"nonce": secrets.token_hex(8), "state": "held", "beat": 0, **asdict(claim)}
+        self._tell = tell
+        who = asdict(claim) | {"timeout": timeout}
+        self._content: dict[str, Any] = {"nonce": secrets.token_hex(8), "state": "held", "beat": 0, **who}
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._good = time.monotonic()
@@ -166,7 +211,7 @@ class Lease:
             if generation != self._generation:
                 self._lost = True
                 return
-            self._content |= change
+            self._content |= {"progress": dict(self._tell())} | change
             self._content["beat"] += 1
             self._folder.rewrite(f"{self._folder.split}.lease.{self._generation}", self._written())
             self._good = time.monotonic()

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
@@ -17,8 +17,8 @@ _TICK = 0.5  # s between two words of progress
 class Report(Protocol):
     """What takes a word of progress."""
 
-    def __call__(self, state: str, **numbers: float) -> None:
-        """Take a state, and numbers such as files and bytes."""
+    def __call__(self, state: str, *, retries: Mapping[str, int] | None = None, **numbers: float) -> None:
+        """Take a state, numbers such as files and bytes, and what was tried again, by cause."""
 
 
 def in_own_loop(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
@@ -69,9 +69,15 @@ async def beside(ticker: Coroutine[Any, Any, None], tasks: list[Coroutine[Any, A
 
 async def tell(report: Report, wire: Wire, *, files: int, size: int) -> None:
     """Tell, for as long as it is let, what has come of so many files and bytes, or that the quota is waited for."""
-    while True:
-        quota = wire.closed_for
-        state = f"waiting for quota, {quota:.0f} s" if quota > 0 else "fetching"
-        tally = wire.tally
-        report(state, files=tally.files, of_files=files, bytes=tally.bytes, of_bytes=size)
-        await asyncio.sleep(_TICK)
+    tally = wire.tally
+
+    def say(state: str) -> None:
+        report(state, retries=tally.retries, files=tally.files, of_files=files, bytes=tally.bytes, of_bytes=size)
+
+    try:
+        while True:
+            quota = wire.closed_for
+            say(f"waiting for quota, {quota:.0f} s" if quota > 0 else "fetching")
+            await asyncio.sleep(_TICK)
+    finally:
+        say("fetching")  # what came to the last

@@ -1,13 +1,16 @@
-"""What this node is like: the file system below a folder, the proxy before the Hub; asked for warnings alone."""
+"""What this node is like: the file system below a folder, the proxy before the Hub, the memory; asked for advice alone."""
 
+import contextlib
 import ctypes
 import os
+import resource
 import sys
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["local_file_system", "proxy_before"]
+__all__ = ["local_file_system", "memory_limit", "proxy_before"]
 
 # f_type of those that no other node can see; FUSE is not among them, since sshfs, CephFS, GlusterFS and others come by it
 _LOCAL = {
@@ -31,6 +34,32 @@ def local_file_system(folder: Path) -> str | None:
     if not any(statfs(os.fsencode(place), buffer) == 0 for place in (folder, *folder.parents)):
         return None
     return _LOCAL.get(ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF)
+
+
+def memory_limit() -> tuple[int, str]:
+    """Give the bytes of memory that this process and its children may use at most, and what says so."""
+    limits = [(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this node has")]
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        limits.append((soft, "ulimit -v allows"))
+    limits += [(limit, "its control group allows") for limit in _control_group_limits()]
+    return min(limits)
+
+
+def _control_group_limits() -> Iterator[int]:
+    """Give the memory limits of this process's control group and of those above it, of both versions."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers not in {"", "memory"}:
+                continue
+            mount = Path("/sys/fs/cgroup") / controllers
+            name = "memory.limit_in_bytes" if controllers else "memory.max"
+            own = mount / group.lstrip("/")
+            # in a container the name may be that outside of it, and the mount the group itself
+            for place in (own, *(above for above in own.parents if above.is_relative_to(mount))):
+                with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+                    yield int((place / name).read_text(encoding="ascii"))
 
 
 def proxy_before(address: str) -> str | None:

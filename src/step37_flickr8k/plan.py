@@ -3,7 +3,7 @@
 import csv
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -138,9 +138,12 @@ class Plan:
     bytes: int
 
 
-def read_rows(lines: Iterable[str], selection: Selection) -> Iterator[Row]:
+def read_rows(
+    lines: Iterable[str], selection: Selection, left_out: Callable[[int, str], None] = lambda *_: None
+) -> Iterator[Row]:
     """Give the first ``sample_count`` rows that count, in file order, reading no further than needed.
 
+    Those between them that don't count are told to ``left_out``: the line and what is missing.
     Raises `CaptionKeyNotFound`, `InvalidMetadata`, and `EmptySelection` when no row counts.
     """
     reader = csv.reader(lines)
@@ -151,6 +154,7 @@ def read_rows(lines: Iterable[str], selection: Selection) -> Iterator[Row]:
         count = 0
         for cells in reader:
             if len(cells) <= last or not (name := cells[name_at].strip()) or not (caption := cells[caption_at].strip()):
+                left_out(reader.line_num, _what_is_missing(cells, {_NAME_COLUMN: name_at, selection.caption_key: caption_at}))
                 continue
             _check_name(name, f"{where}, line {reader.line_num}")
             yield Row(name, caption)
@@ -165,6 +169,11 @@ def read_rows(lines: Iterable[str], selection: Selection) -> Iterator[Row]:
         raise EmptySelection(
             f"{where} has no row with both a file_name and a {selection.caption_key}: choose another caption_key"
         )
+
+
+def _what_is_missing(cells: Sequence[str], columns: Mapping[str, int]) -> str:
+    missing = [name for name, at in columns.items() if len(cells) <= at or not cells[at].strip()]
+    return f"the row has no {' and no '.join(missing)}"
 
 
 def decide(rows: Iterable[Row], listing: Listing, verified: Mapping[str, str]) -> Plan:

@@ -22,6 +22,7 @@ from step37_flickr8k.errors import InvalidSettings
 __all__ = [
     "Loaded",
     "WarmupSettings",
+    "contradictions",
     "describe_settings",
     "flags",
     "json_schema",
@@ -225,6 +226,29 @@ def load_settings(flags: Mapping[str, object], *, file: Path | None = None, envi
     layers.append(_environment_layer(environ))
     layers.append(_Layer(flags, _flag))
     return _validated(layers, problems)
+
+
+def contradictions(*, file: Path | None = None, environ: Mapping[str, str]) -> list[str]:
+    """Name the settings to which the environment gives another value than the settings file, and say which one holds.
+
+    To be asked after `load_settings`, which raises for what is wrong.
+    """
+    if file is None and environ.get("STEP37_SETTINGS"):
+        file = Path(environ["STEP37_SETTINGS"])
+    told = _read_file(file) if file is not None else {}
+    found = []
+    for layer, holds in ((_hub_layer(environ), str(file)), (_environment_layer(environ), "the environment")):
+        for name, value in layer.values.items():
+            if name in told and _understood(name, value) != _understood(name, told[name]):
+                here, there = ("", "") if name in _SECRET else (f" is {value}", f" is {told[name]}")
+                found.append(f"{name}{here} by {layer.origin(name)} and{there or ' another'} in {file}: that of {holds} holds")
+    return found
+
+
+def _understood(name: str, value: object) -> object:
+    with contextlib.suppress(ValidationError):  # one that is overridden was never looked at
+        return getattr(WarmupSettings(**{name: value}), name)
+    return value
 
 
 def library_settings(selection: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:

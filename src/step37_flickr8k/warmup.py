@@ -163,7 +163,7 @@ class Warmup:
             progress(f"waiting for the lease, which is held on {holder}")
             return self._ready(wanted) is None
 
-        lease = self._lease(go_on)
+        lease = self._lease(go_on, progress.snapshot)
         if lease is None:
             return self._warm(progress)
         with lease:
@@ -310,12 +310,12 @@ class Warmup:
                 if record is not None:
                     write_record(self.folder, record.confirmed_by(self.world.run))
 
-    def _lease(self, waiting: Callable[[str], bool]) -> Lease | None:
+    def _lease(self, waiting: Callable[[str], bool], tell: Callable[[], Value] = dict) -> Lease | None:
         claim = Claim(run=self.world.run, rank=self.world.rank, host=self.world.host, pid=os.getpid())
-        return take(self.folder, claim, _LEASE_BEATS * self.patience.heartbeat, waiting)
+        return take(self.folder, claim, _LEASE_BEATS * self.patience.heartbeat, waiting, tell)
 
     def _warm_result(self, record: Record, requests: int = 0) -> Value:
         coverage, count = record.captions[self.selection.caption_key], self.selection.sample_count
         rows = coverage.rows if count is None else min(count, coverage.rows)
         skipped = skipped_rows(self.folder, record, self.selection)
-        return result_of(record.commit, rows, Tally(requests=requests), skipped=skipped)
+        return result_of(record.commit, rows, Tally(requests=requests), warm=True, skipped=skipped)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import heapq
 import logging
 import random
 import re
@@ -24,6 +25,7 @@ log = logging.getLogger("step37_flickr8k")
 
 _T = TypeVar("_T")
 _HOPS = 5
+_SLOWEST = 10  # files that a tally remembers
 _LEAST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # s
 
 
@@ -67,13 +69,21 @@ class Quota:
 
 @dataclass
 class Tally:
-    """What a fetch did; ``retries`` counts by cause, ``quota`` is what the Hub last told."""
+    """What a fetch did; ``retries`` counts by cause, ``quota`` is what the Hub last told.
+
+    ``slowest`` are those files that took longest: seconds of all their tries, pauses left out, the name, bytes, tries.
+    """
 
     files: int = 0
     bytes: int = 0
     requests: int = 0
     retries: Counter[str] = field(default_factory=Counter)
     quota: Quota | None = None
+    slowest: list[tuple[float, str, int, int]] = field(default_factory=list)
+
+    def took(self, *files: tuple[float, str, int, int]) -> None:
+        """Take in how long files took."""
+        self.slowest = heapq.nlargest(_SLOWEST, [*self.slowest, *files])
 
     def add(self, other: "Tally") -> None:
         """Add what another fetch did."""
@@ -82,6 +92,7 @@ class Tally:
         self.requests += other.requests
         self.retries += other.retries
         self.quota = other.quota or self.quota
+        self.took(*other.slowest)
 
 
 class Fault(Exception):

@@ -1,0 +1,31 @@
+"""Pages that people open in a browser: one file each, nothing from elsewhere, and what others wrote is shown as text."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from step37_flickr8k.errors import InvalidSettings
+
+__all__ = ["render", "write"]
+
+
+def render(name: str, *, script: str = "", **values: Any) -> str:
+    """Fill a page of ``pages/``; it may run that one script of it, by its hash, and no other."""
+    loader = jinja2.PackageLoader("step37_flickr8k.look", "pages")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    code = loader.get_source(environment, script)[0] if script else ""
+    allowed = "'sha256-" + base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() + "'" if script else "'none'"
+    return environment.get_template(name).render(script=code, allowed=allowed, **values)
+
+
+def write(file: Path, content: str | bytes) -> None:
+    """Write what was asked for where it was asked for; raises `InvalidSettings` where that can't be done."""
+    try:
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise InvalidSettings(f"{file} can't be written: {error.strerror}: name another file") from error

@@ -1,0 +1,61 @@
+"""What a run's progress was over time, for its report."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Recorder"]
+
+_MOST_POINTS = 240
+
+
+class Recorder:
+    """Takes in what is told of the progress, hands it on, and keeps seconds by state and a few points of files and bytes."""
+
+    def __init__(self, show: Callable[[dict[str, Any]], None], clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin now, in the state "starting"."""
+        self._show = show
+        self._clock = clock
+        self._begun = self._since = clock()
+        self._every = 0.0
+        self._told: dict[str, Any] = {"state": "starting"}
+        self._seconds: dict[str, float] = {}
+        self._points: list[tuple[float, str, int, int]] = []
+
+    def __call__(self, told: dict[str, Any]) -> None:
+        """Take in what was told."""
+        before, now = self.state, self._clock()
+        self._seconds[before] = self._seconds.get(before, 0.0) + now - self._since
+        self._since = now
+        self._told = self._told | told
+        if "of_bytes" in told:
+            self._keep((round(now - self._begun, 3), self.state, told["files"], told["bytes"]))
+        self._show(told)
+
+    @property
+    def state(self) -> str:
+        """The state now, without what changes in it: "waiting for quota", not for how long."""
+        return str(self._told["state"]).partition(",")[0]
+
+    def value(self) -> dict[str, Any]:
+        """Give what a report holds of it; what came so far is of use where the run has failed."""
+        columns = ("seconds", "state", "files", "bytes")
+        timeline = [dict(zip(columns, point, strict=True)) for point in self._points]
+        return {
+            "files": timeline[-1]["files"] if timeline else 0,
+            "bytes": timeline[-1]["bytes"] if timeline else 0,
+            "retries": self._told.get("retries", {}),
+            "seconds": {state: round(spent, 3) for state, spent in self._seconds.items()},
+            "timeline": timeline,
+            "total_seconds": round(self._clock() - self._begun, 3),
+        }
+
+    def _keep(self, point: tuple[float, str, int, int]) -> None:
+        """Keep a point; when there are too many, every other one goes, and from then on half as many are taken in."""
+        last = self._points[-1] if self._points else None
+        if last and point[0] < last[0] + self._every and point[1] == last[1]:
+            return
+        self._points.append(point)
+        if len(self._points) > _MOST_POINTS:
+            self._every = 2 * (point[0] - self._points[0][0]) / len(self._points)
+            self._points = [*self._points[:-1:2], point]

@@ -1,0 +1,169 @@
+"""Preview: what the page and the picture hold. How a browser shows them: `test_pages.py`."""
+
+import base64
+import io
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from step37_flickr8k import cli
+from step37_flickr8k.images import thumbnail
+from step37_flickr8k.localhub import LocalHub
+from step37_flickr8k.look.preview import _MOST_ROWS
+from tests.conftest import captioned, write_rows
+
+HOSTILE = "</script><script>alert(1)</script><b>'\"&\u202egpj.exe"
+
+
+def noise(number: int, size: int = 256) -> bytes:
+    """Draw what can't be compressed well: the worst that a small copy can be of."""
+    out = io.BytesIO()
+    Image.frombytes("RGB", (size, size), random.Random(number).randbytes(size * size * 3)).save(out, "JPEG", quality=80)
+    return out.getvalue()
+
+
+@pytest.fixture
+def shown(hub: LocalHub, cache: Path, tmp_path: Path) -> Any:
+    """Warm the cache with what the Hub has now and give the page's text and the rows in it."""
+
+    def show(*arguments: str) -> tuple[str, list[list[Any]]]:
+        hub.refresh()
+        assert cli.run(["warmup", "--cache-dir", str(cache), "--log-level", "error"]) == 0
+        hub.clear_requests()
+        page = tmp_path / "preview.html"
+        assert cli.run(["preview", "--cache-dir", str(cache), "--output", str(page), *arguments]) == 0
+        assert not hub.requests
+        text = page.read_text()
+        return text, rows_of(text)
+
+    return show
+
+
+def rows_of(page: str) -> list[list[Any]]:
+    found = re.search(r'<script type="application/json" id="rows">(.*?)</script>', page, re.DOTALL)
+    assert found
+    told: dict[str, Any] = json.loads(found[1])
+    assert told["perPage"] <= 200
+    rows: list[list[Any]] = told["rows"]
+    return rows
+
+
+def test_the_page_holds_each_row_and_asks_for_nothing(hub: LocalHub, shown: Any) -> None:
+    """Name, caption, bytes, pixels and a small copy of each; the commit and the counts; nothing from elsewhere."""
+    page, rows = shown()
+    assert [row[0] for row in rows] == [f"{number:04}.jpg" for number in range(12)]
+    assert rows[3][1:6] == [captioned(3)["caption_0"], (hub.folder / "train" / "0003.jpg").stat().st_size, 16, 16, ""]
+    with Image.open(io.BytesIO(base64.b64decode(rows[3][6]))) as copy:
+        assert (copy.format, copy.size) == ("WEBP", (16, 16))
+    assert hub.commit in page
+    assert "12 rows with caption_0, 12 pictures here" in page
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    assert "default-src 'none'" in page
+    assert "url(" not in page
+
+
+def test_what_has_no_picture_is_shown_with_its_reason(hub: LocalHub, cache: Path, shown: Any, tmp_path: Path) -> None:
+    """Images that can't be decoded, that are gone or were changed since, and rows without a name or a caption."""
+    (hub.folder / "train" / "0002.jpg").write_bytes(b"no picture")
+    rows = [captioned(number) for number in range(12)]
+    rows[5]["caption_0"], rows[6]["file_name"] = " ", ""
+    write_rows(hub.folder / "train", rows)
+    shown()
+    (cache / "train" / "0008.jpg").unlink()
+    (cache / "train" / "0009.jpg").write_bytes((cache / "train" / "0009.jpg").read_bytes()[:300])
+    page = tmp_path / "preview.html"
+    assert cli.run(["preview", "--cache-dir", str(cache), "--output", str(page)]) == 0
+    flaws = {row[0]: row[5] for row in rows_of(page.read_text()) if row[5]}
+    assert flaws.keys() == {"0002.jpg", "metadata.csv, line 7", "metadata.csv, line 8", "0008.jpg", "0009.jpg"}
+    assert "cannot identify image file" in flaws["0002.jpg"]
+    assert flaws["metadata.csv, line 7"] == "the row has no caption_0"
+    assert flaws["metadata.csv, line 8"] == "the row has no file_name"
+    assert flaws["0008.jpg"] == "No such file or directory"
+    assert "truncated" in flaws["0009.jpg"].lower()
+    assert "10 rows with caption_0, 7 pictures here" in page.read_text()
+    assert "5 without one</span>" in page.read_text()
+
+
+def test_hostile_names_and_captions_are_text(hub: LocalHub, shown: Any) -> None:
+    """HTML can't end the page's data, and what turns the reading direction is written out."""
+    name = HOSTILE.replace("/", "")
+    (hub.folder / "train" / "0001.jpg").rename(hub.folder / "train" / f"{name}.jpg")
+    rows = [captioned(number) for number in range(12)]
+    rows[1] = {"file_name": f"{name}.jpg", "caption_0": HOSTILE, "caption_1": "x"}
+    write_rows(hub.folder / "train", rows)
+    page, told = shown()
+    assert page.count("<script") == 2
+    assert "\u202e" not in page
+    assert told[1][1] == HOSTILE.replace("\u202e", "\\u202e")
+    assert told[1][0].endswith("\\u202egpj.exe.jpg")
+
+
+def test_six_thousand_rows_stay_below_25_megabytes(hub: LocalHub, shown: Any) -> None:
+    """Even of pictures that can't be compressed: at most 3 KB each; beyond that the page says that it holds the first ones."""
+    for number in range(12):
+        (hub.folder / "train" / f"{number:04}.jpg").write_bytes(noise(number))
+    long = "a caption of a length that is seldom, with which somebody tells of all that is seen in the picture, twice: " * 2
+    rows = [{"file_name": f"{number % 12:04}.jpg", "caption_0": f"{number} {long}"} for number in range(_MOST_ROWS + 10)]
+    write_rows(hub.folder / "train", rows)
+    page, told = shown()
+    assert len(told) == 6000
+    assert max(len(base64.b64decode(row[6])) for row in told) <= 3000
+    assert min(len(base64.b64decode(row[6])) for row in told) > 1000
+    assert len(page.encode()) < 25_000_000
+    assert "6,010 rows with caption_0, 6,000 pictures here; this page holds the first 6,000 rows" in page
+
+
+def test_a_small_copy_of_any_picture(tmp_path: Path) -> None:
+    """Transparent, of a palette, grey, turned by its EXIF, long and thin: each gives a copy, of its own shape."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    kinds = [("RGBA", (300, 200)), ("P", (300, 200)), ("L", (300, 200)), ("I;16", (300, 200)), ("RGB", (3000, 3))]
+    for number, (mode, size) in enumerate(kinds):
+        path = tmp_path / f"{number}.png"
+        Image.new(mode, size).save(path, "PNG")
+        copy, pixels = thumbnail(path, 2900)
+        assert pixels == size
+        with Image.open(io.BytesIO(copy)) as small:
+            assert max(small.size) == 144
+    Image.new("RGB", (300, 200)).save(tmp_path / "turned.jpg", exif=turned)
+    copy, pixels = thumbnail(tmp_path / "turned.jpg", 2900)
+    with Image.open(io.BytesIO(copy)) as small:
+        assert small.height > small.width
+    with pytest.raises(ValueError, match="takes only 10 bytes"):
+        thumbnail(tmp_path / "turned.jpg", 10)
+
+
+def test_the_contact_sheet_shows_the_first_rows(hub: LocalHub, shown: Any, tmp_path: Path) -> None:
+    """Six columns, a cell for each row, with what has no picture in a frame; fewer rows make a smaller one."""
+    (hub.folder / "train" / "0002.jpg").write_bytes(b"no picture")
+    (hub.folder / "train" / "0000.jpg").write_bytes(noise(0))
+    sheet = tmp_path / "sheet.png"
+    shown("--png", str(sheet))
+    with Image.open(sheet) as image:
+        assert (image.format, image.size) == ("PNG", (6 * 152 + 8, 2 * 182 + 8))
+        colours = image.convert("RGB").crop((8, 8, 152, 152)).getcolors(1 << 16)
+        framed = image.convert("RGB").getpixel((2 * 152 + 8, 8))
+    assert colours is not None
+    assert len(colours) > 50
+    assert isinstance(framed, tuple)
+    assert framed[0] > 150 > framed[1]
+    shown("--png", str(sheet), "--sample-count", "2")
+    with Image.open(sheet) as image:
+        assert image.size == (2 * 152 + 8, 182 + 8)
+
+
+def test_what_cannot_be_shown_is_said(hub: LocalHub, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No ready record, captions that aren't ready, a page that can't be written: 2, with the remedy."""
+    assert hub.commit
+    assert cli.run(["preview", "--cache-dir", str(cache)]) == 2
+    assert "has no ready record of train: run warmup first" in capsys.readouterr().err
+    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
+    assert cli.run(["preview", "--cache-dir", str(cache), "--caption-key", "caption_1"]) == 2
+    assert "caption_key 'caption_1' isn't ready in" in capsys.readouterr().err
+    assert cli.run(["preview", "--cache-dir", str(cache), "--output", str(tmp_path / "none" / "x.html")]) == 2
+    assert "x.html can't be written" in capsys.readouterr().err

@@ -1,0 +1,129 @@
+"""Progress: a bar on a terminal that ranks share, plain lines elsewhere; what a real terminal would show."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pyte
+import pytest
+
+from step37_flickr8k.localhub import Fault, LocalHub
+from tests.ranks import free_port
+
+LINE = re.compile(r"\d\d:\d\d:\d\d \S+ rank \d/\d (DEBUG|INFO|WARNING|ERROR) \S.*")
+
+
+class Terminal:
+    """A terminal that processes write to, and what is seen on it; high enough that nothing leaves it."""
+
+    def __init__(self, columns: int) -> None:
+        self._ours, self.theirs = pty.openpty()
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 400, columns, 0, 0))
+        self._screen = pyte.Screen(columns, 400)
+        self._stream = pyte.ByteStream(self._screen)
+        self._lock = threading.Lock()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with suppress(OSError):  # EIO: nobody has it open any more
+            while content := os.read(self._ours, 4096):
+                with self._lock:
+                    self._stream.feed(content)
+
+    def seen(self) -> list[str]:
+        with self._lock:
+            return [line.rstrip() for line in self._screen.display if line.strip()]
+
+    def end(self) -> list[str]:
+        """Give what is seen at last."""
+        os.close(self.theirs)
+        self._reader.join(10)
+        os.close(self._ours)
+        return self.seen()
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[bytes]]]:
+    processes: list[subprocess.Popen[bytes]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def start(terminal: Terminal, cache: Path, rank: int, size: int, port: int, *arguments: str) -> "subprocess.Popen[bytes]":
+    place = {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TERM": "xterm"}
+    command = [sys.executable, "-m", "step37_flickr8k", "warmup", "--cache-dir", str(cache), *arguments]
+    streams = {"stdout": terminal.theirs, "stderr": terminal.theirs}
+    return subprocess.Popen(command, env=os.environ | place, **streams)  # type: ignore[call-overload,no-any-return]
+
+
+def until_seen(terminal: Terminal, pattern: str, seconds: float = 120) -> list[str]:
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = terminal.seen()
+        if any(re.search(pattern, line) for line in seen):
+            return seen
+        assert time.monotonic() < deadline, "\n".join(seen)
+        time.sleep(0.02)
+
+
+@pytest.mark.timeout(300)
+def test_a_terminal_that_ranks_share_shows_one_bar_and_whole_lines(
+    hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    """Three ranks log, rank 0 draws: each line stands whole and by itself, the bar is the last line, and gone in the end."""
+    hub.faults.add(Fault.delay(0.3, path="train/*.jpg"))
+    terminal, port = Terminal(160), free_port()
+    more = ("--log-level", "debug", "--concurrency", "1")
+    started += [start(terminal, cache, rank, 3, port, *more) for rank in range(3)]
+    seen = until_seen(terminal, r"^fetching: [1-9]\d? of 12 files, 0\.0 of 0\.0 MB, 0\.0 MB/s, \d+ s left \S+$")
+    assert sum("of 12 files" in line and not LINE.fullmatch(line) for line in seen) == 1
+    assert [process.wait(90) for process in started] == [0, 0, 0], "\n".join(terminal.seen())
+    seen = terminal.end()
+    begin = next(number for number, line in enumerate(seen) if line == "{")
+    logged, printed = [line for line in seen if LINE.fullmatch(line)], seen[begin : seen.index("}") + 1]
+    assert sorted(logged + printed) == sorted(seen)
+    for rank in range(3):
+        assert sum(f"rank {rank}/3 INFO ready: 12 rows" in line for line in logged) == 1
+        assert sum(f"global rank {rank} of 3" in line for line in logged) == 1
+
+
+def test_a_narrow_terminal_gets_one_line(hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    """What doesn't fit is cut; what tells of a wait says for how long."""
+    hub.faults.add(Fault.quota(6, window=5.0))
+    terminal = Terminal(60)
+    started.append(start(terminal, cache, 0, 1, 1, "--log-level", "error", "--attempts", "100"))
+    seen = until_seen(terminal, r"^waiting for quota, [1-5] s: ")
+    assert len(seen) == 1
+    assert len(seen[0]) <= 60
+
+
+@pytest.mark.parametrize(("arguments", "environment"), [(["--log-format", "json"], {}), ([], {"TERM": "dumb"})])
+def test_where_no_bar_can_be_drawn_there_are_lines(
+    hub: LocalHub, cache: Path, arguments: list[str], environment: dict[str, str]
+) -> None:
+    """On a terminal that takes no controls, and for JSON, nothing but lines comes, in plain ASCII."""
+    assert hub.commit
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "step37_flickr8k", "warmup", "--cache-dir", str(cache), *arguments]
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=theirs, check=True, env=os.environ | environment)
+    os.close(theirs)
+    said = b""
+    with suppress(OSError):
+        while content := os.read(ours, 65536):
+            said += content
+    os.close(ours)
+    assert re.search(rb"fetching: \d+ of 12 files", said)
+    assert said.replace(b"\r\n", b"").decode("ascii").isprintable()

@@ -1,0 +1,212 @@
+"""The report of a run: its schema, what it tells of a success and of a failure, and how it is shown."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from step37_flickr8k import cli
+from step37_flickr8k.localhub import Fault, LocalHub
+from step37_flickr8k.look.recorder import Recorder
+from step37_flickr8k.look.report import json_schema
+from tests.ranks import Ranks
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Ranks]:
+    made = Ranks(3, tmp_path / "job")
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Name the file of the report."""
+    return tmp_path / "report.json"
+
+
+def report_of(cache: Path, file: Path, *arguments: str) -> dict[str, Any]:
+    """Run warmup and give its report, which follows the published schema."""
+    code = cli.run(["warmup", "--cache-dir", str(cache), "--report", str(file), *arguments])
+    report = read(file)
+    assert report["exit_code"] == code
+    return report
+
+
+def read(file: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(file.read_text())
+    jsonschema.Draft202012Validator(json_schema(), format_checker=jsonschema.FormatChecker()).validate(report)
+    return report
+
+
+def shown(file: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert cli.run(["report", str(file), *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_published_schema_is_the_real_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """It stands in the documents as the command prints it, says what every field is, and has a version."""
+    assert cli.run(["report", "--json-schema"]) == 0
+    printed = capsys.readouterr().out
+    remedy = "step37-flickr8k report --json-schema >docs/report.schema.json"
+    assert (ROOT / "docs" / "report.schema.json").read_text() == printed, remedy
+    schema = json.loads(printed)
+    assert schema["properties"]["format"]["const"] == 1
+    jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def test_a_cold_and_a_warm_run_are_told_apart(hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What came, how long each state took, and the throughput; then that there was nothing to do."""
+    hub.faults.add(Fault.delay(0.6, path="train/000[57].jpg"), Fault.status(503, path="train/0007.jpg", times=2))
+    cold = report_of(cache, file)
+    assert (cold["ok"], cold["warm"], cold["files"], cold["commit"]) == (True, False, 12, hub.commit)
+    assert cold["retries"] == {"503": 2}
+    assert {"listing", "reading the metadata", "fetching", "publishing"} <= cold["seconds"].keys()
+    assert sum(cold["seconds"].values()) == pytest.approx(cold["total_seconds"], abs=0.1)
+    assert cold["timeline"][-1]["files"] == 12
+    assert [point["seconds"] for point in cold["timeline"]] == sorted(point["seconds"] for point in cold["timeline"])
+    slow = {each["file"]: each for each in cold["slowest"]}
+    assert slow["0005.jpg"]["seconds"] >= 0.6
+    assert slow["0007.jpg"]["tries"] == 3
+    said = shown(file, capsys)
+    assert re.search(r"ready after [\d.]+ s: 12 rows; 12 files, 0\.0 MB fetched", said)
+    assert re.search(r"tried again because of +times.*\n +503 +2", said)
+    warm = report_of(cache, file)
+    assert (warm["warm"], warm["files"], warm["timeline"], warm["slowest"]) == (True, 0, [], [])
+    assert "12 rows; the cache was warm" in shown(file, capsys)
+
+
+def test_log_report_and_its_page_say_the_same_words(
+    hub: LocalHub, cache: Path, job: Ranks, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each state in the report is one that rank 0 logged; each rank is there with how long it waited and how late it saw it."""
+    hub.faults.add(Fault.delay(0.3))
+    job.start_all("warmup", "--cache-dir", str(cache), "--report", str(file), "--concurrency", "4")
+    assert job.wait() == {0: 0, 1: 0, 2: 0}, job.log(0)
+    report = read(file)
+    states = set(report["seconds"]) - {"starting"}
+    assert "confirming" in states
+    for state in states:
+        assert f" INFO {state}" in job.log(0), state
+    waited = {rank: said["waited"] for rank, said in report["ranks"].items()}
+    assert waited["0"] == 0
+    assert all(waited[rank] > 0.3 for rank in ("1", "2")), waited
+    assert all(said["ok"] and said["lag"] >= 0 for said in report["ranks"].values())
+    page = file.with_suffix(".html")
+    for text in (shown(file, capsys, "--html", str(page)), page.read_text()):
+        assert all(state in text for state in states)
+        assert "waited s" in text
+        assert report["ranks"]["2"]["host"] in text
+
+
+def test_the_report_of_a_failed_fetch_says_what_where_and_what_to_do(
+    hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error, the rank and state, the remedy, and what had come until then; on the terminal and on the page."""
+    hub.faults.add(Fault.status(404, path="train/0003.jpg"), Fault.status(503, path="train/0004.jpg", times=1))
+    report = report_of(cache, file)
+    assert (report["ok"], report["error"], report["exit_code"], report["files"]) == (False, "FetchFailed", 75, 11)
+    assert report["retries"] == {"503": 1}
+    assert re.fullmatch(r"rank 0 on \S+, fetching", report["where"])
+    assert report["what_to_do"].startswith("run it again")
+    page = file.with_suffix(".html")
+    for text in (shown(file, capsys, "--html", str(page)), page.read_text()):
+        for word in ("failed after", "FetchFailed", "0003.jpg", report["where"], report["what_to_do"], "11 files"):
+            assert word in text, word
+
+
+def test_a_failure_of_other_ranks_names_them(
+    hub: LocalHub, cache: Path, job: Ranks, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The report says which rank, on which host, and what it said; not that rank 0 had failed."""
+    assert hub.commit
+    for rank in range(3):
+        more = ["--sample-count", "5"] if rank == 2 else []
+        job.start_command(rank, "warmup", "--cache-dir", str(cache), "--report", str(file), *more)
+    assert job.wait() == {0: 2, 1: 2, 2: 2}, job.log(0)
+    report = read(file)
+    assert report["error"] == "CallMismatch"
+    assert re.fullmatch(r"rank 2 on \S+, confirming", report["where"])
+    assert [report["ranks"][str(rank)]["ok"] for rank in range(3)] == [True, True, False]
+    assert "sample_count is 5 here" in shown(file, capsys)
+
+
+def test_what_others_wrote_is_text_on_the_page(
+    hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names and reasons that are HTML don't become part of the page, nor rich's own marks part of what a terminal shows."""
+    hostile = "<img src=x onerror=alert(1)>[bold]'\"&.jpg"
+    (hub.folder / "train" / "0001.jpg").rename(hub.folder / "train" / hostile)
+    (hub.folder / "train" / hostile).write_bytes(b"nothing")
+    table = hub.folder / "train" / "metadata.csv"
+    table.write_text(table.read_text().replace("0001.jpg", '"' + hostile.replace('"', '""') + '"'))
+    hub.refresh()
+    assert report_of(cache, file)["skipped"].keys() == {hostile}
+    page = file.with_suffix(".html")
+    assert hostile in shown(file, capsys, "--html", str(page))
+    assert "<img" not in page.read_text()
+    assert "&lt;img src=x onerror=alert(1)&gt;[bold]&#39;&#34;&amp;.jpg" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "can't be read: No such file"),
+        (b"\xff\xfe", "can't be read: it is no text"),
+        (b"no JSON", "Invalid JSON"),
+        (b'{"ok": true}', "format: Field required"),
+        (b'{"format": 2}', "format: Input should be 1"),
+    ],
+)
+def test_what_is_no_report_is_refused(file: Path, content: bytes | None, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says which file, why, and what is wanted; 2."""
+    if content is not None:
+        file.write_bytes(content)
+    assert cli.run(["report", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert f"{file} " in error
+    assert "name a file that warmup --report wrote" in error
+
+
+def test_a_report_comes_from_stdin_and_no_name_is_an_error(
+    hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`warmup | report -` works; a page that can't be written is said by name."""
+    assert hub.commit
+    report_of(cache, file)
+    with file.open() as text:
+        monkeypatch.setattr("sys.stdin", text)
+        assert "12 rows" in shown(Path("-"), capsys)
+    assert cli.run(["report"]) == 2
+    assert "or - for stdin" in capsys.readouterr().err
+    assert cli.run(["report", str(file), "--html", str(file.parent / "none" / "page.html")]) == 2
+    assert "page.html can't be written: No such file" in capsys.readouterr().err
+
+
+def test_the_timeline_of_a_long_run_stays_short() -> None:
+    """Of a day's half seconds some 240 points are kept, spread over all of it; the states' seconds stay exact."""
+    now = [0.0]
+    recorder = Recorder(lambda _: None, lambda: now[0])
+    for step in range(20_000):
+        waiting = 10_000 <= step < 12_000
+        state = f"waiting for quota, {step} s" if waiting else "fetching"
+        recorder({"state": state, "files": step, "of_files": 20_000, "bytes": step * 1000, "of_bytes": 20_000_000})
+        now[0] += 0.5
+    recorder({"state": "done"})
+    told = recorder.value()
+    assert told["seconds"] == {"starting": 0.0, "fetching": 9000.0, "waiting for quota": 1000.0}
+    moments = [point["seconds"] for point in told["timeline"]]
+    assert 60 < len(moments) <= 240
+    assert moments[0] < 200
+    assert moments[-1] > 9_700
+    assert max(after - before for before, after in itertools.pairwise(moments)) < 500
+    assert {point["state"] for point in told["timeline"]} == {"fetching", "waiting for quota"}

@@ -1,0 +1,106 @@
+"""Status: what a cache folder holds and who is filling it, at once and without the network."""
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from step37_flickr8k import cli
+from step37_flickr8k.localhub import Fault, LocalHub
+from tests.conftest import Draw
+from tests.ranks import Ranks
+
+Say = Callable[..., str]
+
+
+@pytest.fixture
+def say(cache: Path, capsys: pytest.CaptureFixture[str]) -> Say:
+    """Give what status prints."""
+
+    def said(*arguments: str) -> str:
+        capsys.readouterr()
+        assert cli.run(["status", "--cache-dir", str(cache), *arguments]) == 0
+        return capsys.readouterr().out
+
+    return said
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Ranks]:
+    made = Ranks(1, tmp_path / "job")
+    yield made
+    made.end()
+
+
+def test_nothing_is_said_to_be_nothing(say: Say, cache: Path) -> None:
+    """A folder that isn't there, or holds nothing of ours, is no error, and isn't made."""
+    assert say() == f"{cache} holds no ready record, and nobody is filling it\n"
+    assert json.loads(say("--json")) == {"cache_dir": str(cache), "splits": []}
+    assert not cache.exists()
+
+
+def test_each_split_is_shown_with_what_is_ready(hub: LocalHub, draw: Draw, cache: Path, say: Say) -> None:
+    """Commit, rows by caption, images, bytes; the Hub isn't asked, and nothing is written."""
+    draw(5, "validation")
+    hub.refresh()
+    for split, key in (("train", "caption_0"), ("train", "caption_1"), ("validation", "caption_0")):
+        more = ["--sample-count", "7"] if key == "caption_1" else []
+        assert cli.run(["warmup", "--cache-dir", str(cache), "--split", split, "--caption-key", key, *more]) == 0
+    hub.clear_requests()
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    said = say()
+    train, validation = json.loads(say("--json"))["splits"]
+    assert not hub.requests
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
+    assert f"{cache}/train\n  ready      intro/flickr8k at commit {hub.commit}, written " in said
+    assert "  rows       12 (all) with caption_0\n  rows       7 with caption_1\n  files      12 images, 0.0 MB" in said
+    assert train["captions"] == {"caption_0": {"rows": 12, "everything": True}, "caption_1": {"rows": 7, "everything": False}}
+    assert train["bytes"] == sum(path.stat().st_size for path in (cache / "train").iterdir())
+    assert (validation["split"], validation["files"], validation["downloader"]) == ("validation", 5, None)
+
+
+def test_what_is_no_longer_there_and_what_is_bad_is_said(hub: LocalHub, cache: Path, say: Say) -> None:
+    """Files that a purge took, and images that can't be decoded."""
+    (hub.folder / "train" / "0003.jpg").write_bytes(b"no picture")
+    hub.refresh()
+    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
+    (cache / "train" / "0001.jpg").unlink()
+    said = say()
+    assert "missing    1 files are no longer there: run warmup" in said
+    assert "left out   1 images that can't be decoded" in said
+
+
+def test_who_is_filling_it_and_how_far_is_told(hub: LocalHub, cache: Path, say: Say, job: Ranks) -> None:
+    """While a warmup runs: host, rank, run, state, files, bytes; once it is killed and silent, that the next one takes over."""
+    hub.faults.add(Fault.stall(60, path="train/0003.jpg"))
+    told = {"STEP37_HEARTBEAT_TIMEOUT": "1", "STEP37_RUN_ID": "night"}  # the lease beats twice a second then
+    job.start_all("warmup", "--cache-dir", str(cache), **told)
+    deadline = time.monotonic() + 60
+    while not re.search(
+        r"filling    \S+, rank 0, run night: fetching: 11 of 12 files, 0\.0 of 0\.0 MB, \d+ s ago", said := say()
+    ):
+        assert time.monotonic() < deadline, said
+        time.sleep(0.1)
+    assert "not ready  no ready record" in said
+    (split,) = json.loads(say("--json"))["splits"]
+    assert (split["downloader"]["state"], split["downloader"]["progress"]["of_files"]) == ("held", 12)
+    job.signal(0, signal.SIGKILL)
+    job.wait()
+    (lease,) = (cache / ".step37-flickr8k").glob("train.lease.*")
+    os.utime(lease, (time.time() - 7200,) * 2)
+    assert re.search(r"given up   \S+, rank 0, run night, silent for 2 h \(fetching: 11 of 12", say())
+
+
+def test_a_failure_is_told_with_its_reason(hub: LocalHub, cache: Path, say: Say) -> None:
+    """What the last downloader failed of stands in its lease."""
+    hub.faults.add(Fault.status(404, path="train/0003.jpg"))
+    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 75
+    assert re.search(r"failed     \S+, rank 0, \d+ s ago: FetchFailed: .*0003\.jpg", say())
+    hub.faults.clear()
+    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
+    assert "failed" not in say()
