@@ -15,7 +15,7 @@ LINT_VENV ?= .venv-lint
 LINT_STAMP := $(LINT_VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-kill test-sharedfs test-slow test-slurm image test-image clean-image lint-image lint-k8s requirements lint types pictures bench bench-barrier bench-fetch format clean
+.PHONY: help demo test test-kill test-sharedfs test-slow test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types pictures bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -51,10 +51,10 @@ test-sharedfs: $(STAMP) ## the cache on late, full and failing FUSE mounts, and 
 test-slurm: $(STAMP) ## the SLURM scripts on a real cluster of 12 nodes on this machine; as root
 	tests/slurm/run '$(abspath $(BIN)/python)'
 
-image test-image clean-image: export IMAGE := $(IMAGE)
-image test-image clean-image: export ENGINE := $(ENGINE)
-image test-image clean-image: export BASE_IMAGE := $(BASE_IMAGE)
-image: export TORCH_INDEX_URL := $(TORCH_INDEX_URL)
+image test-image test-k8s clean-image: export IMAGE := $(IMAGE)
+image test-image test-k8s clean-image: export ENGINE := $(ENGINE)
+image test-image test-k8s clean-image: export BASE_IMAGE := $(BASE_IMAGE)
+image test-k8s: export TORCH_INDEX_URL := $(TORCH_INDEX_URL)
 
 image: ## the container image, by docker, podman or buildah; TORCH_INDEX_URL, BASE_IMAGE, IMAGE and ENGINE choose
 	tools/image build
@@ -62,6 +62,9 @@ image: ## the container image, by docker, podman or buildah; TORCH_INDEX_URL, BA
 test-image: $(STAMP) ## the image in real containers of podman, as root: users, read-only, SIGTERM, four ranks; what its layers take
 	tests/image/install
 	$(BIN)/python -m pytest tests/image
+
+test-k8s: $(STAMP) ## the manifests on a real cluster: KUBECONFIG's, else one that RIGS=<folder> starts on this machine, as root
+	tests/k8s/run '$(abspath $(BIN)/python)'
 
 clean-image: ## remove the image and all that building it left
 	tools/image clean
@@ -92,7 +95,7 @@ lint: $(STAMP) ## ruff and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/shellcheck .ci/run tests/install tools/audit tools/image tools/kubectl tools/lint-k8s tests/image/install tests/image/stand-in-base tests/sharedfs/nfs/run tests/sharedfs/nfs/init
-	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR slurm/*.sbatch slurm/*.sh slurm/chain tests/slurm/run tests/slurm/cluster
+	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR slurm/*.sbatch slurm/*.sh slurm/chain tests/slurm/run tests/slurm/cluster tests/k8s/run
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy

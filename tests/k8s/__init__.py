@@ -1,0 +1,1 @@
+"""The manifests of ``k8s/`` on a real cluster: ``make test-k8s``."""
