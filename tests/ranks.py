@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch.distributed", "step37_flickr8k.warmup", "huggingface_hub.hf_api", "tests.ranks"])
+_context.set_forkserver_preload(
+    ["torch.distributed", "step37_flickr8k.warmup", "step37_flickr8k.look.report", "huggingface_hub.hf_api", "tests.ranks"]
+)
 
 LAUNCHER = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
