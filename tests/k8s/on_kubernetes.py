@@ -291,16 +291,16 @@ def test_a_hub_that_answers_429_and_503_costs_retries_alone(hub: LocalHub, room:
 # --- the day ----------------------------------------------------------------------------------------------------------------
 
 
-@needs_rig
 def test_a_cold_cache_then_a_warm_one(hub: LocalHub, room: Room) -> None:
     """Rank 0 downloads each image once, for all; a node that looked for the record too early sees it; then another setting."""
     hold(hub, room)
     job = room.apply()
     until_all_wait(job)
     nodes = {rank: job.of(rank)[0].node for rank in range(4)}
-    assert Counter(nodes.values()) == {"n1": 2, "n2": 2}
-    (other,) = {"n1", "n2"} - {nodes[0]}
-    late(other, SHARED / room.name / ".step37-flickr8k" / "train.json")
+    others = set(nodes.values()) - {nodes[0]}
+    assert others, "all ranks are on one node"
+    if RIG:
+        late(others.pop(), SHARED / room.name / ".step37-flickr8k" / "train.json")
     hub.faults.clear()
     job.wait("Complete")
     assert_ready(job, 0, 1, 2, 3)
