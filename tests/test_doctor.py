@@ -191,8 +191,7 @@ def test_a_login_page_in_the_way_is_found(examine: Examine) -> None:
     with answering(lambda _: (200, {}, b"<html>please log in</html>")) as portal:
         found = examine("--endpoint", f"http://{portal}")
     assert found["endpoint"]["state"] == "problem"
-    assert "answers, but not as a Hub does" in found["endpoint"]["told"]
-    assert "login page" in found["endpoint"]["remedy"]
+    assert "does a login page or a proxy answer in its place?" in found["endpoint"]["told"]
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(-3600, "ahead of"), (3600, "behind")])
