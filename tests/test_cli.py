@@ -137,16 +137,21 @@ def shell(line: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("where", ['"$@" >/dev/full', 'set -o pipefail; "$@" | true', '"$@" >&-'], ids=["full", "gone", "closed"])
-def test_a_stdout_that_takes_nothing_is_no_failure_of_the_cache(hub: LocalHub, cache: Path, where: str) -> None:
+def test_a_stdout_that_takes_nothing_is_no_failure_of_the_cache(hub: LocalHub, cache: Path, tmp_path: Path, where: str) -> None:
     """A warm cache is warm on a full disk, before a reader that has gone, and without a stdout: 0, and no traceback."""
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     done = shell(where, "warmup", "--cache-dir", str(cache), "--revision", hub.commit)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert ("No space left on device" in done.stderr) == ("full" in where)
-    done = shell(where, "plan", "--json", "--cache-dir", str(cache))
-    assert done.returncode == (75 if "full" in where else 0), done.stderr
-    assert "Traceback" not in done.stderr
+    report = tmp_path / "report.json"
+    assert cli.run(["warmup", "--cache-dir", str(cache), "--report", str(report)]) == 0
+    there = ("--cache-dir", str(cache))
+    for command in (("plan", "--json", *there), ("status", *there), ("doctor", *there), ("report", str(report))):
+        done = shell(where, *command)
+        assert done.returncode == (75 if "full" in where else 0), done.stderr
+        assert "Traceback" not in done.stderr
+        assert "a bug" not in done.stderr
 
 
 def test_an_unforeseen_error_is_one_line(

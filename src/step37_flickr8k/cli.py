@@ -177,7 +177,7 @@ def _report(parsed: argparse.Namespace) -> int:
         from step37_flickr8k.look import page, report_page  # noqa: PLC0415 - imports jinja2
 
         page.write(parsed.html, report_page.report_page(read))
-    report_text.print_report(read, sys.stdout)
+    _print(report_text.report_as_text(read, sys.stdout))
     return 0
 
 
@@ -200,8 +200,7 @@ def _preview(parsed: argparse.Namespace) -> int:
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
-    loaded = _load(parsed)
-    settings, world = loaded.settings, World.from_environment(os.environ)
+    settings, world = _load(parsed).settings, World.from_environment(os.environ)
     _set_up_logging(settings, world)
     from step37_flickr8k.look import doctor, doctor_text  # noqa: PLC0415
     from step37_flickr8k.rendezvous import job_group  # noqa: PLC0415
@@ -212,7 +211,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
     if parsed.json:
         _print(json.dumps([vars(finding) for finding in found], indent=2))
     else:
-        doctor_text.print_findings(found, sys.stdout)
+        _print(doctor_text.findings_as_text(found, sys.stdout))
     return 2 if any(finding.state == "problem" for finding in found) else 0
 
 

@@ -94,11 +94,11 @@ class Hub:
         """Ask for metadata.csv without its bytes, as files are asked for; gives the headers of the answer."""
 
         def head() -> Any:
-            utils = self._library.utils
             ways: dict[str, Any] = {"headers": self.headers(), "timeout": 30, "follow_redirects": False}
-            answer = utils.get_session().head(f"{self.base(commit, split)}{METADATA}", **ways)
+            with self._session() as session:
+                answer = session.head(f"{self.base(commit, split)}{METADATA}", **ways)
             if answer.status_code >= 400:
-                utils.hf_raise_for_status(answer)
+                self._library.utils.hf_raise_for_status(answer)
             return answer
 
         try:

@@ -86,13 +86,13 @@ def contact_sheet(tiles: Sequence[tuple[bytes | None, str]], columns: int) -> by
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for number, (copy, words) in enumerate(tiles):
         x, y = (gap + at * (side + gap) for at, side in zip((number % columns, number // columns), step, strict=True))
-        if copy is not None:
+        if copy is None:
+            draw.rectangle((x, y, x + _SIDE - 1, y + _SIDE - 1), outline=_RED)
+            place, most, ink = (x + 4, y + 4), 9, _RED
+        else:
             with Image.open(BytesIO(copy)) as small:
                 sheet.paste(small, (x + (_SIDE - small.width) // 2, y + (_SIDE - small.height) // 2))
-        else:
-            draw.rectangle((x, y, x + _SIDE - 1, y + _SIDE - 1), outline=_RED)
-        lines = textwrap.wrap(words, _LINE)
-        place = (x, y + _SIDE + 2) if copy is not None else (x + 4, y + 4)
-        draw.multiline_text(place, "\n".join(lines[: 2 if copy is not None else 9]), _INK if copy is not None else _RED, font)
+            place, most, ink = (x, y + _SIDE + 2), 2, _INK
+        draw.multiline_text(place, "\n".join(textwrap.wrap(words, _LINE)[:most]), ink, font)
     sheet.quantize(256).save(out := BytesIO(), "PNG", optimize=True)  # a third of the bytes
     return out.getvalue()

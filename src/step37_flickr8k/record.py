@@ -229,12 +229,13 @@ def skipped_rows(folder: CacheFolder, record: Record, selection: Selection) -> d
     """Give the images of the selection that can't be decoded, each with the reason."""
     if not record.skipped:
         return {}
-    return {row.file_name: record.skipped[row.file_name] for row in _rows(folder, selection) if row.file_name in record.skipped}
+    return {row.file_name: record.skipped[row.file_name] for row in rows_of(folder, selection) if row.file_name in record.skipped}
 
 
-def _rows(folder: CacheFolder, selection: Selection) -> Iterator[Row]:
+def rows_of(folder: CacheFolder, selection: Selection, left_out: Callable[[int, str], None] = lambda *_: None) -> Iterator[Row]:
+    """Read the selection's rows from the folder's own metadata.csv, as `read_rows` does."""
     with folder.errors():
-        yield from read_rows(lines_of(folder.files / METADATA), selection)
+        yield from read_rows(lines_of(folder.files / METADATA), selection, left_out)
 
 
 def rows_when_visible(
@@ -253,7 +254,7 @@ def rows_when_visible(
     while True:
         try:
             record = _look(folder, selection, commit, closely=closely)
-            return [row for row in _rows(folder, selection) if row.file_name not in record.skipped]
+            return [row for row in rows_of(folder, selection) if row.file_name not in record.skipped]
         except TransientError as error:
             if time.monotonic() + pause > deadline:
                 raise type(error)(f"after {seconds:g} s, {error}") from error

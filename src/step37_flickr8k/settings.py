@@ -215,8 +215,7 @@ class _Layer:
 
 def load_settings(flags: Mapping[str, object], *, file: Path | None = None, environ: Mapping[str, str]) -> Loaded:
     """Read and validate every source; raises `InvalidSettings` with a line for each problem."""
-    if file is None and environ.get("STEP37_SETTINGS"):
-        file = Path(environ["STEP37_SETTINGS"])
+    file = _named_file(file, environ)
     problems = [f"{name}: no such setting{_guess(name, _variables())}" for name in _unknown_variables(environ)]
     layers = [_hub_layer(environ)]
     if file is not None:
@@ -233,8 +232,7 @@ def contradictions(*, file: Path | None = None, environ: Mapping[str, str]) -> l
 
     To be asked after `load_settings`, which raises for what is wrong.
     """
-    if file is None and environ.get("STEP37_SETTINGS"):
-        file = Path(environ["STEP37_SETTINGS"])
+    file = _named_file(file, environ)
     told = _read_file(file) if file is not None else {}
     found = []
     for layer, holds in ((_hub_layer(environ), str(file)), (_environment_layer(environ), "the environment")):
@@ -355,6 +353,11 @@ def _hub_layer(environ: Mapping[str, str]) -> _Layer:
             if token := path.read_text(encoding="utf-8").strip():
                 values["token"], origins["token"] = token, "huggingface_hub's login"
     return _Layer(values, lambda name: origins[name])
+
+
+def _named_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
+    named = environ.get("STEP37_SETTINGS")
+    return Path(named) if file is None and named else file
 
 
 def _read_file(file: Path) -> dict[str, object]:

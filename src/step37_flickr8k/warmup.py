@@ -20,19 +20,20 @@ from step37_flickr8k.errors import (
     TransientError,
 )
 from step37_flickr8k.filling import Filling, result_of
-from step37_flickr8k.folder import CacheFolder, lines_of
+from step37_flickr8k.folder import CacheFolder
 from step37_flickr8k.group import Group, Patience, Progress, share
 from step37_flickr8k.hub import Hub, is_commit
 from step37_flickr8k.lease import Claim, Lease, take
 from step37_flickr8k.node import local_file_system, proxy_before
 from step37_flickr8k.parquet import is_available, preload
-from step37_flickr8k.plan import METADATA, Row, Selection, read_rows
+from step37_flickr8k.plan import Row, Selection
 from step37_flickr8k.record import (
     Record,
     lies_there,
     prove,
     read_manifest,
     read_record,
+    rows_of,
     rows_when_visible,
     skipped_rows,
     write_record,
@@ -215,7 +216,7 @@ class Warmup:
         }
 
     def _nothing_to_do(self, record: Record, requests: int) -> Value:
-        rows = [*read_rows(lines_of(self.folder.files / METADATA), self.selection)]
+        rows = [*rows_of(self.folder, self.selection)]
         count = {"rows": len(rows), "files": len({row.file_name for row in rows})}
         where = {"repo_id": record.repo_id, "commit": record.commit, "cache_dir": str(self.folder.root)}
         nothing = {"fetch": 0, "bytes": 0, "mode": "nothing to fetch", "wait": 0, "quota": None, "warm": True}

@@ -33,10 +33,8 @@ _TRIES = 2  # of each request: a doctor is asked by somebody who waits
 _SKEW = 60.0  # s that a clock may differ: certificates and signed addresses have dates
 _SEEN_WITHIN = 30.0  # s for a file to appear; Linux's NFS client asks anew at each listing, sshfs after its time-out
 _UNKNOWN_SIZE = 1 << 20  # bytes of an image, where the plan can't be known
-_OWN_MEMORY, _TORCH_MEMORY = (
-    200 << 20,
-    250 << 20,
-)  # bytes; measured: 72 MB with its workers, 110 more with pyarrow; torch.distributed
+_OWN_MEMORY = 200 << 20  # bytes; measured: 72 MB with its workers, 110 more with pyarrow
+_TORCH_MEMORY = 250 << 20  # bytes; torch.distributed
 _TWO_NODES = ("folder shared", "locks", "lag")
 _HOW = "run it as two ranks on two nodes: srun --nodes=2 --ntasks-per-node=1 step37-flickr8k doctor ..."
 

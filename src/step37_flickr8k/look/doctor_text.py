@@ -6,16 +6,16 @@ from typing import TextIO
 from rich.text import Text
 
 from step37_flickr8k.look.doctor import Finding
-from step37_flickr8k.look.tables import console_of, table
+from step37_flickr8k.look.tables import table, text_for
 
-__all__ = ["print_findings"]
+__all__ = ["findings_as_text"]
 
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red", "not checked": "dim"}
 
 
-def print_findings(findings: Sequence[Finding], stream: TextIO) -> None:
-    """Print a table: what is checked, how it stands, what was found, and below that what to do."""
-    console_of(stream).print(table("", "", "", rows=_rows(findings), header=False))
+def findings_as_text(findings: Sequence[Finding], stream: TextIO) -> str:
+    """Give a table for a stream: what is checked, how it stands, what was found, and below that what to do."""
+    return text_for(stream, [table("", "", "", rows=_rows(findings), header=False)])
 
 
 def _rows(findings: Sequence[Finding]) -> Iterator[tuple[Text, str, str]]:

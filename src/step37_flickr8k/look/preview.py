@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from step37_flickr8k.errors import FolderNotUsable, InvalidSettings
-from step37_flickr8k.folder import CacheFolder, lines_of
+from step37_flickr8k.folder import CacheFolder
 from step37_flickr8k.images import contact_sheet, thumbnail
 from step37_flickr8k.look.page import render
-from step37_flickr8k.plan import METADATA, Row, Selection, read_rows
-from step37_flickr8k.record import Record, read_record
+from step37_flickr8k.plan import METADATA, Row, Selection
+from step37_flickr8k.record import Record, read_record, rows_of
 from step37_flickr8k.settings import WarmupSettings
 
 __all__ = ["Preview", "Tile", "preview"]
@@ -98,9 +98,8 @@ def _tiles(folder: CacheFolder, record: Record, selection: Selection, watch: Cal
     def leave_out(line: int, why: str) -> None:
         rows.append(Tile(f"{METADATA}, line {line}", "", flaw=why))
 
-    with folder.errors():
-        for row in read_rows(lines_of(folder.files / METADATA), selection, leave_out):
-            rows.append(row)  # noqa: PERF402 - leave_out appends between them
+    for row in rows_of(folder, selection, leave_out):
+        rows.append(row)  # noqa: PERF402 - leave_out appends between them
     names = [*dict.fromkeys(row.file_name for row in rows if isinstance(row, Row))]
     pictures: dict[str, Tile] = {}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

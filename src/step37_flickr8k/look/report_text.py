@@ -7,22 +7,20 @@ from rich.table import Table
 from rich.text import Text
 
 from step37_flickr8k.look.report import RankReport, Report
-from step37_flickr8k.look.tables import console_of, table
+from step37_flickr8k.look.tables import table, text_for
 
-__all__ = ["headline", "print_report", "slow_ranks"]
+__all__ = ["headline", "report_as_text", "slow_ranks"]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _LONGEST_BAR = 30
 _RANKS = 16  # that are shown one by one
 
 
-def print_report(report: Report, stream: TextIO) -> None:
-    """Print it; without a terminal in plain text."""
-    console = console_of(stream)
-    console.print(Text(headline(report), style="bold green" if report.ok else "bold red"))
-    for part in _parts(report, blocks=console.encoding.startswith("utf")):
-        console.print()
-        console.print(part)
+def report_as_text(report: Report, stream: TextIO) -> str:
+    """Give it for a stream; without a terminal in plain text."""
+    first = Text(headline(report), style="bold green" if report.ok else "bold red")
+    parts = _parts(report, blocks=(stream.encoding or "utf-8").lower().startswith("utf"))
+    return text_for(stream, [first, *(each for part in parts for each in ("", part))])
 
 
 def _parts(report: Report, *, blocks: bool) -> Iterator[Table | str]:

@@ -1,20 +1,26 @@
 """Tables for people, on a terminal or in a file."""
 
 from collections.abc import Iterable, Sequence
+from io import StringIO
 from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["console_of", "table"]
+__all__ = ["table", "text_for"]
 
 _WIDE = 160  # columns where nobody looks at a terminal: a file, a pipe
 
 
-def console_of(stream: TextIO) -> Console:
-    """Give what prints to a stream; without a terminal in plain text."""
-    return Console(file=stream, width=None if stream.isatty() else _WIDE, highlight=False)
+def text_for(stream: TextIO, parts: Iterable[Table | Text | str]) -> str:
+    """Give what is to be printed to a stream; without a terminal as plain text."""
+    colours, width = (True, None) if stream.isatty() else (None, _WIDE)
+    out = StringIO()
+    console = Console(file=out, force_terminal=colours, width=width, highlight=False)
+    for part in parts:
+        console.print(part)
+    return out.getvalue().removesuffix("\n")
 
 
 def table(*names: str, rows: Iterable[Sequence[str | Text]], header: bool = True) -> Table:
