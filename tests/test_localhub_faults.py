@@ -17,6 +17,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.utils._http import parse_ratelimit_headers
 
 from step37_flickr8k.localhub import Fault, LocalHub
+from step37_flickr8k.localhub.faults import Faults
 
 REPO = "intro/flickr8k"
 IMAGE = "train/000.jpg"
@@ -113,6 +114,15 @@ def test_quota_of_the_api_has_its_own_name(hub: LocalHub) -> None:
     _, headers, _ = fetch(hub, TREE)
     assert headers["RateLimit"] == '"api";r=4;t=300'
     assert headers["RateLimit-Policy"] == '"fixed window";"api";q=5;w=300'
+
+
+@pytest.mark.parametrize("up", [130921.32904714938, 46501.7])
+def test_a_new_window_is_as_long_as_it_is(monkeypatch: pytest.MonkeyPatch, up: float) -> None:
+    """However long the machine has been up: of (up + 300) - up the first makes a trifle more than 300, which was told as 301."""
+    faults = Faults()
+    faults.add(Fault.quota(5))
+    monkeypatch.setattr(time, "monotonic", lambda: up)
+    assert faults.before("resolve", "a.jpg").headers["RateLimit"] == '"resolvers";r=4;t=300'
 
 
 def test_client_waits_for_the_quota(hub: LocalHub, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ class _Armed:
     fault: Fault
     seen: int = 0
     hits: int = 0
-    window_end: float = 0.0
+    window_start: float = -math.inf
 
     def strikes(self, kind: str, repo_path: str) -> bool:
         """Count a request; tell whether it is hit."""
@@ -145,11 +145,11 @@ class _Armed:
     def spend(self, kind: str) -> tuple[bool, dict[str, str]]:
         """Take one request from the quota; tell whether it was there, and the headers that say what is left."""
         now = time.monotonic()
-        if now >= self.window_end:
-            self.window_end, self.hits = now + self.fault.seconds, 1
+        if now - self.window_start >= self.fault.seconds:
+            self.window_start, self.hits = now, 1
         limit, left = self.fault.limit, self.fault.limit - self.hits
         bucket = "resolvers" if kind == "resolve" else "api"
-        reset = math.ceil(self.window_end - now)
+        reset = math.ceil(self.fault.seconds - (now - self.window_start))  # (now + 300) - now may be a trifle more than 300
         headers = {
             "RateLimit": f'"{bucket}";r={max(0, left)};t={reset}',
             "RateLimit-Policy": f'"fixed window";"{bucket}";q={limit};w={math.ceil(self.fault.seconds)}',
