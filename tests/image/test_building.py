@@ -4,6 +4,7 @@ import http.server
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import threading
@@ -27,7 +28,8 @@ class Copy:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.image = f"{IMAGE}-test-{os.getpid()}"
+        self.mark = secrets.token_hex(8)  # what no earlier run can have left in the cache
+        self.image = f"{IMAGE}-test-{self.mark}"
         listed = call("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines()
         for name in listed:
             if (ROOT / name).is_file():
@@ -64,7 +66,7 @@ def test_two_builds_of_one_commit_are_one_layer(copy: Copy) -> None:
     head = call("git", "-C", str(ROOT), "rev-parse", "HEAD").stdout.strip()
     revision = inspect(IMAGE)["Config"]["Labels"]["org.opencontainers.image.revision"]
     assert revision.startswith(head), "the image is of another commit: run make image first"
-    copy.edit("Dockerfile", r"^(FROM (inventory AS project|runtime))$", r"\1\nLABEL step37.test=again")
+    copy.edit("Dockerfile", r"^(FROM (inventory AS project|runtime))$", rf"\1\nLABEL step37.test={copy.mark}")
     assert "Successfully built step37-flickr8k" in copy.build().stdout
     ours = inspect(IMAGE)["RootFS"]["Layers"]
     assert copy.layers() == ours
@@ -74,7 +76,7 @@ def test_two_builds_of_one_commit_are_one_layer(copy: Copy) -> None:
 @pytest.mark.timeout(600)
 def test_a_change_of_the_source_builds_one_layer_again(copy: Copy) -> None:
     """Another line in the package changes the project's layer, and none before it; torch and all else come out of the cache."""
-    copy.edit("src/step37_flickr8k/__main__.py", '"""``python', '"""Now ``python')
+    copy.edit("src/step37_flickr8k/__main__.py", '"""``python', f'"""{copy.mark}: ``python')
     said = copy.build().stdout
     assert "Successfully built step37-flickr8k" in said
     assert "Successfully installed torch" not in said
