@@ -22,8 +22,6 @@ _context.set_forkserver_preload(
     ["torch.distributed", "step37_flickr8k.warmup", "step37_flickr8k.look.report", "huggingface_hub.hf_api", "tests.ranks"]
 )
 
-LAUNCHER = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-
 
 def free_port() -> int:
     """Find a port below the ones that connections come from: there a client that comes early may connect to itself."""

@@ -119,10 +119,6 @@ class Pod:
         return found
 
     @property
-    def running(self) -> bool:
-        return not self.gone and "running" in self._state.get("state", {})
-
-    @property
     def waiting_for(self) -> str:
         """The init container that runs in it, or ""."""
         found = self.manifest["status"].get("initContainerStatuses", [])

@@ -5,7 +5,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,6 @@ COUNT = 40
 ALL = {f"{number:04}.jpg" for number in range(COUNT)}
 LAST = {f"{number:04}.jpg" for number in range(30, COUNT)}
 HELD = "train/003*.jpg"  # those
-MakeDesk = Callable[..., Desk]
 
 
 @pytest.fixture(scope="session")
