@@ -15,7 +15,7 @@ LINT_VENV ?= .venv-lint
 LINT_STAMP := $(LINT_VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-kill test-sharedfs test-slow test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types pictures bench bench-barrier bench-fetch format clean
+.PHONY: help demo test test-kill test-sharedfs test-fuse test-nfs test-slow test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types pictures bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,8 +45,14 @@ test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late; the 
 	$(BIN)/python -m pytest -m slow
 
 test-sharedfs: $(STAMP) ## the cache on late, full and failing FUSE mounts, and on a Linux NFS server with two clients; as root
-	tests/install user-mode-linux nfs-kernel-server nfs-common rpcbind busybox-static iproute2 fuse3
-	$(BIN)/python -m pytest tests/sharedfs
+	tests/install user-mode-linux nfs-kernel-server nfs-common rpcbind busybox-static iproute2 fuse3 gcc libc6-dev
+	$(MAKE) --no-print-directory --jobs=2 --output-sync test-fuse test-nfs
+
+test-fuse: $(STAMP) # one half of test-sharedfs: side by side, since each waits most of its time
+	$(BIN)/python -m pytest tests/sharedfs --ignore=tests/sharedfs/test_nfs.py
+
+test-nfs: $(STAMP) # the other
+	$(BIN)/python -m pytest tests/sharedfs/test_nfs.py
 
 test-slurm: $(STAMP) ## the SLURM scripts on a real cluster of 12 nodes on this machine; as root
 	tests/slurm/run '$(abspath $(BIN)/python)'

@@ -13,7 +13,7 @@ from tests.sharedfs.nodes import LEASHED
 
 HERE = Path(__file__).parent
 NEEDED = {"linux.uml": "user-mode-linux", "rpc.nfsd": "nfs-kernel-server", "mount.nfs": "nfs-common", "rpcbind": "rpcbind"}
-NEEDED |= {"busybox": "busybox-static", "ip": "iproute2"}
+NEEDED |= {"busybox": "busybox-static", "ip": "iproute2", "gcc": "gcc and libc6-dev"}
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
@@ -26,7 +26,7 @@ def _needs_machine() -> None:
         pytest.skip(f"no {', '.join(sorted(missing))} here: apt-get install them")
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(480)
 @pytest.mark.usefixtures("_needs_machine")
 def test_two_nodes_on_a_linux_nfs_server(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Every case of `on_nfs.py` holds inside of the machine, by NFS 3 and by NFS 4.2."""
@@ -36,9 +36,9 @@ def test_two_nodes_on_a_linux_nfs_server(tmp_path: Path, capfd: pytest.CaptureFi
     inside = ["env", f"PYTHONPATH={root}:{os.environ.get('PYTHONPATH', '')}", *tests]
     with capfd.disabled():
         print(flush=True)  # noqa: T201 - the lines of the tests inside follow
-        machine = subprocess.Popen([*LEASHED, "TERM", HERE / "nfs" / "run", "-w", tmp_path, "-t", "260", *inside])
+        machine = subprocess.Popen([*LEASHED, "TERM", HERE / "nfs" / "run", "-w", tmp_path, "-t", "440", *inside])
         try:
-            code = machine.wait(270)
+            code = machine.wait(450)
         finally:
             machine.send_signal(signal.SIGTERM)
             machine.wait(15)
