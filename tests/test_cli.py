@@ -202,7 +202,8 @@ def test_a_long_message_is_shortened_where_it_is_long() -> None:
     assert (told["ok"], told["exit_code"], told["cut"]) == (False, 75, ["message", "ranks", "skipped", "timeline"])
     assert told["ranks"] == {"1234": {"ok": None, "host": "n1234/warmup-1234"}}
     assert told["skipped"].items() < skipped.items()
-    assert told["timeline"] == points[: len(told["timeline"])]
+    assert 10 < len(told["timeline"]) < 240
+    assert (told["timeline"][0], told["timeline"][-1]) == (points[0], points[-1]), "it is still the whole run"
     assert set(told["message"]) == {"é"}
     assert report["ranks"] is ranks
     assert len(ranks) == 4000

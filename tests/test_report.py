@@ -156,6 +156,19 @@ def test_what_others_wrote_is_text_on_the_page(
     assert "&lt;img src=x onerror=alert(1)&gt;[bold]&#39;&#34;&amp;.jpg" in page.read_text()
 
 
+def test_a_shortened_report_says_so(hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pod's message names what isn't whole, on the terminal and on the page; a whole report has nothing to say of that."""
+    assert hub.commit
+    report = report_of(cache, file)
+    assert "'s log has all" not in shown(file, capsys)
+    ranks = {str(rank): {"ok": True, "host": f"node-{rank}", "waited": 1.5, "lag": 0.1} for rank in range(200)}
+    file.write_text(cli._abridged(report | {"ranks": ranks}))
+    assert read(file)["cut"] == ["ranks"]
+    page = file.with_suffix(".html")
+    for text in (shown(file, capsys, "--html", str(page)), page.read_text()):
+        assert re.search(r"shortened(</dt><dd>| +)ranks: rank 0('|&#39;)s log has all of it", text)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -363,8 +363,14 @@ def _abridged(report: dict[str, Any]) -> str:
     parts = dict(report)
     while len(text := json.dumps(parts)) > _MESSAGE_SIZE:
         name = max(parts, key=lambda name: len(json.dumps(parts[name])))
-        parts |= {name: _less(parts[name]), "cut": sorted({*parts.get("cut", []), name})}
+        less = _thinned(parts[name]) if name == "timeline" else _less(parts[name])
+        parts |= {name: less, "cut": sorted({*parts.get("cut", []), name})}
     return text
+
+
+def _thinned(points: list[Any]) -> list[Any]:
+    """Give every other point and the last one: it is still the whole run."""
+    return [*points[:-1:2], points[-1]]
 
 
 def _less(value: Any) -> Any:

@@ -91,6 +91,7 @@ class Report(_Part):
     seconds: dict[str, _Seconds] = Field(description="by state, as the log calls them")
     timeline: list[Point] = Field(description="of the fetch, some 240 points at the most")
     total_seconds: _Seconds
+    cut: list[str] = Field([], description="fields that were shortened, since a pod's termination message holds 4,096 bytes")
 
     def rates(self) -> Iterator[tuple[float, float]]:
         """Give (seconds, bytes a second) along the timeline."""

@@ -76,6 +76,8 @@ def _about(report: Report) -> Table:
     if not report.ok:
         rows += [("where", report.where or "-"), ("what", report.message or "-"), ("what to do", report.what_to_do or "-")]
         rows.append(("came so far", f"{report.files:,} files, {report.bytes / 1e6:,.1f} MB"))
+    if report.cut:
+        rows.append(("shortened", f"{', '.join(report.cut)}: rank 0's log has all of it"))
     return table("", "", rows=rows, header=False)
 
 
