@@ -349,6 +349,18 @@ def test_ranks_of_one_node_tell_what_each_of_them_sees(hub: LocalHub, cache: Pat
     assert not list(tmp_path.glob(".step37*"))
 
 
+def test_ranks_with_different_arguments_are_a_problem_here_too(hub: LocalHub, cache: Path, job: Ranks) -> None:
+    """What warmup would refuse as a mismatch is named, with both values, and whose they are."""
+    assert hub.commit
+    for rank in range(2):
+        job.start_command(rank, "doctor", "--cache-dir", f"{cache}-{rank}", "--json")
+    assert job.wait() == {0: 2, 1: 0}, job.log(0)
+    (problem,) = [finding for finding in findings(job) if finding["state"] == "problem"]
+    assert problem["check"] == "arguments"
+    assert problem["rank"].startswith("rank 1 on ")
+    assert problem["told"] == f"cache_dir is '{cache}-1' here and '{cache}-0' on rank 0"
+
+
 @pytest.mark.slow
 def test_a_rank_that_never_comes_is_named(hub: LocalHub, cache: Path, job: Ranks) -> None:
     """Rank 0 doesn't wait for ever, and says who was missing."""

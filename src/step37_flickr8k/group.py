@@ -41,7 +41,7 @@ from step37_flickr8k.errors import (
     from_value,
 )
 
-__all__ = ["Group", "Patience", "Progress", "Store", "share"]
+__all__ = ["Group", "Patience", "Progress", "Store", "difference", "share"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -456,8 +456,8 @@ def _follow(
     if outcome["kind"] == "found":
         return outcome
     waited = time.monotonic() - start
-    if difference := _difference(call, outcome):
-        listener.report({"ok": False, **as_value(difference)})
+    if mismatch := _difference(call, outcome):
+        listener.report({"ok": False, **as_value(mismatch)})
     else:
         listener.report(_heard(confirm, outcome["result"], waited) if outcome["ok"] else {"ok": True})
     verdict = listener.next("verdict", watch)
@@ -470,12 +470,14 @@ def _follow(
 
 
 def _difference(call: _Call, outcome: Value) -> Exception | None:
-    theirs = outcome["arguments"]
-    names = sorted(k for k in theirs.keys() | call.arguments.keys() if theirs.get(k) != call.arguments.get(k))
-    if not names:
-        return None
-    told = ", ".join(f"{n} is {call.arguments.get(n)!r} here and {theirs.get(n)!r} on rank 0" for n in names)
-    return CallMismatch(f"the ranks of one call passed different arguments: {told}")
+    told = difference(call.arguments, outcome["arguments"])
+    return CallMismatch(f"the ranks of one call passed different arguments: {told}") if told else None
+
+
+def difference(ours: Value, theirs: Value) -> str:
+    """Tell in which arguments this rank differs from rank 0; nothing where it doesn't."""
+    names = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
+    return ", ".join(f"{name} is {ours.get(name)!r} here and {theirs.get(name)!r} on rank 0" for name in names)
 
 
 class _Listener(threading.Thread):

@@ -94,7 +94,7 @@ class Warmup:
         commit = self.selection.revision
         if not is_commit(commit):  # a pinned one needs nobody: a rank that is started again may be the last one left
             ways: dict[str, Any] = {"look": self._look, "watch": watch}
-            commit = share(group, self._agree, arguments=self._arguments(), patience=self.patience, **ways)["commit"]
+            commit = share(group, self._agree, arguments=self.arguments(), patience=self.patience, **ways)["commit"]
         pinned = Warmup(self.settings.model_copy(update={"revision": commit}), self.world, self.closely)
         problem: Exception | None = None
         if group.rank != 0:  # each node's own lease elects its downloader; rank 0 is that of its node, or waits for it
@@ -116,12 +116,13 @@ class Warmup:
                 raise EmptySelection(f"no image of the selection in {self.folder.files} can be decoded: choose another split")
 
         ways: dict[str, Any] = {"confirm": confirm, "look": self._look, "watch": watch}
-        result = share(group, self.warm, arguments=self._arguments(), patience=self.patience, **ways)
+        result = share(group, self.warm, arguments=self.arguments(), patience=self.patience, **ways)
         if not rows:  # after a last look nobody has asked this rank to confirm
             confirm(result)
         return result, rows
 
-    def _arguments(self) -> Value:
+    def arguments(self) -> Value:
+        """Give what must be equal on all ranks."""
         others = {"cache_dir": str(self.settings.cache_dir), "bad_images": self.settings.bad_images}
         return {**vars(self.selection), **others}
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from step37_flickr8k.errors import AccessDenied, ConfigurationError, FolderFull, RepositoryNotFound, Step37Error
 from step37_flickr8k.fetch import memory_in_flight
 from step37_flickr8k.folder import CacheFolder, Probe, lock, nearest
-from step37_flickr8k.group import Group, share
+from step37_flickr8k.group import Group, difference, share
 from step37_flickr8k.hub import Hub
 from step37_flickr8k.node import local_file_system, memory_limit, proxy_before
 from step37_flickr8k.settings import WarmupSettings
@@ -225,7 +225,7 @@ def _together(warmup: Warmup, group: Group, own: list[Finding]) -> list[Finding]
 
     def miss(result: Value) -> Value:
         Path(result["probe"]).exists()
-        return {"findings": [asdict(finding) for finding in own]}
+        return {"findings": [asdict(finding) for finding in own + _arguments(warmup.arguments(), result["arguments"])]}
 
     def make(_: Any) -> Value:
         try:
@@ -234,7 +234,8 @@ def _together(warmup: Warmup, group: Group, own: list[Finding]) -> list[Finding]
             return {"probe": str(probe.path), "locked": None, "problem": f"{place}: {error.strerror}"}
 
     try:
-        first = share(group, lambda _: {"probe": str(probe.path)}, confirm=miss, patience=patience)
+        begun = {"probe": str(probe.path), "arguments": warmup.arguments()}
+        first = share(group, lambda _: begun, confirm=miss, patience=patience)
         if group.rank == 0 and all(said["ok"] is None for rank, said in first["ranks"].items() if rank != "0"):
             return [*_of_others(first["ranks"]), *_unchecked("no other rank came")]
         second = share(group, make, confirm=lambda made: _seen(made, within) if group.rank else {}, patience=patience)
@@ -243,6 +244,11 @@ def _together(warmup: Warmup, group: Group, own: list[Finding]) -> list[Finding]
     if group.rank:
         return []
     return [*_of_others(first["ranks"]), *_compared(second, within)]
+
+
+def _arguments(ours: Value, rank_0s: Value) -> list[Finding]:
+    told = difference(ours, rank_0s)
+    return [Finding("arguments", _PROBLEM, told, "pass the same to every rank: else warmup refuses them")] if told else []
 
 
 def _seen(made: Value, within: float) -> Value:
