@@ -177,6 +177,7 @@ def test_a_failure_is_in_the_report(cache: Path, capsys: pytest.CaptureFixture[s
     assert cli.run(["warmup", *arguments]) == 75
     report = json.loads(capsys.readouterr().out)
     assert (report["ok"], report["error"], report["exit_code"]) == (False, "HubUnavailable", 75)
+    assert report["what_to_do"] == "see with doctor whether the endpoint can be reached, then run it again"
 
 
 def test_a_pods_message_is_the_report_within_what_kubernetes_keeps(

@@ -45,6 +45,7 @@ class Step37Error(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+    what_to_do: ClassVar[str] = "it's a bug: tell us, with the log at --log-level debug"
     ranks: Mapping[str, Any] = {}
 
 
@@ -52,6 +53,7 @@ class ConfigurationError(Step37Error):
     """Raised when trying again without a change can't help."""
 
     exit_code = 2
+    what_to_do = "change what the message names: trying again can't help"
 
 
 class InvalidSettings(ConfigurationError):
@@ -110,10 +112,13 @@ class TransientError(Step37Error):
     """Raised when the same command may well succeed later."""
 
     exit_code = 75
+    what_to_do = "run it again: what was verified stays, only the rest is fetched"
 
 
 class HubUnavailable(TransientError):
     """Raised when the Hub didn't answer, or answered that it can't now."""
+
+    what_to_do = "see with doctor whether the endpoint can be reached, then run it again"
 
 
 class FetchFailed(TransientError):
@@ -122,6 +127,8 @@ class FetchFailed(TransientError):
 
 class FolderFull(TransientError):
     """Raised when the file system has no space, inodes or quota left."""
+
+    what_to_do = "free space first, then run it again"
 
 
 class CacheDamaged(TransientError):
@@ -148,6 +155,7 @@ class RankZeroLost(Step37Error):
     """Raised on the other ranks when rank 0 was signalled, killed, silent or never met."""
 
     exit_code = 76
+    what_to_do = "look at rank 0's own log, then start this rank again"
 
 
 class Terminated(SystemExit):
@@ -172,17 +180,11 @@ def words_of(error: BaseException) -> str:
     return {KeyboardInterrupt: "interrupted", Terminated: "ended by SIGTERM"}.get(type(error)) or str(error)
 
 
-def what_to_do(exit_code: int) -> str:
-    """Give what to do about a run that ended with this code; the message itself names the thing and its remedy."""
-    again = "run it again: what was verified stays, only the rest is fetched"
-    return {
-        0: "nothing",
-        2: "change what the message names: trying again can't help",
-        75: again,
-        76: "look at rank 0's own log, then start this rank again",
-        130: again,
-        143: again,
-    }.get(exit_code, "it's a bug: tell us, with the log at --log-level debug")
+def what_to_do(error: BaseException) -> str:
+    """Give what to do about a run that ended with this; the message itself names the thing and its remedy."""
+    if isinstance(error, Terminated | KeyboardInterrupt):
+        return TransientError.what_to_do
+    return error.what_to_do if isinstance(error, Step37Error) else Step37Error.what_to_do
 
 
 def as_value(error: BaseException) -> dict[str, str]:

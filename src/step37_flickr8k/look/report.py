@@ -75,7 +75,7 @@ class Report(_Part):
     error: str | None = Field(None, description="of a failure: the class of the error")
     message: str | None = Field(None, description="of a failure: the thing, the value and the remedy")
     where: str | None = Field(None, description="of a failure: rank, host and state")
-    what_to_do: str | None = Field(None, description="of a failure, by its exit code")
+    what_to_do: str | None = Field(None, description="of a failure, by its class")
 
     commit: str | None = None
     warm: bool | None = Field(None, description="the cache had it all: nothing was fetched")
@@ -124,7 +124,7 @@ def failure(error: BaseException, world: World, state: str) -> dict[str, Any]:
     where = [f"rank {rank} on {said['host']}" for rank, said in ranks.items() if said["ok"] is False]
     where = where or [f"rank {world.rank} on {world.host}"]
     more = f" and {len(where) - 8} more" if len(where) > 8 else ""
-    return told | {"where": f"{', '.join(where[:8])}{more}, {state}", "what_to_do": what_to_do(code), "ranks": ranks}
+    return told | {"where": f"{', '.join(where[:8])}{more}, {state}", "what_to_do": what_to_do(error), "ranks": ranks}
 
 
 def read_report(file: Path) -> Report:
