@@ -115,12 +115,24 @@ def test_the_report_of_a_failed_fetch_says_what_where_and_what_to_do(
     report = report_of(cache, file)
     assert (report["ok"], report["error"], report["exit_code"], report["files"]) == (False, "FetchFailed", 75, 11)
     assert report["retries"] == {"503": 1}
+    assert (report["commit"], report["requests"], len(report["slowest"])) == (hub.commit, len(hub.requests), 10)
     assert re.fullmatch(r"rank 0 on \S+, fetching", report["where"])
     assert report["what_to_do"].startswith("run it again")
     page = file.with_suffix(".html")
     for text in (shown(file, capsys, "--html", str(page)), page.read_text()):
         for word in ("failed after", "FetchFailed", "0003.jpg", report["where"], report["what_to_do"], "11 files"):
             assert word in text, word
+
+
+def test_what_the_api_was_asked_again_counts_too(hub: LocalHub, cache: Path, file: Path) -> None:
+    """Of a listing that fails, and of one that comes at last: how many requests there were, and how often again, by cause."""
+    for attempts, told in ((1, (75, {})), (2, (0, {"503": 1}))):
+        hub.faults.clear()
+        hub.faults.add(Fault.status(503, kind="tree", times=1))
+        hub.clear_requests()
+        report = report_of(cache, file, "--attempts", str(attempts))
+        assert (report["exit_code"], report["retries"]) == told
+        assert (report["commit"], report["requests"]) == (hub.commit, len(hub.requests))
 
 
 def test_a_failure_of_other_ranks_names_them(

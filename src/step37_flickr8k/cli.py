@@ -90,10 +90,11 @@ def _warmup(parsed: argparse.Namespace) -> int:
     gc.set_threshold(10_000, 20, 20)
     recorder = Recorder(display(settings, world))
     report = beginning(settings, world)
+    job = Warmup(settings, world)
     try:
-        result, rows = Warmup(settings, world).run(job_group(world), recorder)
+        result, rows = job.run(job_group(world), recorder)
     except BaseException as error:
-        report |= failure(error, world, recorder.state)
+        report |= failure(error, world, recorder.state) | job.done.value()
         raise
     else:
         report |= {"ok": True, "exit_code": 0, **result}

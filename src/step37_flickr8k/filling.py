@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from step37_flickr8k.bulk import fetch_bulk
@@ -28,7 +29,7 @@ from step37_flickr8k.survey import MANY, Survey, Surveyor, Task
 from step37_flickr8k.wire import Source, Tally
 from step37_flickr8k.workers import Workers
 
-__all__ = ["Filling", "result_of"]
+__all__ = ["Done", "Filling", "result_of"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -60,9 +61,8 @@ class Filling:
             tally = self._fetch(lost, survey)
             self._progress("publishing")
             record = self._publish(survey, before, flush)
-        tally.requests += self._hub.requests
         skipped = skipped_rows(self._folder, record, self._task.selection)
-        return result_of(commit, survey.plan.rows, tally, warm=False, skipped=skipped)
+        return result_of(Done(tally, self._hub, commit), survey.plan.rows, warm=False, skipped=skipped)
 
     def repair(self, record: Record, listing: Listing, names: Sequence[str]) -> Tally:
         """Fetch these files of the record's commit again, and prove them in the manifest."""
@@ -132,7 +132,7 @@ class Filling:
     def _fetch(self, lost: Sequence[RemoteFile], survey: Survey) -> Tally:
         tally, files = Tally(), survey.plan.fetch
         if survey.shards:
-            bulk = Source(base=self._hub.parquet_base(), headers=self._hub.headers())
+            bulk = Source(base=self._hub.parquet_base(), headers=self._hub.headers(), account=self._task.account)
             tally = fetch_bulk(survey.shards, files, bulk, self._workers, self._landing(survey.proven), **self._ways)
             log.info("%d of %d files came in bulk, with %d requests", tally.files, len(files), tally.requests)
             files = [file for file in files if file.name not in survey.proven]
@@ -140,7 +140,8 @@ class Filling:
         return tally
 
     def _fetch_files(self, files: Sequence[RemoteFile], commit: str, proven: dict[str, Proven]) -> Tally:
-        source = Source(base=self._hub.base(commit, self._task.selection.split), headers=self._hub.headers())
+        base = self._hub.base(commit, self._task.selection.split)
+        source = Source(base=base, headers=self._hub.headers(), account=self._task.account)
         return fetch(files, source, self._workers, self._landing(proven), **self._ways)
 
     @property
@@ -177,17 +178,25 @@ class Filling:
         return record
 
 
-def result_of(commit: str, rows: int, tally: Tally, *, warm: bool, skipped: Mapping[str, str]) -> Value:
+@dataclass
+class Done:
+    """What a run has done so far: what it fetched, what it asked the Hub's API, and for which commit."""
+
+    fetched: Tally = field(default_factory=Tally)
+    hub: Hub | None = None
+    commit: str | None = None
+
+    def value(self) -> Value:
+        """Give what a report holds of it."""
+        names = ("seconds", "file", "bytes", "tries")
+        requests, retries = self.fetched.requests, self.fetched.retries
+        if self.hub is not None:
+            requests, retries = requests + self.hub.requests, retries + self.hub.retries
+        slowest = [dict(zip(names, slow, strict=True)) for slow in self.fetched.slowest]
+        return {"commit": self.commit, "requests": requests, "retries": dict(retries), "slowest": slowest}
+
+
+def result_of(done: Done, rows: int, *, warm: bool, skipped: Mapping[str, str]) -> Value:
     """Give what rank 0 reports."""
-    names = ("seconds", "file", "bytes", "tries")
-    return {
-        "commit": commit,
-        "warm": warm,
-        "rows": rows,
-        "files": tally.files,
-        "bytes": tally.bytes,
-        "requests": tally.requests,
-        "retries": dict(tally.retries),
-        "slowest": [dict(zip(names, slow, strict=True)) for slow in tally.slowest],
-        "skipped": dict(skipped),
-    }
+    came = {"files": done.fetched.files, "bytes": done.fetched.bytes}
+    return {"warm": warm, "rows": rows, **came, **done.value(), "skipped": dict(skipped)}

@@ -5,6 +5,7 @@ import logging
 import random
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import partial
@@ -68,6 +69,7 @@ class Hub:
         bases = huggingface_hub.errors.HfHubHTTPError.__mro__
         self._transport_error: Any = next(base for base in bases if base.__name__ == "HTTPError")
         self.requests = 0
+        self.retries: Counter[str] = Counter()  # by cause
 
     @property
     def name(self) -> str:
@@ -265,10 +267,17 @@ class Hub:
             except (self._transport_error, OSError) as error:
                 reason = error
             if attempt < attempts:
+                self.retries[self._cause_of(reason)] += 1
                 pause = min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311 - jitter
                 log.info("the Hub can't answer now (%s), trying again in %.1f s", _first_line(reason), pause)
                 time.sleep(pause)
         raise self._given_up(attempts, reason) from reason
+
+    def _cause_of(self, error: Exception) -> str:
+        """Give the name under which a fault is counted, as the fetch calls it."""
+        if isinstance(error, self._library.errors.HfHubHTTPError):
+            return str(error.response.status_code)
+        return "timeout" if "Timeout" in type(error).__name__ else "connection"
 
     def _given_up(self, attempts: int, reason: Exception) -> Step37Error:
         if self._settings.offline:

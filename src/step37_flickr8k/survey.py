@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from step37_flickr8k.errors import InvalidMetadata, InvalidSettings, Step37Error
@@ -14,7 +14,7 @@ from step37_flickr8k.parquet import is_available
 from step37_flickr8k.plan import METADATA, Listing, Plan, RemoteFile, Selection, decide, read_rows
 from step37_flickr8k.record import Proven, prove, read_manifest, unchanged
 from step37_flickr8k.settings import WarmupSettings
-from step37_flickr8k.wire import Quota, Source
+from step37_flickr8k.wire import Quota, Source, Tally
 from step37_flickr8k.workers import Workers
 
 __all__ = ["MANY", "Survey", "Surveyor", "Task"]
@@ -34,6 +34,7 @@ class Task:
     selection: Selection
     folder: CacheFolder
     run: str | None = None
+    account: Tally = field(default_factory=Tally)  # of what was fetched, whatever ends it
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,15 @@ class Surveyor:
             raise InvalidMetadata(f"{told}, at most {_LARGEST_METADATA / 1e9:.1f} GB are read: is it a table of captions?")
         kept: list[Path] = []
         source = Source(base=self.hub.base(commit, split), headers=self.hub.headers())
-        tally = fetch(
-            *([file], source, Workers(scratch), lambda batch: kept.extend(arrived.temporary for arrived in batch)),
-            settings=self.task.settings,
-            progress=lambda *_, **__: self.progress("reading the metadata"),
-        )
-        self.hub.requests += tally.requests
+        try:
+            tally = fetch(
+                *([file], source, Workers(scratch), lambda batch: kept.extend(arrived.temporary for arrived in batch)),
+                settings=self.task.settings,
+                progress=lambda *_, **__: self.progress("reading the metadata"),
+            )
+        finally:  # it is no image
+            self.hub.requests += source.account.requests
+            self.hub.retries += source.account.retries
         return kept[0], tally.quota
 
     def _decide(self, metadata: Path, listing: Listing, proven: Mapping[str, Proven]) -> Plan:

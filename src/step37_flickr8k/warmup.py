@@ -5,7 +5,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from step37_flickr8k.errors import (
     Step37Error,
     TransientError,
 )
-from step37_flickr8k.filling import Filling, result_of
+from step37_flickr8k.filling import Done, Filling, result_of
 from step37_flickr8k.folder import CacheFolder
 from step37_flickr8k.group import Group, Patience, Progress, share
 from step37_flickr8k.hub import Hub, is_commit
@@ -58,11 +58,13 @@ class Warmup:
     """One job: its settings and this process's place in it.
 
     ``closely``: a warm start of rank 0 compares size and mtime of every file with the manifest, not only the names.
+    ``done`` tells what it has done so far, whatever ends it.
     """
 
     settings: WarmupSettings
     world: World
     closely: bool = True
+    done: Done = field(default_factory=Done)
 
     @cached_property
     def selection(self) -> Selection:
@@ -79,7 +81,7 @@ class Warmup:
     @property
     def task(self) -> Task:
         """What the work on the folder needs to know."""
-        return Task(self.settings, self.selection, self.folder, self.world.run)
+        return Task(self.settings, self.selection, self.folder, self.world.run, self.done.fetched)
 
     @cached_property
     def patience(self) -> Patience:
@@ -95,7 +97,7 @@ class Warmup:
         if not is_commit(commit):  # a pinned one needs nobody: a rank that is started again may be the last one left
             ways: dict[str, Any] = {"look": self._look, "watch": watch}
             commit = share(group, self._agree, arguments=self.arguments(), patience=self.patience, **ways)["commit"]
-        pinned = Warmup(self.settings.model_copy(update={"revision": commit}), self.world, self.closely)
+        pinned = Warmup(self.settings.model_copy(update={"revision": commit}), self.world, self.closely, self.done)
         problem: Exception | None = None
         if group.rank != 0:  # each node's own lease elects its downloader; rank 0 is that of its node, or waits for it
             try:
@@ -153,10 +155,10 @@ class Warmup:
         count, mode = self.selection.sample_count, self.settings.fetch_mode
         if mode != "files" and (count is None or count >= MANY) and is_available():
             preload()
-        commit = hub.resolve(self.selection.revision or "main")
+        commit = self.done.commit = hub.resolve(self.selection.revision or "main")
         wanted = replace(self.selection, revision=commit)
         if found := self._ready(wanted):
-            return self._warm_result(found, hub.requests)
+            return self._warm_result(found)
         listing = hub.list_files(commit, self.selection.split)
         self._warn_of_local_folder()
         self.folder.make()
@@ -182,7 +184,9 @@ class Warmup:
         if self.settings.offline:
             told = f"{self.folder.root} holds no ready record that fits {self.selection}"
             raise InvalidSettings(f"offline is set (HF_HUB_OFFLINE?), but {told}: run warmup once with the network")
-        hub = Hub(self.settings)
+        if self.done.hub is not None:
+            return self.done.hub
+        hub = self.done.hub = Hub(self.settings)
         if proxy := proxy_before(hub.endpoint):
             log.warning("%s is reached through the proxy %s alone: all who use that share one quota", hub.name, proxy)
         return hub
@@ -316,8 +320,8 @@ class Warmup:
         claim = Claim(run=self.world.run, rank=self.world.rank, host=self.world.host, pid=os.getpid())
         return take(self.folder, claim, _LEASE_BEATS * self.patience.heartbeat, waiting, tell)
 
-    def _warm_result(self, record: Record, requests: int = 0) -> Value:
+    def _warm_result(self, record: Record) -> Value:
         coverage, count = record.captions[self.selection.caption_key], self.selection.sample_count
         rows = coverage.rows if count is None else min(count, coverage.rows)
         skipped = skipped_rows(self.folder, record, self.selection)
-        return result_of(record.commit, rows, Tally(requests=requests), warm=True, skipped=skipped)
+        return result_of(Done(hub=self.done.hub, commit=record.commit), rows, warm=True, skipped=skipped)

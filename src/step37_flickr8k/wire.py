@@ -31,10 +31,14 @@ _LEAST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # s
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the bytes come from: the quoted address of the files' folder, and the headers for its origin alone."""
+    """Where the bytes come from: the quoted address of the files' folder, and the headers for its origin alone.
+
+    What was done there is added to ``account``, whatever ends it.
+    """
 
     base: str
     headers: Mapping[str, str]
+    account: "Tally" = field(default_factory=lambda: Tally())
 
     def url(self, name: str) -> URL:
         """Give the address of a file."""
@@ -118,7 +122,11 @@ async def connected(source: Source, settings: WarmupSettings) -> "AsyncIterator[
     connector = aiohttp.TCPConnector(limit=settings.concurrency)
     # not trust_env, which looks for ~/.netrc at every request, and would send its passwords to redirects' origins
     async with aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=False) as session:
-        yield Wire(source, session, settings)
+        wire = Wire(source, session, settings)
+        try:
+            yield wire
+        finally:
+            source.account.add(wire.tally)
 
 
 class Wire:
