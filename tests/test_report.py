@@ -161,7 +161,10 @@ def test_what_others_wrote_is_text_on_the_page(
     table = hub.folder / "train" / "metadata.csv"
     table.write_text(table.read_text().replace("0001.jpg", '"' + hostile.replace('"', '""') + '"'))
     hub.refresh()
-    assert report_of(cache, file)["skipped"].keys() == {hostile}
+    report = report_of(cache, file)
+    assert report["skipped"].keys() == {hostile}
+    assert (report["rows"], report["ready_rows"]) == (12, 11)
+    assert ": 11 rows, 1 left out; 12 files" in shown(file, capsys)
     page = file.with_suffix(".html")
     assert hostile in shown(file, capsys, "--html", str(page))
     assert "<img" not in page.read_text()

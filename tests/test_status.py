@@ -73,6 +73,9 @@ def test_what_is_no_longer_there_and_what_is_bad_is_said(hub: LocalHub, cache: P
     said = say()
     assert "missing    1 files are no longer there: run warmup" in said
     assert "left out   1 images that can't be decoded" in said
+    assert "rows       11 (all) with caption_0, 1 left out" in said
+    (cache / "train" / "metadata.csv").unlink()
+    assert "rows       12 (all) with caption_0\n" in say()
 
 
 def test_who_is_filling_it_and_how_far_is_told(hub: LocalHub, cache: Path, say: Say, job: Ranks) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from step37_flickr8k import __version__
 from step37_flickr8k.errors import InvalidSettings, Terminated, TransientError, exit_code_of, words_of
-from step37_flickr8k.look.progress import CLEAR, display, terminal
+from step37_flickr8k.look.progress import CLEAR, count_rows, display, terminal
 from step37_flickr8k.settings import Loaded, contradictions, describe_settings, flags, json_schema, load_settings
 from step37_flickr8k.world import World
 
@@ -97,11 +97,11 @@ def _warmup(parsed: argparse.Namespace) -> int:
         report |= failure(error, world, recorder.state) | job.done.value()
         raise
     else:
-        report |= {"ok": True, "exit_code": 0, **result}
+        report |= {"ok": True, "exit_code": 0, **result, "ready_rows": len(rows)}
         how = "the cache was warm" if result["warm"] else f"{result['files']:,} files fetched"
         if result["skipped"]:
             log.warning("left out, since they can't be decoded: %s", _few(result["skipped"]))
-        log.info("ready: %s rows at commit %s; %s", f"{len(rows):,}", result["commit"], how)
+        log.info("ready: %s at commit %s; %s", count_rows(len(rows), result["rows"] - len(rows)), result["commit"], how)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is over: who ends the job now must not turn its outcome into 143
         recorder({"state": "done"})
@@ -196,7 +196,7 @@ def _preview(parsed: argparse.Namespace) -> int:
     if parsed.png is not None:
         page.write(parsed.png, made.sheet())
     without = f", {made.bad:,} without a picture" if made.bad else ""
-    log.info("%s shows %s rows%s", parsed.output, f"{len(made.tiles):,}", without)
+    log.info("%s shows %s rows%s", parsed.output, f"{made.shown + made.bad:,}", without)
     return 0
 
 

@@ -38,6 +38,7 @@ class Tile:
     size: tuple[int, int] = (0, 0)
     copy: bytes | None = None
     flaw: str = ""
+    counts: bool = True  # as a row: not a line of metadata.csv without a name or a caption
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Preview:
         rows = [[t.file, t.caption, t.weight, *t.size, t.flaw, _as_text(t.copy)] for t in self.tiles]
         # within a script element only "<" could end it; the rest is JSON's own escaping
         told = json.dumps({"perPage": _PER_PAGE, "rows": rows}, separators=(",", ":")).replace("<", "\\u003c")
-        return render("preview.html", script="preview.js", preview=self, bad=self.bad, shown=self.shown, told=told)
+        counts = {"shown": self.shown, "bad": self.bad, "lines": len(self.tiles) - self.shown - self.bad}
+        return render("preview.html", script="preview.js", preview=self, told=told, **counts)
 
     def sheet(self) -> bytes:
         """Give the first pictures as PNG."""
@@ -66,12 +68,12 @@ class Preview:
     @property
     def bad(self) -> int:
         """How many rows have no picture to show."""
-        return sum(bool(tile.flaw) for tile in self.tiles)
+        return sum(bool(tile.flaw) and tile.counts for tile in self.tiles)
 
     @property
     def shown(self) -> int:
         """How many rows have one."""
-        return len(self.tiles) - self.bad
+        return sum(not tile.flaw for tile in self.tiles)
 
 
 def preview(settings: WarmupSettings, watch: Callable[[dict[str, Any]], None]) -> Preview:
@@ -96,7 +98,7 @@ def _tiles(folder: CacheFolder, record: Record, selection: Selection, watch: Cal
     rows: list[Row | Tile] = []
 
     def leave_out(line: int, why: str) -> None:
-        rows.append(Tile(f"{METADATA}, line {line}", "", flaw=why))
+        rows.append(Tile(f"{METADATA}, line {line}", "", flaw=why, counts=False))
 
     for row in rows_of(folder, selection, leave_out):
         rows.append(row)  # noqa: PERF402 - leave_out appends between them

@@ -79,7 +79,8 @@ class Report(_Part):
 
     commit: str | None = None
     warm: bool | None = Field(None, description="the cache had it all: nothing was fetched")
-    rows: _Count | None = None
+    rows: _Count | None = Field(None, description="of the selection, those that are left out among them")
+    ready_rows: _Count | None = Field(None, description="without those that are left out, since their images can't be decoded")
     files: _Count = Field(description="fetched by this run")
     bytes: _Count = Field(description="fetched by this run")
     requests: _Count | None = None

@@ -6,6 +6,7 @@ from typing import TextIO
 from rich.table import Table
 from rich.text import Text
 
+from step37_flickr8k.look.progress import count_rows
 from step37_flickr8k.look.report import RankReport, Report
 from step37_flickr8k.look.tables import table, text_for
 
@@ -53,7 +54,9 @@ def headline(report: Report) -> str:
     if not report.ok:
         return f"failed after {report.total_seconds:,.1f} s with {report.error}, exit code {report.exit_code}"
     did = "the cache was warm" if report.warm else f"{report.files:,} files, {report.bytes / 1e6:,.1f} MB fetched"
-    return f"ready after {report.total_seconds:,.1f} s: {report.rows:,} rows; {did}"
+    rows = report.rows or 0
+    ready = rows - len(report.skipped) if report.ready_rows is None else report.ready_rows
+    return f"ready after {report.total_seconds:,.1f} s: {count_rows(ready, rows - ready)}; {did}"
 
 
 def slow_ranks(report: Report) -> list[tuple[str, RankReport]]:

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from step37_flickr8k.errors import Step37Error
 from step37_flickr8k.folder import CacheFolder
 from step37_flickr8k.lease import Holder, holder
 from step37_flickr8k.look.progress import how_far
-from step37_flickr8k.plan import METADATA
-from step37_flickr8k.record import Coverage, read_manifest, read_record
+from step37_flickr8k.plan import METADATA, Selection
+from step37_flickr8k.record import Coverage, Record, read_manifest, read_record, rows_of
 
 __all__ = ["SplitStatus", "as_lines", "as_value", "status"]
 
@@ -26,6 +27,7 @@ class SplitStatus:
     repo_id: str | None = None
     commit: str | None = None
     captions: Mapping[str, Coverage] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)  # rows by caption, since their images can't be decoded
     files: int = 0
     bytes: int = 0
     missing: int = 0
@@ -54,6 +56,7 @@ def _split(folder: CacheFolder) -> SplitStatus:
         repo_id=record.repo_id,
         commit=record.commit,
         captions=record.captions,
+        left_out={key: _left_out(folder, record, key) for key in record.captions},
         files=sum(name != METADATA for name in manifest),
         bytes=sum(proven.size for proven in manifest.values()),
         missing=sum(name not in there for name in manifest),
@@ -62,6 +65,16 @@ def _split(folder: CacheFolder) -> SplitStatus:
         age=time.time() - folder.written(f"{folder.split}.json"),
         downloader=downloader,
     )
+
+
+def _left_out(folder: CacheFolder, record: Record, key: str) -> int:
+    if not record.skipped:
+        return 0
+    selection = Selection(repo_id=record.repo_id, split=folder.split, caption_key=key, sample_count=record.captions[key].rows)
+    try:
+        return sum(row.file_name in record.skipped for row in rows_of(folder, selection))
+    except Step37Error:  # metadata.csv is gone: said as a missing file
+        return 0
 
 
 def as_value(root: Path, splits: list[SplitStatus]) -> dict[str, Any]:
@@ -83,7 +96,9 @@ def _lines(root: Path, split: SplitStatus) -> list[str]:
     else:
         lines.append(f"  ready      {split.repo_id} at commit {split.commit}, written {_ago(split.age)} ago")
         for key, coverage in split.captions.items():
-            lines.append(f"  rows       {coverage.rows:,}{' (all)' if coverage.everything else ''} with {key}")
+            bad = split.left_out[key]
+            left_out = f", {bad:,} left out" if bad else ""
+            lines.append(f"  rows       {coverage.rows - bad:,}{' (all)' if coverage.everything else ''} with {key}{left_out}")
         lines.append(f"  files      {split.files:,} images, {split.bytes / 1e6:,.1f} MB")
     if split.missing:
         lines.append(f"  missing    {split.missing:,} files are no longer there: run warmup, which fetches just these")
