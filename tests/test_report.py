@@ -205,6 +205,28 @@ def test_what_is_no_report_is_refused(file: Path, content: bytes | None, said: s
     assert "name a file that warmup --report wrote" in error
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rows": None}, "a run that went well has rows"),
+        ({"ranks": {"x": {"ok": True}}}, "ranks are numbers"),
+        ({"timeline": [{"seconds": s, "state": "fetching", "files": 1, "bytes": 9 * s} for s in (3, 5, 3)]}, "goes back"),
+        ({"bytes": 10**400}, "bytes: "),
+        ({"seconds": {"fetching": 1e300}}, "seconds.fetching: "),
+        ({"retries": {"503": 0}, "seconds": {"fetching": 1e12}, "total_seconds": 1e-9}, ""),
+    ],
+)
+def test_a_report_without_sense_is_no_bug_of_ours(
+    hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], said: str
+) -> None:
+    """What another hand changed is refused with the reason, or shown; it is never a stack trace."""
+    assert hub.commit
+    file.write_text(json.dumps(report_of(cache, file) | change))
+    capsys.readouterr()
+    assert cli.run(["report", str(file), "--html", str(file.with_suffix(".html"))]) == (2 if said else 0)
+    assert said in capsys.readouterr().err
+
+
 def test_a_report_comes_from_stdin_and_no_name_is_an_error(
     hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

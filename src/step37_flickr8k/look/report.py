@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from step37_flickr8k import __version__
 from step37_flickr8k.errors import InvalidSettings, exit_code_of, what_to_do, words_of
@@ -20,8 +20,9 @@ __all__ = ["Report", "beginning", "failure", "json_schema", "read_report"]
 
 FORMAT: Literal[1] = 1
 
-_Seconds = Annotated[float, Field(ge=0)]
-_Count = Annotated[int, Field(ge=0)]
+_MOST = 2**63 - 1
+_Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, le=_MOST)]
 
 
 class _Part(BaseModel):
@@ -43,7 +44,7 @@ class SlowFile(_Part):
     seconds: _Seconds = Field(description="of all its tries together, without the pauses between them")
     file: str
     bytes: _Count
-    tries: int = Field(ge=1)
+    tries: int = Field(ge=1, le=_MOST)
 
 
 class RankReport(_Part):
@@ -67,7 +68,7 @@ class Report(_Part):
     split: str
     cache_dir: str
     host: str = Field(description="of rank 0")
-    world_size: int = Field(ge=1)
+    world_size: int = Field(ge=1, le=_MOST)
     run: str | None = Field(description="names the run of a job, the same after restarts; null: the launcher has no name for it")
     ok: bool
     exit_code: int
@@ -93,6 +94,17 @@ class Report(_Part):
     timeline: list[Point] = Field(description="of the fetch, some 240 points at the most")
     total_seconds: _Seconds
     cut: list[str] = Field([], description="fields that were shortened, since a pod's termination message holds 4,096 bytes")
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "Report":
+        if self.ok and self.rows is None:
+            raise ValueError("a run that went well has rows")
+        if not all(rank.isdecimal() and len(rank) < 20 for rank in self.ranks):
+            raise ValueError("ranks are numbers")
+        moments = [point.seconds for point in self.timeline]
+        if moments != sorted(moments):
+            raise ValueError("the timeline goes back")
+        return self
 
     def rates(self) -> Iterator[tuple[float, float]]:
         """Give (seconds, bytes a second) along the timeline."""

@@ -95,7 +95,7 @@ def _throughput(report: Report, *, blocks: bool) -> str:
 
 
 def _bar(value: float, of: float) -> str:
-    return "#" * round(_LONGEST_BAR * value / of) if of else ""
+    return "#" * round(_LONGEST_BAR * min(1.0, value / of)) if of else ""
 
 
 def _s(seconds: float | None) -> str:
