@@ -98,7 +98,9 @@ def test_json_logs_are_a_json_object_a_line(hub: LocalHub, cache: Path, capsys: 
     """Machines get host, node, rank, level and message; errors too, and with their traceback at debug level."""
     assert hub.commit
     assert cli.run(["warmup", "--cache-dir", str(cache), "--log-format", "json"]) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    said = capsys.readouterr()
+    assert [json.loads(line)["ok"] for line in said.out.splitlines()] == [True], "the report is such a line, too"
+    lines = [json.loads(line) for line in said.err.splitlines()]
     assert {(line["host"], line["node"], line["rank"]) for line in lines} == {(socket.gethostname(), None, 0)}
     assert lines[-1]["message"].startswith("ready: 12 rows")
     cli.run(["warmup", "--cache-dir", str(cache), "--split", "none", "--log-format", "json", "--log-level", "debug"])

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from step37_flickr8k import __version__
 from step37_flickr8k.errors import InvalidSettings, Terminated, TransientError, exit_code_of, words_of
 from step37_flickr8k.look.progress import CLEAR, count_rows, display, terminal
-from step37_flickr8k.settings import Loaded, contradictions, describe_settings, flags, json_schema, load_settings
+from step37_flickr8k.settings import Loaded, WarmupSettings, contradictions, describe_settings, flags, json_schema, load_settings
 from step37_flickr8k.world import World
 
 __all__ = ["main", "run"]
@@ -106,7 +106,7 @@ def _warmup(parsed: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is over: who ends the job now must not turn its outcome into 143
         recorder({"state": "done"})
         if world.rank == 0:
-            _write_report(report | recorder.value() | report, settings.report)
+            _write_report(report | recorder.value() | report, settings)
     return 0
 
 
@@ -343,10 +343,11 @@ def _print(text: str) -> None:
         raise TransientError(f"nothing can be printed: {error.strerror}: look at where stdout goes") from error
 
 
-def _write_report(report: dict[str, Any], file: Path | None) -> None:
-    text = json.dumps(report, indent=2)
+def _write_report(report: dict[str, Any], settings: WarmupSettings) -> None:
+    file, text = settings.report, json.dumps(report, indent=2)
     try:
-        _print(text)
+        # where logs are JSON, a pod's say, they and this are one stream: a line each
+        _print(json.dumps(report) if settings.log_format == "json" else text)
     except TransientError as error:  # the cache is warm all the same, or what went wrong counts more
         log.error("the report: %s", error)  # noqa: TRY400 - the reason is enough
     if file is not None:
