@@ -5,6 +5,7 @@ import io
 import json
 import random
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,11 @@ def test_what_cannot_be_shown_is_said(hub: LocalHub, cache: Path, tmp_path: Path
     assert "caption_key 'caption_1' isn't ready in" in capsys.readouterr().err
     assert cli.run(["preview", "--cache-dir", str(cache), "--output", str(tmp_path / "none" / "x.html")]) == 2
     assert "x.html can't be written" in capsys.readouterr().err
+    shutil.rmtree(cache / "train")
+    for word, file in (("png", tmp_path), ("output", tmp_path / "none" / "x.html")):  # said before anything is decoded
+        assert cli.run(["preview", "--cache-dir", str(cache), f"--{word}", str(file)]) == 2
+        assert f"{file} can't be written" in capsys.readouterr().err
+    page = tmp_path / "y.html"
+    assert cli.run(["preview", "--cache-dir", str(cache), "--output", str(page)]) == 2
+    assert "train/metadata.csv is no longer there: run warmup" in capsys.readouterr().err
+    assert not page.exists()

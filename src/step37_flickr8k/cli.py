@@ -187,6 +187,9 @@ def _preview(parsed: argparse.Namespace) -> int:
     _set_up_logging(settings, world)
     from step37_flickr8k.look import page, preview  # noqa: PLC0415 - imports jinja2
 
+    for file in (parsed.output, parsed.png):
+        if file is not None:
+            page.try_out(file)
     show = display(settings, world)
     try:
         made = preview.preview(settings, show)

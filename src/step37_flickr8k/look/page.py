@@ -1,7 +1,9 @@
 """Pages that people open in a browser: one file each, nothing from elsewhere, and what others wrote is shown as text."""
 
 import base64
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import jinja2
 
 from step37_flickr8k.errors import InvalidSettings
 
-__all__ = ["render", "write"]
+__all__ = ["render", "try_out", "write"]
 
 
 def render(name: str, *, script: str = "", **values: Any) -> str:
@@ -23,9 +25,24 @@ def render(name: str, *, script: str = "", **values: Any) -> str:
     return environment.get_template(name).render(script=code, allowed=allowed, **values)
 
 
+def try_out(file: Path) -> None:
+    """See whether a file can be written, before the work for it; one that is there stays as it is. Raises like `write`."""
+    with _errors(file):
+        there = file.exists()
+        file.open("ab").close()
+        if not there:
+            file.unlink()
+
+
 def write(file: Path, content: str | bytes) -> None:
     """Write what was asked for where it was asked for; raises `InvalidSettings` where that can't be done."""
-    try:
+    with _errors(file):
         file.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def _errors(file: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InvalidSettings(f"{file} can't be written: {error.strerror}: name another file") from error

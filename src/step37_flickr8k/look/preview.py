@@ -82,6 +82,8 @@ def preview(settings: WarmupSettings, watch: Callable[[dict[str, Any]], None]) -
     record = read_record(folder)
     if record is None:
         raise FolderNotUsable(f"{folder.home} has no ready record of {folder.split}: run warmup first, or choose another split")
+    if METADATA not in folder.names():
+        raise FolderNotUsable(f"{folder.files / METADATA} is no longer there: run warmup, which fetches just what is missing")
     coverage = record.captions.get(settings.caption_key)
     if coverage is None:
         ready = ", ".join(record.captions)
