@@ -166,7 +166,14 @@ def test_offline_takes_what_the_cache_holds(hub: LocalHub, cache: Path, monkeypa
         assert result.returncode == 0, result.stderr
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert len(prepare_flickr8k_samples(cache_dir=str(cache))) == 8
-    assert run("warmup", "--cache-dir", str(cache), "--revision", "0" * 40, HF_HUB_OFFLINE="1").returncode == 2
+    other = run("warmup", "--cache-dir", str(cache), "--revision", "0" * 40, HF_HUB_OFFLINE="1")
+    assert other.returncode == 2
+    wanted = f"intro/flickr8k, split train, revision {'0' * 40}: all rows with caption_0"
+    assert f"offline is set, but {cache} holds no ready record that fits ({wanted}): run warmup once" in other.stderr
+    (cache / "train" / "0003.jpg").unlink()
+    gone = run("warmup", "--cache-dir", str(cache), HF_HUB_OFFLINE="1")
+    assert "files that the ready record in" in gone.stderr
+    assert "are missing or were changed: run warmup once with the network" in gone.stderr
     assert hub.requests == ()
 
 

@@ -39,9 +39,11 @@ def job(tmp_path: Path) -> Iterator[Ranks]:
 
 def test_nothing_is_said_to_be_nothing(say: Say, cache: Path) -> None:
     """A folder that isn't there, or holds nothing of ours, is no error, and isn't made."""
-    assert say() == f"{cache} holds no ready record, and nobody is filling it\n"
+    assert say() == f"{cache} is not there, and nobody is filling it\n"
     assert json.loads(say("--json")) == {"cache_dir": str(cache), "splits": []}
     assert not cache.exists()
+    cache.mkdir()
+    assert say() == f"{cache} holds no ready record, and nobody is filling it\n"
 
 
 def test_each_split_is_shown_with_what_is_ready(hub: LocalHub, draw: Draw, cache: Path, say: Say) -> None:
@@ -71,11 +73,23 @@ def test_what_is_no_longer_there_and_what_is_bad_is_said(hub: LocalHub, cache: P
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     (cache / "train" / "0001.jpg").unlink()
     said = say()
-    assert "missing    1 files are no longer there: run warmup" in said
+    assert "missing    1 of 13 files are no longer there: run warmup" in said
+    assert "  not ready  intro/flickr8k at commit" in said
     assert "left out   1 images that can't be decoded" in said
     assert "rows       11 (all) with caption_0, 1 left out" in said
     (cache / "train" / "metadata.csv").unlink()
     assert "rows       12 (all) with caption_0\n" in say()
+
+
+def test_a_manifest_that_cannot_be_read_is_said(hub: LocalHub, cache: Path, say: Say) -> None:
+    """What the next warmup won't take as ready isn't called so, and no count is made up."""
+    assert hub.commit
+    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
+    manifest = cache / ".step37-flickr8k" / "train.manifest"
+    manifest.write_bytes(manifest.read_bytes()[:-9])
+    said = say()
+    assert "  not ready  intro/flickr8k at commit" in said
+    assert "  files      not known, since the manifest can't be read: run warmup, which hashes them again" in said
 
 
 def test_who_is_filling_it_and_how_far_is_told(hub: LocalHub, cache: Path, say: Say, job: Ranks) -> None:

@@ -371,7 +371,7 @@ class CacheFolder:
             if error.errno in _FULL:
                 raise FolderFull(f"{where}: {error.strerror}: free space, raise the quota or lower sample_count") from error
             if error.errno in _REFUSED:
-                remedy = "choose another cache_dir, or have its owner let this user write there"
+                remedy = "choose another cache_dir, or have its owner let this user read and write there"
                 raise FolderNotUsable(f"{where}: {error.strerror}: {remedy}") from error
             raise TransientError(f"{where}: {error.strerror or error}") from error
 

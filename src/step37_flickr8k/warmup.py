@@ -182,14 +182,22 @@ class Warmup:
 
     def _hub(self) -> Hub:
         if self.settings.offline:
-            told = f"{self.folder.root} holds no ready record that fits {self.selection}"
-            raise InvalidSettings(f"offline is set (HF_HUB_OFFLINE?), but {told}: run warmup once with the network")
+            raise InvalidSettings(f"offline is set, but {self._lack()}: run warmup once with the network")
         if self.done.hub is not None:
             return self.done.hub
         hub = self.done.hub = Hub(self.settings)
         if proxy := proxy_before(hub.endpoint):
             log.warning("%s is reached through the proxy %s alone: all who use that share one quota", hub.name, proxy)
         return hub
+
+    def _lack(self) -> str:
+        """Tell why the folder as it is can't be used."""
+        record, asked = read_record(self.folder), self.selection
+        if record is not None and record.fits(asked, self.world.run):
+            return f"files that the ready record in {self.folder.home} speaks of are missing or were changed"
+        rows = "all rows" if asked.sample_count is None else f"{asked.sample_count:,} rows"
+        of = f"{asked.repo_id}, split {asked.split}, revision {asked.revision or 'any'}: {rows} with {asked.caption_key}"
+        return f"{self.folder.root} holds no ready record that fits ({of})"
 
     def plan(self) -> Value:
         """Tell what `run` would do now: downloads nothing but metadata.csv, writes nothing to the cache folder."""
@@ -234,8 +242,9 @@ class Warmup:
         found, whatever is raised.
         """
         manifest = read_manifest(self.folder)
-        if not manifest:
-            raise FolderNotUsable(f"{self.folder.home} has no manifest of {self.folder.split}: run warmup first")
+        if not manifest or read_record(self.folder) is None:
+            what = "ready record" if manifest else "manifest"
+            raise FolderNotUsable(f"{self.folder.home} has no {what} of {self.folder.split} that can be read: run warmup first")
         scan = self.folder.scan()
         like = {name: proof.digest for name, proof in manifest.items() if name in scan}
         right = prove(self.folder, scan, like, None, lambda *_, **__: None)

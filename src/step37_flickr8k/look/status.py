@@ -30,11 +30,17 @@ class SplitStatus:
     left_out: Mapping[str, int] = field(default_factory=dict)  # rows by caption, since their images can't be decoded
     files: int = 0
     bytes: int = 0
+    proven: int = 0  # files that the manifest speaks of, metadata.csv among them; none where it can't be read
     missing: int = 0
     skipped: Mapping[str, str] = field(default_factory=dict)
     runs: tuple[str, ...] = ()
     age: float | None = None  # s since the record was written
     downloader: Holder | None = None  # None, too, when the last one has ended well
+
+    @property
+    def state(self) -> str:
+        """Whether it can be used as it lies there."""
+        return "ready" if self.commit and self.proven and not self.missing else "not ready"
 
 
 def status(root: Path) -> list[SplitStatus]:
@@ -59,6 +65,7 @@ def _split(folder: CacheFolder) -> SplitStatus:
         left_out={key: _left_out(folder, record, key) for key in record.captions},
         files=sum(name != METADATA for name in manifest),
         bytes=sum(proven.size for proven in manifest.values()),
+        proven=len(manifest),
         missing=sum(name not in there for name in manifest),
         skipped=record.skipped,
         runs=record.runs,
@@ -85,7 +92,7 @@ def as_value(root: Path, splits: list[SplitStatus]) -> dict[str, Any]:
 def as_lines(root: Path, splits: list[SplitStatus]) -> list[str]:
     """Give what people read."""
     if not splits:
-        return [f"{root} holds no ready record, and nobody is filling it"]
+        return [f"{root} {'holds no ready record' if root.is_dir() else 'is not there'}, and nobody is filling it"]
     return [line for split in splits for line in _lines(root, split)]
 
 
@@ -94,14 +101,18 @@ def _lines(root: Path, split: SplitStatus) -> list[str]:
     if split.commit is None:
         lines.append("  not ready  no ready record")
     else:
-        lines.append(f"  ready      {split.repo_id} at commit {split.commit}, written {_ago(split.age)} ago")
+        lines.append(f"  {split.state:9}  {split.repo_id} at commit {split.commit}, written {_ago(split.age)} ago")
         for key, coverage in split.captions.items():
             bad = split.left_out[key]
             left_out = f", {bad:,} left out" if bad else ""
             lines.append(f"  rows       {coverage.rows - bad:,}{' (all)' if coverage.everything else ''} with {key}{left_out}")
-        lines.append(f"  files      {split.files:,} images, {split.bytes / 1e6:,.1f} MB")
+        if split.proven:
+            lines.append(f"  files      {split.files:,} images, {split.bytes / 1e6:,.1f} MB")
+        else:
+            lines.append("  files      not known, since the manifest can't be read: run warmup, which hashes them again")
     if split.missing:
-        lines.append(f"  missing    {split.missing:,} files are no longer there: run warmup, which fetches just these")
+        told = f"{split.missing:,} of {split.proven:,} files are no longer there: run warmup, which fetches just these"
+        lines.append(f"  missing    {told}")
     if split.skipped:
         lines.append(f"  left out   {len(split.skipped):,} images that can't be decoded: preview shows which, and why")
     if split.downloader:
