@@ -4,7 +4,9 @@ import http.client
 import http.server
 import json
 import os
+import re
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -359,6 +361,16 @@ def test_ranks_with_different_arguments_are_a_problem_here_too(hub: LocalHub, ca
     assert problem["check"] == "arguments"
     assert problem["rank"].startswith("rank 1 on ")
     assert problem["told"] == f"cache_dir is '{cache}-1' here and '{cache}-0' on rank 0"
+
+
+def test_what_rank_0_finds_is_said_before_it_waits(hub: LocalHub, cache: Path, job: Ranks) -> None:
+    """Who ends it while nobody else comes has its findings, and knows whom it waited for."""
+    assert hub.commit
+    job.start_command(0, "doctor", "--cache-dir", str(cache))
+    job.until_logged(0, "waiting for rank 1, 150 s at the most")
+    assert re.search(r"^ ok +endpoint +intro/flickr8k at ", job.log(0), re.MULTILINE)
+    job.signal(0, signal.SIGTERM)
+    assert job.wait() == {0: 143}
 
 
 @pytest.mark.slow

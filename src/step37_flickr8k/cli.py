@@ -209,13 +209,15 @@ def _doctor(parsed: argparse.Namespace) -> int:
     from step37_flickr8k.look import doctor, doctor_text  # noqa: PLC0415
     from step37_flickr8k.rendezvous import job_group  # noqa: PLC0415
 
-    found = doctor.examine(settings, world, job_group(world), contradictions(file=parsed.settings, environ=os.environ))
+    found: list[doctor.Finding] = []
+    for part in doctor.examine(settings, world, job_group(world), contradictions(file=parsed.settings, environ=os.environ)):
+        found += part
+        if world.rank == 0 and not parsed.json:  # at once: it may be long until the others come
+            _print(doctor_text.findings_as_text(part, sys.stdout))
     if world.rank != 0:
         return 0  # what it found is told by rank 0, whose code speaks for all
     if parsed.json:
         _print(json.dumps([vars(finding) for finding in found], indent=2))
-    else:
-        _print(doctor_text.findings_as_text(found, sys.stdout))
     return 2 if any(finding.state == "problem" for finding in found) else 0
 
 

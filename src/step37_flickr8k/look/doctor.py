@@ -4,10 +4,11 @@ Rank 0 asks the Hub, as the downloader would; each rank looks at its own setting
 rank 0 makes beside the cache, and try the lock that rank 0 holds on it.
 """
 
+import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -27,6 +28,8 @@ from step37_flickr8k.world import World
 
 __all__ = ["Finding", "examine"]
 
+log = logging.getLogger("step37_flickr8k")
+
 Value = dict[str, Any]
 _OK, _WARNING, _PROBLEM, _SKIPPED = "ok", "warning", "problem", "not checked"
 _TRIES = 2  # of each request: a doctor is asked by somebody who waits
@@ -36,7 +39,7 @@ _UNKNOWN_SIZE = 1 << 20  # bytes of an image, where the plan can't be known
 _OWN_MEMORY = 200 << 20  # bytes; measured: 72 MB with its workers, 110 more with pyarrow
 _TORCH_MEMORY = 250 << 20  # bytes; torch.distributed
 _TWO_NODES = ("folder shared", "locks", "lag")
-_HOW = "run it as two ranks on two nodes: srun --nodes=2 --ntasks-per-node=1 step37-flickr8k doctor ..."
+_HOW = "run it as two ranks on two nodes: srun --nodes=2 --ntasks-per-node=1 step37-flickr8k doctor, on Kubernetes args: [doctor]"
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,20 @@ class Finding:
     rank: str = ""
 
 
-def examine(settings: WarmupSettings, world: World, group: Group, contradictions: list[str]) -> list[Finding]:
-    """Look at everything that can be looked at from here; on rank 0 the result holds what all ranks found."""
+def examine(settings: WarmupSettings, world: World, group: Group, contradictions: list[str]) -> Iterator[list[Finding]]:
+    """Look at everything that can be looked at from here: gives first what this rank finds, then, on rank 0, what all do."""
     found = _settings(contradictions)
     if world.rank == 0:
         found += _alone(settings, world)
+    yield found
     if world.size == 1:
-        return found + _unchecked("needs two nodes")
-    return found + _together(Warmup(settings, world), group, found)
+        yield _unchecked("needs two nodes")
+        return
+    warmup = Warmup(settings, world)
+    if world.rank == 0:
+        others = "rank 1" if world.size == 2 else f"the {world.size - 1:,} other ranks"
+        log.info("waiting for %s, %.0f s at the most", others, warmup.patience.confirming)
+    yield _together(warmup, group, found)
 
 
 def _settings(contradictions: list[str]) -> list[Finding]:

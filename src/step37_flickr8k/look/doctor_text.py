@@ -21,6 +21,8 @@ def findings_as_text(findings: Sequence[Finding], stream: TextIO) -> str:
 def _rows(findings: Sequence[Finding]) -> Iterator[tuple[Text, str, str]]:
     for finding in findings:
         where = f"{finding.rank}: " if finding.rank else ""
-        yield Text(finding.state, style=_STYLES[finding.state]), finding.check, where + finding.told
+        # of one width, since there may be two tables: what rank 0 finds, and then what all do
+        state = Text(f"{finding.state:11}", style=_STYLES[finding.state])
+        yield state, f"{finding.check:13}", where + finding.told
         if finding.remedy:
             yield Text(""), "", f"-> {finding.remedy}"
