@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -105,9 +106,25 @@ def test_a_narrow_terminal_gets_one_line(hub: LocalHub, cache: Path, started: li
     hub.faults.add(Fault.quota(6, window=5.0))
     terminal = Terminal(60)
     started.append(start(terminal, cache, 0, 1, 1, "--log-level", "error", "--attempts", "100"))
-    seen = until_seen(terminal, r"^waiting for quota, [1-5] s: ")
+    seen = until_seen(terminal, r"^waiting for quota, [1-5] s, ")
     assert len(seen) == 1
     assert len(seen[0]) <= 60
+
+
+@pytest.mark.parametrize(("columns", "said"), [(40, "fetching"), (80, "fetching: 2 of 12 files, 0.0 of 0.0 MB")])
+def test_rate_and_time_left_have_room_on_every_terminal(
+    hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]], columns: int, said: str
+) -> None:
+    """What matters less goes first, the bar stays; and Ctrl-C, which the terminal shows as ^C, leaves nothing of either."""
+    hub.faults.add(Fault.delay(0.5, path="train/*.jpg"), Fault.status(503, path="train/0000.jpg", times=1))
+    terminal = Terminal(columns)
+    started.append(start(terminal, cache, 0, 1, 1, "--log-level", "error", "--concurrency", "1"))
+    until_seen(terminal, rf"^{re.escape(said)}, 0\.0 MB/s, \d+ s left [━╸╺]+$", 20)
+    os.write(terminal.theirs, b"^C")
+    started[0].send_signal(signal.SIGINT)
+    assert started[0].wait(30) == 130
+    seen = terminal.end()
+    assert not [line for line in seen if "s left" in line or "━" in line], seen
 
 
 @pytest.mark.parametrize(("arguments", "environment"), [(["--log-format", "json"], {}), ([], {"TERM": "dumb"})])

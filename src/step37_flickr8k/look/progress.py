@@ -18,6 +18,8 @@ log = logging.getLogger("step37_flickr8k")
 
 _LINE_EVERY = 5.0  # s between two lines of progress
 _DRAWN = 4  # times a second
+_LEAST_BAR = 5  # columns that the bar takes, and the gap before it
+_ECHO = 3  # columns that stay free for the terminal's own "^C": from a full line it would go to the next, and the bar would stay
 # Before each line of a log on a terminal: takes away the bar that rank 0, perhaps another process, has drawn there; it comes
 # again in the line below. A line and this are one write, which terminals don't mix with another's.
 CLEAR = "\r\x1b[2K"
@@ -102,6 +104,16 @@ def _clock(seconds: float) -> str:
     return f"{minutes}:{rest:02} min" if minutes else f"{rest} s"
 
 
+def _fitting(told: Mapping[str, Any], rate: list[str], width: int) -> str:
+    """Give the words that fit: where there is little room, the rate and the time left matter most."""
+    told = dict(told)
+    for name in ("retries", "of_bytes", "of_files"):
+        if len(said := ", ".join([how_far(told), *rate])) <= width:
+            return said
+        told.pop(name, None)
+    return ", ".join([how_far(told), *rate])
+
+
 class _Bar:
     """Progress as one line at the end of a terminal, which is gone when the run is over."""
 
@@ -113,9 +125,9 @@ class _Bar:
         words = progress.TextColumn(
             "{task.description}", markup=False, table_column=table.Column(no_wrap=True, overflow="ellipsis")
         )
-        columns = (words, progress.BarColumn(bar_width=None, table_column=table.Column(ratio=1)))
+        self._bar = progress.BarColumn(bar_width=1)
         ways: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False, "refresh_per_second": _DRAWN}
-        self._progress = progress.Progress(*columns, console=console, transient=True, expand=True, **ways)
+        self._progress = progress.Progress(words, self._bar, console=console, transient=True, **ways)
         self._task = self._progress.add_task("starting", total=None)
         self._progress.start()
 
@@ -124,5 +136,7 @@ class _Bar:
             self._progress.stop()
             return
         total, completed = told.get("of_bytes", told.get("of_files")), told.get("bytes", told.get("files", 0))
-        said = ", ".join([how_far(told), *self._rate(told)])
+        width = self._progress.console.width - _ECHO
+        said = _fitting(told, self._rate(told), width - _LEAST_BAR)
+        self._bar.bar_width = width - len(said) - 1
         self._progress.update(self._task, description=said, total=total, completed=completed)
