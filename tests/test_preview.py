@@ -14,6 +14,7 @@ from PIL import Image
 
 from step37_flickr8k import cli
 from step37_flickr8k.images import thumbnail
+from step37_flickr8k.images import contact_sheet
 from step37_flickr8k.localhub import LocalHub
 from step37_flickr8k.look.preview import _MOST_ROWS
 from tests.conftest import captioned, write_rows
@@ -149,6 +150,7 @@ def test_the_contact_sheet_shows_the_first_rows(hub: LocalHub, shown: Any, tmp_p
         assert (image.format, image.size) == ("PNG", (6 * 152 + 8, 2 * 182 + 8))
         colours = image.convert("RGB").crop((8, 8, 152, 152)).getcolors(1 << 16)
         framed = image.convert("RGB").getpixel((2 * 152 + 8, 8))
+        assert image.convert("RGB").getpixel((152 + 8, 8)) != (255, 255, 255), "a small copy fills its place"
     assert colours is not None
     assert len(colours) > 50
     assert isinstance(framed, tuple)
@@ -156,6 +158,9 @@ def test_the_contact_sheet_shows_the_first_rows(hub: LocalHub, shown: Any, tmp_p
     shown("--png", str(sheet), "--sample-count", "2")
     with Image.open(sheet) as image:
         assert image.size == (2 * 152 + 8, 182 + 8)
+    fitting = f"{'a' * 23} {'b' * 23}"
+    copy = (hub.folder / "train" / "0001.jpg").read_bytes()
+    assert contact_sheet([(copy, fitting)], 1) != contact_sheet([(copy, f"{fitting} more")], 1), "what is cut ends in ..."
 
 
 def test_what_cannot_be_shown_is_said(hub: LocalHub, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

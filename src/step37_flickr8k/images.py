@@ -78,7 +78,7 @@ def thumbnail(path: Path, most: int) -> tuple[bytes, tuple[int, int]]:
 
 def contact_sheet(tiles: Sequence[tuple[bytes | None, str]], columns: int) -> bytes:
     """Give small copies in a grid as PNG, each with its words below; without a copy the words stand in its place, in red."""
-    from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415
+    from PIL import Image, ImageDraw, ImageFont, ImageOps  # noqa: PLC0415
 
     step, gap = (_SIDE, _SIDE + _TEXT), 8
     rows = -(-len(tiles) // columns)
@@ -91,8 +91,10 @@ def contact_sheet(tiles: Sequence[tuple[bytes | None, str]], columns: int) -> by
             place, most, ink = (x + 4, y + 4), 9, _RED
         else:
             with Image.open(BytesIO(copy)) as small:
-                sheet.paste(small, (x + (_SIDE - small.width) // 2, y + (_SIDE - small.height) // 2))
+                shown = ImageOps.contain(small, (_SIDE, _SIDE))  # some copies are smaller, to be of few bytes
+            sheet.paste(shown, (x + (_SIDE - shown.width) // 2, y + (_SIDE - shown.height) // 2))
             place, most, ink = (x, y + _SIDE + 2), 2, _INK
-        draw.multiline_text(place, "\n".join(textwrap.wrap(words, _LINE)[:most]), ink, font)
+        lines = textwrap.wrap(words, _LINE, max_lines=most, placeholder="\u2026")
+        draw.multiline_text(place, "\n".join(lines), ink, font)
     sheet.quantize(256).save(out := BytesIO(), "PNG", optimize=True)  # a third of the bytes
     return out.getvalue()

@@ -90,6 +90,7 @@ class _Rate:
         now = time.monotonic()
         if self._start is None or told["bytes"] < self._start[1]:
             self._start = now, told["bytes"]
+            return []  # at the first look nothing is known of it
         since, before = self._start
         rate = (told["bytes"] - before) / max(now - since, 0.001)
         left = [f"{_clock((told['of_bytes'] - told['bytes']) / rate)} left"] if rate > 0 else []
