@@ -363,6 +363,17 @@ def test_ranks_with_different_arguments_are_a_problem_here_too(hub: LocalHub, ca
     assert problem["told"] == f"cache_dir is '{cache}-1' here and '{cache}-0' on rank 0"
 
 
+def test_a_place_that_takes_no_files_comes_with_a_remedy(hub: LocalHub, examine: Examine) -> None:
+    """It is named itself, not a file that was tried there."""
+    assert hub.commit
+    found = examine("--cache-dir", "/proc/none")["folder"]
+    assert (found["state"], found["told"], found["remedy"]) == (
+        "problem",
+        "/proc: No such file or directory",
+        "choose another cache_dir",
+    )
+
+
 def test_what_rank_0_finds_is_said_before_it_waits(hub: LocalHub, cache: Path, job: Ranks) -> None:
     """Who ends it while nobody else comes has its findings, and knows whom it waited for."""
     assert hub.commit

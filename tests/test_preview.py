@@ -170,7 +170,8 @@ def test_what_cannot_be_shown_is_said(hub: LocalHub, cache: Path, tmp_path: Path
     assert "has no ready record of train: run warmup first" in capsys.readouterr().err
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     assert cli.run(["preview", "--cache-dir", str(cache), "--caption-key", "caption_1"]) == 2
-    assert "caption_key 'caption_1' isn't ready in" in capsys.readouterr().err
+    assert "caption_key 'caption_1' isn't ready in" in (told := capsys.readouterr().err)
+    assert "run warmup with it, or choose from caption_0" in told
     assert cli.run(["preview", "--cache-dir", str(cache), "--output", str(tmp_path / "none" / "x.html")]) == 2
     assert "x.html can't be written" in capsys.readouterr().err
     shutil.rmtree(cache / "train")

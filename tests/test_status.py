@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,6 +112,26 @@ def test_who_is_filling_it_and_how_far_is_told(hub: LocalHub, cache: Path, say: 
     (lease,) = (cache / ".step37-flickr8k").glob("train.lease.*")
     os.utime(lease, (time.time() - 7200,) * 2)
     assert re.search(r"given up   \S+, rank 0, run night, silent for 2 h \(fetching: 11 of 12", say())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"timeout": "soon"},
+        {"progress": ["fetching"]},
+        {"progress": {"state": 5}},
+        {"progress": {"state": "fetching", "of_files": 3}},
+        {"progress": {"state": "fetching", "retries": {"503": "x"}}},
+    ],
+    ids=str,
+)
+def test_a_lease_that_a_hand_has_been_at_is_still_shown(hub: LocalHub, cache: Path, say: Say, damage: dict[str, Any]) -> None:
+    """Who holds it is said; what makes no sense isn't."""
+    assert hub.commit
+    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
+    (lease,) = (cache / ".step37-flickr8k").glob("train.lease.*")
+    lease.write_text(json.dumps(json.loads(lease.read_text()) | {"state": "held"} | damage))
+    assert re.search(r"  filling    \S+, rank 0: \S", say())
 
 
 def test_a_failure_is_told_with_its_reason(hub: LocalHub, cache: Path, say: Say) -> None:

@@ -367,7 +367,8 @@ class CacheFolder:
         except FileExistsError:
             raise
         except OSError as error:
-            where = error.filename or self.root
+            where = Path(error.filename or self.root)
+            where = where.parent if where.name.startswith(_TEMPORARY) else where  # whose name tells nobody anything
             if error.errno in _FULL:
                 raise FolderFull(f"{where}: {error.strerror}: free space, raise the quota or lower sample_count") from error
             if error.errno in _REFUSED:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeGuard
 
 from step37_flickr8k.errors import LeaseLost, Step37Error, as_value, from_value
 from step37_flickr8k.folder import CacheFolder
@@ -65,10 +65,19 @@ def holder(folder: CacheFolder) -> Holder | None:
     return Holder(
         **{name: said.get(name) for name in ("run", "rank", "host", "pid", "state")},  # type: ignore[arg-type]
         silent=time.time() - folder.written(f"{folder.split}.lease.{generation}"),
-        timeout=said.get("timeout", _USUAL),
-        progress=said.get("progress") or {},
+        timeout=timeout if isinstance(timeout := said.get("timeout"), int | float) else _USUAL,
+        progress=progress if _is_progress(progress := said.get("progress")) else {},
         failure=f"{failure.get('error')}: {failure.get('message')}" if isinstance(failure, dict) else None,
     )
+
+
+def _is_progress(told: object) -> TypeGuard[dict[str, Any]]:
+    """Tell whether it can be shown: a hand may have been at the lease."""
+    if not isinstance(told, dict) or not isinstance(told.get("state"), str) or not isinstance(told.get("retries", {}), dict):
+        return False
+    numbers = [*told.get("retries", {}).values(), *(value for name, value in told.items() if name not in {"state", "retries"})]
+    paired = all(name in told for name in ("files", "bytes") if f"of_{name}" in told)
+    return paired and all(isinstance(number, int | float) for number in numbers)
 
 
 def take(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from step37_flickr8k.errors import AccessDenied, ConfigurationError, FolderFull, RepositoryNotFound, Step37Error
+from step37_flickr8k.errors import AccessDenied, ConfigurationError, FolderFull, RepositoryNotFound, Step37Error, TransientError
 from step37_flickr8k.fetch import memory_in_flight
 from step37_flickr8k.folder import CacheFolder, Probe, lock, nearest
 from step37_flickr8k.group import Group, difference, share
@@ -193,7 +193,8 @@ def _folder(settings: WarmupSettings, plan: Value | None) -> list[Finding]:
     try:
         folder.try_out()
     except Step37Error as error:
-        return [Finding("folder", _PROBLEM, str(error)), Finding("space", _SKIPPED, "the folder isn't usable")]
+        remedy = "choose another cache_dir" if isinstance(error, TransientError) else ""  # else the message names one
+        return [Finding("folder", _PROBLEM, str(error), remedy), Finding("space", _SKIPPED, "the folder isn't usable")]
     fine = Finding("folder", _OK, f"{place} takes files and renames{beside}")
     if kind := local_file_system(folder.root):
         told = f"{place} is on {kind}, which other nodes can't see, unless this one exports it"
