@@ -105,6 +105,13 @@ def test_hostile_names_and_captions_are_text(hub: LocalHub, shown: Any) -> None:
     assert told[1][0].endswith("\\u202egpj.exe.jpg")
 
 
+def test_a_very_long_caption_is_cut_and_says_so(hub: LocalHub, shown: Any) -> None:
+    """A thousand characters are shown, and an ellipsis."""
+    write_rows(hub.folder / "train", [captioned(0) | {"caption_0": "x" * 1001}, captioned(1) | {"caption_0": "x" * 1000}])
+    _, told = shown()
+    assert [row[1] for row in told] == ["x" * 1000 + "\u2026", "x" * 1000]
+
+
 def test_six_thousand_rows_stay_below_25_megabytes(hub: LocalHub, shown: Any) -> None:
     """Even of pictures that can't be compressed: at most 3 KB each; beyond that the page says that it holds the first ones."""
     for number in range(12):

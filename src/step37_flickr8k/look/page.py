@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 
 from step37_flickr8k.errors import InvalidSettings
+from step37_flickr8k.look.visible import visible
 
 __all__ = ["render", "try_out", "write"]
 
@@ -17,12 +18,15 @@ __all__ = ["render", "try_out", "write"]
 def render(name: str, *, script: str = "", **values: Any) -> str:
     """Fill a page of ``pages/``; it may run that one script of it, by its hash, and no other."""
     loader = jinja2.PackageLoader("step37_flickr8k.look", "pages")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    ways: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = jinja2.Environment(loader=loader, autoescape=True, finalize=_shown, **ways)
     code = loader.get_source(environment, script)[0] if script else ""
     allowed = "'sha256-" + base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() + "'" if script else "'none'"
     return environment.get_template(name).render(script=code, allowed=allowed, **values)
+
+
+def _shown(value: Any) -> Any:
+    return visible(value) if type(value) is str else value  # what is markup already is our own
 
 
 def try_out(file: Path) -> None:

@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from step37_flickr8k.errors import FolderNotUsable, InvalidSettings
 from step37_flickr8k.folder import CacheFolder
 from step37_flickr8k.images import contact_sheet, thumbnail
 from step37_flickr8k.look.page import render
+from step37_flickr8k.look.visible import visible
 from step37_flickr8k.plan import METADATA, Row, Selection
 from step37_flickr8k.record import Record, read_record, rows_of
 from step37_flickr8k.settings import WarmupSettings
@@ -24,8 +24,6 @@ _MOST_BYTES = 2900  # of a small copy; as text in the page it takes a third more
 _PER_PAGE = 96  # pictures that a browser decodes at once
 _LONGEST = 1000  # characters of a caption that are shown
 _SHEET = (6, 24)  # columns and pictures of the contact sheet
-# What turns or hides text, and what is no character: written out, so that a name looks as it is.
-_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -111,23 +109,23 @@ def _tiles(folder: CacheFolder, record: Record, selection: Selection, watch: Cal
             pictures[name] = picture
             watch({"state": "decoding", "files": len(pictures), "of_files": len(names)})
     for each in rows:
-        yield each if isinstance(each, Tile) else replace(pictures[each.file_name], caption=_visible(each.caption[:_LONGEST]))
+        yield each if isinstance(each, Tile) else replace(pictures[each.file_name], caption=visible(_shortened(each.caption)))
 
 
 def _picture(folder: CacheFolder, record: Record, name: str) -> Tile:
-    path, shown = folder.files / name, _visible(name)
+    path, shown = folder.files / name, visible(name)
     try:
         weight = path.stat().st_size
         if name in record.skipped:
-            return Tile(shown, "", weight, flaw=_visible(record.skipped[name]))
+            return Tile(shown, "", weight, flaw=visible(record.skipped[name]))
         copy, size = thumbnail(path, _MOST_BYTES)
     except (OSError, ValueError, SyntaxError) as error:  # gone since, or changed
-        return Tile(shown, "", flaw=_visible(getattr(error, "strerror", None) or str(error).replace(str(path), name)))
+        return Tile(shown, "", flaw=visible(getattr(error, "strerror", None) or str(error).replace(str(path), name)))
     return Tile(shown, "", weight, size, copy)
 
 
-def _visible(text: str) -> str:
-    return _HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+def _shortened(caption: str) -> str:
+    return caption if len(caption) <= _LONGEST else f"{caption[:_LONGEST]}\u2026"
 
 
 def _as_text(copy: bytes | None) -> str:

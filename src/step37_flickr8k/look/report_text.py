@@ -9,6 +9,7 @@ from rich.text import Text
 from step37_flickr8k.look.progress import count_rows
 from step37_flickr8k.look.report import RankReport, Report
 from step37_flickr8k.look.tables import table, text_for
+from step37_flickr8k.look.visible import visible
 
 __all__ = ["headline", "report_as_text", "slow_ranks"]
 
@@ -19,7 +20,7 @@ _RANKS = 16  # that are shown one by one
 
 def report_as_text(report: Report, stream: TextIO) -> str:
     """Give it for a stream; without a terminal in plain text."""
-    first = Text(headline(report), style="bold green" if report.ok else "bold red")
+    first = Text(visible(headline(report)), style="bold green" if report.ok else "bold red")
     parts = _parts(report, blocks=(stream.encoding or "utf-8").lower().startswith("utf"))
     return text_for(stream, [first, *(each for part in parts for each in ("", part))])
 

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from step37_flickr8k.look.visible import visible
+
 __all__ = ["table", "text_for"]
 
 _WIDE = 160  # columns where nobody looks at a terminal: a file, a pipe
@@ -31,5 +33,5 @@ def table(*names: str, rows: Iterable[Sequence[str | Text]], header: bool = True
         narrow = right or (number == 0 and not header)
         made.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=narrow)
     for row in rows:
-        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+        made.add_row(*(Text(visible(cell)) if isinstance(cell, str) else cell for cell in row))
     return made

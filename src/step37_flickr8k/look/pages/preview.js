@@ -24,7 +24,7 @@ function tile([file, caption, bytes, width, height, flaw, copy]) {
     image.src = `data:image/webp;base64,${copy}`;
     picture.append(image);
   }
-  const words = element("p", "", caption);
+  const words = element("p", "words", caption);
   words.dir = "auto";
   const name = element("p", "facts mono", file);
   const facts = bytes ? `${(bytes / 1000).toFixed(1)} kB${width ? `, ${width} × ${height}` : ""}` : "";
