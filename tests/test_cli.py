@@ -221,7 +221,13 @@ def job(tmp_path: Path) -> Iterator[Ranks]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_end_it_within_two_seconds_with_nothing_torn(
-    hub: LocalHub, cache: Path, job: Ranks, number: signal.Signals, code: int
+    hub: LocalHub,
+    cache: Path,
+    job: Ranks,
+    number: signal.Signals,
+    code: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """SIGTERM is 143, Ctrl-C 130; no unfinished file stays, and what was verified does."""
     hub.faults.add(Fault.stall(60, path="train/0003.jpg"))
@@ -238,6 +244,10 @@ def test_signals_end_it_within_two_seconds_with_nothing_torn(
     assert time.monotonic() - start < 2.5
     words = {143: "ended by SIGTERM", 130: "interrupted"}[code]
     assert f'"message": "{words}"' in job.log(0), "in the report"
+    report = tmp_path / "report.json"
+    report.write_text(job.log(0)[job.log(0).index("{\n") : job.log(0).index("\n}") + 2])
+    assert cli.run(["report", str(report)]) == 0
+    assert capsys.readouterr().out.startswith(f"{words} after ")
     assert not list((cache / "train").glob(".*"))
     hub.faults.clear()
     hub.clear_requests()

@@ -63,7 +63,7 @@ def test_each_split_is_shown_with_what_is_ready(hub: LocalHub, draw: Draw, cache
     assert f"{cache}/train\n  ready      intro/flickr8k at commit {hub.commit}, written " in said
     assert "  rows       12 (all) with caption_0\n  rows       7 with caption_1\n  files      12 images, 0.0 MB" in said
     assert train["captions"] == {"caption_0": {"rows": 12, "everything": True}, "caption_1": {"rows": 7, "everything": False}}
-    assert train["bytes"] == sum(path.stat().st_size for path in (cache / "train").iterdir())
+    assert train["bytes"] == sum(path.stat().st_size for path in (cache / "train").glob("*.jpg")), "as the report counts"
     assert (validation["split"], validation["files"], validation["downloader"]) == ("validation", 5, None)
 
 
@@ -74,9 +74,9 @@ def test_what_is_no_longer_there_and_what_is_bad_is_said(hub: LocalHub, cache: P
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     (cache / "train" / "0001.jpg").unlink()
     said = say()
-    assert "missing    1 of 13 files are no longer there: run warmup" in said
+    assert "missing    1 of 13 files no longer there: run warmup" in said
     assert "  not ready  intro/flickr8k at commit" in said
-    assert "left out   1 images that can't be decoded" in said
+    assert "left out   1 image that can't be decoded" in said
     assert "rows       11 (all) with caption_0, 1 left out" in said
     (cache / "train" / "metadata.csv").unlink()
     assert "rows       12 (all) with caption_0\n" in say()
@@ -96,8 +96,7 @@ def test_a_manifest_that_cannot_be_read_is_said(hub: LocalHub, cache: Path, say:
 def test_who_is_filling_it_and_how_far_is_told(hub: LocalHub, cache: Path, say: Say, job: Ranks) -> None:
     """While a warmup runs: host, rank, run, state, files, bytes; once it is killed and silent, that the next one takes over."""
     hub.faults.add(Fault.stall(60, path="train/0003.jpg"))
-    told = {"STEP37_HEARTBEAT_TIMEOUT": "1", "STEP37_RUN_ID": "night"}  # the lease beats twice a second then
-    job.start_all("warmup", "--cache-dir", str(cache), **told)
+    job.start_all("warmup", "--cache-dir", str(cache), STEP37_RUN_ID="night")
     deadline = time.monotonic() + 60
     while not re.search(
         r"filling    \S+, rank 0, run night: fetching: 11 of 12 files, 0\.0 of 0\.0 MB, \d+ s ago", said := say()
@@ -132,6 +131,19 @@ def test_a_lease_that_a_hand_has_been_at_is_still_shown(hub: LocalHub, cache: Pa
     (lease,) = (cache / ".step37-flickr8k").glob("train.lease.*")
     lease.write_text(json.dumps(json.loads(lease.read_text()) | {"state": "held"} | damage))
     assert re.search(r"  filling    \S+, rank 0: \S", say())
+
+
+def test_a_run_that_was_ended_is_no_lost_rank(hub: LocalHub, cache: Path, say: Say, job: Ranks, tmp_path: Path) -> None:
+    """SIGTERM has one name, in the log, in the report and here."""
+    hub.faults.add(Fault.stall(60, path="train/0003.jpg"))
+    file = tmp_path / "report.json"
+    job.start_all("warmup", "--cache-dir", str(cache), "--report", str(file))
+    job.until_logged(0, "fetching 12 of 12 files")
+    job.signal(0, signal.SIGTERM)
+    assert job.wait() == {0: 143}
+    assert re.search(r"failed     \S+, rank 0, \d+ s ago: rank 0 was ended by SIGTERM$", say(), re.MULTILINE)
+    assert cli.run(["report", str(file)]) == 0
+    assert "RankZeroLost" not in job.log(0)
 
 
 def test_a_failure_is_told_with_its_reason(hub: LocalHub, cache: Path, say: Say) -> None:

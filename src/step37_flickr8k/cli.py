@@ -111,7 +111,7 @@ def _warmup(parsed: argparse.Namespace) -> int:
 
 
 def _few(names: Collection[str]) -> str:
-    more = f" and {len(names) - 8} more (all are in the report)" if len(names) > 8 else ""
+    more = f" and {len(names) - 8:,} more (all are in the report)" if len(names) > 8 else ""
     return ", ".join([*names][:8]) + more
 
 
@@ -263,7 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, run, about, reads in (
         ("warmup", _warmup, "the job: rank 0 downloads, the others wait, all read (run it on every rank)", None),
-        ("plan", _plan, "what warmup would do: files, bytes, requests; downloads nothing", None),
+        ("plan", _plan, "what warmup would do: files, bytes, requests; downloads no image", None),
         ("verify", _verify, "hash the cache again and compare it with its manifest; --repair mends it", None),
         ("status", _status, "what the cache folder holds, and who is filling it right now; asks nobody", {"cache_dir"}),
         ("preview", _preview, "the samples of a warm cache as a page with a search box, and as a picture", _PREVIEWED),

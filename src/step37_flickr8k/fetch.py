@@ -165,5 +165,5 @@ class _Arriving:
 
 def _summary(failed: dict[str, str], total: int) -> str:
     told = ", ".join(f"{name} ({reason})" for name, reason in list(failed.items())[:5])
-    more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
-    return f"{len(failed)} of {total} files could not be fetched: {told}{more}: what came is kept, run it again"
+    more = f" and {len(failed) - 5:,} more" if len(failed) > 5 else ""
+    return f"{len(failed):,} of {total:,} files could not be fetched: {told}{more}: what came is kept, run it again"

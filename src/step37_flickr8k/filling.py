@@ -101,9 +101,10 @@ class Filling:
         # those that come lie beside those that they replace until they have their bytes
         beside = size * min(1.0, 2 * self._task.settings.concurrency / max(1, len(files)))
         self._folder.check_space(max(0, size - sum(replaced) + int(min(beside, sum(replaced)))), len(files) - len(replaced))
-        log.info("fetching %d of %d files, %.1f MB, at commit %s", len(files), survey.plan.files, size / 1e6, survey.commit)
+        count = f"{len(files):,} of {survey.plan.files:,} files, {size / 1e6:,.1f} MB"
+        log.info("fetching %s, at commit %s", count, survey.commit)
         if survey.wait:
-            log.info("the Hub's quota will make this wait %.0f s for %d requests", survey.wait, survey.requests)
+            log.info("the Hub's quota will make this wait %.0f s for %s requests", survey.wait, f"{survey.requests:,}")
 
     def _record_before(self, survey: Survey) -> Record | None:
         """Give the record to grow; one of another commit is taken away first: never a record over mixed files."""
@@ -134,7 +135,8 @@ class Filling:
         if survey.shards:
             bulk = Source(base=self._hub.parquet_base(), headers=self._hub.headers(), account=self._task.account)
             tally = fetch_bulk(survey.shards, files, bulk, self._workers, self._landing(survey.proven), **self._ways)
-            log.info("%d of %d files came in bulk, with %d requests", tally.files, len(files), tally.requests)
+            came = f"{tally.files:,} of {len(files):,} files"
+            log.info("%s came in bulk, with %s requests", came, f"{tally.requests:,}")
             files = [file for file in files if file.name not in survey.proven]
         tally.add(self._fetch_files([*files, *lost] if lost else files, survey.commit, survey.proven))
         return tally

@@ -194,7 +194,7 @@ class CacheFolder:
             told = f"{place} has {_amount(room)} free, the plan needs {_amount(need)}"
             raise FolderFull(f"{told}: free space or lower sample_count")
         if free.f_files and free.f_favail < files:  # 0 inodes in all: the file system doesn't count them
-            raise FolderFull(f"{place} has {free.f_favail} inodes free, the plan needs {files}: delete files")
+            raise FolderFull(f"{place} has {free.f_favail:,} inodes free, the plan needs {files:,}: delete files")
         if size > 0:
             self._check_quota(place, size)
 

@@ -229,7 +229,7 @@ def _lead(
         if error is None and not outcome["ok"]:
             error = from_value(outcome)  # what the others were told meanwhile stands
         if error is None:
-            watch({"state": "confirming"})
+            progress("confirming")
         verdict = herald.conclude(error, _heard(confirm, result, 0.0) if error is None else {"ok": True})
     finally:
         herald.stop()

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, TypeGuard
 
-from step37_flickr8k.errors import LeaseLost, Step37Error, as_value, from_value
+from step37_flickr8k.errors import LeaseLost, RankZeroLost, Step37Error, as_value, from_value
 from step37_flickr8k.folder import CacheFolder
 
 __all__ = ["Claim", "Holder", "Lease", "holder", "take"]
@@ -24,6 +24,7 @@ __all__ = ["Claim", "Holder", "Lease", "holder", "take"]
 log = logging.getLogger("step37_flickr8k")
 
 _ROOM = 4096  # bytes that a lease has from its first instant: on a full disk its end can be written in place, but it can't grow
+_FIRST_BEAT = 1.0  # s
 _USUAL = 120.0  # s of silence that a lease of an older version allows
 _LONGEST = 2000  # characters of a failure's message that fit there
 
@@ -67,8 +68,14 @@ def holder(folder: CacheFolder) -> Holder | None:
         silent=time.time() - folder.written(f"{folder.split}.lease.{generation}"),
         timeout=timeout if isinstance(timeout := said.get("timeout"), int | float) else _USUAL,
         progress=progress if _is_progress(progress := said.get("progress")) else {},
-        failure=f"{failure.get('error')}: {failure.get('message')}" if isinstance(failure, dict) else None,
+        failure=_told(failure) if isinstance(failure, dict) else None,
     )
+
+
+def _told(failure: Mapping[str, Any]) -> str:
+    """Give a failure in words; one that ended from outside has no other name than what ended it."""
+    message = str(failure.get("message"))
+    return message if failure.get("error") == RankZeroLost.__name__ else f"{failure.get('error')}: {message}"
 
 
 def _is_progress(told: object) -> TypeGuard[dict[str, Any]]:
@@ -208,7 +215,9 @@ class Lease:
             raise LeaseLost(f"another downloader has taken over {self._folder.files}, since this one was silent for too long")
 
     def _keep(self) -> None:
-        while not self._lost and not self._ended.wait(self._timeout / 8):
+        pause = _FIRST_BEAT  # often at first: who looks at a run has often just started it
+        while not self._lost and not self._ended.wait(pause := min(pause, self._timeout / 8)):
+            pause *= 2
             try:
                 self._beat({})
             except (OSError, Step37Error) as error:

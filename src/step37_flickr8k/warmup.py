@@ -143,7 +143,7 @@ class Warmup:
         """Refuse a selection with images that can't be decoded, where that was asked for; the record stands all the same."""
         if result["skipped"] and self.settings.bad_images == "error":
             named = ", ".join(f"{name} ({why})" for name, why in [*result["skipped"].items()][:_NAMED])
-            told = f"{len(result['skipped'])} of the {result['rows']} rows name images that can't be decoded: {named}"
+            told = f"{len(result['skipped']):,} of the {result['rows']:,} rows name images that can't be decoded: {named}"
             raise BadImages(f"{told}: set bad_images=skip to do without them, or choose another revision or sample_count")
         return result
 
@@ -267,8 +267,8 @@ class Warmup:
         missing, wrong = found["missing"], found["wrong"]
         named = [*(f"{name} is missing" for name in missing[:_NAMED]), *(f"{name} has wrong bytes" for name in wrong[:_NAMED])]
         more = len(missing) + len(wrong) - len(named)
-        named += [f"and {more} more (--json names all)"] if more else []
-        count = f"{len(missing)} of {found['files']} files are missing and {len(wrong)} wrong"
+        named += [f"and {more:,} more (--json names all)"] if more else []
+        count = f"{len(missing):,} of {found['files']:,} files are missing and {len(wrong):,} wrong"
         return f"{count} in {self.folder.files}: {', '.join(named)}"
 
     def _repair(self, names: list[str]) -> Tally:

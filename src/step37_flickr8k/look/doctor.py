@@ -20,6 +20,7 @@ from step37_flickr8k.fetch import memory_in_flight
 from step37_flickr8k.folder import CacheFolder, Probe, lock, nearest
 from step37_flickr8k.group import Group, difference, share
 from step37_flickr8k.hub import Hub
+from step37_flickr8k.look.progress import counted
 from step37_flickr8k.node import local_file_system, memory_limit, proxy_before
 from step37_flickr8k.settings import WarmupSettings
 from step37_flickr8k.warmup import Warmup
@@ -315,7 +316,7 @@ def _shared(second: Value, away: Mapping[str, Value]) -> Finding:
     if blind := _which(away, lambda said: not said["listed"]):
         remedy = "choose a cache_dir on a file system that all nodes share, at the same path, or cache_scope=node"
         return Finding("folder shared", _PROBLEM, f"{blind} doesn't see what rank 0 writes to {place}", remedy)
-    return Finding("folder shared", _OK, f"{len(away)} ranks on other nodes see what rank 0 writes to {place}")
+    return Finding("folder shared", _OK, f"what rank 0 writes to {place} is seen on other nodes, by {counted(len(away), 'rank')}")
 
 
 def _locks(second: Value, away: Mapping[str, Value]) -> Finding:

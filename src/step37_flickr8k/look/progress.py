@@ -12,7 +12,7 @@ from step37_flickr8k.world import World
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["CLEAR", "count_rows", "display", "how_far", "terminal"]
+__all__ = ["CLEAR", "count_rows", "counted", "display", "how_far", "terminal"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -50,7 +50,12 @@ def how_far(told: Mapping[str, Any]) -> str:
 
 def count_rows(ready: int, left_out: int) -> str:
     """Give rows that can be used, and how many can't since their images can't be decoded: ``28 rows, 12 left out``."""
-    return f"{ready:,} {'row' if ready == 1 else 'rows'}" + (f", {left_out:,} left out" if left_out else "")
+    return counted(ready, "row") + (f", {left_out:,} left out" if left_out else "")
+
+
+def counted(number: int, thing: str) -> str:
+    """Give a number of things: ``1 rank``, ``1,200 ranks``."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def display(settings: WarmupSettings, world: World) -> Callable[[dict[str, Any]], None]:

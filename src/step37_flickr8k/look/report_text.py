@@ -6,7 +6,7 @@ from typing import TextIO
 from rich.table import Table
 from rich.text import Text
 
-from step37_flickr8k.look.progress import count_rows
+from step37_flickr8k.look.progress import count_rows, counted
 from step37_flickr8k.look.report import RankReport, Report
 from step37_flickr8k.look.tables import table, text_for
 from step37_flickr8k.look.visible import visible
@@ -15,6 +15,7 @@ __all__ = ["headline", "report_as_text", "slow_ranks"]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _LONGEST_BAR = 30
+_ENDED = {"Terminated", "KeyboardInterrupt"}  # from outside: their message says how
 _RANKS = 16  # that are shown one by one
 
 
@@ -53,7 +54,9 @@ def _parts(report: Report, *, blocks: bool) -> Iterator[Table | str]:
 def headline(report: Report) -> str:
     """Give the run in a sentence."""
     if not report.ok:
-        return f"failed after {report.total_seconds:,.1f} s with {report.error}, exit code {report.exit_code}"
+        after = f"after {report.total_seconds:,.1f} s"
+        how = f"{report.message} {after}" if report.error in _ENDED else f"failed {after} with {report.error}"
+        return f"{how}, exit code {report.exit_code}"
     did = "the cache was warm" if report.warm else f"{report.files:,} files, {report.bytes / 1e6:,.1f} MB fetched"
     rows = report.rows or 0
     ready = rows - len(report.skipped) if report.ready_rows is None else report.ready_rows
@@ -72,7 +75,7 @@ def _about(report: Report) -> Table:
         ("cache", report.cache_dir),
         (
             "run",
-            f"{report.run or '-'}, {report.world_size} ranks, rank 0 on {report.host}, {report.started:%Y-%m-%d %H:%M:%S %Z}",
+            f"{report.run or 'no name'}, {counted(report.world_size, 'rank')}, rank 0 on {report.host}, {report.started:%Y-%m-%d %H:%M:%S %Z}",
         ),
     ]
     if report.requests is not None:

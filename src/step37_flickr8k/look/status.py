@@ -10,7 +10,7 @@ from typing import Any
 from step37_flickr8k.errors import Step37Error
 from step37_flickr8k.folder import CacheFolder
 from step37_flickr8k.lease import Holder, holder
-from step37_flickr8k.look.progress import how_far
+from step37_flickr8k.look.progress import counted, how_far
 from step37_flickr8k.plan import METADATA, Selection
 from step37_flickr8k.record import Coverage, Record, read_manifest, read_record, rows_of
 
@@ -64,7 +64,7 @@ def _split(folder: CacheFolder) -> SplitStatus:
         captions=record.captions,
         left_out={key: _left_out(folder, record, key) for key in record.captions},
         files=sum(name != METADATA for name in manifest),
-        bytes=sum(proven.size for proven in manifest.values()),
+        bytes=sum(proven.size for name, proven in manifest.items() if name != METADATA),
         proven=len(manifest),
         missing=sum(name not in there for name in manifest),
         skipped=record.skipped,
@@ -107,14 +107,14 @@ def _lines(root: Path, split: SplitStatus) -> list[str]:
             left_out = f", {bad:,} left out" if bad else ""
             lines.append(f"  rows       {coverage.rows - bad:,}{' (all)' if coverage.everything else ''} with {key}{left_out}")
         if split.proven:
-            lines.append(f"  files      {split.files:,} images, {split.bytes / 1e6:,.1f} MB")
+            lines.append(f"  files      {counted(split.files, 'image')}, {split.bytes / 1e6:,.1f} MB")
         else:
             lines.append("  files      not known, since the manifest can't be read: run warmup, which hashes them again")
     if split.missing:
-        told = f"{split.missing:,} of {split.proven:,} files are no longer there: run warmup, which fetches just these"
+        told = f"{split.missing:,} of {counted(split.proven, 'file')} no longer there: run warmup, which fetches just these"
         lines.append(f"  missing    {told}")
     if split.skipped:
-        lines.append(f"  left out   {len(split.skipped):,} images that can't be decoded: preview shows which, and why")
+        lines.append(f"  left out   {counted(len(split.skipped), 'image')} that can't be decoded: preview shows which, and why")
     if split.downloader:
         lines.append(_downloader(split.downloader))
     return lines
