@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from step37_flickr8k import cli
-from step37_flickr8k.images import thumbnail
-from step37_flickr8k.images import contact_sheet
+from step37_flickr8k.images import contact_sheet, thumbnail
 from step37_flickr8k.localhub import LocalHub
 from step37_flickr8k.look.preview import _MOST_ROWS
 from tests.conftest import captioned, write_rows

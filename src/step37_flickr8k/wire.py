@@ -29,22 +29,6 @@ _SLOWEST = 10  # files that a tally remembers
 _LEAST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # s
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where the bytes come from: the quoted address of the files' folder, and the headers for its origin alone.
-
-    What was done there is added to ``account``, whatever ends it.
-    """
-
-    base: str
-    headers: Mapping[str, str]
-    account: "Tally" = field(default_factory=lambda: Tally())
-
-    def url(self, name: str) -> URL:
-        """Give the address of a file."""
-        return URL(self.base + quote(name), encoded=True)
-
-
 @dataclass(frozen=True)
 class Quota:
     """What the Hub's ``RateLimit`` headers tell: requests left now, seconds until there are more, and how many a window."""
@@ -97,6 +81,22 @@ class Tally:
         self.retries += other.retries
         self.quota = other.quota or self.quota
         self.took(*other.slowest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the bytes come from: the quoted address of the files' folder, and the headers for its origin alone.
+
+    What was done there is added to ``account``, whatever ends it.
+    """
+
+    base: str
+    headers: Mapping[str, str]
+    account: Tally = field(default_factory=Tally)
+
+    def url(self, name: str) -> URL:
+        """Give the address of a file."""
+        return URL(self.base + quote(name), encoded=True)
 
 
 class Fault(Exception):

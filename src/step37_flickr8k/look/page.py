@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,10 @@ def _shown(value: Any) -> Any:
 def try_out(file: Path) -> None:
     """See whether a file can be written, before the work for it; one that is there stays as it is. Raises like `write`."""
     with _errors(file):
-        there = file.exists()
-        file.open("ab").close()
-        if not there:
-            file.unlink()
+        if file.exists():
+            file.open("ab").close()
+        else:
+            tempfile.TemporaryFile(dir=file.parent).close()
 
 
 def write(file: Path, content: str | bytes) -> None:

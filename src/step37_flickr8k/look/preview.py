@@ -85,7 +85,8 @@ def preview(settings: WarmupSettings, watch: Callable[[dict[str, Any]], None]) -
     coverage = record.captions.get(settings.caption_key)
     if coverage is None:
         ready = ", ".join(record.captions)
-        raise InvalidSettings(f"caption_key {settings.caption_key!r} isn't ready in {folder.root}: run warmup with it, or choose from {ready}")
+        told = f"caption_key {settings.caption_key!r} isn't ready in {folder.root}"
+        raise InvalidSettings(f"{told}: run warmup with it, or choose from {ready}")
     rows = min(coverage.rows, settings.sample_count or coverage.rows)
     selection = Selection(
         repo_id=record.repo_id, split=folder.split, caption_key=settings.caption_key, sample_count=min(rows, _MOST_ROWS)
