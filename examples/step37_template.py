@@ -11,7 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 from step37_flickr8k import MultimodalSFTSample
 
 PLACEHOLDER = "<image>"
-IMAGE = "<im_start>" + 169 * "<im_patch>" + "<im_end>"  # 13 x 13 patches of an image
+PATCHES = 169  # of an image: 13 x 13
+IMAGE = "<im_start>" + PATCHES * "<im_patch>" + "<im_end>"
 IMAGE_TOKENS = ("<im_start>", "<im_patch>", "<im_end>")
 TURN_TOKENS = ("<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -28,7 +29,7 @@ class Step37Template:
 
         Raises ValueError where a token of an image isn't one token to it.
         """
-        if len(tokenizer(IMAGE, add_special_tokens=False)["input_ids"]) != 171:
+        if len(tokenizer(IMAGE, add_special_tokens=False)["input_ids"]) != PATCHES + 2:
             raise ValueError(f"the tokenizer doesn't have {', '.join(IMAGE_TOKENS)} as tokens: it isn't one of Step3.7's layout")
         self._tokenizer = tokenizer
         self._reserved = {PLACEHOLDER, *IMAGE_TOKENS, *tokenizer.all_special_tokens}
@@ -44,16 +45,14 @@ class Step37Template:
         self._check(dialog["images"], asked, answer["content"])
         text = self._written([{**turn, "content": turn["content"].replace(PLACEHOLDER, IMAGE)} for turn in asked] + [answer])
         if not text.endswith(counted := answer["content"] + self._end):
-            raise ValueError(f"the chat template changes the caption {answer['content']!r}, or writes behind it what depends on it")
-        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        if len(encoded["input_ids"]) > self._tokenizer.model_max_length:
-            raise ValueError(
-                f"{dialog['images']}: {len(encoded['input_ids'])} tokens, but the tokenizer's model_max_length is "
-                f"{self._tokenizer.model_max_length}: raise it, or leave the sample out"
-            )
+            raise ValueError(f"the chat template doesn't end with the caption as it is, {answer['content']!r}, and {self._end!r}")
         first = len(text) - len(counted)
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        tokens, most = encoded["input_ids"], self._tokenizer.model_max_length
+        if len(tokens) > most:
+            raise ValueError(f"{dialog['images']}: {len(tokens)} tokens, but model_max_length is {most}: leave the sample out")
         return {
-            "tokens": torch.tensor(encoded["input_ids"], dtype=torch.int64),
+            "tokens": torch.tensor(tokens, dtype=torch.int64),
             "loss_mask": torch.tensor([begin >= first for begin, _ in encoded["offset_mapping"]], dtype=torch.float32),
             "image_paths": [(path, "image") for path in dialog["images"]],
         }
@@ -91,6 +90,7 @@ class ByteTokenizer:
 
     all_special_tokens = (*TURN_TOKENS, *IMAGE_TOKENS)
     model_max_length = 4096
+    _chat = jinja2.Template(CHAT_TEMPLATE)
 
     def __len__(self) -> int:
         """Give the number of tokens."""
@@ -98,7 +98,7 @@ class ByteTokenizer:
 
     def apply_chat_template(self, turns: list[dict[str, str]], **_: bool) -> str:
         """Write a dialog as text."""
-        return jinja2.Template(CHAT_TEMPLATE, keep_trailing_newline=True).render(messages=turns)
+        return str(self._chat.render(messages=turns))
 
     def __call__(self, text: str, **_: bool) -> dict[str, Any]:
         """Give each token's number and its place in the text."""
