@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from step37_template import CHAT_TEMPLATE, IMAGE_TOKENS, TURN_TOKENS, ByteTokenizer, Step37Template, collate
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.utils.data import DataLoader, DistributedSampler
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -53,6 +53,8 @@ def build_tokenizer(folder: Path, chat_template: str = CHAT_TEMPLATE, **more: An
         vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator([*CAPTIONS, PROMPT, "user\n", "assistant\n"], trainer)
+    begin = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])  # which the chat template has written
+    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), begin])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BOS,
