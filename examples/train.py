@@ -46,7 +46,7 @@ def load_tokenizer(folder: Path | None) -> Any:
         return ByteTokenizer()
     from transformers import AutoTokenizer  # noqa: PLC0415 - an extra: pip install '.[transformers]'
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def train(batches: "DataLoader[Any]", tokens: int, who: str) -> None:
