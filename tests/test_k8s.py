@@ -28,6 +28,7 @@ from step37_flickr8k.world import World
 Value = dict[str, Any]
 ROOT = Path(__file__).parent.parent
 K8S = ROOT / "k8s"
+EXAMPLES = ROOT / "examples"
 OVERLAYS = sorted(folder.name for folder in (K8S / "overlays").iterdir())
 BESIDE = {"cron", "train"}  # stand beside a warmup, whose settings and claim they use
 OLDEST = "1.31"  # has all that the Job needs
@@ -48,7 +49,8 @@ def build(overlay: str) -> list[Value]:
 @pytest.fixture
 def mine(tmp_path: Path) -> Callable[[str], list[Value]]:
     """Build a kustomization of one's own, which lies beside the overlays."""
-    shutil.copytree(K8S, tmp_path / "k8s")
+    for folder in (K8S, EXAMPLES):
+        shutil.copytree(folder, tmp_path / folder.name)
 
     def built(text: str) -> list[Value]:
         folder = tmp_path / "k8s" / "overlays" / "mine"
@@ -321,6 +323,19 @@ def test_a_training_rank_reads_as_somebody_else(monkeypatch: pytest.MonkeyPatch)
         assert cache["readOnly"] is True
         become(environment(container, build("train") + build("local"), job), monkeypatch)
         assert cli._load(cli._parser().parse_args(["settings"])).settings.offline
+
+
+def test_a_training_rank_runs_the_one_script() -> None:
+    """The ConfigMap that it mounts holds every script of ``examples/``; where it may write, its workers have their sockets."""
+    objects = build("train")
+    (container,) = pod_of(find(objects, "Job"))["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod_of(find(objects, "Job"))["volumes"]}
+    assert find(objects, "ConfigMap")["data"] == {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")}
+    assert volumes["script"]["configMap"]["name"] == find(objects, "ConfigMap")["metadata"]["name"]
+    assert container["command"] == ["python", f"{mounts['script']}/train.py"]
+    assert "emptyDir" in volumes["scratch"]
+    assert mounts["scratch"] == "/tmp"
 
 
 @pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name not in BESIDE | {"private-hub"}])
