@@ -431,12 +431,13 @@ def test_a_mistyped_setting_is_refused(mine: Callable[[str], list[Value]], monke
 
 
 @pytest.fixture
-def wait(cache: Path) -> Iterator[subprocess.Popen[str]]:
+def wait(cache: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
     """Run the init container's own command, with this environment's ``step37-flickr8k`` before all others."""
     job = find(build("train"), "Job")
     (container,) = pod_of(job)["initContainers"]
     environ = environment(container, build("train") + build("local"), job)
     environ |= {"STEP37_CACHE_DIR": str(cache), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environ |= getattr(request, "param", {})
     # a shell can't trap what was ignored when it started, as SIGTERM is here after a test that ran the command in this process
     command = ["env", "--default-signal=TERM", *(part.replace("sleep 10", "sleep 1") for part in container["command"])]
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -459,3 +460,15 @@ def test_a_wait_ends_by_sigterm(wait: subprocess.Popen[str]) -> None:
     assert "holds no ready record that fits" in wait.stdout.readline()
     wait.terminate()
     assert wait.wait(30) == 143
+
+
+@pytest.mark.parametrize("wait", [{"STEP37_SAMPLE_CONT": "8"}], indirect=True)
+def test_a_wait_ends_at_once_where_the_settings_are_wrong(wait: subprocess.Popen[str]) -> None:
+    """A typo is said once and fails the Job, by a rule of its own for exit code 2: pods would never see the setting mended."""
+    assert wait.stdout is not None
+    assert "STEP37_SAMPLE_COUNT?" in wait.stdout.read()
+    assert wait.wait(30) == 2
+    failing = [
+        rule["onExitCodes"] for rule in find(build("train"), "Job")["spec"]["podFailurePolicy"]["rules"] if "onExitCodes" in rule
+    ]
+    assert failing == [{"operator": "In", "values": [2]}]
