@@ -342,7 +342,7 @@ def test_a_volume_that_is_there_is_bound_and_kept(overlay: str) -> None:
 
 def test_the_documents_own_overlay_is_one(mine: Callable[[str], list[Value]]) -> None:
     """The example of the documents builds and is valid, and what it sets arrives: namespace, image, ranks, settings, volume."""
-    text = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "how-to" / "kubernetes.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```yaml\n(# k8s/overlays/mine/.*?)```", text, re.DOTALL)
     objects = mine(example)
     for each in objects:
@@ -360,7 +360,7 @@ def test_the_documents_own_overlay_is_one(mine: Callable[[str], list[Value]]) ->
 
 def test_the_initializer_of_kubeflow_is_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a Job that JobSet makes an indexed one, the documents' container has valid settings and waits for nobody."""
-    text = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "how-to" / "kubernetes.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```yaml\n(replicatedJobs:.*?)```", text, re.DOTALL)
     job = yaml.safe_load(example)["replicatedJobs"][0]["template"]
     (container,) = containers(job)

@@ -22,7 +22,7 @@ from step37_flickr8k.settings import Loaded, WarmupSettings, flags
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "slurm"
-TEXTS = [*SCRIPTS.iterdir(), ROOT / "docs" / "slurm.md"]
+TEXTS = [*SCRIPTS.iterdir(), ROOT / "docs" / "how-to" / "slurm.md"]
 RUNTIMES = {
     "venv": {"VENV": str(Path(sys.executable).parents[1])},
     "pyxis": {"CONTAINER_IMAGE": "registry#step37:1", "CONTAINER_MOUNTS": "/lustre:/lustre"},

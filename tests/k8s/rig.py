@@ -240,7 +240,7 @@ class Room:
         return Job(self, job)
 
     def again(self, name: str, *patches: Manifest) -> "Job":
-        """Delete the Job and apply it anew, as docs/kubernetes.md says."""
+        """Delete the Job and apply it anew, as docs/how-to/kubernetes.md says."""
         kubectl("delete", "job", "warmup", "--namespace", self.name, "--ignore-not-found")
         until(lambda: all(pod.gone for pod in list(self.pods.values())), "the end of its pods")
         self.pods.clear()
@@ -335,7 +335,7 @@ class Job:
         return pod
 
     def messages(self, more: str = "") -> list[str]:
-        """Give the lines of all its pods' termination messages, oldest pod first, read as docs/kubernetes.md says."""
+        """Give the lines of all its pods' termination messages, oldest pod first, read as docs/how-to/kubernetes.md says."""
         path = 'jsonpath={range .items[*]}{.status.containerStatuses[0].state.terminated.message}{"\\n"}{end}'
         which = ("--selector", f"batch.kubernetes.io/job-name={self.name}{more}", "--sort-by=.metadata.creationTimestamp")
         told = kubectl("get", "pods", "--namespace", self.room.name, *which, "--output", path).stdout
