@@ -92,10 +92,11 @@ def _sentence(text: str | None) -> str:
 
 
 def library() -> Iterator[str]:
-    """Give mkdocstrings' mark for each public name: of the package, then of the local Hub."""
+    """Give mkdocstrings' mark for each public name, errors last: of the package, then of the local Hub."""
     for package in (step37_flickr8k, localhub):
         yield f"## {package.__name__}\n\n{(package.__doc__ or '').splitlines()[0]}\n"
-        yield from (f"::: {package.__name__}.{name}\n" for name in package.__all__)
+        names = sorted(package.__all__, key=lambda name: name in vars(errors))
+        yield from (f"::: {package.__name__}.{name}\n" for name in names)
 
 
 # --- exit codes -------------------------------------------------------------------------------------------------------------
@@ -122,10 +123,11 @@ def report_fields() -> Iterator[str]:
     """Give a table of the report's fields, and one for each kind of object in it."""
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     for part in (schema, *schema["$defs"].values()):
-        yield f"## {part['title']}\n\n{part['description'].replace('``', '`')}\n\n| field | type | meaning |\n|---|---|---|"
+        yield f"## {part['title']}\n\n{part['description'].replace('``', '`')}\n\n| field | type | always | meaning |\n|---|---|---|---|"
         for name, field in part["properties"].items():
-            always = "" if name in part["required"] else "may be missing; "
-            yield f"| `{name}` | {_json_type(field)} | {always}{field.get('description', name.replace('_', ' '))} |"
+            always = "yes" if name in part["required"] else ""
+            meaning = f"the setting [{name}](settings.md#{name})" if name in settings.WarmupSettings.model_fields else ""
+            yield f"| `{name}` | {_json_type(field)} | {always} | {field.get('description', meaning)} |"
         yield ""
 
 
