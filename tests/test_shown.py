@@ -1,7 +1,7 @@
 """Every command and every Python block that README.md and docs/ show is run: here, or by a suite that is named, or it is listed.
 
 A page is a session: its commands and blocks run in their order in one shell, in a folder of their own, against a local Hub.
-Lists of exceptions, a line each: docs/not-run.txt (``COMMAND  # reason``) and docs/run-elsewhere.txt (``COMMAND  # FILE: text in it``).
+Two lists of exceptions: docs/not-run.txt (``COMMAND  # reason``) and docs/run-elsewhere.txt (``COMMAND  # FILE: text in it``).
 """
 
 import os
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,9 +104,23 @@ class Session:
                     lines += [*self._lines(self.meant(command))]
         return "\n".join(lines)
 
+    def run(self, script: str) -> tuple[int, str]:
+        """Give the exit code of a script, and all that it said."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        its_own = {"HOME": str(self.folder / "home"), "PATH": path, "HF_ENDPOINT": self.hub.endpoint, "OMP_NUM_THREADS": "1"}
+        ways: dict[str, Any] = {"cwd": self.folder / "work", "env": os.environ | its_own, "start_new_session": True}
+        said: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        with subprocess.Popen(["bash", "-c", script], **ways, **said) as shell:
+            try:
+                text, _ = shell.communicate(timeout=280)
+            finally:
+                if shell.poll() is None:
+                    os.killpg(shell.pid, signal.SIGKILL)
+        return shell.returncode, text
+
     @staticmethod
     def _lines(command: str) -> Iterator[str]:
-        """A command that fails ends the session; a server stays, as in a terminal of its own."""
+        """Let a command that fails end the session; a server stays, as in a terminal of its own."""
         if command.startswith("step37-flickr8k hub "):
             yield f"{command} &"
             port = re.search(r"--port (\d+)", command)
@@ -113,7 +128,7 @@ class Session:
             yield f"until {up}; do kill -0 $! || exit 1; sleep 0.1; done"
         else:
             yield command
-            yield "code=$?; [ $code = 0 ] || { echo \"ended with $code, before line $LINENO\" >&2; exit 1; }"
+            yield 'code=$?; [ $code = 0 ] || { echo "ended with $code, before line $LINENO" >&2; exit 1; }'
 
 
 def free_port() -> str:
@@ -123,7 +138,7 @@ def free_port() -> str:
 
 @pytest.fixture
 def session(draw: Draw, tmp_path: Path) -> Iterator[Session]:
-    """A folder that looks like the documents' machine, with a data set of two splits, and a Hub that serves it."""
+    """Make a folder that looks like the documents' machine, with a data set of two splits, and a Hub that serves it."""
     folder = tmp_path / "machine"
     for name in ("data", "home", "lustre/team", "scratch", "work"):
         (folder / name).mkdir(parents=True)
@@ -134,32 +149,19 @@ def session(draw: Draw, tmp_path: Path) -> Iterator[Session]:
         yield Session(folder, hub, {port: free_port() for port in ("8000", "8001")})
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", [name for name, file in DOCUMENTS.items() if blocks(file)])
 def test_what_a_page_shows_works(name: str, session: Session) -> None:
-    """All commands and Python blocks of a page, in one shell, end with 0, and print what it shows, but for those that are listed."""
-    script = session.script(blocks(DOCUMENTS[name]))
-    bin_ = Path(sys.executable).parent
-    its_own = {"HOME": str(session.folder / "home"), "PATH": f"{bin_}:{os.environ['PATH']}", "HF_ENDPOINT": session.hub.endpoint}
-    quiet = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    shell = subprocess.Popen(
-        ["bash", "-c", script],
-        env=os.environ | its_own | quiet,
-        cwd=session.folder / "work",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        said, _ = shell.communicate(timeout=100)
-    finally:
-        if shell.poll() is None:
-            os.killpg(shell.pid, signal.SIGKILL)
+    """Its commands and Python blocks, in one shell, end with 0 and print what it shows, but for those that are listed."""
+    page = blocks(DOCUMENTS[name])
+    script = session.script(page)
+    code, said = session.run(script)
     numbered = "\n".join(f"{number:3} {line}" for number, line in enumerate(script.splitlines(), 1))
-    assert shell.returncode == 0, f"{numbered}\n{said}"
+    assert code == 0, f"{numbered}\n{said}"
     if name != "README.md":  # what it shows is of a cluster
-        expected = [without_numbers(session.meant(line)) for block in blocks(DOCUMENTS[name]) for line in block.printed]
-        assert set(expected) <= set(without_numbers(said).splitlines())
+        expected = {without_numbers(session.meant(line)) for block in page for line in block.printed}
+        assert expected <= {without_numbers(line) for line in said.splitlines()}
 
 
 def test_no_list_of_exceptions_holds_what_nobody_shows() -> None:

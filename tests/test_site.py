@@ -6,11 +6,15 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import reference
+from selenium.webdriver.support.wait import WebDriverWait
 
 import step37_flickr8k
 from step37_flickr8k import cli, errors, localhub
@@ -47,7 +51,7 @@ def test_every_command_has_a_section_with_its_arguments() -> None:
     told = sections(page("command"))
     assert [*told] == [*group.choices]
     for name, command in group.choices.items():
-        shown = [action for action in command._actions if action.help != argparse.SUPPRESS]
+        shown = [action for action in command._actions if action.help != argparse.SUPPRESS and action.dest != "help"]
         for action in [action for action in shown if action.dest not in WarmupSettings.model_fields]:
             assert f"`{(action.option_strings or [action.metavar or action.dest])[0]}" in told[name], action
         assert ("Takes every" in told[name]) == (name in {"warmup", "plan", "verify", "doctor", "settings"}), name
@@ -83,6 +87,12 @@ def test_every_field_of_a_report_is_told() -> None:
 # --- in a browser -----------------------------------------------------------------------------------------------------------
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    """A web server without a log."""
+
+    def log_message(self, *_: object) -> None: ...
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the site."""
@@ -109,7 +119,7 @@ def test_every_page_fits_two_widths(site: Path, seen: Browser) -> None:
         for width in (1280, 390):
             for dark in (False, True):
                 seen.open(file, width, dark=dark)
-                assert seen.fits(), f"{file} at {width}"
+                WebDriverWait(seen.driver, 10).until(lambda _: seen.fits(), f"{file} at {width}")  # scripts are still at it
                 assert seen.contrast() >= 4.5, f"{file}, dark: {dark}"
         assert seen.complaints() == [], file
 
@@ -117,9 +127,7 @@ def test_every_page_fits_two_widths(site: Path, seen: Browser) -> None:
 @pytest.mark.slow
 def test_what_is_searched_for_is_found(site: Path, seen: Browser) -> None:
     """On any web server, with nothing from elsewhere, a word of a page is found."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(site))
-    handler.log_message = lambda *_: None
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         seen.driver.get(f"http://127.0.0.1:{server.server_port}/index.html")
         seen.driver.implicitly_wait(10)

@@ -14,6 +14,13 @@ import step37_flickr8k
 from step37_flickr8k import cli, errors, localhub, settings
 
 SCHEMA = Path(__file__).parents[1] / "docs" / "report.schema.json"
+_NAMES = {
+    "string": "text",
+    "password": "text, a secret",
+    "path": "path",
+    "boolean": "`true` or `false`",
+    "object": "JSON object of secrets",
+}
 MARK = re.compile(r"<!-- generated: (\w+) -->")
 
 
@@ -39,21 +46,21 @@ def settings_sections() -> Iterator[str]:
 
 
 def _setting_type(schema: Mapping[str, Any]) -> str:
-    nothing = ", or nothing" if {"type": "null"} in schema.get("anyOf", ()) else ""
-    kind = next((each for each in schema.get("anyOf", ()) if each != {"type": "null"}), schema)
+    kinds = schema.get("anyOf", [schema])
+    kind, optional = kinds[0], {"type": "null"} in kinds
     if "enum" in kind:
         return "one of " + ", ".join(f"`{value}`" for value in kind["enum"])
-    if kind["type"] == "integer":
-        return f"whole number, {_limits(kind)}" + nothing.replace("nothing", "`all`")
     if kind["type"] == "number":
         return f"seconds, {_limits(kind)}; or with a unit, as in `90s`, `15m`, `1h`"
-    secret = {"path": "path", "password": "text, a secret"}.get(kind.get("format", ""), "text")
-    return {"boolean": "`true` or `false`", "object": "JSON object of texts, which are secrets"}.get(kind["type"], secret) + nothing
+    if kind["type"] == "integer":
+        return f"whole number, {_limits(kind)}{', or `all`' if optional else ''}"
+    name = _NAMES[kind.get("format", kind["type"])]
+    return f"{name}, or nothing" if optional else name
 
 
 def _limits(kind: Mapping[str, Any]) -> str:
-    least = f"at least {kind['minimum']:g}" if "minimum" in kind else "more than 0"
-    return f"{least}, at most {kind['maximum']:,}" if "maximum" in kind else least
+    least, most = kind.get("minimum", kind.get("ge")), kind.get("maximum", kind.get("le"))  # pydantic's two ways to say it
+    return ("more than 0" if least is None else f"at least {least}") + (f", at most {most:,}" if most else "")
 
 
 # --- the command ------------------------------------------------------------------------------------------------------------
@@ -67,7 +74,7 @@ def commands() -> Iterator[str]:
     fields = {field for field, *_ in settings.flags()}
     for name, command in group.choices.items():
         yield f"## {name}\n\n{_sentence(about[name])}\n\n| argument | meaning |\n|---|---|"
-        actions = [action for action in command._actions if action.help != argparse.SUPPRESS]  # noqa: SLF001
+        actions = [action for action in command._actions if action.help != argparse.SUPPRESS and action.dest != "help"]  # noqa: SLF001
         yield from (_argument(command, action) for action in actions if action.dest not in fields)
         taken = [action.dest for action in actions if action.dest in fields]
         if fields <= {*taken}:
@@ -104,7 +111,8 @@ def library() -> Iterator[str]:
 
 def exit_codes() -> Iterator[str]:
     """Give a section for each exit code: what to do, and the errors that end with it."""
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and kind.__module__ == errors.__name__]
+    bases = (errors.Step37Error, errors.Terminated)
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, bases)]
     for code in (0, *sorted({kind.exit_code for kind in kinds}, key=lambda code: (code == 1, code)), 130):
         yield f"## {code}\n\nWhat to do: {errors.what_to_do(code)}.\n\n| error | what happened |\n|---|---|"
         ended = [kind for kind in kinds if kind.exit_code == code]
@@ -123,7 +131,8 @@ def report_fields() -> Iterator[str]:
     """Give a table of the report's fields, and one for each kind of object in it."""
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     for part in (schema, *schema["$defs"].values()):
-        yield f"## {part['title']}\n\n{part['description'].replace('``', '`')}\n\n| field | type | always | meaning |\n|---|---|---|---|"
+        yield f"## {part['title']}\n\n{part['description'].replace('``', '`')}\n"
+        yield "| field | type | always | meaning |\n|---|---|---|---|"
         for name, field in part["properties"].items():
             always = "yes" if name in part["required"] else ""
             meaning = f"the setting [{name}](settings.md#{name})" if name in settings.WarmupSettings.model_fields else ""
