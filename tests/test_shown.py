@@ -4,6 +4,7 @@ A page is a session: its commands and blocks run in their order in one shell, in
 Two lists of exceptions: docs/not-run.txt (``COMMAND  # reason``) and docs/run-elsewhere.txt (``COMMAND  # FILE: text in it``).
 """
 
+import argparse
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from step37_flickr8k import cli
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import Draw
 
@@ -92,7 +94,7 @@ class Session:
 
     def script(self, page: list[Block]) -> str:
         """Write the page's files; give the shell script of its commands and Python blocks."""
-        lines = ["trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT"]
+        lines = ["set -eE", "trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT", "trap 'echo \"failed: $BASH_COMMAND\"' ERR"]
         for number, block in enumerate(page):
             if block.file or block.language == "python":
                 file = self.folder / "work" / (block.file or f"block-{number}.py")
@@ -128,7 +130,7 @@ class Session:
             yield f"until {up}; do kill -0 $! || exit 1; sleep 0.1; done"
         else:
             yield command
-            yield 'code=$?; [ $code = 0 ] || { echo "ended with $code, before line $LINENO" >&2; exit 1; }'
+            yield "[ $? = 0 ]"  # what fails before && doesn't end a shell by itself
 
 
 def free_port() -> str:
@@ -178,6 +180,18 @@ def test_what_runs_elsewhere_is_there(command: str) -> None:
     file, _, text = ELSEWHERE[command].partition(": ")
     assert text
     assert text in (ROOT / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands_that_the_text_names_are_there(name: str) -> None:
+    """In the midst of a sentence, too, a target is one of the Makefile, a subcommand and its flags are the command's own."""
+    (group,) = (action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    text = DOCUMENTS[name].read_text(encoding="utf-8")
+    for target in re.findall(r"`make ([a-z][a-z0-9-]*)", text):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for subcommand, rest in re.findall(r"`step37-flickr8k ([a-z]+)([^`]*)`", text):
+        assert set(re.findall(r"--[a-z-]+", rest)) <= group.choices[subcommand]._option_string_actions.keys(), rest
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
