@@ -72,16 +72,16 @@ def test_every_error_stands_at_its_exit_code() -> None:
     assert len(kinds) > 20
     for kind in kinds:
         assert kind.__doc__
-        assert f"| `{kind.__name__}` | {kind.__doc__.splitlines()[0]} |" in told[str(kind.exit_code)]
+        assert f"- `{kind.__name__}`: {kind.__doc__.splitlines()[0]}\n" in told[str(kind.exit_code)]
 
 
 def test_every_field_of_a_report_is_told() -> None:
-    """Each property of the published schema has a row with its type, in the table of its object."""
+    """Each property of the published schema has a line with its type, in the list of its object."""
     schema = json.loads((ROOT / "docs" / "report.schema.json").read_text(encoding="utf-8"))
     told = sections(page("report"))
     for part in (schema, *schema["$defs"].values()):
         for name in part["properties"]:
-            assert re.search(rf"^\| `{name}` \| \S.* \| (yes)? \| .* \|$", told[part["title"]], re.MULTILINE), name
+            assert re.search(rf"^- `{name}` \(\S.*\)", told[part["title"]], re.MULTILINE), name
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------------
@@ -116,6 +116,7 @@ def test_every_page_fits_two_widths(site: Path, seen: Browser) -> None:
     pages = [file for file in site.glob("**/*.html") if file.name != "404.html"]
     assert len(pages) > 30
     for file in pages:
+        assert not re.search(r'<(script|link|img)[^>]+(src|href)="(https?:)?//', file.read_text(encoding="utf-8")), file
         for width in (1280, 390):
             for dark in (False, True):
                 seen.open(file, width, dark=dark)

@@ -114,10 +114,9 @@ def exit_codes() -> Iterator[str]:
     bases = (errors.Step37Error, errors.Terminated)
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, bases)]
     for code in (0, *sorted({kind.exit_code for kind in kinds}, key=lambda code: (code == 1, code)), 130):
-        yield f"## {code}\n\nWhat to do: {errors.what_to_do(code)}.\n\n| error | what happened |\n|---|---|"
-        ended = [kind for kind in kinds if kind.exit_code == code]
-        yield from (f"| `{kind.__name__}` | {_first_line(kind)} |" for kind in ended)
-        yield {0: "| | none: it is done |", 130: "| `KeyboardInterrupt` | Raised by Ctrl-C. |"}.get(code, "") + "\n"
+        yield f"## {code}\n\nWhat to do: {errors.what_to_do(code)}.\n"
+        yield from (f"- `{kind.__name__}`: {_first_line(kind)}" for kind in kinds if kind.exit_code == code)
+        yield {0: "- no error: it is done.", 130: "- `KeyboardInterrupt`: Raised by Ctrl-C."}.get(code, "") + "\n"
 
 
 def _first_line(kind: type) -> str:
@@ -128,15 +127,15 @@ def _first_line(kind: type) -> str:
 
 
 def report_fields() -> Iterator[str]:
-    """Give a table of the report's fields, and one for each kind of object in it."""
+    """Give a list of the report's fields, and one for each kind of object in it."""
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     for part in (schema, *schema["$defs"].values()):
         yield f"## {part['title']}\n\n{part['description'].replace('``', '`')}\n"
-        yield "| field | type | always | meaning |\n|---|---|---|---|"
         for name, field in part["properties"].items():
-            always = "yes" if name in part["required"] else ""
-            meaning = f"the setting [{name}](settings.md#{name})" if name in settings.WarmupSettings.model_fields else ""
-            yield f"| `{name}` | {_json_type(field)} | {always} | {field.get('description', meaning)} |"
+            always = "" if name in part["required"] else ", may be missing"
+            meaning = f": the setting [{name}](settings.md#{name})" if name in settings.WarmupSettings.model_fields else ""
+            meaning = f": {field['description']}" if "description" in field else meaning
+            yield f"- `{name}` ({_json_type(field)}{always}){meaning}"
         yield ""
 
 
