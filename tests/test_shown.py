@@ -144,7 +144,8 @@ def session(draw: Draw, tmp_path: Path) -> Iterator[Session]:
     folder = tmp_path / "machine"
     for name in ("data", "home", "lustre/team", "scratch", "work"):
         (folder / name).mkdir(parents=True)
-    (folder / "work" / "demo").symlink_to(ROOT / "demo")
+    for name in ("demo", "examples"):
+        (folder / "work" / name).symlink_to(ROOT / name)
     draw(12)
     shutil.copytree(draw(6, split="validation"), folder / "data" / "flickr8k")
     with LocalHub(folder / "data" / "flickr8k") as hub:
