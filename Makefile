@@ -15,7 +15,7 @@ LINT_VENV ?= .venv-lint
 LINT_STAMP := $(LINT_VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-kill test-sharedfs test-fuse test-nfs test-slow test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types pictures bench bench-barrier bench-fetch format clean
+.PHONY: help demo test test-kill test-sharedfs test-fuse test-nfs test-slow test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types docs pictures bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -106,6 +106,11 @@ lint: $(STAMP) ## ruff and shellcheck
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
 
+docs: $(STAMP) ## the documentation as a site, into site/; then what it shows and no test runs, and the links that nobody follows
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@printf '\nshown, but not run (docs/not-run.txt):\n' && cat docs/not-run.txt
+	@printf '\nlinks to elsewhere, not checked:\n' && grep -rnoE --include='*.md' '\]\(https?://[^)]+\)' README.md docs || true
+
 pictures: $(STAMP) ## the pictures of the README, made anew; as root on Debian it installs the browser
 	tests/install chromium chromium-driver
 	PYTHONPATH=.:demo $(BIN)/python tools/pictures.py $(if $(DATA),--data '$(DATA)')
@@ -123,4 +128,4 @@ format: $(STAMP) ## let ruff write the files as `lint` wants them
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) $(LINT_VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LINT_VENV) site .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
