@@ -13,9 +13,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LINT_VENV ?= .venv-lint
 LINT_STAMP := $(LINT_VENV)/.installed
+DIST_VENV ?= .venv-dist
+DIST_STAMP := $(DIST_VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-kill test-sharedfs test-slow test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types pictures bench bench-barrier bench-fetch format clean
+.PHONY: help demo dist test test-kill test-sharedfs test-slow test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types pictures bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,6 +31,14 @@ $(STAMP): pyproject.toml constraints.txt tools/check_torch_build.py
 
 demo: $(STAMP) ## the main job on an embedded Hub: 4 ranks, twice, then 2 training ranks; DATA=<folder> takes your own data
 	$(BIN)/python demo/run.py $(if $(DATA),--data '$(DATA)')
+
+$(DIST_STAMP): requirements/dist.txt
+	$(PYTHON) -m venv $(DIST_VENV)
+	$(DIST_VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements/dist.txt
+	touch $@
+
+dist: $(DIST_STAMP) ## wheel and sdist of the commit into dist/: reproducible, checked, the wheel tried alone with each Python that is here
+	$(DIST_VENV)/bin/python tools/dist.py
 
 test: $(STAMP) ## all tests but the slow ones, with coverage
 	rm -f .coverage .coverage.*
@@ -89,6 +99,7 @@ requirements: $(LINT_STAMP) ## renew requirements/*.txt: what constraints.txt sa
 	grep '^torch==' constraints.txt >requirements/torch.txt
 	$(PIN) --generate-hashes --constraint constraints.txt --extra parquet --output-file requirements/image.txt pyproject.toml requirements/torch-needs.in
 	$(PIN) --generate-hashes --output-file requirements/build.txt requirements/build.in
+	$(PIN) --generate-hashes --constraint requirements/build.txt --output-file requirements/dist.txt requirements/dist.in
 	$(PIN) --output-file requirements/lint.txt requirements/lint.in
 
 lint: $(STAMP) ## ruff and shellcheck
@@ -117,4 +128,4 @@ format: $(STAMP) ## let ruff write the files as `lint` wants them
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) $(LINT_VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LINT_VENV) $(DIST_VENV) dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
