@@ -35,7 +35,6 @@ RANKS = 4
 FILES = 100
 MIDDLE = "train/000050.jpg"
 DEFAULT_TIMEOUT = 1800  # s: gloo's own
-ENDING = 2.0  # s in which a rank that was told of an end may say so
 
 # flock as other file systems have it, and another host's name: both are asked for by the environment of a rank.
 SHIM = r"""
