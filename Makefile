@@ -13,9 +13,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LINT_VENV ?= .venv-lint
 LINT_STAMP := $(LINT_VENV)/.installed
+COMPARE_VENV ?= .venv-compare
+COMPARE_STAMP := $(COMPARE_VENV)/.installed
+DIST_VENV ?= .venv-dist
+DIST_STAMP := $(DIST_VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-kill test-sharedfs test-fuse test-nfs test-slow test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types pictures bench bench-barrier bench-fetch format clean
+.PHONY: help compare demo dist test test-kill test-sharedfs test-fuse test-nfs test-slow test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types docs pictures bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,6 +33,14 @@ $(STAMP): pyproject.toml constraints.txt tools/check_torch_build.py
 
 demo: $(STAMP) ## the main job on an embedded Hub: 4 ranks, twice, then 2 training ranks; DATA=<folder> takes your own data
 	$(BIN)/python demo/run.py $(if $(DATA),--data '$(DATA)')
+
+$(DIST_STAMP): requirements/dist.txt
+	$(PYTHON) -m venv $(DIST_VENV)
+	$(DIST_VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements/dist.txt
+	touch $@
+
+dist: $(DIST_STAMP) ## wheel and sdist of the commit into dist/: reproducible, checked, the wheel tried alone with each Python that is here
+	$(DIST_VENV)/bin/python tools/dist.py
 
 test: $(STAMP) ## all tests but the slow ones, with coverage
 	rm -f .coverage .coverage.*
@@ -95,6 +107,8 @@ requirements: $(LINT_STAMP) ## renew requirements/*.txt: what constraints.txt sa
 	grep '^torch==' constraints.txt >requirements/torch.txt
 	$(PIN) --generate-hashes --constraint constraints.txt --extra parquet --output-file requirements/image.txt pyproject.toml requirements/torch-needs.in
 	$(PIN) --generate-hashes --output-file requirements/build.txt requirements/build.in
+	$(PIN) --generate-hashes --constraint requirements/build.txt --output-file requirements/dist.txt requirements/dist.in
+	$(PIN) --constraint constraints.txt --excludes requirements/torch.txt --output-file requirements/compare.txt requirements/compare.in
 	$(PIN) --output-file requirements/lint.txt requirements/lint.in
 
 lint: $(STAMP) ## ruff and shellcheck
@@ -105,6 +119,11 @@ lint: $(STAMP) ## ruff and shellcheck
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
+
+docs: $(STAMP) ## the documentation as a site, into site/; then what it shows and no test runs, and the links that nobody follows
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@printf '\nshown, but not run (docs/not-run.txt):\n' && cat docs/not-run.txt
+	@printf '\nlinks to elsewhere, not checked:\n' && grep -rnoE --include='*.md' '\]\(https?://[^)]+\)' README.md docs || true
 
 pictures: $(STAMP) ## the pictures of the README, made anew; as root on Debian it installs the browser
 	tests/install chromium chromium-driver
@@ -118,9 +137,19 @@ bench-barrier: $(STAMP) ## how fast the outcome, and a death, reach all ranks
 bench-fetch: $(STAMP) ## how fast a cache is filled, beside the usual ways; needs nginx with its echo module, curl, aria2c; DATA=<folder>
 	PYTHONPATH=demo $(BIN)/python benchmarks/fetch.py $(if $(DATA),--data '$(DATA)')
 
+$(COMPARE_STAMP): pyproject.toml constraints.txt requirements/compare.txt tools/check_torch_build.py
+	$(PYTHON) -m venv $(COMPARE_VENV)
+	$(COMPARE_VENV)/bin/python tools/check_torch_build.py --constraints constraints.txt --build '$(TORCH_BUILD)' --index-url '$(TORCH_INDEX_URL)'
+	$(COMPARE_VENV)/bin/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX_URL),--index-url '$(TORCH_INDEX_URL)') torch
+	$(COMPARE_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --requirement requirements/compare.txt --editable .
+	touch $@
+
+compare: $(COMPARE_STAMP) ## what the usual ways do with the same faults, into docs/comparison.md and README.md; needs gcc; in an environment of its own
+	PYTHONPATH=demo $(COMPARE_VENV)/bin/python benchmarks/compare.py --write
+
 format: $(STAMP) ## let ruff write the files as `lint` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) $(LINT_VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LINT_VENV) $(DIST_VENV) $(COMPARE_VENV) dist site .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

@@ -11,21 +11,21 @@ from draw import draw_dataset
 
 from step37_flickr8k.localhub import LocalHub
 
-HERE = Path(__file__).parent
+TRAIN = Path(__file__).parent.parent / "examples" / "train.py"
 
 
 def heading(text: str) -> None:
     print(f"\n--- {text}", flush=True)
 
 
-def torchrun(ranks: int, *command: str, endpoint: str) -> None:
+def torchrun(ranks: int, *command: str, endpoint: str, **variables: str) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     quiet = {
         "OMP_NUM_THREADS": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "PYTHONWARNINGS": "ignore:Failed to initialize NumPy",
     }
-    subprocess.run([*launcher, *command], check=True, env=os.environ | quiet | {"HF_ENDPOINT": endpoint})
+    subprocess.run([*launcher, *command], check=True, env=os.environ | quiet | variables | {"HF_ENDPOINT": endpoint})
 
 
 def show(data: Path, cache: Path) -> int:
@@ -51,7 +51,7 @@ def show(data: Path, cache: Path) -> int:
         print(f"the Hub served {len(hub.file_requests()):,} files")
 
         heading("two training ranks of a gloo group read it, as a training script would")
-        torchrun(2, str(HERE / "train.py"), str(cache), endpoint=hub.endpoint)
+        torchrun(2, str(TRAIN), endpoint=hub.endpoint, STEP37_CACHE_DIR=str(cache))
         again = len(hub.file_requests())
     if again:
         print(f"the demo failed: a warm cache asked the Hub for {again} files", file=sys.stderr)

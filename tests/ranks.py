@@ -66,10 +66,11 @@ def in_group(rank: int, size: int, meeting: str, result: str, call: Callable[...
 
 
 class Ranks:
-    """A job's processes; ``wait`` gives their exit codes, -N for signal N."""
+    """A job's processes; ``wait`` gives their exit codes, -N for signal N. ``parents`` may start processes of their own."""
 
-    def __init__(self, size: int, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, size: int, folder: Path, environment: Mapping[str, str] | None = None, *, parents: bool = False) -> None:
         self.size = size
+        self.parents = parents
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
@@ -77,7 +78,7 @@ class Ranks:
         self.processes: dict[int, Any] = {}
 
     def _start(self, rank: int, target: Callable[..., Any], environment: Mapping[str, str], arguments: tuple[Any, ...]) -> None:
-        process = _context.Process(target=_become, args=(target, self.out(rank), environment, arguments), daemon=True)
+        process = _context.Process(target=_become, args=(target, self.out(rank), environment, arguments), daemon=not self.parents)
         process.start()
         self.processes[rank] = process
 

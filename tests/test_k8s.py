@@ -28,6 +28,7 @@ from step37_flickr8k.world import World
 Value = dict[str, Any]
 ROOT = Path(__file__).parent.parent
 K8S = ROOT / "k8s"
+EXAMPLES = ROOT / "examples"
 OVERLAYS = sorted(folder.name for folder in (K8S / "overlays").iterdir())
 BESIDE = {"cron", "train"}  # stand beside a warmup, whose settings and claim they use
 OLDEST = "1.31"  # has all that the Job needs
@@ -48,7 +49,8 @@ def build(overlay: str) -> list[Value]:
 @pytest.fixture
 def mine(tmp_path: Path) -> Callable[[str], list[Value]]:
     """Build a kustomization of one's own, which lies beside the overlays."""
-    shutil.copytree(K8S, tmp_path / "k8s")
+    for folder in (K8S, EXAMPLES):
+        shutil.copytree(folder, tmp_path / folder.name)
 
     def built(text: str) -> list[Value]:
         folder = tmp_path / "k8s" / "overlays" / "mine"
@@ -323,6 +325,19 @@ def test_a_training_rank_reads_as_somebody_else(monkeypatch: pytest.MonkeyPatch)
         assert cli._load(cli._parser().parse_args(["settings"])).settings.offline
 
 
+def test_a_training_rank_runs_the_one_script() -> None:
+    """The ConfigMap that it mounts holds every script of ``examples/``; where it may write, its workers have their sockets."""
+    objects = build("train")
+    (container,) = pod_of(find(objects, "Job"))["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod_of(find(objects, "Job"))["volumes"]}
+    assert find(objects, "ConfigMap")["data"] == {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")}
+    assert volumes["script"]["configMap"]["name"] == find(objects, "ConfigMap")["metadata"]["name"]
+    assert container["command"] == ["python", f"{mounts['script']}/train.py"]
+    assert "emptyDir" in volumes["scratch"]
+    assert mounts["scratch"] == "/tmp"
+
+
 @pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name not in BESIDE | {"private-hub"}])
 def test_a_volume_that_is_there_is_bound_and_kept(overlay: str) -> None:
     """Claim and volume name each other's class and size, many nodes write, and deleting the claim deletes no data."""
@@ -416,12 +431,13 @@ def test_a_mistyped_setting_is_refused(mine: Callable[[str], list[Value]], monke
 
 
 @pytest.fixture
-def wait(cache: Path) -> Iterator[subprocess.Popen[str]]:
+def wait(cache: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
     """Run the init container's own command, with this environment's ``step37-flickr8k`` before all others."""
     job = find(build("train"), "Job")
     (container,) = pod_of(job)["initContainers"]
     environ = environment(container, build("train") + build("local"), job)
     environ |= {"STEP37_CACHE_DIR": str(cache), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environ |= getattr(request, "param", {})
     # a shell can't trap what was ignored when it started, as SIGTERM is here after a test that ran the command in this process
     command = ["env", "--default-signal=TERM", *(part.replace("sleep 10", "sleep 1") for part in container["command"])]
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -444,3 +460,15 @@ def test_a_wait_ends_by_sigterm(wait: subprocess.Popen[str]) -> None:
     assert "holds no ready record that fits" in wait.stdout.readline()
     wait.terminate()
     assert wait.wait(30) == 143
+
+
+@pytest.mark.parametrize("wait", [{"STEP37_SAMPLE_CONT": "8"}], indirect=True)
+def test_a_wait_ends_at_once_where_the_settings_are_wrong(wait: subprocess.Popen[str]) -> None:
+    """A typo is said once and fails the Job, by a rule of its own for exit code 2: pods would never see the setting mended."""
+    assert wait.stdout is not None
+    assert "STEP37_SAMPLE_COUNT?" in wait.stdout.read()
+    assert wait.wait(30) == 2
+    failing = [
+        rule["onExitCodes"] for rule in find(build("train"), "Job")["spec"]["podFailurePolicy"]["rules"] if "onExitCodes" in rule
+    ]
+    assert failing == [{"operator": "In", "values": [2]}]

@@ -30,10 +30,10 @@ RUNTIMES = {
 }
 _SRUN = """#!{python}
 import json, os, sys
-output = next(one.partition("=")[2] for one in sys.argv if one.startswith("--output="))
-with open(output, "a") as out:
-    for rank, code in json.loads(os.environ["WORDS"]).items():
-        print(f"{{rank}}: ended with {{code}}", file=out)
+for output in [one.partition("=")[2] for one in sys.argv if one.startswith("--output=")]:
+    with open(output, "a") as out:
+        for rank, code in json.loads(os.environ["WORDS"]).items():
+            print(f"{{rank}}: ended with {{code}}", file=out)
 with open(os.environ["CALLS"], "a") as calls:
     print(json.dumps({{"srun": sys.argv[1:], "environment": dict(os.environ)}}), file=calls)
 sys.exit(int(os.environ["SRUN_CODE"]))
@@ -74,15 +74,20 @@ Words = dict[int, int]
 
 
 def run(
-    folder: Path, *arguments: str, variables: Mapping[str, str] | None = None, words: Words | None = None, srun_code: int = 0
+    folder: Path,
+    *arguments: str,
+    name: str = "warmup.sbatch",
+    variables: Mapping[str, str] | None = None,
+    words: Words | None = None,
+    srun_code: int = 0,
 ) -> Ran:
-    """Run the warmup's batch script as SLURM would, in a folder."""
+    """Run a batch script as SLURM would, in a folder; of what it starts, the last is noted."""
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
-    for name, text in (("srun", _SRUN), ("scontrol", _SCONTROL)):
-        (tools / name).write_text(text.format(python=sys.executable), encoding="utf-8")
-        (tools / name).chmod(0o755)
-    script, calls = SCRIPTS / "warmup.sbatch", folder / "calls"
+    for tool, text in (("srun", _SRUN), ("scontrol", _SCONTROL)):
+        (tools / tool).write_text(text.format(python=sys.executable), encoding="utf-8")
+        (tools / tool).chmod(0o755)
+    script, calls = SCRIPTS / name, folder / "calls"
     said = {
         "SHOWN": f"JobId=12\n   Command={' '.join([str(script), *arguments])}\n   StdOut=x",
         "WORDS": json.dumps(dict.fromkeys(range(4), 0) if words is None else words),
@@ -94,7 +99,7 @@ def run(
     with log.open("a") as out:
         done = subprocess.run(["bash", script, *arguments], cwd=folder, env=environment, stdout=out, stderr=out, check=False)
     noted = [json.loads(line) for line in calls.read_text(encoding="utf-8").splitlines()] if calls.exists() else []
-    started: dict[str, Any] = next((one for one in noted if "srun" in one), {"srun": [], "environment": {}})
+    started: dict[str, Any] = next((one for one in reversed(noted) if "srun" in one), {"srun": [], "environment": {}})
     requeued = [one["requeue"] for one in noted if "requeue" in one]
     return Ran(done.returncode, log.read_text(encoding="utf-8"), started["srun"], started["environment"], requeued)
 
@@ -203,6 +208,19 @@ def test_the_chain_takes_no_flag_that_the_training_does_not_know(tmp_path: Path,
     done, submitted = chain(tmp_path, *arguments, RUN_IN="pyxis", **RUNTIMES["pyxis"])
     assert (done.returncode, submitted) == (2, [])
     assert "--settings FILE alone" in done.stderr
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_training_runs_the_one_script_offline(tmp_path: Path, runtime: str) -> None:
+    """Its ranks start the script of ``examples/`` with the warmup's settings; containers see its folder."""
+    variables = {"RUN_IN": runtime, **RUNTIMES[runtime]}
+    ran = run(tmp_path, "--settings", "w.yaml", name="train-after-warmup.sbatch", variables=variables)
+    assert ran.code == 0, ran.said
+    examples = ROOT / "examples"
+    assert ran.srun[-4:] == ["python3", f"{examples}/train.py", "--settings", "w.yaml"]
+    assert (examples / "train.py").is_file()
+    assert any(f"{examples}:{examples}" in one for one in ran.srun) == (runtime != "venv")
+    assert ran.environment["STEP37_OFFLINE"] == "true"
 
 
 def test_a_task_of_an_array_takes_its_line(tmp_path: Path) -> None:

@@ -55,7 +55,16 @@ class Step37Flickr8kDataset:
     """Map-style dataset for ``torch.utils.data.DataLoader``, by duck typing: ``template(dialog)`` of each sample."""
 
     def __init__(self, samples: Sequence[Flickr8kSample], template: Template, prompt: str) -> None:
-        """Wrap samples; raises ValueError when there are none."""
+        """Wrap samples.
+
+        Args:
+            samples: what `prepare_flickr8k_samples` gives.
+            template: tokenizes a dialog; it is called on each access, in the process that asks.
+            prompt: what the user says beside the image.
+
+        Raises:
+            ValueError: there are no samples.
+        """
         if not samples:
             raise ValueError("samples is empty: a dataset needs at least one, see prepare_flickr8k_samples")
         self._samples = samples
@@ -86,7 +95,15 @@ def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -
     """Download one file, or reuse it, with ``hf_hub_download`` into ``cache_dir/<filename>``.
 
     Not safe for several processes at once on one folder: huggingface_hub's locks race there. `prepare_flickr8k_samples` is.
-    Raises `ConfigurationError` for what doesn't exist or may not be read, `HubUnavailable` when the Hub doesn't answer.
+
+    Args:
+        repo_id: dataset repository on the Hub.
+        filename: path of the file in the repository.
+        cache_dir: folder to download into.
+
+    Raises:
+        ConfigurationError: what is asked for doesn't exist or may not be read.
+        TransientError: the Hub doesn't answer, or there is no space.
     """
     from step37_flickr8k.hub import Hub  # noqa: PLC0415 - the package imports without huggingface_hub
 
@@ -121,21 +138,25 @@ def prepare_flickr8k_samples(
 ) -> list[Flickr8kSample]:
     """Make the first ``sample_count`` rows of a split ready in ``cache_dir`` and give them, the same list on every rank.
 
-    repo_id:      dataset repository on the Hub.
-    split:        folder of the repository with ``metadata.csv`` and the images.
-    sample_count: how many rows that count, in file order; None for all. A row counts when its ``file_name`` and its
-                  ``caption_key`` cell are non-empty.
-    caption_key:  column of the captions.
-    cache_dir:    folder on a file system that all ranks share; files lie at ``cache_dir/<split>/<file_name>``.
-    revision:     branch, tag or commit; None takes what the cache holds, and the Hub's ``main`` when it holds nothing that fits.
-    bad_images:   "skip" leaves rows out whose image can't be decoded, with a warning; "error" raises `BadImages`.
-
     With an initialised process group, whatever its backend, every rank must call it with the same arguments: rank 0 downloads
     and its outcome, or its error, reaches all. Without one, the lease of the folder lets one process download at a time.
-    A row that is left out isn't replaced by one from beyond ``sample_count``.
+    A row that is left out isn't replaced by one from beyond ``sample_count``. The Hub's address, the token and the timeouts, in
+    seconds, come from the environment: ``HF_ENDPOINT``, ``HF_TOKEN``, ``STEP37_*``.
 
-    Raises `EmptySelection` (a RuntimeError) when no row counts; for the others see `step37_flickr8k.errors`. The Hub's address,
-    the token and the timeouts come from the environment: ``HF_ENDPOINT``, ``HF_TOKEN``, ``STEP37_*``.
+    Args:
+        repo_id: dataset repository on the Hub.
+        split: folder of the repository with ``metadata.csv`` and the images.
+        sample_count: how many rows that count, in file order; None for all. A row counts when its ``file_name`` and its
+            ``caption_key`` cell are non-empty.
+        caption_key: column of the captions.
+        cache_dir: folder on a file system that all ranks share; files lie at ``cache_dir/<split>/<file_name>``.
+        revision: branch, tag or commit; None takes what the cache holds, and the Hub's ``main`` when it holds nothing that fits.
+        bad_images: "skip" leaves rows out whose image can't be decoded, with a warning; "error" raises `BadImages`.
+
+    Raises:
+        ConfigurationError: trying again can't help; with the subclass `EmptySelection`, a RuntimeError too, no row counts.
+        TransientError: the same call may well succeed later.
+        RankZeroLost: rank 0 was signalled, killed, silent or never met.
     """
     from step37_flickr8k.warmup import Warmup  # noqa: PLC0415 - imports the HTTP client
 

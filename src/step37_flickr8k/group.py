@@ -3,7 +3,7 @@
 It needs a key-value store and nothing else: no collective, no process group of its own. Rank 0 speaks *words*, numbered and
 each written once: a heartbeat with its progress, the outcome, the verdict. The others block in the store on the next word, so
 that a word reaches all of them at once and its absence is silence. What is told to whom, when, and why it can't deadlock:
-``docs/protocol.md``.
+``docs/explanation/protocol.md``.
 
 Keys, below ``step37/<group>/<call number>/``::
 

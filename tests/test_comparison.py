@@ -1,0 +1,75 @@
+"""The comparison with the usual ways: its documents show what its script says, and the script runs."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+import compare
+
+ROOT = Path(__file__).parents[1]
+
+
+def shown(document: str) -> list[list[str]]:
+    """Give the cells of the table between the marks, the heading first."""
+    text = (
+        (ROOT / document).read_text(encoding="utf-8").partition("<!-- comparison -->\n")[2].partition("<!-- /comparison -->")[0]
+    )
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    return [rows[0], *rows[2:]]
+
+
+def test_the_page_has_a_row_for_each_fault_and_a_column_for_each_way() -> None:
+    """What the script would run is what the page shows, each way with a version."""
+    heading, *rows = shown("docs/comparison.md")
+    assert [cell.partition(" (")[0] for cell in heading[1:]] == [way.name.partition(" (")[0] for way in compare.WAYS]
+    assert all(f"({way.distribution} " in cell for way, cell in zip(compare.WAYS, heading[1:], strict=True))
+    assert [row[0] for row in rows] == [trouble.name for trouble in compare.TROUBLES]
+    assert all(len(row) == len(heading) and all(row) for row in rows)
+
+
+def test_the_readme_shows_the_pages_rows() -> None:
+    """The README's table is a part of the page's, cell by cell."""
+    page = shown("docs/comparison.md")
+    wanted = [trouble.name for trouble in compare.TROUBLES if trouble.in_readme]
+    assert shown("README.md") == [page[0], *(row for row in page[1:] if row[0] in wanted)]
+
+
+def test_each_fault_is_explained() -> None:
+    """The page has a paragraph for each, under the words of the table."""
+    page = (ROOT / "docs/comparison.md").read_text(encoding="utf-8").lower()
+    assert [t.name for t in compare.TROUBLES[1:] if f"**{t.name.lower()}.**" not in page] == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        (("", "", "", ""), "4 of 4 end well"),
+        (("killed", None, None, "RuntimeError"), "2 of 3 hang (> 60 s); 1 of 3 fail: `RuntimeError`"),
+        (("A", "B", "B", "B"), "1 of 4 fail: `A`; 3 of 4 fail: `B`"),
+    ],
+)
+def test_a_cell_tells_how_the_ranks_ended(cell: tuple[Any, ...], told: str) -> None:
+    """Killed ranks aren't counted, equal endings are told together; wrong files count where a rank ended well."""
+    assert compare.Cell(list(cell), 1.0, 60.0, wrong=0, missing=0).words() == told
+    wrong = compare.Cell(list(cell), 1.0, 60.0, wrong=1, missing=2).words()
+    assert ("a wrong file stays" in wrong and "files are missing" in wrong) == ("" in cell)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("way", "told"), [("barrier", "1 of 4 fail: `HfHubHTTPError`; 3 of 4 fail: `RuntimeError`"), ("warmup", "4 of 4 end well")]
+)
+def test_one_503_is_really_met(way: str, told: str) -> None:
+    """A real fault meets the real peer, and ours: the script prints what came of it."""
+    assert shutil.which("gcc"), "gcc compiles what stands before flock"
+    command = [sys.executable, str(ROOT / "benchmarks/compare.py"), "--fault", "one 503", "--way", way]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "demo")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=110)
+    assert f"| one 503 | {told} |" in done.stdout, done.stdout + done.stderr
