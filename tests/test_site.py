@@ -66,13 +66,14 @@ def test_every_public_name_stands_in_the_library() -> None:
 
 
 def test_every_error_stands_at_its_exit_code() -> None:
-    """Each error class is in the section of the code that the command ends with, with its sentence."""
+    """Each error class is in the section of the code that the command ends with, with its sentence and what to do."""
     told = sections(page("exit-codes"))
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "exit_code")]
     assert len(kinds) > 20
     for kind in kinds:
         assert kind.__doc__
-        assert f"- `{kind.__name__}`: {kind.__doc__.splitlines()[0]}\n" in told[str(kind.exit_code)]
+        remedy = f" What to do: {kind.what_to_do}." if "what_to_do" in vars(kind) else ""
+        assert f"- `{kind.__name__}`: {kind.__doc__.splitlines()[0]}{remedy}\n" in told[str(kind.exit_code)]
 
 
 def test_every_field_of_a_report_is_told() -> None:

@@ -110,17 +110,23 @@ def library() -> Iterator[str]:
 
 
 def exit_codes() -> Iterator[str]:
-    """Give a section for each exit code: what to do, and the errors that end with it."""
+    """Give a section for each exit code: the errors that end with it, and what to do."""
     bases = (errors.Step37Error, errors.Terminated)
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, bases)]
     for code in (0, *sorted({kind.exit_code for kind in kinds}, key=lambda code: (code == 1, code)), 130):
-        yield f"## {code}\n\nWhat to do: {errors.what_to_do(code)}.\n"
-        yield from (f"- `{kind.__name__}`: {_first_line(kind)}" for kind in kinds if kind.exit_code == code)
+        yield f"## {code}\n"
+        yield from (f"- `{kind.__name__}`: {_first_line(kind)}{_remedy(kind)}" for kind in kinds if kind.exit_code == code)
         yield {0: "- no error: it is done.", 130: "- `KeyboardInterrupt`: Raised by Ctrl-C."}.get(code, "") + "\n"
 
 
 def _first_line(kind: type) -> str:
     return (kind.__doc__ or "").splitlines()[0]
+
+
+def _remedy(kind: type) -> str:
+    """Give what to do, where a class says it itself: its own classes do the same."""
+    told = vars(kind).get("what_to_do")
+    return f" What to do: {told}." if told else ""
 
 
 # --- the report -------------------------------------------------------------------------------------------------------------
