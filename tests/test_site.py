@@ -72,7 +72,8 @@ def test_every_error_stands_at_its_exit_code() -> None:
     assert len(kinds) > 20
     for kind in kinds:
         assert kind.__doc__
-        remedy = f" What to do: {kind.what_to_do}." if "what_to_do" in vars(kind) else ""
+        told_to_do = vars(kind).get("what_to_do")
+        remedy = f" What to do: {told_to_do}." if told_to_do else ""
         assert f"- `{kind.__name__}`: {kind.__doc__.splitlines()[0]}{remedy}\n" in told[str(kind.exit_code)]
 
 
