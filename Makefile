@@ -22,7 +22,7 @@ DIST_STAMP := $(DIST_VENV)/.installed
 .PHONY: help compare demo dist test test-kill test-sharedfs test-fuse test-nfs test-slow test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types docs pictures bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(STAMP): pyproject.toml constraints.txt tools/check_torch_build.py
 	$(PYTHON) -m venv $(VENV)

@@ -64,7 +64,10 @@ class Step37Template:
         """Refuse what would put special tokens where they don't belong."""
         if found := sorted(token for token in self._reserved if token in caption):
             raise ValueError(f"{images}: the caption {caption!r} spells {', '.join(found)}: leave the sample out")
-        places = sum(turn["content"].count(PLACEHOLDER) for turn in asked)
+        prompt = "\n".join(turn["content"] for turn in asked)
+        if found := sorted(token for token in self._reserved - {PLACEHOLDER} if token in prompt):
+            raise ValueError(f"the prompt {prompt!r} spells {', '.join(found)}: choose other words")
+        places = prompt.count(PLACEHOLDER)
         if places != len(images):
             raise ValueError(f"{images}: {places} times {PLACEHOLDER} for {len(images)} images: take it out of the prompt")
 

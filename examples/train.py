@@ -3,7 +3,8 @@
     torchrun --nproc-per-node=2 examples/train.py --tokenizer FOLDER
 
 It runs on CPUs and trains next to nothing: to be read, and changed into yours. The samples are those of the command's settings
-(STEP37_CACHE_DIR, STEP37_SAMPLE_COUNT...; --settings), so that it selects what the warmup made ready.
+(STEP37_CACHE_DIR, STEP37_SAMPLE_COUNT...; --settings), so that it selects what the warmup made ready; yours would rather pass
+arguments of its own, and needs neither `load_settings` nor `World`. A cache that is ready needs no Hub.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from step37_template import ByteTokenizer, Step37Template, collate
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
-from step37_flickr8k import Flickr8kSample, Step37Flickr8kDataset, prepare_flickr8k_samples
+from step37_flickr8k import Flickr8kSample, Step37Error, Step37Flickr8kDataset, prepare_flickr8k_samples
 from step37_flickr8k.settings import load_settings
 from step37_flickr8k.world import World
 
@@ -29,14 +30,17 @@ BATCH_SIZE = 4
 
 def prepared(settings: Path | None) -> list[Flickr8kSample]:
     """Give the samples, the same list on every rank; where they aren't ready yet, rank 0 downloads them first."""
-    asked = load_settings({}, file=settings, environ=os.environ).settings
+    if settings is not None:
+        os.environ["STEP37_SETTINGS"] = str(settings)  # where the library reads what isn't an argument: the Hub, the timeouts
+    asked = load_settings({}, environ=os.environ).settings
     return prepare_flickr8k_samples(
         repo_id=asked.repo_id,
-        revision=asked.revision,
+        revision=None if asked.revision == "main" else asked.revision,  # what is there, without asking what main is now
         split=asked.split,
         sample_count=asked.sample_count,
         caption_key=asked.caption_key,
         cache_dir=str(asked.cache_dir),
+        bad_images=asked.bad_images,
     )
 
 
@@ -58,7 +62,8 @@ def train(batches: "DataLoader[Any]", tokens: int, who: str) -> None:
         samples, real, counting = 0, 0, 0
         for batch in batches:  # a real model takes batch["image_paths"], too: one picture for each <im_start>
             if epoch == samples == 0:
-                print(f"{who}: a batch:", *(f"{name} {[*value.shape]}" for name, value in batch.items() if name != "image_paths"))
+                shapes = " ".join(f"{name} {[*value.shape]}" for name, value in batch.items() if name != "image_paths")
+                print(f"{who}: a batch: {shapes}")
             before, after = batch["input_ids"][:, :-1], batch["labels"][:, 1:]
             counts = after != -100
             loss = torch.nn.functional.cross_entropy(model(before[counts]), after[counts])
@@ -78,10 +83,13 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="a tokenizer of transformers (default: bytes)")
     parser.add_argument("--workers", type=int, default=2, help="processes of each rank that tokenize (default: 2)")
     arguments = parser.parse_args()
+    if arguments.tokenizer is not None and not arguments.tokenizer.is_dir():
+        parser.error(f"--tokenizer {arguments.tokenizer} is not a folder: name the one with tokenizer.json in it")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # process 1 of a container ignores what it has no handler for
 
     world = World.from_environment(os.environ)
-    dist.init_process_group("gloo", rank=world.rank, world_size=world.size)  # meets at MASTER_ADDR, MASTER_PORT
+    meeting = {"store": dist.HashStore()} if world.size == 1 else {}  # else at MASTER_ADDR, MASTER_PORT
+    dist.init_process_group("gloo", rank=world.rank, world_size=world.size, **meeting)
     samples, tokenizer = prepared(arguments.settings), load_tokenizer(arguments.tokenizer)
     dataset = Step37Flickr8kDataset(samples, Step37Template(tokenizer), "Describe the picture.")
     sampler: DistributedSampler[Any] = DistributedSampler(dataset, world.size, world.rank)
@@ -93,4 +101,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Step37Error as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)  # which schedulers act on: 2 is never tried again

@@ -257,6 +257,18 @@ def test_a_library_call_takes_its_selection_from_its_arguments(caplog: pytest.Lo
         library_settings({"sample_count": 0}, {})
 
 
+def test_a_library_call_takes_the_rest_from_the_settings_file_too(tmp_path: Path) -> None:
+    """The file that STEP37_SETTINGS names gives what isn't asked for: below the environment, and never the selection."""
+    file = tmp_path / "warmup.yaml"
+    file.write_text("endpoint: http://mirror\nread_timeout: 9\nsplit: validation\n", encoding="utf-8")
+    environ = {"STEP37_SETTINGS": str(file), "STEP37_READ_TIMEOUT": "7", "HF_ENDPOINT": "http://hub"}
+    settings = library_settings({"sample_count": 3}, environ).settings
+    assert (settings.endpoint, settings.read_timeout, settings.split) == ("http://mirror", 7, "train")
+    file.write_text("endpiont: http://mirror\n", encoding="utf-8")
+    with pytest.raises(InvalidSettings, match="endpiont: no such setting"):
+        library_settings({}, environ)
+
+
 def test_flags_table_and_schema_speak_of_the_same_settings() -> None:
     """Every setting has a flag but the secrets, a row of the README's table, and a place in the schema."""
     names = list(WarmupSettings.model_fields)

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from step37_flickr8k import Flickr8kSample, Step37Flickr8kDataset, prepare_flickr8k_samples
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import Draw
-from tests.ranks import Ranks, free_port
+from tests.ranks import Ranks
 
 ROOT = Path(__file__).parent.parent
 PHOTOGRAPHS = ROOT.parent / "shared" / "flickr8k"
@@ -163,6 +163,13 @@ def test_a_caption_that_spells_a_special_token_is_refused(tokenizer: Any, spelt:
     """It would become another image, or the end of the turn, in silence."""
     with pytest.raises(ValueError, match=r"/cache/train/0\.jpg.* spells " + re.escape(spelt)):
         dataset_of(tokenizer, f"a sign that says {spelt}")[0]
+
+
+def test_a_prompt_that_spells_a_special_token_is_refused(tokenizer: Any) -> None:
+    """Its words would be another turn, or a part of the image."""
+    dataset = Step37Flickr8kDataset([Flickr8kSample("/a.jpg", "A dog.")], Step37Template(tokenizer), "Say <im_patch>.")
+    with pytest.raises(ValueError, match=r"the prompt .* spells <im_patch>: choose other words"):
+        dataset[0]
 
 
 def test_a_prompt_that_asks_for_a_second_image_is_refused(tokenizer: Any) -> None:
@@ -331,10 +338,42 @@ def test_one_command_trains_on_two_ranks(hub: LocalHub, cache: Path, folder: Pat
 def test_the_script_needs_no_more_than_the_image_holds(hub: LocalHub, cache: Path) -> None:
     """Without transformers and numpy, as in the container image, bytes are the tokens."""
     hidden = "sys.modules |= {'numpy': None, 'transformers': None}; sys.argv = ['train.py']; sys.path[0] = 'examples'"
-    place = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    environment = os.environ | place | {"STEP37_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"STEP37_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", f"import runpy, sys; {hidden}; runpy.run_path('examples/train.py', run_name='__main__')"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert_trained(done.stdout, ranks=1, samples=12)
     assert hub.requests
+
+
+def script(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the script as one process, without a launcher."""
+    inherited = {name: value for name, value in os.environ.items() if name != "HF_ENDPOINT"}
+    environment = inherited | {"OMP_NUM_THREADS": "1"} | variables
+    command = [sys.executable, "examples/train.py", "--workers", "0", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_the_script_takes_all_of_the_warmups_settings_file(hub: LocalHub, cache: Path, tmp_path: Path) -> None:
+    """The Hub's address, too: from a cold cache by that Hub, then from the warm one, which asks nobody."""
+    file = tmp_path / "warmup.yaml"
+    file.write_text(f"endpoint: {hub.endpoint}\ncache_dir: {cache}\nsample_count: 8\n", encoding="utf-8")
+    done = script("--settings", str(file))
+    assert done.returncode == 0, done.stderr
+    assert_trained(done.stdout, ranks=1, samples=8)
+    asked = len(hub.requests)
+    assert asked
+    again = script("--settings", str(file))
+    assert again.returncode == 0, again.stderr
+    assert len(hub.requests) == asked
+
+
+def test_the_script_ends_with_the_exit_codes_of_the_command(cache: Path) -> None:
+    """What no retry mends is 2, in one line: a Job that fails on 2 isn't tried again."""
+    missing = script("--settings", str(cache / "none.yaml"))
+    empty = script(STEP37_CACHE_DIR=str(cache), STEP37_OFFLINE="true")
+    folder = script("--tokenizer", str(cache / "none"), STEP37_CACHE_DIR=str(cache))
+    assert [missing.returncode, empty.returncode, folder.returncode] == [2, 2, 2]
+    assert missing.stderr.splitlines()[-1].startswith("InvalidSettings: settings file ")
+    assert "Traceback" not in missing.stderr + empty.stderr + folder.stderr
+    assert "is not a folder" in folder.stderr

@@ -140,8 +140,9 @@ def prepare_flickr8k_samples(
 
     With an initialised process group, whatever its backend, every rank must call it with the same arguments: rank 0 downloads
     and its outcome, or its error, reaches all. Without one, the lease of the folder lets one process download at a time.
-    A row that is left out isn't replaced by one from beyond ``sample_count``. The Hub's address, the token and the timeouts, in
-    seconds, come from the environment: ``HF_ENDPOINT``, ``HF_TOKEN``, ``STEP37_*``.
+    A row that is left out isn't replaced by one from beyond ``sample_count``. The Hub's address, the token, the timeouts, in
+    seconds, and all else come from the environment (``HF_ENDPOINT``, ``HF_TOKEN``, ``STEP37_*``) and the file that
+    ``STEP37_SETTINGS`` names.
 
     Args:
         repo_id: dataset repository on the Hub.

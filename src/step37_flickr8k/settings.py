@@ -215,16 +215,17 @@ class _Layer:
 
 def load_settings(flags: Mapping[str, object], *, file: Path | None = None, environ: Mapping[str, str]) -> Loaded:
     """Read and validate every source; raises `InvalidSettings` with a line for each problem."""
-    file = _named_file(file, environ)
     problems = [f"{name}: no such setting{_guess(name, _variables())}" for name in _unknown_variables(environ)]
-    layers = [_hub_layer(environ)]
-    if file is not None:
-        values = _read_file(file)
-        problems += [f"{key}: no such setting in {file}{_guess(key, _fields())}" for key in values if key not in _fields()]
-        layers.append(_Layer({k: v for k, v in values.items() if k in _fields()}, lambda _: str(file)))
-    layers.append(_environment_layer(environ))
-    layers.append(_Layer(flags, _flag))
-    return _validated(layers, problems)
+    layers, wrong = _layers(_named_file(file, environ), environ)
+    return _validated([*layers, _Layer(flags, _flag)], [*problems, *wrong])
+
+
+def _layers(file: Path | None, environ: Mapping[str, str]) -> tuple[list[_Layer], list[str]]:
+    """Give what huggingface_hub's variables, the file and ours say, weakest first, and a line for each wrong key of the file."""
+    values = _read_file(file) if file is not None else {}
+    wrong = [f"{key}: no such setting in {file}{_guess(key, _fields())}" for key in values if key not in _fields()]
+    told = _Layer({name: value for name, value in values.items() if name in _fields()}, lambda _: str(file))
+    return [_hub_layer(environ), told, _environment_layer(environ)], wrong
 
 
 def contradictions(*, file: Path | None = None, environ: Mapping[str, str]) -> list[str]:
@@ -250,15 +251,15 @@ def _understood(name: str, value: object) -> object:
 
 
 def library_settings(selection: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
-    """Take the selection from a call's arguments and connection and timeouts from the environment.
+    """Take the selection from a call's arguments, the rest from the environment and from the file that ``STEP37_SETTINGS`` names.
 
     An unknown ``STEP37_`` variable is a warning here: in a training job the prefix may belong to others, too.
     """
     for name in _unknown_variables(environ):
         log.warning("%s is no setting of step37-flickr8k%s", name, _guess(name, _variables()))
-    layer = _environment_layer(environ)
-    connection = {name: value for name, value in layer.values.items() if name not in _SELECTION}
-    return _validated([_hub_layer(environ), _Layer(connection, layer.origin), _Layer(selection, lambda _: "the call")], [])
+    layers, wrong = _layers(_named_file(None, environ), environ)
+    rest = [_Layer({name: each.values[name] for name in each.values.keys() - _SELECTION}, each.origin) for each in layers]
+    return _validated([*rest, _Layer(selection, lambda _: "the call")], wrong)
 
 
 def describe_settings(loaded: Loaded) -> list[tuple[str, str, str]]:
