@@ -81,7 +81,7 @@ class Measured:
 
 @dataclass
 class Way:
-    """A way to fetch the data set: a command for an endpoint and a folder, cold and warm."""
+    """A way to fetch the dataset: a command for an endpoint and a folder, cold and warm."""
 
     name: str
     command: Callable[[str, Path], Sequence[str]]

@@ -1,4 +1,4 @@
-"""Draw a small image-caption data set whose captions are true of the pictures: two coloured shapes and how they lie.
+"""Draw a small image-caption dataset whose captions are true of the pictures: two coloured shapes and how they lie.
 
 ``python demo/draw.py FOLDER --count 64`` writes FOLDER/train/metadata.csv and the JPEGs beside it, in the layout of the dataset
 repository; the same arguments always draw the same bytes.

@@ -1,4 +1,4 @@
-"""What the tests share: drawn data sets, a local Hub, and an environment without anybody's settings."""
+"""What the tests share: drawn datasets, a local Hub, and an environment without anybody's settings."""
 
 import csv
 import io
@@ -61,7 +61,7 @@ Draw = Callable[..., Path]
 
 @pytest.fixture
 def draw(tmp_path: Path) -> Draw:
-    """Draw a data set of so many pictures and give its folder."""
+    """Draw a dataset of so many pictures and give its folder."""
 
     def drawn(count: int = 12, split: str = "train") -> Path:
         folder = tmp_path / "dataset"
@@ -76,7 +76,7 @@ def draw(tmp_path: Path) -> Draw:
 
 @pytest.fixture
 def hub(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """Serve a data set of 12 pictures, and point the environment to it."""
+    """Serve a dataset of 12 pictures, and point the environment to it."""
     with LocalHub(draw()) as serving:
         monkeypatch.setenv("HF_ENDPOINT", serving.endpoint)
         yield serving

@@ -27,7 +27,7 @@ BRISK = {"STEP37_CONCURRENCY": "8", "STEP37_FETCH_MODE": "files", "STEP37_PROGRE
 
 
 def draw(folder: Path, shift: int) -> Path:
-    """Draw a data set; with another shift a third of its pictures are others."""
+    """Draw a dataset; with another shift a third of its pictures are others."""
     (folder / "train").mkdir(parents=True)
     for number in range(COUNT):
         (folder / "train" / f"{number:04}.jpg").write_bytes(picture(number + (shift if number % 3 == 0 else 0)))
@@ -37,7 +37,7 @@ def draw(folder: Path, shift: int) -> Path:
 
 @dataclass
 class Rounds:
-    """Two commits of a data set, served; caches as runs find them; and how a run is made."""
+    """Two commits of a dataset, served; caches as runs find them; and how a run is made."""
 
     old: LocalHub
     new: LocalHub

@@ -28,7 +28,7 @@ COUNT = 240
 
 
 def convert(folder: Path, target: Path, *, rows: int = 20, files: int = 2, other: Callable[[int], bytes] | None = None) -> Path:
-    """Convert a data set as the Hub does: ``rows`` images a row group, so many files; ``other`` draws other images instead."""
+    """Convert a dataset as the Hub does: ``rows`` images a row group, so many files; ``other`` draws other images instead."""
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema([("image", image), ("caption_0", pa.string())])
     place = target / "default" / "train"

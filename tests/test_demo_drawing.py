@@ -1,4 +1,4 @@
-"""The drawn data set: its captions are true of its pictures, and the same arguments draw the same bytes."""
+"""The drawn dataset: its captions are true of its pictures, and the same arguments draw the same bytes."""
 
 import csv
 import sys

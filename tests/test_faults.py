@@ -57,7 +57,7 @@ def came_again(hub: LocalHub) -> int:
 
 
 def assert_right(hub: LocalHub, cache: Path, count: int = 12) -> None:
-    """Every image of the cache has the data set's bytes, and nothing is torn."""
+    """Every image of the cache has the dataset's bytes, and nothing is torn."""
     files = sorted(path.name for path in (cache / "train").iterdir() if path.suffix == ".jpg")
     assert len(files) == count
     assert all((cache / "train" / name).read_bytes() == (hub.folder / "train" / name).read_bytes() for name in files)

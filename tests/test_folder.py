@@ -234,7 +234,7 @@ def test_a_killed_writer_leaves_no_file_under_a_final_name(folder: CacheFolder) 
 
 
 def test_a_scan_sees_files_alone(folder: CacheFolder) -> None:
-    """Folders, links and hidden files of the split are no files of the data set."""
+    """Folders, links and hidden files of the split are no files of the dataset."""
     (folder.files / "a.jpg").write_bytes(b"abc")
     (folder.files / "sub").mkdir()
     (folder.files / ".hidden").write_bytes(b"")

@@ -16,7 +16,7 @@ COUNT = 1040
 
 @pytest.fixture
 def large(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Serve a data set of 1,040 pictures; the last forty have one caption only."""
+    """Serve a dataset of 1,040 pictures; the last forty have one caption only."""
     folder = draw(COUNT)
     write_rows(folder / "train", [captioned(n) | ({"caption_1": ""} if n >= COUNT - 40 else {}) for n in range(COUNT)])
     with LocalHub(folder) as serving:

@@ -66,7 +66,7 @@ def test_a_bomb_is_not_decoded(tmp_path: Path, side: int) -> None:
 
 @pytest.fixture
 def with_bad_ones(draw: Draw, hub: LocalHub) -> LocalHub:
-    """Serve a data set whose second picture is truncated and whose tenth is a PNG."""
+    """Serve a dataset whose second picture is truncated and whose tenth is a PNG."""
     folder = draw() / "train"
     (folder / "0001.jpg").write_bytes(picture(1)[:-200])
     written(folder / "0009.jpg", "PNG")

@@ -78,7 +78,7 @@ def test_a_cache_is_complete_for_other_readers(hub: LocalHub, cache: Path, tmp_p
 
 
 def test_nothing_but_the_files_and_our_own_folder_is_added(hub: LocalHub, cache: Path) -> None:
-    """The split holds the data set's files and nothing else; all that is ours lies in one folder."""
+    """The split holds the dataset's files and nothing else; all that is ours lies in one folder."""
     assert hub.commit
     prepare_flickr8k_samples(cache_dir=str(cache))
     assert sorted(os.listdir(cache)) == [".step37-flickr8k", "train"]

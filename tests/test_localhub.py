@@ -35,7 +35,7 @@ MISSING = "train/none.jpg"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Draw a data set: eight images of random bytes in one split, one in another, and a README."""
+    """Draw a dataset: eight images of random bytes in one split, one in another, and a README."""
     source = random.Random(8)
     root = tmp_path / "dataset"
     for split, names in {"train": NAMES, "test": ["a b.jpg"]}.items():
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hub(folder: Path) -> Iterator[LocalHub]:
-    """Serve the data set to everybody."""
+    """Serve the dataset to everybody."""
     with LocalHub(folder, repo_id=REPO, revisions=["refs/convert/parquet"]) as serving:
         yield serving
 

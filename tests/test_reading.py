@@ -69,7 +69,7 @@ def warm(place: Path, environment: dict[str, str], cache: Path, count: int) -> T
 
 
 def ours(cache: Path) -> int:
-    """Count the inodes that are no file of the data set and not one of both folders that hold these."""
+    """Count the inodes that are no file of the dataset and not one of both folders that hold these."""
     return sum(1 for path in cache.rglob("*") if path.parent.name != "train") - 1
 
 

@@ -140,7 +140,7 @@ def free_port() -> str:
 
 @pytest.fixture
 def session(draw: Draw, tmp_path: Path) -> Iterator[Session]:
-    """Make a folder that looks like the documents' machine, with a data set of two splits, and a Hub that serves it."""
+    """Make a folder that looks like the documents' machine, with a dataset of two splits, and a Hub that serves it."""
     folder = tmp_path / "machine"
     for name in ("data", "home", "lustre/team", "scratch", "work"):
         (folder / name).mkdir(parents=True)

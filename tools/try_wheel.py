@@ -1,6 +1,6 @@
 """What somebody can do who has installed the wheel alone, without torch; ``make dist`` runs it in such an environment.
 
-Draws a data set, serves it with the wheel's own Hub, and fills a cache from it with the command and with the library.
+Draws a dataset, serves it with the wheel's own Hub, and fills a cache from it with the command and with the library.
 """
 
 import contextlib

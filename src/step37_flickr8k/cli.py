@@ -143,7 +143,7 @@ def _verify(parsed: argparse.Namespace) -> int:
 
     def tell(found: dict[str, Any]) -> None:
         for name in found["foreign"]:
-            log.info("foreign: %s is no file of the data set", name)
+            log.info("foreign: %s is no file of the dataset", name)
         if parsed.json:
             _print(json.dumps(found, indent=2))
 

@@ -1,4 +1,4 @@
-"""What the tests of the image share: the image where podman finds it, a data set, its Hub in a container, a network."""
+"""What the tests of the image share: the image where podman finds it, a dataset, its Hub in a container, a network."""
 
 import sys
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def _image_in_podman() -> None:
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Draw a data set of `COUNT` pictures."""
+    """Draw a dataset of `COUNT` pictures."""
     folder = tmp_path_factory.mktemp("dataset")
     folder.chmod(0o755)
     call(sys.executable, str(ROOT / "demo" / "draw.py"), str(folder), "--count", str(COUNT))
@@ -47,7 +47,7 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture
 def hub(containers: Containers, network: Network, dataset: Path) -> Container:
-    """Serve the data set from a container of the same image, slowly enough that a download can be met in its middle."""
+    """Serve the dataset from a container of the same image, slowly enough that a download can be met in its middle."""
     options = (*network.place("hub", HUB), "--volume", f"{dataset}:/data:ro")
     serving = containers.start("hub", "/data", "--host", HUB, "--port", "8000", "--delay", "0.1", options=options)
     serving.until("HF_ENDPOINT")

@@ -1,4 +1,4 @@
-"""What the cases share: the API, a data set, its Hub on the control plane's address, a namespace with a volume."""
+"""What the cases share: the API, a dataset, its Hub on the control plane's address, a namespace with a volume."""
 
 import re
 import secrets
@@ -28,7 +28,7 @@ def api() -> Iterator[Api]:
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Draw a data set."""
+    """Draw a dataset."""
     folder = tmp_path_factory.mktemp("dataset")
     (folder / "train").mkdir()
     for number in range(COUNT):

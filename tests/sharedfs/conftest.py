@@ -1,4 +1,4 @@
-"""What these tests share: a data set of some size, its Hub, and what is right in a cache."""
+"""What these tests share: a dataset of some size, its Hub, and what is right in a cache."""
 
 import io
 import os
@@ -43,7 +43,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """Serve the data set, and point the environment to it."""
+    """Serve the dataset, and point the environment to it."""
     with LocalHub(dataset) as serving:
         monkeypatch.setenv("HF_ENDPOINT", serving.endpoint)
         yield serving

@@ -32,7 +32,7 @@ def version(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def hub(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """Serve the data set on the server's address, and point the environment to it."""
+    """Serve the dataset on the server's address, and point the environment to it."""
     with LocalHub(dataset, host="10.79.0.1") as serving:
         monkeypatch.setenv("HF_ENDPOINT", serving.endpoint)
         yield serving

@@ -72,7 +72,7 @@ def slow_ranks(report: Report) -> list[tuple[str, RankReport]]:
 def _about(report: Report) -> Table:
     run = f"{report.run or 'no name'}, {counted(report.world_size, 'rank')}, rank 0 on {report.host}"
     rows = [
-        ("data set", f"{report.repo_id} {report.split}" + (f" at commit {report.commit}" if report.commit else "")),
+        ("dataset", f"{report.repo_id} {report.split}" + (f" at commit {report.commit}" if report.commit else "")),
         ("cache", report.cache_dir),
         ("run", f"{run}, {report.started:%Y-%m-%d %H:%M:%S %Z}"),
     ]
