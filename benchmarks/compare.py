@@ -376,9 +376,11 @@ def table(ways: Sequence[Way], rows: dict[Trouble, list[str]]) -> str:
 
 
 def write(document: Path, text: str) -> None:
-    """Put the text between the marks."""
+    """Put the text between the marks, which must be there."""
     before, start, rest = document.read_text(encoding="utf-8").partition("<!-- comparison -->\n")
     _, end, after = rest.partition("<!-- /comparison -->")
+    if not end:
+        sys.exit(f"{document} has no table to replace: put <!-- comparison --> and <!-- /comparison --> where it belongs")
     document.write_text(before + start + text + end + after, encoding="utf-8")
 
 
@@ -408,15 +410,25 @@ def run_all(
             yield trouble, cells
 
 
-def main() -> None:
+def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[Way], list[Trouble]]:
+    """Give the options, and the ways and the faults that they choose."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fault", default="", help="only faults whose name contains this")
     parser.add_argument("--way", default="", help="only ways whose name or distribution contains this")
     parser.add_argument("--keep", type=Path, help="folder for what the ranks said")
     parser.add_argument("--write", action="store_true", help="put the table into the documents")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.write and (options.fault or options.way):
+        parser.error("--write puts whole tables into the documents: leave out --fault and --way")
     ways = [way for way in WAYS if options.way in way.name + way.distribution]
     troubles = [trouble for trouble in TROUBLES if options.fault in trouble.name]
+    if not (ways and troubles):
+        parser.error(f"nothing matches --fault {options.fault!r} and --way {options.way!r}: give a part of a name in the table")
+    return options, ways, troubles
+
+
+def main() -> None:
+    options, ways, troubles = parse()
     with tempfile.TemporaryDirectory(prefix="compare-") as scratch:
         os.environ |= environment(Path(scratch))
         _context.set_forkserver_preload(["__main__", *(module for way in ways for module in way.modules)])

@@ -47,6 +47,33 @@ def test_each_fault_is_explained() -> None:
     assert [t.name for t in compare.TROUBLES[1:] if f"**{t.name.lower()}.**" not in page] == []
 
 
+@pytest.mark.parametrize("narrow", [("--write", "--fault", "503"), ("--write", "--way", "warmup"), ("--way", "nobody")])
+def test_a_part_of_the_table_is_never_written(narrow: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """A filter together with --write is refused before anything runs, and so is one that nothing matches."""
+    with pytest.raises(SystemExit) as refused:
+        compare.parse(narrow)
+    assert refused.value.code == 2
+    assert narrow[-2] in capsys.readouterr().err
+
+
+def test_a_filter_chooses_and_none_takes_all() -> None:
+    """Without --write a part may run; with it everything does."""
+    assert [len(chosen) for chosen in compare.parse(["--fault", "503", "--way", "warmup"])[1:]] == [1, 1]
+    assert compare.parse(["--write"])[1:] == (list(compare.WAYS), list(compare.TROUBLES))
+
+
+def test_only_what_is_between_the_marks_is_replaced(tmp_path: Path) -> None:
+    """The text around the table stays, and a document without marks is left as it is."""
+    document = tmp_path / "page.md"
+    document.write_text("a\n<!-- comparison -->\nold\n<!-- /comparison -->\nb\n", encoding="utf-8")
+    compare.write(document, "new\n")
+    assert document.read_text(encoding="utf-8") == "a\n<!-- comparison -->\nnew\n<!-- /comparison -->\nb\n"
+    document.write_text("a\nb\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="no table to replace"):
+        compare.write(document, "new\n")
+    assert document.read_text(encoding="utf-8") == "a\nb\n"
+
+
 @pytest.mark.parametrize(
     ("cell", "told"),
     [
