@@ -1,5 +1,7 @@
 """The comparison with the usual ways: its documents show what its script says, and the script runs."""
 
+import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import compare
+
+from step37_flickr8k.localhub import LocalHub
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,6 +91,32 @@ def test_a_cell_tells_how_the_ranks_ended(cell: tuple[Any, ...], told: str) -> N
     assert compare.Cell(list(cell), 1.0, 60.0, wrong=0, missing=0).words() == told
     wrong = compare.Cell(list(cell), 1.0, 60.0, wrong=1, missing=2).words()
     assert ("a wrong file stays" in wrong and "files are missing" in wrong) == ("" in cell)
+
+
+def test_ranks_get_nothing_of_a_login_a_launcher_or_a_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What would turn a peer away from the local Hub or its own group stays behind; what finds programs stays."""
+    foreign = ("HTTP_PROXY", "all_proxy", "RANK", "MASTER_ADDR", "NODE_RANK", "LT_DEVICES", "ACCELERATE_USE_CPU", "HF_TOKEN")
+    for name in foreign:
+        monkeypatch.setenv(name, "1")
+    given = compare.environment(tmp_path / "shim.so", tmp_path)
+    assert not given.keys() & set(foreign)
+    assert given["PATH"] == os.environ["PATH"]
+
+
+def test_ranks_end_even_if_the_middle_never_comes(hub: LocalHub, tmp_path: Path) -> None:
+    """Where nobody asks for the file in the middle, what should have happened before is an error that leaves no rank."""
+    killed = compare.Trouble(name="", first="killed", bound=0.0)
+    with pytest.raises(TimeoutError, match="in the middle"):
+        compare.prepare(compare.Way("", "", print), hub, tmp_path / "shared", killed)  # print: a script that ends well
+    assert multiprocessing.active_children() == []
+
+
+def test_a_folder_that_could_not_be_filled_is_no_beginning(hub: LocalHub, tmp_path: Path) -> None:
+    """Where the ranks fail before the fault, how they ended is told instead of a cell."""
+    filled = compare.Trouble(name="", first="filled")
+    with pytest.raises(RuntimeError, match="'TypeError'"):
+        compare.prepare(compare.Way("", "", len), hub, tmp_path / "shared", filled)  # len: a script that fails
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.slow
