@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,15 @@ def test_the_page_has_a_row_for_each_fault_and_a_column_for_each_way() -> None:
     assert all(f"({way.distribution} " in cell for way, cell in zip(compare.WAYS, heading[1:], strict=True))
     assert [row[0] for row in rows] == [trouble.name for trouble in compare.TROUBLES]
     assert all(len(row) == len(heading) and all(row) for row in rows)
+
+
+def test_the_versions_shown_are_those_that_would_run() -> None:
+    """Each peer stands in the heading with the version that the next run would install."""
+    lines = [line for file in ("constraints.txt", "requirements/compare.txt") for line in (ROOT / file).read_text().splitlines()]
+    pinned = dict(re.findall(r"^([\w-]+)==([\w.]+)", "\n".join(lines).replace("_", "-"), re.MULTILINE))
+    peers = [f"({way.distribution} {pinned[way.distribution.replace('_', '-')]})" for way in compare.WAYS[:-1]]
+    told = [cell[cell.rindex("(") :] for cell in shown("docs/comparison.md")[0][1:-1]]
+    assert told == peers, "run make compare"
 
 
 def test_the_readme_shows_the_pages_rows() -> None:
@@ -114,8 +125,8 @@ def test_ranks_end_even_if_the_middle_never_comes(hub: LocalHub, tmp_path: Path)
 def test_a_folder_that_could_not_be_filled_is_no_beginning(hub: LocalHub, tmp_path: Path) -> None:
     """Where the ranks fail before the fault, how they ended is told instead of a cell."""
     filled = compare.Trouble(name="", first="filled")
-    with pytest.raises(RuntimeError, match="'TypeError'"):
-        compare.prepare(compare.Way("", "", len), hub, tmp_path / "shared", filled)  # len: a script that fails
+    with pytest.raises(RuntimeError, match="'AttributeError'"):
+        compare.prepare(compare.Way("", "", attrgetter("nothing")), hub, tmp_path / "shared", filled)
     assert multiprocessing.active_children() == []
 
 
