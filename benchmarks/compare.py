@@ -35,6 +35,7 @@ RANKS = 4
 FILES = 100
 MIDDLE = "train/000050.jpg"
 DEFAULT_TIMEOUT = 1800  # s: gloo's own
+KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG")  # of the environment of who runs this
 
 # flock as other file systems have it, and another host's name: both are asked for by the environment of a rank.
 SHIM = r"""
@@ -302,9 +303,9 @@ class Cell:
         return told + (f"; files come up to {max(self.downloads)} times" if many else "")
 
 
-def in_the_middle(hub: LocalHub) -> None:
-    """Wait until the stalled file was asked for, and all ranks had the time to come; the stall is longer."""
-    deadline = time.monotonic() + 60
+def in_the_middle(hub: LocalHub, bound: float) -> None:
+    """Wait until the stalled file was asked for, but no longer, and all ranks had the time to come; the stall is longer."""
+    deadline = time.monotonic() + bound
     while not any(one.repo_path == MIDDLE and one.kind == "cdn" for one in hub.requests):
         if time.monotonic() > deadline:
             raise TimeoutError("nobody asked for the file in the middle")
@@ -317,11 +318,13 @@ def prepare(way: Way, hub: LocalHub, folder: Path, trouble: Trouble) -> None:
     if trouble.first == "killed":
         hub.faults.add(STALL)
     ranks = Ranks(way, hub, folder, trouble, "node-gone")
-    if trouble.first == "killed":
-        in_the_middle(hub)
-    else:
-        ranks.wait(trouble.bound)
-    ranks.end()
+    try:
+        if trouble.first == "killed":
+            in_the_middle(hub, trouble.bound)
+        elif set(endings := ranks.wait(trouble.bound)[0]) != {""}:
+            raise RuntimeError(f"the ranks that should fill the folder ended with {endings}")
+    finally:
+        ranks.end()
     hub.faults.clear()
     if trouble.damage:
         victim = folder / MIDDLE
@@ -351,7 +354,7 @@ def run(way: Way, trouble: Trouble, data: Path, keep: Path | None) -> Cell:
         ranks = Ranks(way, hub, folder, trouble, "node-1")
         try:
             if trouble.kill_rank_0:
-                in_the_middle(hub)
+                in_the_middle(hub, trouble.bound)
                 ranks.processes[0].kill()
             endings, seconds = ranks.wait(trouble.bound)
         finally:
@@ -376,9 +379,11 @@ def table(ways: Sequence[Way], rows: dict[Trouble, list[str]]) -> str:
 
 
 def write(document: Path, text: str) -> None:
-    """Put the text between the marks."""
+    """Put the text between the marks, which must be there."""
     before, start, rest = document.read_text(encoding="utf-8").partition("<!-- comparison -->\n")
     _, end, after = rest.partition("<!-- /comparison -->")
+    if not end:
+        sys.exit(f"{document} has no table to replace: put <!-- comparison --> and <!-- /comparison --> where it belongs")
     document.write_text(before + start + text + end + after, encoding="utf-8")
 
 
@@ -408,17 +413,29 @@ def run_all(
             yield trouble, cells
 
 
-def main() -> None:
+def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[Way], list[Trouble]]:
+    """Give the options, and the ways and the faults that they choose."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fault", default="", help="only faults whose name contains this")
     parser.add_argument("--way", default="", help="only ways whose name or distribution contains this")
     parser.add_argument("--keep", type=Path, help="folder for what the ranks said")
     parser.add_argument("--write", action="store_true", help="put the table into the documents")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.write and (options.fault or options.way):
+        parser.error("--write puts whole tables into the documents: leave out --fault and --way")
     ways = [way for way in WAYS if options.way in way.name + way.distribution]
     troubles = [trouble for trouble in TROUBLES if options.fault in trouble.name]
+    if not (ways and troubles):
+        parser.error(f"nothing matches --fault {options.fault!r} and --way {options.way!r}: give a part of a name in the table")
+    return options, ways, troubles
+
+
+def main() -> None:
+    options, ways, troubles = parse()
     with tempfile.TemporaryDirectory(prefix="compare-") as scratch:
-        os.environ |= environment(Path(scratch))
+        replacement = environment(shim(Path(scratch)), Path(scratch))
+        os.environ.clear()
+        os.environ |= replacement
         _context.set_forkserver_preload(["__main__", *(module for way in ways for module in way.modules)])
         draw_dataset(Path(scratch) / "data", count=FILES)
         rows = dict(run_all(ways, troubles, Path(scratch) / "data", options.keep))
@@ -428,13 +445,11 @@ def main() -> None:
         write(ROOT / "README.md", table(ways, {trouble: cells for trouble, cells in rows.items() if trouble.in_readme}))
 
 
-def environment(scratch: Path) -> dict[str, str]:
-    """Give what all ranks have: the shim, no Xet (the faults are of plain HTTP), no bars, nobody's login."""
-    for name in list(os.environ):
-        if name.startswith(("STEP37_", "HF_", "SLURM_", "OMPI_")):
-            del os.environ[name]
+def environment(library: Path, scratch: Path) -> dict[str, str]:
+    """Give what all ranks have: the shim, no Xet (the faults are of plain HTTP), no bars; nobody's login, launcher or proxy."""
+    kept = {name: value for name, value in os.environ.items() if name in KEPT}
     quiet = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return quiet | {"LD_PRELOAD": str(shim(scratch)), "HF_HOME": str(scratch / "home"), "TORCH_CPP_LOG_LEVEL": "FATAL"}
+    return kept | quiet | {"LD_PRELOAD": str(library), "HF_HOME": str(scratch / "home"), "TORCH_CPP_LOG_LEVEL": "FATAL"}
 
 
 if __name__ == "__main__":

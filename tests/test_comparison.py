@@ -1,8 +1,12 @@
 """The comparison with the usual ways: its documents show what its script says, and the script runs."""
 
+import multiprocessing
+import os
+import re
 import shutil
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import compare
+
+from step37_flickr8k.localhub import LocalHub
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,6 +40,15 @@ def test_the_page_has_a_row_for_each_fault_and_a_column_for_each_way() -> None:
     assert all(len(row) == len(heading) and all(row) for row in rows)
 
 
+def test_the_versions_shown_are_those_that_would_run() -> None:
+    """Each peer stands in the heading with the version that the next run would install."""
+    lines = [line for file in ("constraints.txt", "requirements/compare.txt") for line in (ROOT / file).read_text().splitlines()]
+    pinned = dict(re.findall(r"^([\w-]+)==([\w.]+)", "\n".join(lines).replace("_", "-"), re.MULTILINE))
+    peers = [f"({way.distribution} {pinned[way.distribution.replace('_', '-')]})" for way in compare.WAYS[:-1]]
+    told = [cell[cell.rindex("(") :] for cell in shown("docs/comparison.md")[0][1:-1]]
+    assert told == peers, "run make compare"
+
+
 def test_the_readme_shows_the_pages_rows() -> None:
     """The README's table is a part of the page's, cell by cell."""
     page = shown("docs/comparison.md")
@@ -45,6 +60,33 @@ def test_each_fault_is_explained() -> None:
     """The page has a paragraph for each, under the words of the table."""
     page = (ROOT / "docs/comparison.md").read_text(encoding="utf-8").lower()
     assert [t.name for t in compare.TROUBLES[1:] if f"**{t.name.lower()}.**" not in page] == []
+
+
+@pytest.mark.parametrize("narrow", [("--write", "--fault", "503"), ("--write", "--way", "warmup"), ("--way", "nobody")])
+def test_a_part_of_the_table_is_never_written(narrow: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """A filter together with --write is refused before anything runs, and so is one that nothing matches."""
+    with pytest.raises(SystemExit) as refused:
+        compare.parse(narrow)
+    assert refused.value.code == 2
+    assert narrow[-2] in capsys.readouterr().err
+
+
+def test_a_filter_chooses_and_none_takes_all() -> None:
+    """Without --write a part may run; with it everything does."""
+    assert [len(chosen) for chosen in compare.parse(["--fault", "503", "--way", "warmup"])[1:]] == [1, 1]
+    assert compare.parse(["--write"])[1:] == (list(compare.WAYS), list(compare.TROUBLES))
+
+
+def test_only_what_is_between_the_marks_is_replaced(tmp_path: Path) -> None:
+    """The text around the table stays, and a document without marks is left as it is."""
+    document = tmp_path / "page.md"
+    document.write_text("a\n<!-- comparison -->\nold\n<!-- /comparison -->\nb\n", encoding="utf-8")
+    compare.write(document, "new\n")
+    assert document.read_text(encoding="utf-8") == "a\n<!-- comparison -->\nnew\n<!-- /comparison -->\nb\n"
+    document.write_text("a\nb\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="no table to replace"):
+        compare.write(document, "new\n")
+    assert document.read_text(encoding="utf-8") == "a\nb\n"
 
 
 @pytest.mark.parametrize(
@@ -60,6 +102,32 @@ def test_a_cell_tells_how_the_ranks_ended(cell: tuple[Any, ...], told: str) -> N
     assert compare.Cell(list(cell), 1.0, 60.0, wrong=0, missing=0).words() == told
     wrong = compare.Cell(list(cell), 1.0, 60.0, wrong=1, missing=2).words()
     assert ("a wrong file stays" in wrong and "files are missing" in wrong) == ("" in cell)
+
+
+def test_ranks_get_nothing_of_a_login_a_launcher_or_a_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What would turn a peer away from the local Hub or its own group stays behind; what finds programs stays."""
+    foreign = ("HTTP_PROXY", "all_proxy", "RANK", "MASTER_ADDR", "NODE_RANK", "LT_DEVICES", "ACCELERATE_USE_CPU", "HF_TOKEN")
+    for name in foreign:
+        monkeypatch.setenv(name, "1")
+    given = compare.environment(tmp_path / "shim.so", tmp_path)
+    assert not given.keys() & set(foreign)
+    assert given["PATH"] == os.environ["PATH"]
+
+
+def test_ranks_end_even_if_the_middle_never_comes(hub: LocalHub, tmp_path: Path) -> None:
+    """Where nobody asks for the file in the middle, what should have happened before is an error that leaves no rank."""
+    killed = compare.Trouble(name="", first="killed", bound=0.0)
+    with pytest.raises(TimeoutError, match="in the middle"):
+        compare.prepare(compare.Way("", "", print), hub, tmp_path / "shared", killed)  # print: a script that ends well
+    assert multiprocessing.active_children() == []
+
+
+def test_a_folder_that_could_not_be_filled_is_no_beginning(hub: LocalHub, tmp_path: Path) -> None:
+    """Where the ranks fail before the fault, how they ended is told instead of a cell."""
+    filled = compare.Trouble(name="", first="filled")
+    with pytest.raises(RuntimeError, match="'AttributeError'"):
+        compare.prepare(compare.Way("", "", attrgetter("nothing")), hub, tmp_path / "shared", filled)
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from step37_flickr8k import __version__
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
-from dist import LINK, OF_A_WHEEL, OF_AN_SDIST, check_contents
+from dist import LINK, OF_A_WHEEL, OF_AN_SDIST, check_contents, try_with_each
 
 ROOT = Path(__file__).parents[1]
 MODULES = ["src/step37_flickr8k/__init__.py", "src/step37_flickr8k/py.typed"]
@@ -55,6 +55,12 @@ def test_a_wheel_with_a_test_or_without_its_marker_is_refused(tmp_path: Path) ->
         check_contents(built(tmp_path / "missing", modules=MODULES[:1]), MODULES)
     with pytest.raises(SystemExit, match=r"no py.typed"):
         check_contents(built(tmp_path / "untyped", modules=MODULES[:1]), MODULES[:1])
+
+
+def test_a_wheel_that_no_python_here_suits_is_refused(tmp_path: Path) -> None:
+    """Where none of the claimed versions can be tried, they are named, and nothing is released."""
+    with pytest.raises(SystemExit, match=r"is here: install one of 3\.98, 3\.99"):
+        try_with_each(["3.98", "3.99"], "a-1.whl", tmp_path, ROOT)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="needs tomllib: run it with Python 3.11")

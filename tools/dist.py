@@ -131,6 +131,8 @@ def try_with_each(claimed: list[str], wheel: str, scratch: Path, source: Path) -
     """Try the wheel alone with each Python that it claims to suit, and with the oldest of all that it says it can do with."""
     here = {version: interpreter(version) for version in claimed}
     found = [(version, python) for version, python in here.items() if python]
+    if not found:
+        sys.exit(f"none of the Pythons that the wheel claims to suit is here: install one of {', '.join(claimed)}")
     for version, python in found:
         say(f"the wheel alone, Python {version}")
         try_with(python, scratch, source, (wheel,))
