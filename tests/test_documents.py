@@ -4,6 +4,7 @@ import argparse
 import ast
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ OTHERS = """
     FileSystemId MaxFailedIndexesExceeded MountName NotReady PersistentVolume PodFailurePolicy ScheduleAnyway SuccessCriteriaMet
     TrainJob TrainingRuntime
 """
+PUBLIC = [getattr(step37_flickr8k, name) for name in step37_flickr8k.__all__]
 KNOWN = {*FLAGS, *ERRORS, *step37_flickr8k.__all__, *re.findall(r"[\w-]+", OTHERS)}
 
 
@@ -99,6 +101,14 @@ def test_documents_name_nothing_that_is_not_there(document: Path) -> None:
     assert set(re.findall(r"STEP37_[A-Z][A-Z_]*", text)) <= {*_variables()}
     sentences = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     assert not [name for span in re.findall(r"`([^`\n]+)`", sentences) for name in stale(span)]
+
+
+@pytest.mark.parametrize("function", [*filter(inspect.isfunction, PUBLIC), step37_flickr8k.Step37Flickr8kDataset.__init__])
+def test_public_functions_tell_every_parameter(function: Callable[..., object]) -> None:
+    """The docstring's Args hold the parameters, in their order, and nothing else."""
+    told = (inspect.getdoc(function) or "").partition("Args:\n")[2].partition("\n\n")[0]
+    names = [name for name in inspect.signature(function).parameters if name != "self"]
+    assert re.findall(r"^    (\w+): ", told, re.MULTILINE) == names
 
 
 def test_documents_name_no_file_that_is_not_there() -> None:
