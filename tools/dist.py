@@ -122,8 +122,9 @@ def try_with(python: str, scratch: Path, source: Path, *requirements: tuple[str,
     place = Path(tempfile.mkdtemp(dir=scratch))
     subprocess.run([python, "-m", "venv", "--without-pip", place], check=True)
     for wanted in requirements:
-        uv = [str(Path(sys.executable).with_name("uv")), "pip", "install", "--quiet", f"--python={place}/bin/python"]
-        subprocess.run([*uv, *wanted], check=True)
+        # the system's certificates, as pip does: a site's proxy may have its own
+        uv = [str(Path(sys.executable).with_name("uv")), "pip", "install", "--quiet", "--system-certs"]
+        subprocess.run([*uv, f"--python={place}/bin/python", *wanted], check=True)
     try_out(place / "bin/python", source)
 
 
