@@ -208,7 +208,7 @@ def test_a_full_disk_shows_only_at_the_end_of_a_file(version: str, place: str) -
 def test_an_export_that_fills_up(hub: LocalHub, job: MakeJob, version: str, place: str, ballast: Callable[[int], None]) -> None:
     """Full in the middle: 75 and the remedy on all ranks, nothing torn; with space again the next run brings the rest."""
     cache = EXPORT / "small" / place / "cache"
-    hub.faults.add(Fault.delay(0.1))
+    hub.faults.add(Fault.delay(0.5))
     ranks = job(version, "small", place, STEP37_HEARTBEAT_TIMEOUT="4")
     start(ranks, "--concurrency", "2")
     ranks.until_logged(0, "fetching 40 of 40 files", 90)
@@ -223,6 +223,7 @@ def test_an_export_that_fills_up(hub: LocalHub, job: MakeJob, version: str, plac
     assert_nothing_torn(hub, cache)
     assert not (cache / HOME / "train.json").exists()
     (cache.parent / "ballast").unlink()
+    hub.faults.clear()
     hub.clear_requests()
     ranks = job(version, "small", place, STEP37_HEARTBEAT_TIMEOUT="4")
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
