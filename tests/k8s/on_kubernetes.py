@@ -59,7 +59,11 @@ def test_waiters_that_cant_be_scheduled(hub: LocalHub, room: Room) -> None:
     room.settings["STEP37_VISIBILITY_TIMEOUT"] = "5"
     apart = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "warmup"}}}
     affinity = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}}
-    job = room.apply("local", job_patch(pod={"affinity": affinity}))
+    job = room.apply("local", job_patch({"suspend": True}, pod={"affinity": affinity}))
+    # a pod that is tried before its claim is bound waits, rank 0's too, and waiters would take both nodes
+    here, bound = f"--namespace={room.name}", "--for=jsonpath={.status.phase}=Bound"
+    kubectl("wait", here, bound, "persistentvolumeclaim", "--all", "--timeout=120s")
+    kubectl("patch", here, "job", job.name, "--patch", '{"spec": {"suspend": false}}')
     job.until(lambda: "publishing" in job.said(0), "the end of the download")
     assert Counter(bool(pod.node) for pod in job.pods) == {True: 2, False: 2}, job.everything
     job.wait("Complete")
