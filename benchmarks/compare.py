@@ -8,11 +8,9 @@ import argparse
 import json
 import multiprocessing
 import os
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,12 +18,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 
+from barrier import free_port
 from draw import draw_dataset
 
 from step37_flickr8k.localhub import Fault, LocalHub
@@ -197,14 +195,6 @@ TROUBLES = (
 
 
 # --- running them -----------------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    """Find a port below the ones that connections come from: there a client that comes early may connect to itself."""
-    for port in random.sample(range(15000, 30000), 100):
-        with suppress(OSError), socket.create_server(("", port)):
-            return port
-    raise OSError("no port is free")
 
 
 def be_a_rank(script: Callable[[Job], None], job: Job, out: str, environment: dict[str, str]) -> None:

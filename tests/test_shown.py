@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import pytest
 from step37_flickr8k import cli
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import Draw
+from tests.ranks import free_port
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -134,11 +134,6 @@ class Session:
             yield "[ $? = 0 ]"  # what fails before && doesn't end a shell by itself
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return str(one.getsockname()[1])
-
-
 @pytest.fixture
 def session(draw: Draw, tmp_path: Path) -> Iterator[Session]:
     """Make a folder that looks like the documents' machine, with a dataset of two splits, and a Hub that serves it."""
@@ -150,7 +145,7 @@ def session(draw: Draw, tmp_path: Path) -> Iterator[Session]:
     draw(12)
     shutil.copytree(draw(6, split="validation"), folder / "data" / "flickr8k")
     with LocalHub(folder / "data" / "flickr8k") as hub:
-        yield Session(folder, hub, {port: free_port() for port in ("8000", "8001")})
+        yield Session(folder, hub, {port: str(free_port()) for port in ("8000", "8001")})
 
 
 @pytest.mark.slow

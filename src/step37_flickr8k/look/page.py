@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from step37_flickr8k.errors import InvalidSettings
+from step37_flickr8k.look.progress import counted
 from step37_flickr8k.look.visible import visible
 
 __all__ = ["render", "try_out", "write"]
@@ -21,6 +22,7 @@ def render(name: str, *, script: str = "", **values: Any) -> str:
     loader = jinja2.PackageLoader("step37_flickr8k.look", "pages")
     ways: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(loader=loader, autoescape=True, finalize=_shown, **ways)
+    environment.globals["counted"] = counted
     code = loader.get_source(environment, script)[0] if script else ""
     allowed = "'sha256-" + base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() + "'" if script else "'none'"
     return environment.get_template(name).render(script=code, allowed=allowed, **values)

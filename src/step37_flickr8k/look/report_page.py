@@ -3,7 +3,6 @@
 from typing import Any
 
 from step37_flickr8k.look.page import render
-from step37_flickr8k.look.progress import counted
 from step37_flickr8k.look.report import Report
 from step37_flickr8k.look.report_text import headline, slow_ranks
 
@@ -16,7 +15,7 @@ def report_page(report: Report) -> str:
     """Give the page: one file that needs nothing else."""
     longest = max((said.lag or 0.0 for said in report.ranks.values()), default=0.0) or 1.0
     values: dict[str, Any] = {"plot": _plot(report), "ranks": slow_ranks(report), "longest_lag": longest}
-    return render("report.html", report=report, headline=headline(report), counted=counted, **values)
+    return render("report.html", report=report, headline=headline(report), **values)
 
 
 def _plot(report: Report) -> dict[str, Any] | None:
