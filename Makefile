@@ -17,6 +17,8 @@ COMPARE_VENV ?= .venv-compare
 COMPARE_STAMP := $(COMPARE_VENV)/.installed
 DIST_VENV ?= .venv-dist
 DIST_STAMP := $(DIST_VENV)/.installed
+# The tests wait more than they compute; each makes its own servers, folders and ports.
+SIDE_BY_SIDE := --numprocesses 3 --dist worksteal
 
 .DELETE_ON_ERROR:
 .PHONY: help compare demo dist test test-kill test-sharedfs test-fuse test-nfs test-slow test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types docs pictures bench bench-barrier bench-fetch format clean
@@ -44,7 +46,7 @@ dist: $(DIST_STAMP) ## wheel and sdist of the commit into dist/: reproducible, c
 
 test: $(STAMP) ## all tests but the slow ones, with coverage
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m coverage run -m pytest -m 'not slow'
+	$(BIN)/python -m coverage run -m pytest -m 'not slow' $(SIDE_BY_SIDE)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
@@ -54,7 +56,7 @@ test-kill: $(STAMP) ## a hundred runs killed at random moments, ten machines wit
 
 test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late; the pages in a real browser
 	tests/install strace btrfs-progs chromium chromium-driver
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE)
 
 test-sharedfs: $(STAMP) ## the cache on late, full and failing FUSE mounts, and on a Linux NFS server with two clients; as root
 	tests/install user-mode-linux nfs-kernel-server nfs-common rpcbind busybox-static iproute2 fuse3 gcc libc6-dev

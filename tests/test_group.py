@@ -86,7 +86,7 @@ def test_every_rank_gets_rank_zeros_result() -> None:
 
 @pytest.mark.parametrize("error", [FolderFull("disk full"), EmptySelection("no rows"), RuntimeError("a bug"), OSError(28, "x")])
 def test_every_rank_gets_rank_zeros_error(error: Exception) -> None:
-    """Whatever rank 0 raises, all raise: same class, same message, within two seconds."""
+    """Whatever rank 0 raises, all raise: same class, same message, at once."""
 
     def work(_: Progress) -> dict[str, Any]:
         raise error

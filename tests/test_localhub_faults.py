@@ -221,7 +221,7 @@ def test_stalled_request_does_not_keep_the_server(tmp_path: Path) -> None:
         reader = threading.Thread(target=read_all, args=(answer,))
         reader.start()
         start = time.monotonic()
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 15
     reader.join(20)
     answer.close()
     assert len(failures) == 1

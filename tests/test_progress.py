@@ -67,7 +67,8 @@ def start(terminal: Terminal, cache: Path, rank: int, size: int, port: int, *arg
     place = {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TERM": "xterm"}
     command = [sys.executable, "-m", "step37_flickr8k", "warmup", "--cache-dir", str(cache), *arguments]
     streams = {"stdout": terminal.theirs, "stderr": terminal.theirs}
-    return subprocess.Popen(command, env=os.environ | place, **streams)  # type: ignore[call-overload,no-any-return]
+    inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}  # pytest-xdist's
+    return subprocess.Popen(command, env=inherited | place, **streams)  # type: ignore[call-overload,no-any-return]
 
 
 def until_seen(terminal: Terminal, pattern: str, seconds: float = 120) -> list[str]:

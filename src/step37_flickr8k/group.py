@@ -502,6 +502,7 @@ class _Listener(threading.Thread):
     ) -> Value:
         """Give rank 0's next word of this kind; raises RankZeroLost after the silence that is too long."""
         look_due = time.monotonic() + self._patience.heartbeat
+        overdue = 0
         while True:
             with contextlib.suppress(queue.Empty):
                 word = self._inbox.get(timeout=1.0)
@@ -512,7 +513,8 @@ class _Listener(threading.Thread):
                 if word["kind"] == kind:
                     return word
                 continue
-            if time.monotonic() > self._deadline + 1:  # the listener itself is stuck: its store is frozen or cut off
+            overdue = overdue + 1 if time.monotonic() > self._deadline else 0
+            if overdue > 2:  # turns: had this rank itself been frozen, its listener would have caught up by now
                 raise self._silence()
             if self._heard is None and time.monotonic() > look_due:
                 look_due = time.monotonic() + self._patience.heartbeat
@@ -568,6 +570,7 @@ class _Listener(threading.Thread):
             raise self._silence()
         answer = json.loads(store.get(f"{prefix}/answer/{number}"))
         self._listen_until_silence()
+        log.debug("rank 0 answers: it is at word %d", answer["word"])
         return answer["nonce"], answer["word"]
 
     def _word(self, store: Store, key: str) -> Value:

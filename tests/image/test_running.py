@@ -69,7 +69,7 @@ def test_any_user_fills_a_cache(containers: Containers, network: Network, volume
 
 @pytest.mark.usefixtures("hub")
 def test_a_stop_in_mid_download_ends_it_and_the_next_run_resumes(containers: Containers, network: Network, volume: Path) -> None:
-    """As process 1 the command answers SIGTERM: 143 within 5 s; the next run downloads only what is missing."""
+    """As process 1 the command answers SIGTERM: 143, long before the kill; the next run downloads only what is missing."""
     options = (*network.place("rank", "10.37.0.20"), "--volume", f"{volume}:/cache")
     warmup = ("warmup", "--cache-dir", "/cache", "--endpoint", ENDPOINT, "--sample-count", "all")
     rank = containers.start(*warmup, "--concurrency", "1", options=options)
@@ -80,7 +80,7 @@ def test_a_stop_in_mid_download_ends_it_and_the_next_run_resumes(containers: Con
     code, seconds = rank.stop()
     there = images(volume)
     assert (code, there < COUNT) == (143, True), rank.log()
-    assert seconds < 5
+    assert seconds < 15  # of the 30 that a stop waits before it kills
     assert "ended by SIGTERM" in rank.log()
     resumed = containers.start(*warmup, options=options)
     assert resumed.wait() == 0, resumed.log()
