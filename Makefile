@@ -15,6 +15,8 @@ LINT_VENV ?= .venv-lint
 LINT_STAMP := $(LINT_VENV)/.installed
 COMPARE_VENV ?= .venv-compare
 COMPARE_STAMP := $(COMPARE_VENV)/.installed
+BENCH_VENV ?= .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.installed
 DIST_VENV ?= .venv-dist
 DIST_STAMP := $(DIST_VENV)/.installed
 # The tests wait more than they compute; each makes its own servers, folders and ports.
@@ -136,8 +138,13 @@ bench: bench-barrier bench-fetch ## all benchmarks
 bench-barrier: $(STAMP) ## how fast the outcome, and a death, reach all ranks
 	TORCH_CPP_LOG_LEVEL=FATAL $(BIN)/python benchmarks/barrier.py
 
-bench-fetch: $(STAMP) ## how fast a cache is filled, beside the usual ways; needs nginx with its echo module, curl, aria2c; DATA=<folder>
-	PYTHONPATH=demo $(BIN)/python benchmarks/fetch.py $(if $(DATA),--data '$(DATA)')
+$(BENCH_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[parquet]'
+	touch $@
+
+bench-fetch: $(BENCH_STAMP) ## how fast a cache is filled, beside the usual ways; needs nginx with its echo module, curl, aria2c; DATA=<folder>
+	PYTHONPATH=demo $(BENCH_VENV)/bin/python benchmarks/fetch.py $(if $(DATA),--data '$(DATA)')
 
 $(COMPARE_STAMP): pyproject.toml constraints.txt requirements/compare.txt tools/check_torch_build.py
 	$(PYTHON) -m venv $(COMPARE_VENV)

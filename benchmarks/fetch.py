@@ -275,7 +275,8 @@ def url(endpoint: str, name: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("STEP37_", "HF_", "SLURM_"))}
+    others = ("STEP37_", "HF_", "SLURM_", "PYTHONDONTWRITEBYTECODE")  # what is installed is compiled once
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     return kept | quiet
 

@@ -22,8 +22,8 @@ from step37_flickr8k.group import Group
 from step37_flickr8k.hub import Hub
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.source import Quota
 from step37_flickr8k.warmup import Warmup
-from step37_flickr8k.wire import Quota
 from step37_flickr8k.world import World
 
 from .conftest import Draw

@@ -22,7 +22,7 @@ from step37_flickr8k.landing import Arrived, Landing
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.plan import RemoteFile
 from step37_flickr8k.settings import WarmupSettings
-from step37_flickr8k.wire import Source, Tally
+from step37_flickr8k.source import Source, Tally
 from step37_flickr8k.workers import Workers
 
 
@@ -40,15 +40,17 @@ class Fetching:
 
     def run(self, land: Callable[[Sequence[Arrived]], None] | None = None, progress: Any = None) -> Tally:
         url = f"{self.hub.endpoint}/datasets/intro/flickr8k/resolve/{self.hub.commit}/train"
+        source = Source(base=f"{url}/", headers={"Authorization": "Bearer hf_x"})
         with contextlib.closing(Workers(self.folder)) as hands:
-            return fetch(
+            fetch(
                 self.files,
-                Source(base=f"{url}/", headers={"Authorization": "Bearer hf_x"}),
+                source,
                 hands,
                 land or self.publish,
                 settings=WarmupSettings(**self.settings),
                 progress=progress or (lambda state, **numbers: self.told.append({"state": state, **numbers})),
             )
+        return source.account
 
     def publish(self, batch: Sequence[Arrived]) -> None:
         for arrived in batch:

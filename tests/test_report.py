@@ -130,7 +130,7 @@ def test_what_the_api_was_asked_again_counts_too(hub: LocalHub, cache: Path, fil
         hub.faults.clear()
         hub.faults.add(Fault.status(503, kind="tree", times=1))
         hub.clear_requests()
-        report = report_of(cache, file, "--attempts", str(attempts))
+        report = report_of(cache, file, "--fetch-mode", "files", "--attempts", str(attempts))
         assert (report["exit_code"], report["retries"]) == told
         assert (report["commit"], report["requests"]) == (hub.commit, len(hub.requests))
 

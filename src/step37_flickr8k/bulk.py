@@ -15,7 +15,8 @@ from step37_flickr8k.loop import Report, beside, in_own_loop, tell
 from step37_flickr8k.parquet import ImageChunk, Images, NotReadable
 from step37_flickr8k.plan import RemoteFile
 from step37_flickr8k.settings import WarmupSettings
-from step37_flickr8k.wire import FAULTS, Fault, GivenUp, Source, Tally, Wire, cause_of, connected
+from step37_flickr8k.source import Fault, Source
+from step37_flickr8k.wire import FAULTS, GivenUp, Wire, cause_of, connected
 from step37_flickr8k.workers import Workers
 
 __all__ = ["fetch_bulk"]
@@ -36,22 +37,22 @@ def fetch_bulk(
     *,
     settings: WarmupSettings,
     progress: Report,
-) -> Tally:
+) -> None:
     """Read Parquet files as a stream and land each image in them whose bytes are those of a file wanted.
 
-    Raises nothing for what can't be read there or isn't in it: the tally tells how many files came, `fetch` brings the others.
+    Raises nothing for what can't be read there or isn't in it: `fetch` brings the others.
     What ``land`` or ``progress`` raises ends it at once.
     """
 
-    async def main() -> Tally:
+    async def main() -> None:
         with contextlib.ExitStack() as stack:
             landing = stack.enter_context(Landing(workers, land))
             reader = ThreadPoolExecutor(1, thread_name_prefix="step37-parquet")  # pyarrow keeps memory for each thread
             stack.callback(reader.shutdown, cancel_futures=True)
             async with connected(source, settings) as wire:
-                return await _Bulk(wire, landing, reader, wanted).run(shards, progress)
+                await _Bulk(wire, landing, reader, wanted).run(shards, progress)
 
-    return in_own_loop(main)
+    in_own_loop(main)
 
 
 class _Bulk:
@@ -67,7 +68,7 @@ class _Bulk:
         self._opened: list[tuple[RemoteFile, Images]] = []
         self._strange = 0  # bytes of row groups that may turn out not to be wanted
 
-    async def run(self, shards: Sequence[RemoteFile], progress: Report) -> Tally:
+    async def run(self, shards: Sequence[RemoteFile], progress: Report) -> None:
         telling = partial(tell, progress, self._wire, files=self._count, size=self._size)
         await beside(telling(), [self._open(shard) for shard in shards])
         lengths = [chunk.end - chunk.start for _, images in self._opened for chunk in images.chunks]
@@ -75,7 +76,6 @@ class _Bulk:
         streams = max(1, min(_STREAMS, _BUFFERED // max(lengths, default=1), self._wire.connections))
         parts = iter([_Part(*one, part) for one in self._opened for part in _cut(one[1].chunks, sum(lengths) / streams)])
         await beside(telling(), [self._stream(parts) for _ in range(streams)])
-        return self._tally
 
     async def _open(self, shard: RemoteFile) -> None:
         async def read_tail(length: int) -> bytes:

@@ -12,7 +12,8 @@ from step37_flickr8k.landing import Land, Landing
 from step37_flickr8k.loop import Report, beside, in_own_loop, tell
 from step37_flickr8k.plan import RemoteFile
 from step37_flickr8k.settings import WarmupSettings
-from step37_flickr8k.wire import FAULTS, Fault, GivenUp, Source, Tally, Wire, connected
+from step37_flickr8k.source import Fault, Source
+from step37_flickr8k.wire import FAULTS, GivenUp, Wire, connected
 from step37_flickr8k.workers import Workers
 
 __all__ = ["fetch", "memory_in_flight"]
@@ -22,19 +23,19 @@ _BLOCK = 1 << 20  # bytes: larger files are written and hashed in pieces of this
 
 def fetch(
     files: Collection[RemoteFile], source: Source, workers: Workers, land: Land, *, settings: WarmupSettings, progress: Report
-) -> Tally:
+) -> None:
     """Fetch all files into temporary ones of the workers' folder and hand them, verified, to ``land``, which names them.
 
     ``land`` takes several at a time, in several threads. A file that fails doesn't stop the others: at the end `FetchFailed`
     names those that are missing. What ``land`` or ``progress`` raises ends the fetch at once; no unfinished file stays.
     """
 
-    async def main() -> Tally:
+    async def main() -> None:
         with contextlib.ExitStack() as at_rest, Landing(workers, land) as landing:
             async with connected(source, settings) as wire:
-                return await _Fetch(wire, landing, workers.folder, at_rest).run(files, progress)
+                await _Fetch(wire, landing, workers.folder, at_rest).run(files, progress)
 
-    return in_own_loop(main)
+    in_own_loop(main)
 
 
 def memory_in_flight(concurrency: int, size: int) -> int:
@@ -58,14 +59,13 @@ class _Fetch:
         self._at_rest = at_rest
         self._failed: dict[str, str] = {}
 
-    async def run(self, files: Collection[RemoteFile], progress: Report) -> Tally:
+    async def run(self, files: Collection[RemoteFile], progress: Report) -> None:
         waiting = iter(files)
         count = min(_places(self._wire.connections), len(files))
         telling = tell(progress, self._wire, files=len(files), size=sum(file.size for file in files))
         await beside(telling, [self._work(waiting) for _ in range(count)])
         if self._failed:
             raise FetchFailed(_summary(self._failed, len(files)))
-        return self._tally
 
     async def _work(self, waiting: Iterator[RemoteFile]) -> None:
         for file in waiting:

@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from step37_flickr8k.bulk import fetch_bulk
 from step37_flickr8k.errors import CommitChanged, Step37Error
-from step37_flickr8k.fetch import fetch
 from step37_flickr8k.group import Progress
 from step37_flickr8k.hub import Hub
 from step37_flickr8k.landing import Arrived
@@ -25,8 +23,8 @@ from step37_flickr8k.record import (
     write_manifest,
     write_record,
 )
+from step37_flickr8k.source import Source, Tally
 from step37_flickr8k.survey import MANY, Survey, Surveyor, Task
-from step37_flickr8k.wire import Source, Tally
 from step37_flickr8k.workers import Workers
 
 __all__ = ["Done", "Filling", "result_of"]
@@ -58,13 +56,13 @@ class Filling:
             before = self._record_before(survey)
             lost = self._lost(before, survey)
             self._check_space(survey, lost)
-            tally = self._fetch(lost, survey)
+            self._fetch(lost, survey)
             self._progress("publishing")
             record = self._publish(survey, before, flush)
         skipped = skipped_rows(self._folder, record, self._task.selection)
-        return result_of(Done(tally, self._hub, commit), survey.plan.rows, warm=False, skipped=skipped)
+        return result_of(Done(self._task.account, self._hub, commit), survey.plan.rows, warm=False, skipped=skipped)
 
-    def repair(self, record: Record, listing: Listing, names: Sequence[str]) -> Tally:
+    def repair(self, record: Record, listing: Listing, names: Sequence[str]) -> None:
         """Fetch these files of the record's commit again, and prove them in the manifest."""
         with self._ready_to_write() as flush:
             now = read_record(self._folder)
@@ -73,11 +71,10 @@ class Filling:
             files = [listing[name] for name in names if name in listing]
             self._folder.check_space(sum(file.size for file in files), len(files))
             proven: dict[str, Proven] = {}
-            tally = self._fetch_files(files, record.commit, proven)
+            self._fetch_files(files, record.commit, proven)
             flush()
             self._lease.check()
             write_manifest(self._folder, read_manifest(self._folder) | proven)
-        return tally
 
     @contextlib.contextmanager
     def _ready_to_write(self) -> Iterator[Flush]:
@@ -130,21 +127,28 @@ class Filling:
         wanted = {file.name for file in survey.plan.fetch} | survey.proven.keys() | {METADATA}
         return [survey.listing[n] for n in read_manifest(self._folder) if n not in wanted and n in survey.listing]
 
-    def _fetch(self, lost: Sequence[RemoteFile], survey: Survey) -> Tally:
-        tally, files = Tally(), survey.plan.fetch
+    def _fetch(self, lost: Sequence[RemoteFile], survey: Survey) -> None:
+        files = [*survey.plan.fetch, *lost] if lost else survey.plan.fetch
         if survey.shards:
-            bulk = Source(base=self._hub.parquet_base(), headers=self._hub.headers(), account=self._task.account)
-            tally = fetch_bulk(survey.shards, files, bulk, self._workers, self._landing(survey.proven), **self._ways)
-            came = f"{tally.files:,} of {len(files):,} files"
-            log.info("%s came in bulk, with %s requests", came, f"{tally.requests:,}")
+            self._fetch_bulk(survey, files)
             files = [file for file in files if file.name not in survey.proven]
-        tally.add(self._fetch_files([*files, *lost] if lost else files, survey.commit, survey.proven))
-        return tally
+        self._fetch_files(files, survey.commit, survey.proven)
 
-    def _fetch_files(self, files: Sequence[RemoteFile], commit: str, proven: dict[str, Proven]) -> Tally:
-        base = self._hub.base(commit, self._task.selection.split)
-        source = Source(base=base, headers=self._hub.headers(), account=self._task.account)
-        return fetch(files, source, self._workers, self._landing(proven), **self._ways)
+    def _fetch_bulk(self, survey: Survey, files: Sequence[RemoteFile]) -> None:
+        from step37_flickr8k.bulk import fetch_bulk  # noqa: PLC0415 - as below
+
+        source = Source(base=self._hub.parquet_base(), headers=self._hub.headers(), account=self._task.account)
+        fetch_bulk(survey.shards, files, source, self._workers, self._landing(survey.proven), **self._ways)
+        came, requests = source.account.files, source.account.requests
+        log.info("%s of %s files came in bulk, with %s requests", f"{came:,}", f"{len(files):,}", f"{requests:,}")
+
+    def _fetch_files(self, files: Sequence[RemoteFile], commit: str, proven: dict[str, Proven]) -> None:
+        from step37_flickr8k.fetch import fetch  # noqa: PLC0415 - its HTTP client is a quarter of a second
+
+        if files:
+            base = self._hub.base(commit, self._task.selection.split)
+            source = Source(base=base, headers=self._hub.headers(), account=self._task.account)
+            fetch(files, source, self._workers, self._landing(proven), **self._ways)
 
     @property
     def _ways(self) -> dict[str, Any]:

@@ -248,8 +248,8 @@ class CacheFolder:
         if name != METADATA and (why := why_not_plain(name)):
             raise InvalidMetadata(f"{name[:200]!r} is not the name of a file of {self.split}: {why}")
         with self.errors():
-            status = temporary.stat()
-            temporary.replace(self.files / name)
+            status = os.stat(temporary)  # noqa: PTH116 - with pathlib's a third of the work of a file
+            os.replace(temporary, f"{self.files}/{name}")  # noqa: PTH105
             return Entry(status.st_size, status.st_mtime_ns)
 
     def discard(self, path: Path) -> None:

@@ -4,9 +4,11 @@ import contextlib
 import logging
 import random
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextvars import ContextVar
 from functools import partial
 from importlib import metadata
@@ -30,6 +32,7 @@ from step37_flickr8k.folder import digest_of
 from step37_flickr8k.node import proxy_before
 from step37_flickr8k.plan import METADATA, Listing, RemoteFile
 from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.source import Tally
 
 __all__ = ["Hub", "is_commit"]
 
@@ -39,6 +42,7 @@ _T = TypeVar("_T")
 _NAME = "step37-flickr8k"  # of our distribution
 _KIND = "dataset"
 _PARQUET = "refs/convert/parquet"
+_FEW = 2  # tries for a listing that can be done without
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 _STRANGE = (ValueError, TypeError, KeyError, AttributeError)  # what a listing raises that isn't one
 _ASKING: ContextVar["Hub | None"] = ContextVar("_ASKING", default=None)  # whose request this thread makes
@@ -70,6 +74,8 @@ class Hub:
         self._transport_error: Any = next(base for base in bases if base.__name__ == "HTTPError")
         self.requests = 0
         self.retries: Counter[str] = Counter()  # by cause
+        self._counting = threading.Lock()
+        self._parquet: Future[list[RemoteFile]] | None = None
 
     @property
     def name(self) -> str:
@@ -122,8 +128,27 @@ class Hub:
             raise SplitNotFound(missing)
         return files
 
-    def list_parquet(self, split: str, attempts: int | None = None) -> list[RemoteFile]:
-        """Give the files of the split's Parquet conversion, named from the root; empty if there is none."""
+    def look_for_parquet(self, split: str) -> None:
+        """Begin to list the split's Parquet conversion in the background, for `list_parquet` to give."""
+        found = self._parquet = Future()
+
+        def look() -> None:
+            try:
+                found.set_result(self._list_parquet(split))
+            except Exception as error:  # noqa: BLE001 - for who asks for it
+                found.set_exception(error)
+
+        threading.Thread(target=look, name="step37-listing", daemon=True).start()
+
+    def list_parquet(self, split: str) -> list[RemoteFile]:
+        """Give the files of the split's Parquet conversion, named from the root; empty if there is none.
+
+        In auto mode it can be done without, so that it isn't tried often.
+        """
+        return self._list_parquet(split) if self._parquet is None else self._parquet.result()
+
+    def _list_parquet(self, split: str) -> list[RemoteFile]:
+        attempts = min(_FEW, self._settings.attempts) if self._settings.fetch_mode == "auto" else None
         try:
             tree = self._tree(_PARQUET, recursive=True, attempts=attempts)
             files = Listing(_remote_file(entry, "") for entry in tree).values()
@@ -243,12 +268,19 @@ class Hub:
             raise SplitNotFound(f"{self.name} holds no {filename}: look at its list of files") from error
         raise CacheDamaged(f"{path} has other bytes than {self.name} says, twice: is there a proxy that changes them?")
 
+    def count(self, tally: Tally) -> None:
+        """Count as ours what was asked of it elsewhere."""
+        with self._counting:
+            self.requests += tally.requests
+            self.retries += tally.retries
+
     def _patiently(self, call: Callable[[], _T], revision: str, attempts: int | None = None) -> _T:
         """Call the Hub, again after what may pass; anything else in plain words."""
         errors = self._library.errors
         attempts = 1 if self._settings.offline else attempts or self._settings.attempts
         for attempt in range(1, attempts + 1):
-            self.requests += 1
+            with self._counting:
+                self.requests += 1
             try:
                 return call()
             except errors.LocalEntryNotFoundError as error:  # hf_hub_download's word for "couldn't ask"
@@ -267,7 +299,8 @@ class Hub:
             except (self._transport_error, OSError) as error:
                 reason = error
             if attempt < attempts:
-                self.retries[self._cause_of(reason)] += 1
+                with self._counting:
+                    self.retries[self._cause_of(reason)] += 1
                 pause = min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311 - jitter
                 log.info("the Hub can't answer now (%s), trying again in %.1f s", _first_line(reason), pause)
                 time.sleep(pause)

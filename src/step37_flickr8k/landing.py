@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from step37_flickr8k.errors import Step37Error
 from step37_flickr8k.plan import METADATA, RemoteFile
-from step37_flickr8k.wire import Fault
+from step37_flickr8k.source import Fault
 from step37_flickr8k.workers import Job, Workers
 
 __all__ = ["Arrived", "Land", "Landing"]
@@ -67,15 +67,23 @@ class Landing:
         landed = asyncio.get_running_loop().create_future()
         self._come.append(_Whole(file, content, landed, verified))
         if len(self._come) == 1:
-            asyncio.get_running_loop().call_later(_GATHER, self.submit)
+            asyncio.get_running_loop().call_later(_GATHER, self._submit_some)
         return landed
 
     def submit(self) -> None:
         """Let what was handed over wait no longer for others to go with."""
         while self._come and self._busy < self._limit:
-            batch = [self._come.popleft() for _ in range(min(_BATCH, len(self._come)))]
-            self._busy += 1
-            self._writers.submit(self._finish_batch, batch, asyncio.get_running_loop())
+            self._send()
+
+    def _submit_some(self) -> None:
+        """Send on what has gathered; a few files alone only where no thread is at work, or each takes long: many cost less."""
+        while self._come and self._busy < self._limit and (not self._busy or self._limit > _FEW or len(self._come) >= _BATCH):
+            self._send()
+
+    def _send(self) -> None:
+        batch = [self._come.popleft() for _ in range(min(_BATCH, len(self._come)))]
+        self._busy += 1
+        self._writers.submit(self._finish_batch, batch, asyncio.get_running_loop())
 
     def land_written(self, file: RemoteFile, temporary: Path) -> None:
         """Land a file that was written and verified elsewhere, in the thread that calls."""
@@ -114,7 +122,7 @@ class Landing:
 
     def _settle(self, batch: "list[_Whole]", errors: list[BaseException | None]) -> None:
         self._busy -= 1
-        self.submit()
+        self._submit_some()
         for whole, error in zip(batch, errors, strict=True):
             if whole.landed.done():  # nobody waits any more
                 continue

@@ -2,7 +2,6 @@
 
 import importlib.util
 import io
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,12 +29,8 @@ def is_available() -> bool:
 
 
 def preload() -> None:
-    """Load pyarrow in the background, while a network is waited for."""
-
-    def load() -> None:
-        import pyarrow.parquet  # noqa: F401, PLC0415
-
-    threading.Thread(target=load, name="step37-preload", daemon=True).start()
+    """Load pyarrow, while something else is waited for."""
+    import pyarrow.parquet  # noqa: F401, PLC0415
 
 
 class Images:

@@ -118,6 +118,9 @@ class Chosen(Sequence[RemoteFile]):
     def __len__(self) -> int:
         return len(self._numbers)
 
+    def __iter__(self) -> Iterator[RemoteFile]:
+        return map(self._listing.at, self._numbers)
+
     @overload
     def __getitem__(self, key: int) -> RemoteFile: ...
     @overload

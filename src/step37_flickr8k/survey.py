@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from step37_flickr8k.errors import InvalidMetadata, InvalidSettings, Step37Error
-from step37_flickr8k.fetch import fetch
 from step37_flickr8k.folder import CacheFolder, Entry, lines_of
 from step37_flickr8k.group import Progress
 from step37_flickr8k.hub import Hub
@@ -14,7 +13,7 @@ from step37_flickr8k.parquet import is_available
 from step37_flickr8k.plan import METADATA, Listing, Plan, RemoteFile, Selection, decide, read_rows
 from step37_flickr8k.record import Proven, prove, read_manifest, unchanged
 from step37_flickr8k.settings import WarmupSettings
-from step37_flickr8k.wire import Quota, Source, Tally
+from step37_flickr8k.source import Quota, Source, Tally
 from step37_flickr8k.workers import Workers
 
 __all__ = ["MANY", "Survey", "Surveyor", "Task"]
@@ -22,7 +21,6 @@ __all__ = ["MANY", "Survey", "Surveyor", "Task"]
 log = logging.getLogger("step37_flickr8k")
 
 MANY = 100  # images: for fewer the Parquet conversion isn't looked for
-_FEW = 2  # tries for a listing that can be done without
 _LARGEST_METADATA = 1 << 30  # bytes: a million rows with five captions have a third of that
 
 
@@ -88,12 +86,16 @@ class Surveyor:
         if METADATA not in proven:
             metadata, quota = self._fetch_metadata(commit, listing[METADATA], scratch)
         plan = self._decide(metadata, listing, proven)
+        known = len(proven)
         prove_also(file.name for file in plan.fetch)
-        plan = self._decide(metadata, listing, proven)
+        if len(proven) > known:
+            plan = self._decide(metadata, listing, proven)
         usual = Quota(self.hub.quota, 0, self.hub.quota, 300) if self.hub.quota else None
         return Survey(commit, listing, scan, proven, metadata, plan, self._shards(plan), quota or usual)
 
     def _fetch_metadata(self, commit: str, file: RemoteFile, scratch: CacheFolder) -> tuple[Path, Quota | None]:
+        from step37_flickr8k.fetch import fetch  # noqa: PLC0415 - its HTTP client is a quarter of a second
+
         split = self.task.selection.split
         if file.size > _LARGEST_METADATA:
             told = f"{split}/{METADATA} of {self.hub.name} has {file.size / 1e9:,.1f} GB by the listing"
@@ -101,15 +103,14 @@ class Surveyor:
         kept: list[Path] = []
         source = Source(base=self.hub.base(commit, split), headers=self.hub.headers())
         try:
-            tally = fetch(
+            fetch(
                 *([file], source, Workers(scratch), lambda batch: kept.extend(arrived.temporary for arrived in batch)),
                 settings=self.task.settings,
                 progress=lambda *_, **__: self.progress("reading the metadata"),
             )
         finally:  # it is no image
-            self.hub.requests += source.account.requests
-            self.hub.retries += source.account.retries
-        return kept[0], tally.quota
+            self.hub.count(source.account)
+        return kept[0], source.account.quota
 
     def _decide(self, metadata: Path, listing: Listing, proven: Mapping[str, Proven]) -> Plan:
         rows = read_rows(lines_of(metadata), self.task.selection)
@@ -133,7 +134,7 @@ class Surveyor:
     def _shards_if_listed(self, split: str) -> Sequence[RemoteFile]:
         """Give the Parquet files; none when they can't be listed, since nobody asked for them."""
         try:
-            return self.hub.list_parquet(split, attempts=min(_FEW, self.task.settings.attempts))
+            return self.hub.list_parquet(split)
         except Step37Error as error:
             log.warning("the Parquet conversion can't be listed, so the images come file by file: %s", error)
             return ()

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -40,7 +41,6 @@ from step37_flickr8k.record import (
 )
 from step37_flickr8k.settings import WarmupSettings
 from step37_flickr8k.survey import MANY, Surveyor, Task
-from step37_flickr8k.wire import Tally
 from step37_flickr8k.workers import Workers
 from step37_flickr8k.world import World
 
@@ -152,13 +152,11 @@ class Warmup:
             return self._warm_result(found)
         progress("listing")
         hub = self._hub()
-        count, mode = self.selection.sample_count, self.settings.fetch_mode
-        if mode != "files" and (count is None or count >= MANY) and is_available():
-            preload()
         commit = self.done.commit = hub.resolve(self.selection.revision or "main")
         wanted = replace(self.selection, revision=commit)
         if found := self._ready(wanted):
             return self._warm_result(found)
+        self._look_ahead(hub)
         listing = hub.list_files(commit, self.selection.split)
         self._warn_of_local_folder()
         self.folder.make()
@@ -172,6 +170,21 @@ class Warmup:
             return self._warm(progress)
         with lease:
             return Filling(self.task, hub, lease, progress).run(commit, listing)
+
+    def _look_ahead(self, hub: Hub) -> None:
+        """Do in the background what will be needed: the Hub is waited for, a page of its listing at a time."""
+        count, mode = self.selection.sample_count, self.settings.fetch_mode
+        bulk = mode != "files" and (count is None or count >= MANY) and is_available()
+        if bulk and not read_manifest(self.folder):
+            hub.look_for_parquet(self.selection.split)
+
+        def load() -> None:
+            import step37_flickr8k.fetch  # noqa: F401, PLC0415
+
+            if bulk:
+                preload()
+
+        threading.Thread(target=load, name="step37-preload", daemon=True).start()
 
     def _warn_of_local_folder(self) -> None:
         """Say early what would end as NotVisible late; only a warning, since this node may be the one that exports the folder."""
@@ -258,7 +271,8 @@ class Warmup:
                 if not repair:
                     raise CacheDamaged(f"{told}: verify --repair fetches just these")
                 log.warning("%s", told)
-                found["repaired"] = self._repair([*missing, *wrong]).files
+                self._repair([*missing, *wrong])
+                found["repaired"] = self.done.fetched.files
         finally:
             tell(found)
         return found
@@ -271,7 +285,7 @@ class Warmup:
         count = f"{len(missing):,} of {found['files']:,} files are missing and {len(wrong):,} wrong"
         return f"{count} in {self.folder.files}: {', '.join(named)}"
 
-    def _repair(self, names: list[str]) -> Tally:
+    def _repair(self, names: list[str]) -> None:
         record = read_record(self.folder)
         if record is None or record.repo_id != self.settings.repo_id:
             held = f"a record of {record.repo_id}" if record else "no ready record"
@@ -287,7 +301,7 @@ class Warmup:
         lease = self._lease(go_on)
         assert lease is not None  # noqa: S101 - it waits as long as it takes
         with lease:
-            return Filling(self.task, hub, lease, Progress()).repair(record, listing, names)
+            Filling(self.task, hub, lease, Progress()).repair(record, listing, names)
 
     # --- the steps ---
 

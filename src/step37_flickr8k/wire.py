@@ -2,110 +2,27 @@
 
 import asyncio
 import contextlib
-import heapq
 import logging
 import random
 import re
 import urllib.request
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
 
 from step37_flickr8k.errors import AccessDenied
 from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.source import Fault, Quota, Source, Tally
 
-__all__ = ["FAULTS", "Fault", "GivenUp", "Quota", "Source", "Tally", "Wire", "cause_of", "connected"]
+__all__ = ["FAULTS", "GivenUp", "Wire", "cause_of", "connected"]
 
 log = logging.getLogger("step37_flickr8k")
 
 _T = TypeVar("_T")
 _HOPS = 5
-_SLOWEST = 10  # files that a tally remembers
 _LEAST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # s
-
-
-@dataclass(frozen=True)
-class Quota:
-    """What the Hub's ``RateLimit`` headers tell: requests left now, seconds until there are more, and how many a window."""
-
-    left: int
-    reset: float
-    limit: int
-    window: float
-
-    def wait(self, requests: int) -> float:
-        """Give the seconds that so many requests will have to wait at least."""
-        if requests <= self.left:
-            return 0.0
-        return self.reset + (requests - self.left - 1) // self.limit * self.window
-
-    @classmethod
-    def told(cls, headers: Mapping[str, str]) -> "Quota | None":
-        """Read the headers; None if they tell nothing."""
-        now = re.search(r";\s*r=(\d{1,9})\s*;\s*t=(\d{1,9})\b", headers.get("RateLimit", ""))
-        policy = re.search(r";\s*q=(\d{1,9})\s*;\s*w=(\d{1,9})\b", headers.get("RateLimit-Policy", ""))
-        if not now:
-            return None
-        limit, window = (int(policy[1]), float(policy[2])) if policy else (int(now[1]), float(now[2]))
-        return cls(int(now[1]), float(now[2]), max(limit, 1), window)
-
-
-@dataclass
-class Tally:
-    """What a fetch did; ``retries`` counts by cause, ``quota`` is what the Hub last told.
-
-    ``slowest`` are those files that took longest: seconds of all their tries, pauses left out, the name, bytes, tries.
-    """
-
-    files: int = 0
-    bytes: int = 0
-    requests: int = 0
-    retries: Counter[str] = field(default_factory=Counter)
-    quota: Quota | None = None
-    slowest: list[tuple[float, str, int, int]] = field(default_factory=list)
-
-    def took(self, *files: tuple[float, str, int, int]) -> None:
-        """Take in how long files took."""
-        self.slowest = heapq.nlargest(_SLOWEST, [*self.slowest, *files])
-
-    def add(self, other: "Tally") -> None:
-        """Add what another fetch did."""
-        self.files += other.files
-        self.bytes += other.bytes
-        self.requests += other.requests
-        self.retries += other.retries
-        self.quota = other.quota or self.quota
-        self.took(*other.slowest)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where the bytes come from: the quoted address of the files' folder, and the headers for its origin alone.
-
-    What was done there is added to ``account``, whatever ends it.
-    """
-
-    base: str
-    headers: Mapping[str, str]
-    account: Tally = field(default_factory=Tally)
-
-    def url(self, name: str) -> URL:
-        """Give the address of a file."""
-        return URL(self.base + quote(name), encoded=True)
-
-
-class Fault(Exception):
-    """A try that failed and may be repeated; ``pause`` is what the server asked for, in seconds."""
-
-    def __init__(self, cause: str, pause: float | None = None) -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.pause = pause
 
 
 class GivenUp(Exception):
@@ -185,7 +102,7 @@ class Wire:
 
     async def get(self, name: str, span: tuple[int, int] | None = None) -> aiohttp.ClientResponse:
         """Ask for a file, or for the bytes ``[start, end)`` of it, and follow redirects; raises what isn't an answer to that."""
-        url = self._source.url(name)
+        url = URL(self._source.url(name), encoded=True)
         for _ in range(_HOPS):
             headers = {"Accept-Encoding": "identity"}  # the bytes themselves are hashed
             if span is not None:

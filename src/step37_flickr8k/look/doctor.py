@@ -23,8 +23,8 @@ from step37_flickr8k.hub import Hub
 from step37_flickr8k.look.progress import counted
 from step37_flickr8k.node import local_file_system, memory_limit, proxy_before
 from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.source import Quota
 from step37_flickr8k.warmup import Warmup
-from step37_flickr8k.wire import Quota
 from step37_flickr8k.world import World
 
 __all__ = ["Finding", "examine"]
