@@ -44,6 +44,7 @@ ORDER = (
     ("world",),
     ("node",),
     ("settings",),
+    ("signals",),
     ("errors",),
     ("localhub",),
 )

@@ -6,7 +6,6 @@ import gc
 import json
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Collection, Sequence
@@ -17,6 +16,7 @@ from step37_flickr8k import __version__
 from step37_flickr8k.errors import InvalidSettings, Terminated, TransientError, exit_code_of, words_of
 from step37_flickr8k.look.progress import CLEAR, count_rows, display, terminal
 from step37_flickr8k.settings import Loaded, WarmupSettings, contradictions, describe_settings, flags, json_schema, load_settings
+from step37_flickr8k.signals import ignore_sigterm, raise_signals
 from step37_flickr8k.world import World
 
 __all__ = ["main", "run"]
@@ -37,7 +37,7 @@ def main() -> NoReturn:
     At once: a thread that waits in torch's store would abort the interpreter's own shutdown and spoil the exit code.
     """
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is said by us, in one line, not in C++ stack frames
-    signal.signal(signal.SIGTERM, _on_sigterm)  # the kernel doesn't end a container's process 1 that has no handler
+    raise_signals()
     sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - closed by `>&-`
     code = run()
     with contextlib.suppress(OSError):  # what can't be printed was said, or its reader has gone
@@ -103,7 +103,7 @@ def _warmup(parsed: argparse.Namespace) -> int:
             log.warning("left out, since they can't be decoded: %s", _few(result["skipped"]))
         log.info("ready: %s at commit %s; %s", count_rows(len(rows), result["rows"] - len(rows)), result["commit"], how)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is over: who ends the job now must not turn its outcome into 143
+        ignore_sigterm()
         recorder({"state": "done"})
         if world.rank == 0:
             _write_report(report | recorder.value() | report, settings)
@@ -329,11 +329,6 @@ class _RefuseToken(argparse.Action):
 def _load(parsed: argparse.Namespace) -> Loaded:
     given = {field: value for field, *_ in flags() if (value := getattr(parsed, field, None)) is not None}
     return load_settings(given, file=parsed.settings, environ=os.environ)
-
-
-def _on_sigterm(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # schedulers may send it twice: the first one is on its way
-    raise Terminated
 
 
 # --- what is printed --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,79 @@
+"""The signals that end the command: exceptions in its main thread, raised where they break nothing and aren't lost."""
+
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+from step37_flickr8k.errors import Terminated
+
+__all__ = ["ignore_sigterm", "raise_signals"]
+
+_SOON = 0.01  # s until the next try
+_PATIENCE = 1.5  # s for an import that is under way
+
+
+def raise_signals() -> None:
+    """Let SIGTERM raise `Terminated` in the main thread, and Ctrl-C KeyboardInterrupt, unless it is ignored here.
+
+    Not in the midst of an import: locks of it would stay taken, and threads that import wait for them for ever. And once more
+    where an exception is only printed, as in ``__del__`` or in the callback of a weak reference.
+    """
+    signal.signal(signal.SIGALRM, _endings.again)
+    signal.signal(signal.SIGTERM, _endings.take)  # the kernel doesn't end a container's process 1 that has no handler
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _endings.take)
+    sys.unraisablehook = _endings.printed
+
+
+def ignore_sigterm() -> None:
+    """From now on the outcome stands: who ends the job must not turn it into 143."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _endings.forget()
+
+
+class _Endings:
+    """The signal that came; a timer tries again, since a thread can't be started in a handler."""
+
+    def __init__(self) -> None:
+        self._ending: type[BaseException] | None = None
+        self._until = 0.0
+
+    def take(self, number: int, frame: FrameType | None) -> None:
+        self._ending = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}[signal.Signals(number)]
+        self._until = time.monotonic() + _PATIENCE
+        if number == signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)  # schedulers may send it twice: the first one is on its way
+        self._end(frame)
+
+    def forget(self) -> None:
+        self._ending = None
+
+    def again(self, _: int, frame: FrameType | None) -> None:
+        if self._ending is not None:
+            self._end(frame)
+
+    def printed(self, what: "sys.UnraisableHookArgs") -> None:
+        if self._ending is not None and what.exc_type is self._ending:
+            signal.setitimer(signal.ITIMER_REAL, _SOON)
+        else:
+            sys.__unraisablehook__(what)
+
+    def _end(self, frame: FrameType | None) -> None:
+        assert self._ending is not None  # noqa: S101 - it was taken
+        if _is_in_import(frame) and time.monotonic() < self._until:
+            signal.setitimer(signal.ITIMER_REAL, _SOON)
+        else:
+            raise self._ending
+
+
+def _is_in_import(frame: Any) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+_endings = _Endings()
