@@ -330,7 +330,7 @@ def test_a_hub_that_answers_429_and_503_costs_retries_alone(hub: LocalHub, desk:
     job = desk.warmup().completed()
     assert_all_said(job, 4)
     assert fetched(hub) == Counter(ALL)
-    refused = Counter(one.status for one in hub.requests if one.status >= 400)
+    refused = Counter(one.status for one in hub.requests if one.status >= 400 and one.kind != "tree")  # it has no Parquet
     assert refused == {429: 8, 503: 6}
     assert job.restarts == 0
     assert job.report["retries"]
