@@ -68,9 +68,19 @@ HOLDING = {"STEP37_ATTEMPTS": "100"}  # so that rank 0 doesn't give up meanwhile
 
 
 def until_held(desk: Desk, job: Job) -> None:
-    """Wait until the download stands in its middle."""
+    """Wait until the download stands in its middle, and every rank follows it."""
     until(lambda: desk.kept() >= ALL - LAST or job.state not in {"PENDING", "RUNNING", "CONFIGURING"}, f"the middle of {job.id}")
     assert desk.kept() == ALL - LAST, job.everything
+    ranks = range(int(job.shown()["NumTasks"]))  # one that comes only after rank 0's death waits for another rank 0, for long
+    until(lambda: all(re.search("listing|reading|fetching", job.said(rank)) for rank in ranks), "a word of each rank")
+
+
+def until_restarted(job: Job) -> None:
+    """Wait until the job has been queued again."""
+    try:
+        until(lambda: job.restarts == 1, "the restart")
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{job.everything}") from error
 
 
 def assert_whole(hub: LocalHub, desk: Desk, split: str = "train") -> None:
@@ -107,7 +117,7 @@ def test_the_time_limit_in_mid_download_is_a_restart_that_resumes(hub: LocalHub,
     job = desk.warmup(options="--nodes=2 --ntasks-per-node=2 --time=3", **HOLDING)
     until_held(desk, job)
     until(lambda: "the time limit is near" in job.log, "the warning")
-    until(lambda: job.restarts == 1, "the restart")
+    until_restarted(job)
     hub.faults.clear()
     job.completed()
     assert job.words()[0] == 143, job.everything
@@ -124,7 +134,7 @@ def test_rank_zeros_node_loses_power_in_mid_download(hub: LocalHub, desk: Desk) 
     job = desk.warmup(STEP37_HEARTBEAT_TIMEOUT="15", STEP37_READ_TIMEOUT="1h")
     until_held(desk, job)
     with without_power(job.nodes[0]):
-        until(lambda: job.restarts == 1, "the restart")
+        until_restarted(job)
         hub.faults.clear()
         job.completed()
     assert_all_said(job, 4, restart=1)
@@ -157,7 +167,7 @@ def test_rank_zero_is_killed_in_mid_download(hub: LocalHub, desk: Desk) -> None:
     job = desk.warmup(STEP37_HEARTBEAT_TIMEOUT="10", **HOLDING)
     until_held(desk, job)
     job.kill(0)
-    until(lambda: job.restarts == 1, "the restart")
+    until_restarted(job)
     hub.faults.clear()
     job.completed()
     assert job.words() == {0: 137, 1: 76, 2: 76, 3: 76}, job.everything
