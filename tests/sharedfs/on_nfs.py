@@ -208,11 +208,15 @@ def test_a_full_disk_shows_only_at_the_end_of_a_file(version: str, place: str) -
 def test_an_export_that_fills_up(hub: LocalHub, job: MakeJob, version: str, place: str, ballast: Callable[[int], None]) -> None:
     """Full in the middle: 75 and the remedy on all ranks, nothing torn; with space again the next run brings the rest."""
     cache = EXPORT / "small" / place / "cache"
-    hub.faults.add(Fault.delay(0.5))
+    hub.faults.add(Fault.status(503, path="train/00[1-3]*.jpg"))  # the others wait for the ballast, however long that takes
     ranks = job(version, "small", place, STEP37_HEARTBEAT_TIMEOUT="4")
-    start(ranks, "--concurrency", "2")
-    ranks.until_logged(0, "fetching 40 of 40 files", 90)
+    start(ranks, "--concurrency", "2", "--attempts", "100")
+    deadline = time.monotonic() + 90
+    while len([*cache.glob("train/*.jpg")]) < 10:
+        assert time.monotonic() < deadline, ranks.logs
+        time.sleep(0.1)
     ballast(100_000)
+    hub.faults.clear()
     assert ranks.wait(120) == {0: 75, 1: 75}, ranks.logs
     for line in ranks.last_words():
         assert "FolderFull" in line, ranks.logs
