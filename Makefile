@@ -161,4 +161,4 @@ format: $(STAMP) ## let ruff write the files as `lint` wants them
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) $(LINT_VENV) $(DIST_VENV) $(COMPARE_VENV) dist site .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LINT_VENV) $(BENCH_VENV) $(DIST_VENV) $(COMPARE_VENV) dist site .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

@@ -28,7 +28,6 @@ ORDER = (
     ("group",),
     ("fetch", "bulk"),
     ("landing",),
-    ("landing",),
     ("loop",),
     ("wire",),
     ("parquet",),

@@ -248,7 +248,7 @@ class CacheFolder:
         if name != METADATA and (why := why_not_plain(name)):
             raise InvalidMetadata(f"{name[:200]!r} is not the name of a file of {self.split}: {why}")
         with self.errors():
-            status = os.stat(temporary)  # noqa: PTH116 - with pathlib's a third of the work of a file
+            status = os.stat(temporary)  # noqa: PTH116 - once for each file: pathlib's own work counts
             os.replace(temporary, f"{self.files}/{name}")  # noqa: PTH105
             return Entry(status.st_size, status.st_mtime_ns)
 

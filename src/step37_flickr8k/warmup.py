@@ -175,7 +175,7 @@ class Warmup:
         """Do in the background what will be needed: the Hub is waited for, a page of its listing at a time."""
         count, mode = self.selection.sample_count, self.settings.fetch_mode
         bulk = mode != "files" and (count is None or count >= MANY) and is_available()
-        if bulk and not read_manifest(self.folder):
+        if bulk and read_record(self.folder) is None:
             hub.look_for_parquet(self.selection.split)
 
         def load() -> None:

@@ -227,7 +227,6 @@ def test_an_export_that_fills_up(hub: LocalHub, job: MakeJob, version: str, plac
     assert_nothing_torn(hub, cache)
     assert not (cache / HOME / "train.json").exists()
     (cache.parent / "ballast").unlink()
-    hub.faults.clear()
     hub.clear_requests()
     ranks = job(version, "small", place, STEP37_HEARTBEAT_TIMEOUT="4")
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs

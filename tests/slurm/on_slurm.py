@@ -246,7 +246,7 @@ def test_training_starts_after_a_warmup_that_needed_a_restart(hub: LocalHub, des
     """The Hub is down: 75, queued again, done; only then the training runs, by the ready record, asking the Hub nothing."""
     warmup, training = chain(desk, "--settings", settings_file(desk, attempts=2))
     hub.faults.add(Fault.status(503, path="train/*.jpg"))
-    until(lambda: warmup.restarts == 1, "the restart")
+    until_restarted(warmup)
     assert_all_said(warmup, 4, 75)
     assert training.state == "PENDING"
     hub.faults.clear()
@@ -367,7 +367,7 @@ def test_an_array_warms_two_splits_and_restarts_one_task_alone(hub: LocalHub, de
     options = "--nodes=2 --ntasks-per-node=2 --array=1-2"
     array = desk.warmup("--attempts", "2", options=options, ARRAY_FILE="splits.txt")
     train, validation = (Job(f"{array.id}_{task}", desk) for task in (1, 2))
-    until(lambda: validation.restarts == 1, "the restart of the task")
+    until_restarted(validation)
     hub.faults.clear()
     for job in (train, validation):
         job.completed()
