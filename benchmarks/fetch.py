@@ -108,12 +108,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-fetch-") as folder:
         root = Path(folder)
         root.chmod(0o755)
+        spread(root)
         digests = make_data(root, options.data, options.files)
         with serving(root, digests, modules):
             for delay in [options.delay] if options.delay is not None else sorted(PORTS):
                 bench(root, delay, digests, options)
         if not options.no_faults:
             faults(root)
+
+
+def spread(root: Path) -> None:
+    """Let each folder in this one have a block group of its own, on ext4.
+
+    There a file takes many times longer to create for minutes after others were deleted beside it, and some ways delete one of
+    their own for each one they fetch: that must not count for who comes next.
+    """
+    if program := shutil.which("chattr"):
+        subprocess.run([program, "+T", str(root)], check=False, stderr=subprocess.DEVNULL)  # other file systems have no such flag
 
 
 # --- the data and its server ------------------------------------------------------------------------------------------------
@@ -194,9 +205,10 @@ def serving(root: Path, digests: dict[str, str], modules: Path) -> Iterator[None
     program = str(shutil.which("nginx", path=path))
     process = subprocess.Popen([program, "-e", f"{root}/error.log", "-c", f"{root}/nginx.conf", "-g", "user root;"])
     try:
-        time.sleep(1)
-        if process.poll() is not None:
-            sys.exit((root / "error.log").read_text())
+        while not (root / "pid").exists():  # written when the ports are its own; it tries for a while
+            if process.poll() is not None:
+                sys.exit((root / "error.log").read_text())
+            time.sleep(0.1)
         yield
     finally:
         process.terminate()
@@ -313,7 +325,6 @@ def bench(root: Path, delay: int, digests: dict[str, str], options: argparse.Nam
     warm = {way.name: Way(f"{way.name}, warm rerun", way.command, python=way.python) for way in all_ways if way.again}
     for _ in range(options.runs):
         for way in all_ways:
-            # never deleted in between: ext4 creates files slowly for minutes after many were deleted
             cache = Path(tempfile.mkdtemp(dir=root))
             names = list(digests)[: round(way.share * len(digests))]
             for kind in [way, *([warm[way.name]] if way.again else [])]:
