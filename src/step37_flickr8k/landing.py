@@ -22,7 +22,8 @@ _WRITERS = 16  # threads that hand batches to the workers, and then rename
 _FEW = 4  # of them at work while the file system is quick: more would only contend for the interpreter
 _GATHER = 0.004  # s in which files that have come gather, to go to a worker together
 _SLOW = 0.005  # s for naming a file: a shared file system, for which many may wait at once
-_BATCH = 16
+_BATCH = 100  # files, at most: every batch costs a millisecond, in which its worker is idle
+_ENOUGH = 16  # files for another batch while one is under way; and for any where each takes long
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,12 @@ class Landing:
 
     def _submit_some(self) -> None:
         """Send on what has gathered; a few files alone only where no thread is at work, or each takes long: many cost less."""
-        while self._come and self._busy < self._limit and (not self._busy or self._limit > _FEW or len(self._come) >= _BATCH):
+        while self._come and self._busy < self._limit and (not self._busy or self._limit > _FEW or len(self._come) >= _ENOUGH):
             self._send()
 
     def _send(self) -> None:
-        batch = [self._come.popleft() for _ in range(min(_BATCH, len(self._come)))]
+        most = _ENOUGH if self._limit > _FEW else _BATCH
+        batch = [self._come.popleft() for _ in range(min(most, len(self._come)))]
         self._busy += 1
         self._writers.submit(self._finish_batch, batch, asyncio.get_running_loop())
 
