@@ -20,6 +20,7 @@ from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.parquet import Images, NotReadable
 from step37_flickr8k.settings import WarmupSettings
 from step37_flickr8k.warmup import Warmup
+from step37_flickr8k.workers import Workers
 from step37_flickr8k.world import World
 
 from .conftest import Draw, picture
@@ -159,6 +160,25 @@ def test_a_conversion_that_cannot_be_listed_is_done_without(
     assert len([one for one in bulk.requests if one.kind == "tree" and not one.repo_path]) <= 2
     with pytest.raises(Step37Error):
         warm(bulk, cache.with_name("2"), fetch_mode="parquet", attempts=1)
+
+
+def test_a_signal_while_the_workers_end_leaves_nothing_unfinished(
+    draw: Draw, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metadata lies there under a temporary name when the run fails; a signal that comes just then takes it along, too."""
+    close = Workers.close
+    unfinished: list[Path] = []
+
+    def close_until_a_signal(workers: Workers) -> None:
+        close(workers)
+        unfinished.extend((cache / "train").glob(".*"))
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Workers, "close", close_until_a_signal)
+    with LocalHub(draw(2)) as hub, pytest.raises(KeyboardInterrupt):
+        warm(hub, cache, fetch_mode="parquet")
+    assert unfinished
+    assert not list((cache / "train").glob(".*"))
 
 
 def test_parquet_mode_without_a_conversion_says_so(draw: Draw, cache: Path) -> None:

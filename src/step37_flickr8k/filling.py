@@ -80,16 +80,17 @@ class Filling:
     def _ready_to_write(self) -> Iterator[Flush]:
         """Look whether the folder takes files, before the first byte is asked for."""
         self._folder.sweep()
-        try:
+        with contextlib.ExitStack() as at_end:
+            at_end.callback(self._clear_up)  # also after a signal that comes while the workers end
+            at_end.callback(self._workers.close)
             self._folder.try_out()
-            with self._folder.flushing() as flush:
-                yield flush
-        finally:
-            self._workers.close()
-            try:
-                self._folder.clear_up()
-            except Step37Error as error:  # what ended the work matters more
-                log.warning("what was unfinished stays until the next run: %s", error)
+            yield at_end.enter_context(self._folder.flushing())
+
+    def _clear_up(self) -> None:
+        try:
+            self._folder.clear_up()
+        except Step37Error as error:  # what ended the work matters more
+            log.warning("what was unfinished stays until the next run: %s", error)
 
     def _check_space(self, survey: Survey, lost: Sequence[RemoteFile]) -> None:
         files = [*survey.plan.fetch, *lost]
