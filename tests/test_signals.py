@@ -52,6 +52,22 @@ def test_a_signal_that_python_only_prints_comes_again(number: signal.Signals, mo
     assert ended(moment + "time.sleep(60)\nprint('ignored')", number, tmp_path) == (CODES[number], "")
 
 
+@SIGNALS
+def test_a_signal_that_the_fetch_s_thread_takes_ends_it(number: signal.Signals, tmp_path: Path) -> None:
+    """The main thread sleeps on then, as after one that comes just before it begins to wait: it looks by itself."""
+    code = f"""
+import asyncio, signal, threading
+from step37_flickr8k.loop import in_own_loop
+async def main():
+    time.sleep(0.5)
+    signal.pthread_kill(threading.get_ident(), {int(number)})
+    await asyncio.sleep(60)
+in_own_loop(main)
+"""
+    with subprocess.Popen([sys.executable, "-c", BEGIN + code], cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+        assert process.wait(20) == CODES[number]
+
+
 def test_ignored_it_stays_ignored(tmp_path: Path) -> None:
     """A job in the background of a shell script doesn't hear its terminal's Ctrl-C."""
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); raise_signals()\n"
