@@ -32,6 +32,7 @@ from step37_flickr8k.folder import digest_of
 from step37_flickr8k.node import proxy_before
 from step37_flickr8k.plan import METADATA, Listing, RemoteFile
 from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.signals import awaited
 from step37_flickr8k.source import Tally
 
 __all__ = ["Hub", "is_commit"]
@@ -145,7 +146,7 @@ class Hub:
 
         In auto mode it can be done without, so that it isn't tried often.
         """
-        return self._list_parquet(split) if self._parquet is None else self._parquet.result()
+        return self._list_parquet(split) if self._parquet is None else awaited(self._parquet)
 
     def _list_parquet(self, split: str) -> list[RemoteFile]:
         attempts = min(_FEW, self._settings.attempts) if self._settings.fetch_mode == "auto" else None

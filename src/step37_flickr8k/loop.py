@@ -3,15 +3,16 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
+from step37_flickr8k.signals import awaited
 from step37_flickr8k.wire import Wire
 
 __all__ = ["Report", "beside", "in_own_loop", "tell"]
 
 _T = TypeVar("_T")
-_TICK = 0.5  # s between two words of progress, and between two looks for a signal
+_TICK = 0.5  # s between two words of progress
 
 
 class Report(Protocol):
@@ -40,9 +41,7 @@ def in_own_loop(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
     thread = threading.Thread(target=run, name="step37-fetch", daemon=True)
     thread.start()
     try:
-        while not wait([result], _TICK).done:  # a signal that comes just before it, or to another thread, doesn't wake this one
-            pass
-        return result.result()
+        return awaited(result)
     except BaseException:
         if not result.done():  # this thread was interrupted, not the fetch
             loop, task = started.result()

@@ -3,13 +3,16 @@
 import signal
 import sys
 import time
+from concurrent.futures import Future, wait
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from step37_flickr8k.errors import Terminated
 
-__all__ = ["ignore_sigterm", "raise_signals"]
+__all__ = ["awaited", "ignore_sigterm", "raise_signals"]
 
+_T = TypeVar("_T")
+_LOOK = 0.5  # s between two looks for a signal
 _SOON = 0.01  # s until the next try
 _PATIENCE = 1.5  # s for an import that is under way
 
@@ -31,6 +34,16 @@ def ignore_sigterm() -> None:
     """From now on the outcome stands: who ends the job must not turn it into 143."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _endings.forget()
+
+
+def awaited(future: Future[_T]) -> _T:
+    """Wait for what another thread does; looks for a signal meanwhile.
+
+    One that comes just before the main thread begins to wait doesn't wake it, nor one that the kernel gives to another thread.
+    """
+    while not wait([future], _LOOK).done:
+        pass
+    return future.result()
 
 
 class _Endings:
