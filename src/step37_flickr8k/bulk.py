@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from step37_flickr8k.parquet import ImageChunk, Images, NotReadable
 from step37_flickr8k.plan import RemoteFile
 from step37_flickr8k.settings import WarmupSettings
 from step37_flickr8k.source import Fault, Source
-from step37_flickr8k.wire import FAULTS, GivenUp, Wire, cause_of, connected
+from step37_flickr8k.wire import FAULTS, GivenUp, Wire, cause_of, connected, whole
 from step37_flickr8k.workers import Workers
 
 __all__ = ["fetch_bulk"]
@@ -80,7 +80,7 @@ class _Bulk:
     async def _open(self, shard: RemoteFile) -> None:
         async def read_tail(length: int) -> bytes:
             async with await self._wire.get(shard.name, (max(0, shard.size - length), shard.size)) as response:
-                return await _whole(response.content.iter_any(), min(length, shard.size))
+                return bytes(await whole(response.content.iter_any(), min(length, shard.size)))
 
         try:
             tail = await self._wire.patiently(shard.name, lambda: read_tail(_TAIL))
@@ -191,14 +191,3 @@ def _cut(chunks: Sequence[ImageChunk], share: float) -> Iterator[list[ImageChunk
             part, size = [], 0
     if part:
         yield part
-
-
-async def _whole(pieces: AsyncIterator[bytes], size: int) -> bytes:
-    content = bytearray()
-    async for piece in pieces:
-        content += piece
-        if len(content) > size:
-            break
-    if len(content) != size:
-        raise Fault(f"{len(content)} bytes instead of {size}")
-    return bytes(content)

@@ -13,12 +13,13 @@ from step37_flickr8k.loop import Report, beside, in_own_loop, tell
 from step37_flickr8k.plan import RemoteFile
 from step37_flickr8k.settings import WarmupSettings
 from step37_flickr8k.source import Fault, Source
-from step37_flickr8k.wire import FAULTS, GivenUp, Wire, connected
+from step37_flickr8k.wire import FAULTS, GivenUp, Wire, connected, whole
 from step37_flickr8k.workers import Workers
 
 __all__ = ["fetch", "memory_in_flight"]
 
 _BLOCK = 1 << 20  # bytes: larger files are written and hashed in pieces of this size, as they come
+_LANDING = 32 << 20  # bytes of small files in hand: they land in batches, and a batch waits for its files
 
 
 def fetch(
@@ -40,12 +41,12 @@ def fetch(
 
 def memory_in_flight(concurrency: int, size: int) -> int:
     """Give the bytes of memory that files of this size take while they are on their way: once here, once in a worker's pipe."""
-    return 2 * _places(concurrency) * min(size, _BLOCK)
+    return 2 * _places(concurrency, size) * min(size, _BLOCK)
 
 
-def _places(concurrency: int) -> int:
-    """Give how many files are in hand: more than there are connections, the others are being written."""
-    return concurrency * 3 // 2
+def _places(concurrency: int, size: int) -> int:
+    """Give how many files of this size are in hand: more than there are connections, the others gather and are written."""
+    return min(concurrency * 3, max(concurrency * 3 // 2, _LANDING // max(1, size)))
 
 
 class _Fetch:
@@ -58,11 +59,14 @@ class _Fetch:
         self._folder = folder
         self._at_rest = at_rest
         self._failed: dict[str, str] = {}
+        self._connections = asyncio.Semaphore(wire.connections)
+        self._coming = 0  # files that aren't here yet, but will be
 
     async def run(self, files: Collection[RemoteFile], progress: Report) -> None:
         waiting = iter(files)
-        count = min(_places(self._wire.connections), len(files))
-        telling = tell(progress, self._wire, files=len(files), size=sum(file.size for file in files))
+        size = sum(file.size for file in files)
+        count = min(_places(self._wire.connections, size // max(1, len(files))), len(files))
+        telling = tell(progress, self._wire, files=len(files), size=size)
         await beside(telling, [self._work(waiting) for _ in range(count)])
         if self._failed:
             raise FetchFailed(_summary(self._failed, len(files)))
@@ -79,26 +83,32 @@ class _Fetch:
                 self._tally.took((round(sum(took), 3), file.name, file.size, len(took)))
 
     async def _bring(self, file: RemoteFile, took: list[float]) -> None:
-        start = time.monotonic()
-        try:
-            async with await self._wire.get(file.name) as response:
-                if file.size <= _BLOCK:
-                    await self._receive_whole(response.content.iter_any(), file)
-                else:
-                    await self._receive_in_blocks(response.content.iter_any(), file)
-        finally:
-            took.append(time.monotonic() - start)
-
-    async def _receive_whole(self, pieces: AsyncIterator[bytes], file: RemoteFile) -> None:
-        content = bytearray()
-        async for piece in pieces:
-            content += piece
-            if len(content) > file.size:
-                raise Fault(f"more than {file.size} bytes")
-        if len(content) != file.size:
-            raise Fault(f"{len(content)} bytes instead of {file.size}")
-        await self._landing.hand_over(file, content)
+        content = await self._receive(file, took)
+        if content is None:
+            return
+        landed = self._landing.hand_over(file, content)
+        if not self._coming:
+            self._landing.submit()  # it would wait for nobody
+        await landed
         self._tally.bytes += file.size
+
+    async def _receive(self, file: RemoteFile, took: list[float]) -> bytearray | None:
+        """Give a file's bytes; None for a large one, which is written as it comes."""
+        self._coming += 1
+        try:
+            async with self._connections:
+                await self._wire.until_open()  # it may have closed while this one waited
+                start = time.monotonic()
+                try:
+                    async with await self._wire.get(file.name) as response:
+                        if file.size <= _BLOCK:
+                            return await whole(response.content.iter_any(), file.size)
+                        await self._receive_in_blocks(response.content.iter_any(), file)
+                        return None
+                finally:
+                    took.append(time.monotonic() - start)
+        finally:
+            self._coming -= 1
 
     async def _receive_in_blocks(self, pieces: AsyncIterator[bytes], file: RemoteFile) -> None:
         arriving = _Arriving(self._folder, file)

@@ -16,7 +16,7 @@ from step37_flickr8k.errors import AccessDenied
 from step37_flickr8k.settings import WarmupSettings
 from step37_flickr8k.source import Fault, Quota, Source, Tally
 
-__all__ = ["FAULTS", "GivenUp", "Wire", "cause_of", "connected"]
+__all__ = ["FAULTS", "GivenUp", "Wire", "cause_of", "connected", "whole"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -38,7 +38,8 @@ async def connected(source: Source, settings: WarmupSettings) -> "AsyncIterator[
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout, sock_read=settings.read_timeout)
     connector = aiohttp.TCPConnector(limit=settings.concurrency)
     # not trust_env, which looks for ~/.netrc at every request, and would send its passwords to redirects' origins
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=False) as session:
+    cookies = aiohttp.DummyCookieJar()  # none are kept
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector, cookie_jar=cookies, auto_decompress=False) as session:
         wire = Wire(source, session, settings)
         try:
             yield wire
@@ -70,7 +71,7 @@ class Wire:
         """Do something with a request in it, again after what may pass; raises `GivenUp` when all tries are used up."""
         attempt = 0
         while True:
-            await self._quota()
+            await self.until_open()
             try:
                 return await once()
             except FAULTS as error:
@@ -83,7 +84,8 @@ class Wire:
                 log.debug("%s: %s, try %d", name, cause, attempt)
                 await self._pause(asked, attempt, everybody=cause == "429")
 
-    async def _quota(self) -> None:
+    async def until_open(self) -> None:
+        """Wait for as long as nobody asks, since the quota is used up."""
         while (left := self.closed_for) > 0:  # noqa: ASYNC110 - it may have moved on meanwhile
             await asyncio.sleep(left + random.uniform(0, 0.1))  # noqa: S311 - jitter
 
@@ -164,6 +166,18 @@ def _redirected(url: URL, location: str) -> URL:
     if there.scheme not in {"http", "https"} or host is None:
         raise GivenUp(f"redirected to {there.scheme or 'nowhere'}:, which is not followed")
     return there
+
+
+async def whole(pieces: AsyncIterator[bytes], size: int) -> bytearray:
+    """Give the bytes of an answer that is to have so many; raises `Fault` for another number."""
+    content = bytearray()
+    async for piece in pieces:
+        content += piece
+        if len(content) > size:
+            raise Fault(f"more than {size} bytes")
+    if len(content) != size:
+        raise Fault(f"{len(content)} bytes instead of {size}")
+    return content
 
 
 def cause_of(error: Exception) -> str:

@@ -321,6 +321,7 @@ def serve(root: str, split: str, served: int) -> None:
         os.dup2(2, 1)  # what others print is no answer
         warm_up()
         _serve(out, _Hands(CacheFolder(Path(root), split), served))
+    os._exit(0)  # the interpreter's own end takes as long as a dozen pictures, and somebody waits for it
 
 
 def _serve(out: BinaryIO, hands: _Hands) -> None:
