@@ -54,7 +54,6 @@ ONLY = {
     "PIL": {"images"},
     "pydantic": {"look", "settings"},
     "aiohttp": {"wire", "localhub"},
-    "uvloop": {"loop"},
     "pyarrow": {"parquet"},
     "rich": {"look"},
     "jinja2": {"look"},

@@ -61,11 +61,13 @@ class _Fetch:
         self._failed: dict[str, str] = {}
         self._connections = asyncio.Semaphore(wire.connections)
         self._coming = 0  # files that aren't here yet, but will be
+        self._spare = 0  # files that may gather before connections stand idle
 
     async def run(self, files: Collection[RemoteFile], progress: Report) -> None:
         waiting = iter(files)
         size = sum(file.size for file in files)
         count = min(_places(self._wire.connections, size // max(1, len(files))), len(files))
+        self._spare = count - self._wire.connections
         telling = tell(progress, self._wire, files=len(files), size=size)
         await beside(telling, [self._work(waiting) for _ in range(count)])
         if self._failed:
@@ -87,8 +89,8 @@ class _Fetch:
         if content is None:
             return
         landed = self._landing.hand_over(file, content)
-        if not self._coming:
-            self._landing.submit()  # it would wait for nobody
+        if not self._coming or self._landing.gathered >= self._spare > 0:
+            self._landing.submit()  # it would wait for nobody, or everybody for it
         await landed
         self._tally.bytes += file.size
 

@@ -71,6 +71,11 @@ class Landing:
             asyncio.get_running_loop().call_later(_GATHER, self._submit_some)
         return landed
 
+    @property
+    def gathered(self) -> int:
+        """How many files wait for others to go with."""
+        return len(self._come)
+
     def submit(self) -> None:
         """Let what was handed over wait no longer for others to go with."""
         while self._come and self._busy < self._limit:

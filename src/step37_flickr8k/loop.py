@@ -6,8 +6,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
-import uvloop
-
 from step37_flickr8k.signals import awaited
 from step37_flickr8k.wire import Wire
 
@@ -36,7 +34,7 @@ def in_own_loop(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
 
     def run() -> None:
         try:
-            result.set_result(uvloop.run(supervised()))
+            result.set_result(asyncio.run(supervised()))
         except BaseException as error:  # noqa: BLE001 - handed to the calling thread as it is
             result.set_exception(error)
 
