@@ -118,6 +118,16 @@ def test_a_used_up_quota_is_waited_for(fetching: Fetching) -> None:
     assert any(told["state"].startswith("waiting for quota") for told in fetching.told)
 
 
+def test_a_file_that_waited_for_its_connection_asks_whether_the_quota_has_closed(fetching: Fetching) -> None:
+    """With one connection no request is ever refused: the answer before says that none is left."""
+    fetching.settings["concurrency"] = 1
+    fetching.files = fetching.files[:3]  # as many as are in hand: the third waits while the second hears it
+    fetching.hub.faults.add(Fault.quota(2, window=1.0))
+    tally = fetching.run()
+    fetching.assert_all_right()
+    assert tally.retries["429"] == 0
+
+
 def test_a_429_that_does_not_say_how_long_is_a_try(fetching: Fetching, caplog: pytest.LogCaptureFixture) -> None:
     """A proxy that refuses for ever, without a word on when to come again, uses up the tries, and that is said once."""
     caplog.set_level("INFO")
