@@ -78,9 +78,9 @@ class _Bulk:
         await beside(telling(), [self._stream(parts) for _ in range(streams)])
 
     async def _open(self, shard: RemoteFile) -> None:
-        async def read_tail(length: int) -> bytes:
+        async def read_tail(length: int) -> bytearray:
             async with await self._wire.get(shard.name, (max(0, shard.size - length), shard.size)) as response:
-                return bytes(await whole(response.content.iter_any(), min(length, shard.size)))
+                return await whole(response.content.iter_any(), min(length, shard.size))
 
         try:
             tail = await self._wire.patiently(shard.name, lambda: read_tail(_TAIL))

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from step37_flickr8k.errors import FetchFailed, Step37Error
 from step37_flickr8k.folder import CacheFolder, hasher
-from step37_flickr8k.landing import Land, Landing
+from step37_flickr8k.landing import IN_HAND, Land, Landing
 from step37_flickr8k.loop import Report, beside, in_own_loop, tell
 from step37_flickr8k.plan import RemoteFile
 from step37_flickr8k.settings import WarmupSettings
@@ -46,7 +46,7 @@ def memory_in_flight(concurrency: int, size: int) -> int:
 
 def _places(concurrency: int, size: int) -> int:
     """Give how many files of this size are in hand: more than there are connections, the others gather and are written."""
-    return min(concurrency * 3, max(concurrency * 3 // 2, _LANDING // max(1, size)))
+    return min(concurrency * IN_HAND, max(concurrency * 3 // 2, _LANDING // max(1, size)))
 
 
 class _Fetch:

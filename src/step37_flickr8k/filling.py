@@ -9,7 +9,7 @@ from typing import Any
 from step37_flickr8k.errors import CommitChanged, Step37Error
 from step37_flickr8k.group import Progress
 from step37_flickr8k.hub import Hub
-from step37_flickr8k.landing import Arrived
+from step37_flickr8k.landing import IN_HAND, Arrived
 from step37_flickr8k.lease import Lease
 from step37_flickr8k.plan import METADATA, Listing, RemoteFile
 from step37_flickr8k.record import (
@@ -97,7 +97,7 @@ class Filling:
         size = sum(file.size for file in files)
         replaced = [survey.scan[file.name].size for file in files if file.name in survey.scan]
         # those that come lie beside those that they replace until they have their bytes
-        beside = size * min(1.0, 2 * self._task.settings.concurrency / max(1, len(files)))
+        beside = size * min(1.0, IN_HAND * self._task.settings.concurrency / max(1, len(files)))
         self._folder.check_space(max(0, size - sum(replaced) + int(min(beside, sum(replaced)))), len(files) - len(replaced))
         count = f"{len(files):,} of {survey.plan.files:,} files, {size / 1e6:,.1f} MB"
         log.info("fetching %s, at commit %s", count, survey.commit)

@@ -1,6 +1,5 @@
 """Whether images can be decoded, since a commit may hold broken ones, and their hash is right then, too; small copies of them."""
 
-import os
 import textwrap
 from collections.abc import Sequence
 from io import BytesIO
@@ -31,7 +30,7 @@ def why_undecodable(source: Path | BinaryIO, name: str) -> str | None:
     """
     from PIL import Image  # noqa: PLC0415 - the package imports without Pillow
 
-    promised = _KINDS.get(os.path.splitext(name)[1].lower())  # noqa: PTH122 - once for each file: pathlib's own work counts
+    promised = _KINDS.get(Path(name).suffix.lower())
     try:
         with Image.open(source, formats=_ALL_KINDS) as image:
             kind = "JPEG" if image.format == "MPO" else image.format  # a JPEG with more than one picture

@@ -15,9 +15,10 @@ from step37_flickr8k.plan import METADATA, RemoteFile
 from step37_flickr8k.source import Fault
 from step37_flickr8k.workers import Job, Workers
 
-__all__ = ["Arrived", "Land", "Landing"]
+__all__ = ["IN_HAND", "Arrived", "Land", "Landing"]
 
 _T = TypeVar("_T")
+IN_HAND = 3  # files for each connection, at most: one comes, the others gather and are written
 _WRITERS = 16  # threads that hand batches to the workers, and then rename
 _FEW = 4  # of them at work while the file system is quick: more would only contend for the interpreter
 _GATHER = 0.024  # s in which files that have come gather, to go to a worker together

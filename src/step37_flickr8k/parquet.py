@@ -36,7 +36,7 @@ def preload() -> None:
 class Images:
     """The images of one Parquet file, known by its last bytes."""
 
-    def __init__(self, size: int, tail: bytes) -> None:
+    def __init__(self, size: int, tail: bytes | bytearray) -> None:
         """Read the footer; ``tail`` are the file's last bytes, at least `footer_size` of them.
 
         Raises `NotReadable` when this is no Parquet file, or has no column ``*.bytes`` of byte arrays.
@@ -54,7 +54,7 @@ class Images:
             raise NotReadable(str(error)) from error
 
     @staticmethod
-    def footer_size(last8: bytes) -> int:
+    def footer_size(last8: bytes | bytearray) -> int:
         """Give how many of a file's last bytes are its footer, told by the last 8."""
         if last8[4:] != b"PAR1":
             raise NotReadable("it doesn't end as a Parquet file does")

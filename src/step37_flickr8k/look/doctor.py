@@ -219,7 +219,7 @@ def _memory(settings: WarmupSettings, world: World, plan: Value | None) -> Findi
     told = f"{who} {limit / 1e6:,.0f} MB; concurrency {settings.concurrency} may need {need / 1e6:,.0f} MB"
     if need <= limit:
         return Finding("memory", _OK, told)
-    fitting = (limit - own) * settings.concurrency // max(1, need - own)
+    fitting = next((fewer for fewer in range(settings.concurrency, 0, -1) if own + memory_in_flight(fewer, size) <= limit), 0)
     remedy = "raise the limit" + (f", or set concurrency to {fitting}" if fitting >= 1 else "")
     return Finding("memory", _PROBLEM, told, remedy)
 
