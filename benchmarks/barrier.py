@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from step37_flickr8k.cluster.group import Group, Patience, Progress, share
+from step37_flickr8k.cluster.group import Group, Progress, Timeouts, share
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.stores import job_group
 from step37_flickr8k.errors import RankZeroLost
@@ -74,7 +74,7 @@ def rank_of_a_share(rank: int, size: int, port: int, out: str, ending: str, seco
     counted = Group(rank=rank, size=size, connect=connect, reconnects=group.reconnects)
     start = time.monotonic()
     with suppress(RuntimeError, RankZeroLost):
-        share(counted, work, patience=Patience(arrival=120, heartbeat=HEARTBEAT if ending == "death" else 30.0))
+        share(counted, work, timeouts=Timeouts(arrival=120, heartbeat=HEARTBEAT if ending == "death" else 30.0))
     now = time.monotonic()
     Path(f"{out}.{rank}").write_text(json.dumps([now, sum(s.count for s in stores), now - start]))
 
@@ -103,15 +103,15 @@ def free_port() -> int:
 
 def last_return(target: Callable[..., None], size: int, *more: Any) -> float | None:
     """Give the seconds from rank 0's end to the last rank's return; None where the ranks couldn't even start."""
-    with tempfile.TemporaryDirectory() as folder:
-        out, port = f"{folder}/rank", free_port()
+    with tempfile.TemporaryDirectory() as directory:
+        out, port = f"{directory}/rank", free_port()
         processes = [_context.Process(target=target, args=(rank, size, port, out, *more)) for rank in range(size)]
         for process in processes:
             process.start()
         for process in processes:
             process.join(180)
             process.kill()
-        times: list[float] = [json.loads(path.read_text())[0] for path in Path(folder).glob("rank.[0-9]*")]
+        times: list[float] = [json.loads(path.read_text())[0] for path in Path(directory).glob("rank.[0-9]*")]
         expected = size - 1 if "death" in more else size
         if len(times) < expected:
             return None
@@ -120,14 +120,14 @@ def last_return(target: Callable[..., None], size: int, *more: Any) -> float | N
 
 def requests_per_second(seconds: float) -> float:
     """Count the requests of one waiter in one call, over a long work with the default heartbeat."""
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = (2, free_port(), f"{folder}/rank", "success", seconds)
+    with tempfile.TemporaryDirectory() as directory:
+        arguments = (2, free_port(), f"{directory}/rank", "success", seconds)
         processes = [_context.Process(target=rank_of_a_share, args=(rank, *arguments)) for rank in range(2)]
         for process in processes:
             process.start()
         for process in processes:
             process.join()
-        _, count, took = json.loads(Path(f"{folder}/rank.1").read_text())
+        _, count, took = json.loads(Path(f"{directory}/rank.1").read_text())
         return float(count) / float(took)
 
 
@@ -176,7 +176,7 @@ def main() -> None:
     rate = requests_per_second(60)
     print(f"store requests of a waiter in a call of 60 s, coming and leaving included: {rate:.2f} a second; waiting: 2 a beat")
     for ranks in (10, 1000, 10000):
-        print(f"{ranks:>6} ranks waiting: {2 * (ranks - 1) / Patience().beat:,.0f} requests a second (computed)")
+        print(f"{ranks:>6} ranks waiting: {2 * (ranks - 1) / Timeouts().beat:,.0f} requests a second (computed)")
     print()
     spent: dict[int, float] = {}
     for clients in arguments.clients:

@@ -1,6 +1,6 @@
-"""What the usual ways to fill a shared folder do with the same faults, each really injected: ``make compare``.
+"""What the usual ways to fill a shared directory do with the same faults, each really injected: ``make compare``.
 
-Four ranks, as processes of this machine, fill one folder from the local Hub; a way is what a training script would write. Nobody
+Four ranks, as processes of this machine, fill one directory from the local Hub; a way is what a training script would write. Nobody
 ends the other ranks when one has died, as torchrun would. ``--write`` puts the table into docs/comparison.md and into the README.
 """
 
@@ -68,7 +68,7 @@ class Job:
 
     rank: int
     endpoint: str
-    folder: str
+    directory: str
     timeout: float | None
     """Seconds of the process group's timeout; None: nobody has set one."""
 
@@ -81,7 +81,7 @@ class Job:
 def snapshot(job: Job) -> None:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - imported before the rank is forked
 
-    snapshot_download("intro/flickr8k", repo_type="dataset", local_dir=job.folder, endpoint=job.endpoint)
+    snapshot_download("intro/flickr8k", repo_type="dataset", local_dir=job.directory, endpoint=job.endpoint)
 
 
 def init_group(job: Job) -> None:
@@ -123,8 +123,8 @@ def with_ours(job: Job) -> None:
 
     if job.timeout:
         init_group(job)
-        prepare_flickr8k_samples(sample_count=None, cache_dir=job.folder)
-    elif code := cli.run(["warmup", "--cache-dir", job.folder]):
+        prepare_flickr8k_samples(sample_count=None, cache_dir=job.directory)
+    elif code := cli.run(["warmup", "--cache-dir", job.directory]):
         sys.exit(code)
 
 
@@ -159,7 +159,7 @@ WAYS = (
 class Trouble:
     """A row: what goes wrong, and when.
 
-    ``first`` is what happened in the folder before, by the same way: "filled", whereafter ``damage`` was done to one file, or
+    ``first`` is what happened in the directory before, by the same way: "filled", whereafter ``damage`` was done to one file, or
     "killed", all ranks in the middle of the download, on a node that is gone. ``bound`` is how long to wait for the ranks.
     """
 
@@ -221,14 +221,14 @@ def be_a_rank(script: Callable[[Job], None], job: Job, out: str, environment: di
 class Ranks:
     """The ranks of one job."""
 
-    def __init__(self, way: Way, hub: LocalHub, folder: Path, trouble: Trouble, host: str) -> None:
-        self.out = Path(tempfile.mkdtemp(dir=folder.parent))
+    def __init__(self, way: Way, hub: LocalHub, directory: Path, trouble: Trouble, host: str) -> None:
+        self.out = Path(tempfile.mkdtemp(dir=directory.parent))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(RANKS)}
         place |= {"LOCAL_WORLD_SIZE": str(RANKS), "GROUP_RANK": "0", "STEP37_ENDPOINT": hub.endpoint, "COMPARE_HOST": host}
         place |= {"TORCHELASTIC_RUN_ID": self.out.name, "COMPARE_FLOCK": trouble.flock}
         self.processes = []
         for rank in range(RANKS):
-            job = Job(rank=rank, endpoint=hub.endpoint, folder=str(folder), timeout=trouble.timeout)
+            job = Job(rank=rank, endpoint=hub.endpoint, directory=str(directory), timeout=trouble.timeout)
             of_rank = place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             arguments = (way.script, job, str(self.out / str(rank)), of_rank)
             self.processes.append(_context.Process(target=be_a_rank, args=arguments, daemon=True))
@@ -303,32 +303,32 @@ def in_the_middle(hub: LocalHub, bound: float) -> None:
     time.sleep(5)
 
 
-def prepare(way: Way, hub: LocalHub, folder: Path, trouble: Trouble) -> None:
+def prepare(way: Way, hub: LocalHub, directory: Path, trouble: Trouble) -> None:
     """Let happen what happened before."""
     if trouble.first == "killed":
         hub.faults.add(STALL)
-    ranks = Ranks(way, hub, folder, trouble, "node-gone")
+    ranks = Ranks(way, hub, directory, trouble, "node-gone")
     try:
         if trouble.first == "killed":
             in_the_middle(hub, trouble.bound)
         elif set(endings := ranks.wait(trouble.bound)[0]) != {""}:
-            raise RuntimeError(f"the ranks that should fill the folder ended with {endings}")
+            raise RuntimeError(f"the ranks that should fill the directory ended with {endings}")
     finally:
         ranks.end()
     hub.faults.clear()
     if trouble.damage:
-        victim = folder / MIDDLE
+        victim = directory / MIDDLE
         times = victim.stat()
         victim.write_bytes(trouble.damage(victim.read_bytes()))
         os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a disk or a lost write leaves it
     hub.clear_requests()
 
 
-def compare(folder: Path, data: Path) -> tuple[int, int]:
-    """Count the files that are wrong in the folder, and those that are missing."""
+def compare(directory: Path, data: Path) -> tuple[int, int]:
+    """Count the files that are wrong in the directory, and those that are missing."""
     wrong = missing = 0
     for path in (data / "train").iterdir():
-        held = folder / "train" / path.name
+        held = directory / "train" / path.name
         missing += not held.exists()
         wrong += held.exists() and held.read_bytes() != path.read_bytes()
     return wrong, missing
@@ -337,11 +337,11 @@ def compare(folder: Path, data: Path) -> tuple[int, int]:
 def run(way: Way, trouble: Trouble, data: Path, keep: Path | None) -> Cell:
     """Let one way meet one trouble, and look what is left."""
     with tempfile.TemporaryDirectory(prefix="compare-") as scratch, LocalHub(data) as hub:
-        folder = Path(scratch) / "shared"
+        directory = Path(scratch) / "shared"
         if trouble.first:
-            prepare(way, hub, folder, trouble)
+            prepare(way, hub, directory, trouble)
         hub.faults.add(*trouble.hub, Fault.delay(0.05, kind="resolve"))
-        ranks = Ranks(way, hub, folder, trouble, "node-1")
+        ranks = Ranks(way, hub, directory, trouble, "node-1")
         try:
             if trouble.kill_rank_0:
                 in_the_middle(hub, trouble.bound)
@@ -351,7 +351,7 @@ def run(way: Way, trouble: Trouble, data: Path, keep: Path | None) -> Cell:
             ranks.end()
         if keep:
             shutil.copytree(ranks.out, keep / f"{trouble.name}, {way.distribution}", dirs_exist_ok=True)
-        wrong, missing = compare(folder, data)
+        wrong, missing = compare(directory, data)
         downloads = Counter(request.repo_path for request in hub.file_requests())
         return Cell(endings, seconds, trouble.bound, wrong, missing, list(downloads.values()))
 
@@ -408,7 +408,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fault", default="", help="only faults whose name contains this")
     parser.add_argument("--way", default="", help="only ways whose name or distribution contains this")
-    parser.add_argument("--keep", type=Path, help="folder for what the ranks said")
+    parser.add_argument("--keep", type=Path, help="directory for what the ranks said")
     parser.add_argument("--write", action="store_true", help="put the table into the documents")
     options = parser.parse_args(arguments)
     if options.write and (options.fault or options.way):

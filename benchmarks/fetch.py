@@ -1,6 +1,6 @@
 """How fast a cold and a warm cache are filled, beside the usual ways, from one nginx that speaks the Hub's protocol.
 
-`make bench-fetch`, or `make bench-fetch DATA=<folder>` for photographs of your own (a folder with `train/*.jpg`). Every way runs
+`make bench-fetch`, or `make bench-fetch DATA=<directory>` for photographs of your own (a directory with `train/*.jpg`). Every way runs
 in turn, as a process of its own, on the same server: seconds are medians of the runs, CPU and memory the kernel's own figures
 of the process. Ours ends with all of it on the disk (one syncfs); the other ways leave that to the kernel. A second table lets
 a Hub with faults answer every tenth request wrongly.
@@ -81,7 +81,7 @@ class Measured:
 
 @dataclass
 class Way:
-    """A way to fetch the dataset: a command for an endpoint and a folder, cold and warm."""
+    """A way to fetch the dataset: a command for an endpoint and a directory, cold and warm."""
 
     name: str
     command: Callable[[str, Path], Sequence[str]]
@@ -93,7 +93,7 @@ class Way:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with train/*.jpg; without it pictures are drawn")
+    parser.add_argument("--data", type=Path, help="directory with train/*.jpg; without it pictures are drawn")
     parser.add_argument("--files", type=int, default=6000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", help="ways whose name contains this")
@@ -105,8 +105,8 @@ def main() -> None:
     if missing or not (modules / "ngx_http_echo_module.so").exists():
         told = ", ".join(missing) or "nginx's echo module"
         sys.exit(f"{told}: not here: apt-get install nginx-light libnginx-mod-http-echo curl aria2")
-    with tempfile.TemporaryDirectory(prefix="bench-fetch-") as folder:
-        root = Path(folder)
+    with tempfile.TemporaryDirectory(prefix="bench-fetch-") as directory:
+        root = Path(directory)
         root.chmod(0o755)
         spread(root)
         digests = make_data(root, options.data, options.files)
@@ -118,7 +118,7 @@ def main() -> None:
 
 
 def spread(root: Path) -> None:
-    """Let each folder in this one have a block group of its own, on ext4.
+    """Let each directory in this one have a block group of its own, on ext4.
 
     There a file takes many times longer to create for minutes after others were deleted beside it, and some ways delete one of
     their own for each one they fetch: that must not count for who comes next.
@@ -241,30 +241,30 @@ def ways(root: Path, digests: dict[str, str]) -> list[Way]:
 
     def ours(mode: str, how: Sequence[str] = ("-m", "step37_flickr8k")) -> Callable[[str, Path], Sequence[str]]:
         flags = ["--repo-id", REPO, "--fetch-mode", mode, "--log-level", "warning", "--progress", "off"]
-        return lambda endpoint, folder: [
+        return lambda endpoint, directory: [
             *(sys.executable, *how, "warmup", *flags),
-            *("--endpoint", endpoint, "--cache-dir", str(folder)),
+            *("--endpoint", endpoint, "--cache-dir", str(directory)),
         ]
 
     def snapshot(workers: int) -> Callable[[str, Path], Sequence[str]]:
-        def command(endpoint: str, folder: Path) -> Sequence[str]:
-            return [sys.executable, "-c", SNAPSHOT.format(repo=REPO, workers=workers, endpoint=endpoint), str(folder)]
+        def command(endpoint: str, directory: Path) -> Sequence[str]:
+            return [sys.executable, "-c", SNAPSHOT.format(repo=REPO, workers=workers, endpoint=endpoint), str(directory)]
 
         return command
 
-    def loop(endpoint: str, folder: Path) -> Sequence[str]:
-        return [sys.executable, "-c", LOOP.format(repo=REPO, endpoint=endpoint), str(folder), str(sample)]
+    def loop(endpoint: str, directory: Path) -> Sequence[str]:
+        return [sys.executable, "-c", LOOP.format(repo=REPO, endpoint=endpoint), str(directory), str(sample)]
 
-    def curl(endpoint: str, folder: Path) -> Sequence[str]:
+    def curl(endpoint: str, directory: Path) -> Sequence[str]:
         names = ["train/metadata.csv", *digests]
-        lines = [f'url="{url(endpoint, name)}"\noutput="{folder}/{name}"' for name in names]
+        lines = [f'url="{url(endpoint, name)}"\noutput="{directory}/{name}"' for name in names]
         (root / "curl").write_text("\n".join(lines))
         return ["curl", "-sSf", "-L", "-Z", "--parallel-max", "64", "--create-dirs", "-K", str(root / "curl")]
 
-    def aria(endpoint: str, folder: Path) -> Sequence[str]:
+    def aria(endpoint: str, directory: Path) -> Sequence[str]:
         names = ["train/metadata.csv", *digests]
         (root / "aria").write_text("\n".join(f"{url(endpoint, name)}\n  out={name}" for name in names))
-        return ["aria2c", "-q", "-j64", "-x1", "--allow-overwrite=true", f"-d{folder}", f"-i{root}/aria"]
+        return ["aria2c", "-q", "-j64", "-x1", "--allow-overwrite=true", f"-d{directory}", f"-i{root}/aria"]
 
     return [
         Way("ours, files", ours("files"), again=True),
@@ -310,9 +310,9 @@ def measure(command: Sequence[str]) -> tuple[float, float, float, bool]:
     return time.monotonic() - start, usage.ru_utime + usage.ru_stime, peak, process.returncode != 0
 
 
-def wrong_or_missing(folder: Path, digests: dict[str, str], names: Sequence[str]) -> int:
+def wrong_or_missing(directory: Path, digests: dict[str, str], names: Sequence[str]) -> int:
     def right(name: str) -> bool:
-        path = folder / name
+        path = directory / name
         return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == digests[name]
 
     return sum(not right(name) for name in names)
@@ -366,14 +366,14 @@ def show(rows: list[Way], count: int) -> None:
 def faults(root: Path) -> None:
     """Let a tenth of all answers go wrong, and look what each way leaves on disk."""
     count = 300
-    folder = root / "faulty"
-    (folder / "train").mkdir(parents=True)
+    directory = root / "faulty"
+    (directory / "train").mkdir(parents=True)
     digests = {}
     for path in sorted((root / "data/train").glob("*.jpg"))[:count]:
-        shutil.copy(path, folder / "train")
+        shutil.copy(path, directory / "train")
         digests[f"train/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
     rows = "".join(f"{Path(name).name},a caption\n" for name in digests)
-    (folder / "train/metadata.csv").write_text(f"file_name,caption_0\n{rows}")
+    (directory / "train/metadata.csv").write_text(f"file_name,caption_0\n{rows}")
     kinds = {
         "503": Fault.status(503, every=10),
         "reset": Fault.reset(every=10),
@@ -388,7 +388,7 @@ def faults(root: Path) -> None:
     for name, fault in kinds.items():
         cells = []
         for way in ("ours", "snapshot"):
-            with LocalHub(folder, repo_id=REPO, redirect_lfs=False) as hub:
+            with LocalHub(directory, repo_id=REPO, redirect_lfs=False) as hub:
                 hub.faults.add(fault)
                 cache = root / "cache"
                 flags = ["--repo-id", REPO, "--fetch-mode", "files", "--read-timeout", "2", "--endpoint", hub.endpoint]

@@ -73,9 +73,9 @@ def scenes(count: int, seed: int) -> list[Scene]:
     return drawn
 
 
-def draw_dataset(folder: Path, *, count: int = 64, split: str = "train", seed: int = 0, size: int = 224) -> None:
-    """Write ``<folder>/<split>`` with ``count`` JPEGs of ``size`` x ``size`` pixels and their metadata.csv."""
-    place = folder / split
+def draw_dataset(directory: Path, *, count: int = 64, split: str = "train", seed: int = 0, size: int = 224) -> None:
+    """Write ``<directory>/<split>`` with ``count`` JPEGs of ``size`` x ``size`` pixels and their metadata.csv."""
+    place = directory / split
     place.mkdir(parents=True, exist_ok=True)
     with (place / "metadata.csv").open("w", encoding="utf-8", newline="") as out:
         table = csv.writer(out, lineterminator="\n")
@@ -90,9 +90,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=64, help="pictures (default: %(default)s)")
-    parser.add_argument("--split", default="train", help="folder below FOLDER (default: %(default)s)")
+    parser.add_argument("--split", default="train", help="directory below FOLDER (default: %(default)s)")
     arguments = parser.parse_args()
-    draw_dataset(arguments.folder, count=arguments.count, split=arguments.split)
+    draw_dataset(arguments.directory, count=arguments.count, split=arguments.split)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The main job, from end to end, on this machine: a Hub over a folder, four ranks that warm a cache, two that train from it."""
+"""The main job, from end to end, on this machine: a Hub over a directory, four ranks that warm a cache, two that train from it."""
 
 import argparse
 import os
@@ -61,7 +61,7 @@ def show(data: Path, cache: Path) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder with train/metadata.csv and the images (default: one drawn now)")
+    parser.add_argument("--data", type=Path, help="directory with train/metadata.csv and the images (default: one drawn now)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="step37-demo-") as scratch:
         data = arguments.data
@@ -70,7 +70,7 @@ def main() -> int:
             data = Path(scratch) / "data"
             draw_dataset(data)
         if not (data / "train" / "metadata.csv").is_file():
-            print(f"{data} has no train/metadata.csv: DATA=<folder> wants that layout", file=sys.stderr)
+            print(f"{data} has no train/metadata.csv: DATA=<directory> wants that layout", file=sys.stderr)
             return 2
         return show(data, Path(scratch) / "cache")
 

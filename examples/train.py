@@ -44,13 +44,13 @@ def prepared(settings: Path | None) -> list[Flickr8kSample]:
     )
 
 
-def load_tokenizer(folder: Path | None) -> Any:
-    """Load a tokenizer of transformers from its folder, without the network and without code of its own."""
-    if folder is None:
+def load_tokenizer(directory: Path | None) -> Any:
+    """Load a tokenizer of transformers from its directory, without the network and without code of its own."""
+    if directory is None:
         return ByteTokenizer()
     from transformers import AutoTokenizer  # noqa: PLC0415 - an extra: pip install '.[transformers]'
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
 
 
 def train(batches: "DataLoader[Any]", tokens: int, who: str) -> None:
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of each rank that tokenize (default: 2)")
     arguments = parser.parse_args()
     if arguments.tokenizer is not None and not arguments.tokenizer.is_dir():
-        parser.error(f"--tokenizer {arguments.tokenizer} is not a folder: name the one with tokenizer.json in it")
+        parser.error(f"--tokenizer {arguments.tokenizer} is not a directory: name the one with tokenizer.json in it")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # process 1 of a container ignores what it has no handler for
 
     world = World.from_environment(os.environ)

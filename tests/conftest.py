@@ -38,10 +38,10 @@ def picture(number: int, size: int = 16) -> bytes:
     return out.getvalue()
 
 
-def write_rows(folder: Path, rows: list[dict[str, str]]) -> None:
+def write_rows(directory: Path, rows: list[dict[str, str]]) -> None:
     """Write metadata.csv with the union of the rows' columns."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with (folder / "metadata.csv").open("w", encoding="utf-8", newline="") as out:
+    with (directory / "metadata.csv").open("w", encoding="utf-8", newline="") as out:
         writer = csv.DictWriter(out, columns)
         writer.writeheader()
         writer.writerows(rows)
@@ -61,15 +61,15 @@ Draw = Callable[..., Path]
 
 @pytest.fixture
 def draw(tmp_path: Path) -> Draw:
-    """Draw a dataset of so many pictures and give its folder."""
+    """Draw a dataset of so many pictures and give its directory."""
 
     def drawn(count: int = 12, split: str = "train") -> Path:
-        folder = tmp_path / "dataset"
-        (folder / split).mkdir(parents=True, exist_ok=True)
+        directory = tmp_path / "dataset"
+        (directory / split).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            (folder / split / f"{number:04}.jpg").write_bytes(picture(number))
-        write_rows(folder / split, [captioned(number) for number in range(count)])
-        return folder
+            (directory / split / f"{number:04}.jpg").write_bytes(picture(number))
+        write_rows(directory / split, [captioned(number) for number in range(count)])
+        return directory
 
     return drawn
 
@@ -84,5 +84,5 @@ def hub(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """Name a cache folder that isn't there yet."""
+    """Name a cache directory that isn't there yet."""
     return tmp_path / "cache"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.record import read_manifest, read_record
 from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.localhub import Fault, LocalHub
@@ -27,13 +27,13 @@ BEGINNINGS = ("cold", "growing", "new commit", "purged")
 BRISK = {"STEP37_CONCURRENCY": "8", "STEP37_FETCH_MODE": "files", "STEP37_PROGRESS": "off"}
 
 
-def draw(folder: Path, shift: int) -> Path:
+def draw(directory: Path, shift: int) -> Path:
     """Draw a dataset; with another shift a third of its pictures are others."""
-    (folder / "train").mkdir(parents=True)
+    (directory / "train").mkdir(parents=True)
     for number in range(COUNT):
-        (folder / "train" / f"{number:04}.jpg").write_bytes(picture(number + (shift if number % 3 == 0 else 0)))
-    write_rows(folder / "train", [captioned(number) for number in range(COUNT)])
-    return folder
+        (directory / "train" / f"{number:04}.jpg").write_bytes(picture(number + (shift if number % 3 == 0 else 0)))
+    write_rows(directory / "train", [captioned(number) for number in range(COUNT)])
+    return directory
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Rounds:
         return job
 
     def begin(self, beginning: str, cache: Path) -> None:
-        """Bring the cache folder into the state that the run finds."""
+        """Bring the cache directory into the state that the run finds."""
         shutil.rmtree(cache, ignore_errors=True)
         if beginning == "cold":
             return
@@ -81,25 +81,25 @@ class Rounds:
     def right(self, cache: Path) -> set[str]:
         """Give the names of the files that have the new commit's bytes."""
         files = {path.name: path for path in (cache / "train").glob("[!.]*")}
-        return {name for name, path in files.items() if path.read_bytes() == (self.new.folder / "train" / name).read_bytes()}
+        return {name for name, path in files.items() if path.read_bytes() == (self.new.directory / "train" / name).read_bytes()}
 
     def assert_whole(self, cache: Path) -> None:
         """Whatever has a final name is whole, of one of both commits."""
         for path in (cache / "train").glob("[!.]*"):
-            known = [(hub.folder / "train" / path.name).read_bytes() for hub in (self.old, self.new)]
+            known = [(hub.directory / "train" / path.name).read_bytes() for hub in (self.old, self.new)]
             assert path.read_bytes() in [*known, b"torn"], path.name
 
     def assert_true_to_its_word(self, cache: Path) -> None:
         """Whatever a record speaks of is right."""
-        folder = CacheFolder(cache, "train")
-        record = read_record(folder)
+        directory = CacheDirectory(cache, "train")
+        record = read_record(directory)
         if record is None:
             return
         hub = {self.old.commit: self.old, self.new.commit: self.new}[record.commit]
         for row in range(record.captions["caption_0"].rows):
             name = f"{row:04}.jpg"
-            assert (cache / "train" / name).read_bytes() == (hub.folder / "train" / name).read_bytes(), name
-        for name, proof in read_manifest(folder).items():
+            assert (cache / "train" / name).read_bytes() == (hub.directory / "train" / name).read_bytes(), name
+        for name, proof in read_manifest(directory).items():
             assert digest_of(cache / "train" / name, proof.digest) == proof.digest or record.commit == self.old.commit, name
 
     def assert_ends_well(self, cache: Path, number: int) -> int:
@@ -108,7 +108,7 @@ class Rounds:
         self.new.clear_requests()
         job = self.run(cache, number)
         assert job.wait() == {0: 0}, job.log(0)
-        names = sorted(path.name for path in (self.new.folder / "train").iterdir())
+        names = sorted(path.name for path in (self.new.directory / "train").iterdir())
         assert sorted(os.listdir(cache / "train")) == names
         assert self.right(cache) == set(names)
         ours = sorted(os.listdir(cache / ".step37-flickr8k"))
@@ -162,7 +162,7 @@ def moment(cache: Path, rounds: Rounds) -> str:
     if not (cache / ".step37-flickr8k").exists():
         return "before it wrote anything"
     unfinished = [*(cache / "train").glob(".*"), *(cache / ".step37-flickr8k").glob(".*")]
-    record = read_record(CacheFolder(cache, "train"))
+    record = read_record(CacheDirectory(cache, "train"))
     if record is not None and record.commit == rounds.new.commit and record.captions["caption_0"].everything:
         return "with a ready record"
     if unfinished:
@@ -204,7 +204,7 @@ def test_the_power_fails(rounds: Rounds, tmp_path: Path, capsys: pytest.CaptureF
         lost = power_failure(rounds, blank, tmp_path, number, pause)
         with mounted(lost, tmp_path / "after") as place:
             rounds.assert_true_to_its_word(place / "cache")  # names may have come without their bytes: nobody said they had
-            record = read_record(CacheFolder(place / "cache", "train"))
+            record = read_record(CacheDirectory(place / "cache", "train"))
             ready += record is not None
             came = rounds.assert_ends_well(place / "cache", number)
             assert not done or (record is not None and came == 0), "not all was durable when the run was done"

@@ -68,11 +68,13 @@ def in_group(rank: int, size: int, meeting: str, result: str, call: Callable[...
 class Ranks:
     """A job's processes; ``wait`` gives their exit codes, -N for signal N. ``parents`` may start processes of their own."""
 
-    def __init__(self, size: int, folder: Path, environment: Mapping[str, str] | None = None, *, parents: bool = False) -> None:
+    def __init__(
+        self, size: int, directory: Path, environment: Mapping[str, str] | None = None, *, parents: bool = False
+    ) -> None:
         self.size = size
         self.parents = parents
-        self.folder = folder
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.environment = dict(os.environ) | dict(environment or {})
         self.processes: dict[int, Any] = {}
@@ -99,14 +101,14 @@ class Ranks:
 
     def start_group(self, call: Callable[..., Any], arguments: Any, **environment: str) -> "Ranks":
         """Start all ranks of a gloo group; ``outcomes`` gives what came out of each."""
-        meeting = f"file://{self.folder}/meeting-{self.port}"
+        meeting = f"file://{self.directory}/meeting-{self.port}"
         for rank in range(self.size):
-            target_arguments = (rank, self.size, meeting, str(self.folder / f"result-{rank}"), call, arguments)
+            target_arguments = (rank, self.size, meeting, str(self.directory / f"result-{rank}"), call, arguments)
             self._start(rank, in_group, self.environment | environment, target_arguments)
         return self
 
     def out(self, rank: int) -> Path:
-        return self.folder / f"rank-{rank}.log"
+        return self.directory / f"rank-{rank}.log"
 
     def log(self, rank: int) -> str:
         return self.out(rank).read_text(encoding="utf-8") if self.out(rank).exists() else ""
@@ -133,7 +135,7 @@ class Ranks:
 
     def outcomes(self, seconds: float = 60) -> list[Any]:
         self.wait(seconds)
-        return [pickle.loads((self.folder / f"result-{rank}").read_bytes()) for rank in range(self.size)]
+        return [pickle.loads((self.directory / f"result-{rank}").read_bytes()) for rank in range(self.size)]
 
     def end(self) -> None:
         for process in self.processes.values():

@@ -83,8 +83,8 @@ def test_each_outside_world_has_one_user(file: Path) -> None:
         assert users is None or room_of(file) in users, f"{room_of(file)} imports {name}"
 
 
-def test_only_the_folder_renames_changes_modes_or_deletes() -> None:
-    """No other room calls what changes the cache folder's tree."""
+def test_only_the_directory_renames_changes_modes_or_deletes() -> None:
+    """No other room calls what changes the cache directory's tree."""
     forbidden = {"rename", "replace", "unlink", "remove", "rmtree", "chmod", "rmdir", "removedirs"}
     for file in FILES:
         if room_of(file) == "cache":

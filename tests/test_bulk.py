@@ -28,13 +28,15 @@ from .conftest import Draw, picture
 COUNT = 240
 
 
-def convert(folder: Path, target: Path, *, rows: int = 20, files: int = 2, other: Callable[[int], bytes] | None = None) -> Path:
+def convert(
+    directory: Path, target: Path, *, rows: int = 20, files: int = 2, other: Callable[[int], bytes] | None = None
+) -> Path:
     """Convert a dataset as the Hub does: ``rows`` images a row group, so many files; ``other`` draws other images instead."""
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema([("image", image), ("caption_0", pa.string())])
     place = target / "default" / "train"
     place.mkdir(parents=True)
-    paths = sorted((folder / "train").glob("*.jpg"))
+    paths = sorted((directory / "train").glob("*.jpg"))
     share = -(-len(paths) // files)
     for number in range(files):
         with pq.ParquetWriter(place / f"{number:04}.parquet", schema, compression="none", use_dictionary=False) as writer:
@@ -50,8 +52,8 @@ def convert(folder: Path, target: Path, *, rows: int = 20, files: int = 2, other
 @pytest.fixture
 def bulk(draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     """Serve 240 pictures with their Parquet conversion."""
-    folder = draw(COUNT)
-    with LocalHub(folder, parquet=convert(folder, tmp_path / "parquet")) as hub:
+    directory = draw(COUNT)
+    with LocalHub(directory, parquet=convert(directory, tmp_path / "parquet")) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         yield hub
 
@@ -60,7 +62,7 @@ def warm(hub: LocalHub, cache: Path, **settings: Any) -> dict[str, Any]:
     told = WarmupSettings(endpoint=hub.endpoint, cache_dir=cache, read_timeout=1, **settings)
     result, rows = Warmup(told, World.from_environment({})).run(Group.alone())
     for row in rows:
-        expected = digest_of(hub.folder / "train" / row.file_name, "sha256:")
+        expected = digest_of(hub.directory / "train" / row.file_name, "sha256:")
         assert digest_of(cache / "train" / row.file_name, "sha256:") == expected
     assert not list((cache / "train").glob(".*"))
     return result
@@ -100,9 +102,9 @@ def test_what_is_there_already_is_not_taken_again(bulk: LocalHub, cache: Path) -
 
 def test_a_conversion_of_other_images_is_given_up_early(draw: Draw, tmp_path: Path, cache: Path) -> None:
     """Images whose hash nobody wants are never written; the real ones come file by file."""
-    folder = draw(COUNT)
-    stale = convert(folder, tmp_path / "parquet", other=lambda number: picture(number, size=20))
-    with LocalHub(folder, parquet=stale) as hub:
+    directory = draw(COUNT)
+    stale = convert(directory, tmp_path / "parquet", other=lambda number: picture(number, size=20))
+    with LocalHub(directory, parquet=stale) as hub:
         result = warm(hub, cache)
         assert result["files"] == COUNT
         assert len([one for one in hub.file_requests() if one.repo_path.endswith(".jpg")]) == COUNT
@@ -141,11 +143,11 @@ def test_corrupt_bytes_are_fetched_one_by_one(bulk: LocalHub, cache: Path, at: f
 
 def test_files_that_are_no_parquet_are_passed_over(draw: Draw, tmp_path: Path, cache: Path) -> None:
     """A conversion that can't be read at all costs a few requests and a warning."""
-    folder = draw(COUNT)
+    directory = draw(COUNT)
     place = tmp_path / "parquet" / "default" / "train"
     place.mkdir(parents=True)
     (place / "0000.parquet").write_bytes(b"PAR1" + bytes(5000))
-    with LocalHub(folder, parquet=tmp_path / "parquet") as hub:
+    with LocalHub(directory, parquet=tmp_path / "parquet") as hub:
         assert warm(hub, cache)["files"] == COUNT
 
 

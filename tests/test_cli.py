@@ -19,13 +19,13 @@ from tests.ranks import Ranks
 
 
 def test_plan_says_what_warmup_does(hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Plan counts files, bytes and requests, downloads no image, makes no folder, and is exact."""
+    """Plan counts files, bytes and requests, downloads no image, makes no directory, and is exact."""
     arguments = ["--cache-dir", str(cache), "--sample-count", "5"]
     assert cli.run(["plan", *arguments, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert not cache.exists()
     assert (plan["rows"], plan["fetch"], plan["warm"], plan["commit"]) == (5, 5, False, hub.commit)
-    assert plan["bytes"] == sum((hub.folder / "train" / f"{n:04}.jpg").stat().st_size for n in range(5))
+    assert plan["bytes"] == sum((hub.directory / "train" / f"{n:04}.jpg").stat().st_size for n in range(5))
     hub.clear_requests()
     assert cli.run(["warmup", *arguments]) == 0
     at_the_endpoint = [r for r in hub.requests if r.origin == "hub" and r.kind in {"api", "tree", "resolve"}]
@@ -273,9 +273,9 @@ def test_every_command_obeys_sigterm(hub: LocalHub, cache: Path, job: Ranks, com
     assert job.wait() == {0: 143}
 
 
-def test_hub_serves_a_folder_until_it_is_told_to_stop(hub: LocalHub, cache: Path) -> None:
+def test_hub_serves_a_directory_until_it_is_told_to_stop(hub: LocalHub, cache: Path) -> None:
     """The hub command prints what to export, serves, and ends with 0 on SIGTERM."""
-    serve = [sys.executable, "-m", "step37_flickr8k", "hub", str(hub.folder), "--delay", "0.01"]
+    serve = [sys.executable, "-m", "step37_flickr8k", "hub", str(hub.directory), "--delay", "0.01"]
     with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         endpoint = process.stdout.readline().strip().removeprefix("export HF_ENDPOINT=")
@@ -286,14 +286,14 @@ def test_hub_serves_a_folder_until_it_is_told_to_stop(hub: LocalHub, cache: Path
 
 
 def test_hub_says_what_it_cannot_serve(hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A folder that isn't there, a port that is taken and one that can't be are configuration errors."""
+    """A directory that isn't there, a port that is taken and one that can't be are configuration errors."""
     assert cli.run(["hub", str(tmp_path / "none")]) == 2
     assert "none" in capsys.readouterr().err
     port = hub.endpoint.rpartition(":")[2]
-    assert cli.run(["hub", str(hub.folder), "--port", port]) == 2
+    assert cli.run(["hub", str(hub.directory), "--port", port]) == 2
     assert port in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
-        cli.run(["hub", str(hub.folder), "--port", "99999"])
+        cli.run(["hub", str(hub.directory), "--port", "99999"])
     assert "99999 is no port" in capsys.readouterr().err
 
 

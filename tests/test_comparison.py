@@ -122,7 +122,7 @@ def test_ranks_end_even_if_the_middle_never_comes(hub: LocalHub, tmp_path: Path)
     assert multiprocessing.active_children() == []
 
 
-def test_a_folder_that_could_not_be_filled_is_no_beginning(hub: LocalHub, tmp_path: Path) -> None:
+def test_a_directory_that_could_not_be_filled_is_no_beginning(hub: LocalHub, tmp_path: Path) -> None:
     """Where the ranks fail before the fault, how they ended is told instead of a cell."""
     filled = compare.Trouble(name="", first="filled")
     with pytest.raises(RuntimeError, match="'AttributeError'"):

@@ -149,7 +149,7 @@ def test_a_private_certificate_authority_is_trusted(hub: LocalHub, cache: Path, 
         refused = run("warmup", *there)
         assert (refused.returncode, "certificate" in refused.stderr.lower()) == (75, True), refused.stderr
         # an LFS file is redirected to the CDN's port: served by the Hub itself instead, since only that speaks TLS here
-        with LocalHub(hub.folder, redirect_lfs=False) as plain, listening(to(port_of(plain.endpoint)), tls) as second:
+        with LocalHub(hub.directory, redirect_lfs=False) as plain, listening(to(port_of(plain.endpoint)), tls) as second:
             there = (*there[:3], f"https://localhost:{second}", "--attempts", "2")
             result = run("warmup", *there, SSL_CERT_FILE=str(tmp_path / "ca.pem"))
     assert result.returncode == 0, result.stderr
@@ -194,10 +194,11 @@ def test_a_single_file_with_wrong_bytes_is_fetched_again(hub: LocalHub, cache: P
     ask: dict[str, Any] = {"repo_id": "intro/flickr8k", "cache_dir": cache}
     hub.faults.add(Fault.corrupt(path="train/0001.jpg", times=1))
     path = get_flickr8k_dataset_file(filename="train/0001.jpg", **ask)
-    assert path.read_bytes() == (hub.folder / "train/0001.jpg").read_bytes()
+    assert path.read_bytes() == (hub.directory / "train/0001.jpg").read_bytes()
     path.write_bytes(bytes(path.stat().st_size))
     assert (
-        get_flickr8k_dataset_file(filename="train/0001.jpg", **ask).read_bytes() == (hub.folder / "train/0001.jpg").read_bytes()
+        get_flickr8k_dataset_file(filename="train/0001.jpg", **ask).read_bytes()
+        == (hub.directory / "train/0001.jpg").read_bytes()
     )
     hub.faults.add(Fault.corrupt(path="train/0002.jpg"))
     with pytest.raises(CacheDamaged, match=r"0002\.jpg has other bytes than .* says, twice"):
@@ -217,7 +218,7 @@ def test_headers_go_to_the_endpoint_alone(hub: LocalHub, cache: Path, tmp_path: 
 def test_headers_do_not_follow_the_api_to_another_origin(hub: LocalHub, cache: Path) -> None:
     """Where the API redirects to another origin, that one sees neither the token nor `headers`; on the Hub's own both go on."""
     secrets = {"token": "hf_x", "headers": {"X-Team": "vision"}}
-    with LocalHub(hub.folder) as elsewhere:
+    with LocalHub(hub.directory) as elsewhere:
         hub.faults.add(Fault.redirect(f"{elsewhere.endpoint}/api/datasets/intro/flickr8k/revision/main", kind="api"))
         assert warm(endpoint=hub.endpoint, cache_dir=cache, **secrets)["files"] == 12
         asked = [one for one in (*hub.requests, *elsewhere.requests) if one.kind in {"api", "tree"}]

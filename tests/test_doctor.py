@@ -35,7 +35,7 @@ TWO_NODES = {"folder shared", "locks", "lag"}
 
 @pytest.fixture
 def examine(cache: Path, capsys: pytest.CaptureFixture[str]) -> Examine:
-    """Run the doctor on the cache folder; gives what it found by check, and compares it with the exit code."""
+    """Run the doctor on the cache directory; gives what it found by check, and compares it with the exit code."""
 
     def examined(*arguments: str) -> dict[str, dict[str, str]]:
         capsys.readouterr()
@@ -117,7 +117,7 @@ def test_people_get_a_table(hub: LocalHub, cache: Path, capsys: pytest.CaptureFi
     assert cli.run(["doctor", "--cache-dir", str(cache)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert f"ok space {cache} is warm: nothing is to be written" in said
-    assert "not checked folder shared needs two nodes -> run it as two ranks on two nodes" in said
+    assert "not checked directory shared needs two nodes -> run it as two ranks on two nodes" in said
 
 
 @pytest.mark.parametrize("token", ["hf_wrong", None])
@@ -214,12 +214,12 @@ def test_a_clock_that_is_wrong_is_found(seconds: float, said: str) -> None:
 def test_too_little_space_and_too_few_inodes_are_found(
     draw: Draw, examine: Examine, mount: Mount, monkeypatch: pytest.MonkeyPatch, options: str, said: str
 ) -> None:
-    """Against what the plan needs, before the folder is even made."""
-    folder = draw()
+    """Against what the plan needs, before the directory is even made."""
+    directory = draw()
     for number in range(12):
-        (folder / "train" / f"{number:04}.jpg").write_bytes(picture(number).ljust(50_000, b"x"))
+        (directory / "train" / f"{number:04}.jpg").write_bytes(picture(number).ljust(50_000, b"x"))
     cache = mount("-t", "tmpfs", "-o", options, "tmpfs") / "cache"
-    with LocalHub(folder) as hub:
+    with LocalHub(directory) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         found = examine("--cache-dir", str(cache))
     assert found["space"]["state"] == "problem"
@@ -228,7 +228,7 @@ def test_too_little_space_and_too_few_inodes_are_found(
 
 
 @needs_root
-def test_a_folder_that_cannot_be_written_is_found(hub: LocalHub, examine: Examine, mount: Mount) -> None:
+def test_a_directory_that_cannot_be_written_is_found(hub: LocalHub, examine: Examine, mount: Mount) -> None:
     """Read-only is said before a job is queued."""
     assert hub.commit
     found = examine("--cache-dir", str(mount("-t", "tmpfs", "-o", "ro", "tmpfs")))
@@ -260,10 +260,10 @@ def test_a_memory_limit_below_what_the_concurrency_needs_is_found(
     draw: Draw, cache: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     """What limits it, what is needed, and which concurrency would fit; that one is then all right."""
-    folder, limit = draw(3), 2 << 30
+    directory, limit = draw(3), 2 << 30
     for number in range(3):
-        (folder / "train" / f"{number:04}.jpg").write_bytes(picture(number).ljust(600_000, b"x"))
-    with LocalHub(folder) as hub:
+        (directory / "train" / f"{number:04}.jpg").write_bytes(picture(number).ljust(600_000, b"x"))
+    with LocalHub(directory) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         if by == "ulimit":
             first, second = limited(lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)), cache)

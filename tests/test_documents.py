@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 FOLDERS = {"benchmarks", "demo", "docs", "examples", "k8s", "requirements", "slurm", "src", "tests", "tools"}
-TREE = [file for folder in FOLDERS for file in (ROOT / folder).glob("**/*")]
+TREE = [file for directory in FOLDERS for file in (ROOT / directory).glob("**/*")]
 (COMMANDS,) = (action.choices for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction))
 FLAGS = {flag for command in COMMANDS.values() for flag in command._option_string_actions}
 ERRORS = {name: value for name, value in vars(errors).items() if hasattr(value, "exit_code")}

@@ -60,7 +60,7 @@ def assert_right(hub: LocalHub, cache: Path, count: int = 12) -> None:
     """Every image of the cache has the dataset's bytes, and nothing is torn."""
     files = sorted(path.name for path in (cache / "train").iterdir() if path.suffix == ".jpg")
     assert len(files) == count
-    assert all((cache / "train" / name).read_bytes() == (hub.folder / "train" / name).read_bytes() for name in files)
+    assert all((cache / "train" / name).read_bytes() == (hub.directory / "train" / name).read_bytes() for name in files)
 
 
 def call_loader(rank: int, arguments: dict[str, Any]) -> int:
@@ -187,8 +187,8 @@ def test_ranks_that_come_late_or_never(draw: Draw, tmp_path: Path, ranks: MakeRa
     Three jobs side by side, each with a Hub of its own, since each takes its time.
     """
     jobs = [ranks(2, STEP37_VISIBILITY_TIMEOUT="20") for _ in range(2)] + [ranks(3, STEP37_VISIBILITY_TIMEOUT="0.1")]
-    folder = draw()
-    with LocalHub(folder) as one, LocalHub(folder) as two, LocalHub(folder) as three:
+    directory = draw()
+    with LocalHub(directory) as one, LocalHub(directory) as two, LocalHub(directory) as three:
         hubs = (one, two, three)
 
         def start(number: int, rank: int) -> None:
@@ -273,7 +273,7 @@ def load_alone(arguments: dict[str, Any], result: str) -> None:
     Path(result).write_bytes(pickle.dumps(outcome))
 
 
-def test_two_jobs_on_one_folder_download_once(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_two_jobs_on_one_directory_download_once(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
     """The lease lets one job download while the other waits, and both end well."""
     hub.faults.add(Fault.delay(0.1))
     jobs = [ranks(2, STEP37_RUN_ID=f"job-{n}").start_all("warmup", "--cache-dir", str(cache)) for n in range(2)]
@@ -295,12 +295,12 @@ def test_a_narrower_job_meanwhile_does_not_shrink_the_record(hub: LocalHub, cach
 
 
 def test_another_commit_meanwhile_is_said(draw: Draw, hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
-    """A job pinned to a commit whose folder was refilled with another ends as CommitChanged, never on mixed commits."""
+    """A job pinned to a commit whose directory was refilled with another ends as CommitChanged, never on mixed commits."""
     old = hub.commit
     waiting = ranks(2, STEP37_VISIBILITY_TIMEOUT="3")
     waiting.start_command(0, "warmup", "--cache-dir", str(cache), "--revision", old)
     waiting.until_logged(0, "publishing")
-    (draw() / "train" / "0001.jpg").write_bytes((hub.folder / "train" / "0002.jpg").read_bytes())
+    (draw() / "train" / "0001.jpg").write_bytes((hub.directory / "train" / "0002.jpg").read_bytes())
     hub.refresh(keep_old=True)
     other = ranks(1).start_all("warmup", "--cache-dir", str(cache))
     assert other.wait() == {0: 0}
@@ -339,7 +339,7 @@ def test_a_full_disk_without_a_store_is_one_try_and_eight_errors(hub: LocalHub, 
         for rank in range(8):
             place = {"RANK": str(rank), "WORLD_SIZE": "8"}
             arguments = {"cache_dir": str(small / "cache"), "sample_count": None}
-            job._start(rank, load_alone, job.environment | place, (arguments, str(job.folder / f"result-{rank}")))
+            job._start(rank, load_alone, job.environment | place, (arguments, str(job.directory / f"result-{rank}")))
         outcomes = job.outcomes()
     finally:
         subprocess.run(["umount", small], check=True)
@@ -364,12 +364,12 @@ def test_a_warm_cache_on_a_read_only_mount_is_read(hub: LocalHub, cache: Path, m
         subprocess.run(["umount", cache], check=True)
 
 
-# --- folders that are not shared ----------------------------------------------------------------------------------------------
+# --- directories that are not shared ----------------------------------------------------------------------------------------------
 
 
 @needs_root
-def test_a_folder_that_is_not_shared_is_said_with_the_ranks(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
-    """Each rank with a folder of its own: every rank ends as NotVisible, which names those that don't see it, and the remedy."""
+def test_a_directory_that_is_not_shared_is_said_with_the_ranks(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+    """Each rank with a directory of its own: every rank ends as NotVisible, which names those that don't see it, and the remedy."""
     cache.mkdir()
     job = ranks(3, STEP37_VISIBILITY_TIMEOUT="1", STEP37_NODE_NAME="n7")
     outcomes = job.start_group(call_in_namespace, {"bind": str(cache)}).outcomes()
@@ -390,42 +390,42 @@ def test_a_warm_rank_zero_waits_for_a_node_that_sees_nothing_yet(hub: LocalHub, 
 
 
 def call_on_a_node_that_lags(rank: int, arguments: dict[str, Any]) -> int:
-    """Call the loader where ranks other than 0 see an empty folder for a while."""
-    folder = arguments["bind"]
+    """Call the loader where ranks other than 0 see an empty directory for a while."""
+    directory = arguments["bind"]
     if rank:
-        mount_own(folder)
-        threading.Timer(1.5, lambda: ctypes.CDLL(None).umount2(folder.encode(), 2)).start()
-    return len(prepare_flickr8k_samples(cache_dir=f"{folder}/shared"))
+        mount_own(directory)
+        threading.Timer(1.5, lambda: ctypes.CDLL(None).umount2(directory.encode(), 2)).start()
+    return len(prepare_flickr8k_samples(cache_dir=f"{directory}/shared"))
 
 
 def call_in_namespace(_: int, arguments: dict[str, Any]) -> int:
-    """Call the loader where the cache folder is this rank's own: a mount namespace with a file system of its own on it."""
+    """Call the loader where the cache directory is this rank's own: a mount namespace with a file system of its own on it."""
     mount_own(arguments["bind"])
     return len(prepare_flickr8k_samples(cache_dir=f"{arguments['bind']}/shared", **arguments.get("call", {})))
 
 
-def mount_own(folder: str) -> None:
-    """Give this process a mount namespace in which ``folder`` is an empty file system."""
-    _mount_privately(b"tmpfs", folder, b"tmpfs", 0)
+def mount_own(directory: str) -> None:
+    """Give this process a mount namespace in which ``directory`` is an empty file system."""
+    _mount_privately(b"tmpfs", directory, b"tmpfs", 0)
 
 
-def bind_own(source: str, folder: str) -> None:
-    """Give this process a mount namespace in which ``folder`` is ``source``."""
+def bind_own(source: str, directory: str) -> None:
+    """Give this process a mount namespace in which ``directory`` is ``source``."""
     ms_bind = 4096
-    _mount_privately(source.encode(), folder, None, ms_bind)
+    _mount_privately(source.encode(), directory, None, ms_bind)
 
 
-def _mount_privately(source: bytes, folder: str, kind: bytes | None, how: int) -> None:
+def _mount_privately(source: bytes, directory: str, kind: bytes | None, how: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     clone_newns, ms_rec, ms_private = 0x20000, 0x4000, 1 << 18
     assert libc.unshare(clone_newns) == 0, os.strerror(ctypes.get_errno())
     assert libc.mount(b"none", b"/", None, ms_rec | ms_private, None) == 0
-    assert libc.mount(source, folder.encode(), kind, how, None) == 0
+    assert libc.mount(source, directory.encode(), kind, how, None) == 0
 
 
 @needs_root
 @pytest.mark.parametrize("late", [{}, {3: 1.5}])
-def test_node_local_folders_have_one_downloader_each(
+def test_node_local_directories_have_one_downloader_each(
     hub: LocalHub, cache: Path, ranks: MakeRanks, late: dict[int, float]
 ) -> None:
     """With cache_scope=node two nodes of two ranks download each file twice, once per node, all at one commit."""
@@ -441,7 +441,7 @@ def test_node_local_folders_have_one_downloader_each(
 
 
 def test_a_late_rank_of_a_node_needs_rank_0_for_the_commit_alone(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
-    """With a pinned commit it fills its folder when all others are gone; otherwise this run's record there will do."""
+    """With a pinned commit it fills its directory when all others are gone; otherwise this run's record there will do."""
     job = ranks(2, STEP37_CACHE_SCOPE="node", STEP37_RUN_ID="uid-1", STEP37_HEARTBEAT_TIMEOUT="1", STEP37_ARRIVAL_TIMEOUT="60")
     job.start_command(1, "warmup", "--cache-dir", str(cache), "--revision", hub.commit)
     assert job.wait() == {1: 0}
@@ -453,7 +453,7 @@ def test_a_late_rank_of_a_node_needs_rank_0_for_the_commit_alone(hub: LocalHub, 
 
 
 def call_on_node(rank: int, arguments: dict[str, Any]) -> int:
-    """Call the loader where the cache folder is this rank's node's: ranks 0 and 1 share one, 2 and 3 another."""
+    """Call the loader where the cache directory is this rank's node's: ranks 0 and 1 share one, 2 and 3 another."""
     time.sleep(arguments["late"].get(rank, 0))
     bind_own(f"{arguments['bind']}/node-{rank // 2}", f"{arguments['bind']}/shared")
     return len(prepare_flickr8k_samples(cache_dir=f"{arguments['bind']}/shared"))

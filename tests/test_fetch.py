@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.dataset.listing import RemoteFile
 from step37_flickr8k.download import workers
@@ -22,7 +22,7 @@ from step37_flickr8k.download.files import fetch
 from step37_flickr8k.download.landing import Arrived, Landing
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import AccessDenied, FetchFailed, FolderFull, FolderNotUsable, LeaseLost
-from step37_flickr8k.hub.source import Source, Tally
+from step37_flickr8k.hub.source import Source, TransferStatistics
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings import WarmupSettings
 
@@ -30,21 +30,21 @@ from .faulty_worker import start_instead
 
 
 class Fetching:
-    """A fetch of all pictures of a hub into a cache folder."""
+    """A fetch of all pictures of a hub into a cache directory."""
 
     def __init__(self, hub: LocalHub, cache: Path) -> None:
         self.hub = hub
-        self.folder = CacheFolder(cache, "train")
-        self.folder.make()
+        self.directory = CacheDirectory(cache, "train")
+        self.directory.make()
         self.told: list[dict[str, Any]] = []
         self.settings: dict[str, Any] = {"read_timeout": 0.5, "attempts": 6}
-        paths = sorted((hub.folder / "train").glob("*.jpg"))
+        paths = sorted((hub.directory / "train").glob("*.jpg"))
         self.files = [RemoteFile(path.name, path.stat().st_size, digest_of(path, "sha256:")) for path in paths]
 
-    def run(self, land: Callable[[Sequence[Arrived]], None] | None = None, progress: Any = None) -> Tally:
+    def run(self, land: Callable[[Sequence[Arrived]], None] | None = None, progress: Any = None) -> TransferStatistics:
         url = f"{self.hub.endpoint}/datasets/intro/flickr8k/resolve/{self.hub.commit}/train"
         source = Source(base=f"{url}/", headers={"Authorization": "Bearer hf_x"})
-        with contextlib.closing(Workers(self.folder)) as hands:
+        with contextlib.closing(Workers(self.directory)) as hands:
             fetch(
                 self.files,
                 source,
@@ -57,15 +57,15 @@ class Fetching:
 
     def publish(self, batch: Sequence[Arrived]) -> None:
         for arrived in batch:
-            self.folder.publish(arrived.temporary, arrived.file.name)
+            self.directory.publish(arrived.temporary, arrived.file.name)
 
     def assert_all_right(self) -> None:
         for file in self.files:
-            assert digest_of(self.folder.files / file.name, file.digest) == file.digest
+            assert digest_of(self.directory.files / file.name, file.digest) == file.digest
         self.assert_nothing_torn()
 
     def assert_nothing_torn(self) -> None:
-        assert not list(self.folder.files.glob(".*"))
+        assert not list(self.directory.files.glob(".*"))
 
 
 @pytest.fixture
@@ -75,10 +75,10 @@ def fetching(hub: LocalHub, cache: Path) -> Fetching:
 
 def test_one_get_a_file(fetching: Fetching) -> None:
     """Each file costs one GET at the endpoint, and the redirect it answers with; no HEAD."""
-    tally = fetching.run()
+    statistics = fetching.run()
     fetching.assert_all_right()
-    assert (tally.files, tally.requests, sum(tally.retries.values())) == (12, 24, 0)
-    assert tally.bytes == sum(file.size for file in fetching.files)
+    assert (statistics.files, statistics.requests, sum(statistics.retries.values())) == (12, 24, 0)
+    assert statistics.bytes == sum(file.size for file in fetching.files)
     assert {request.method for request in fetching.hub.requests} == {"GET"}
 
 
@@ -103,21 +103,21 @@ def test_the_token_stays_with_the_endpoint(fetching: Fetching) -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_faults_are_weather(fetching: Fetching, fault: Fault, cause: str) -> None:
-    """Every third answer faulty: the fetch succeeds, every byte is right, and the tally says what happened."""
+    """Every third answer faulty: the fetch succeeds, every byte is right, and the statistics says what happened."""
     fetching.hub.faults.add(fault)
-    tally = fetching.run()
+    statistics = fetching.run()
     fetching.assert_all_right()
-    assert tally.retries[cause] > 0
-    assert tally.bytes == sum(file.size for file in fetching.files)
+    assert statistics.retries[cause] > 0
+    assert statistics.bytes == sum(file.size for file in fetching.files)
 
 
 def test_a_used_up_quota_is_waited_for(fetching: Fetching) -> None:
     """A 429 stops all workers for as long as the Hub says, costs no try, and the progress says what is waited for."""
     fetching.settings["attempts"] = 1
     fetching.hub.faults.add(Fault.quota(5, window=1.0))
-    tally = fetching.run()
+    statistics = fetching.run()
     fetching.assert_all_right()
-    assert tally.retries["429"] > 0
+    assert statistics.retries["429"] > 0
     assert any(told["state"].startswith("waiting for quota") for told in fetching.told)
 
 
@@ -126,9 +126,9 @@ def test_a_file_that_waited_for_its_connection_asks_whether_the_quota_has_closed
     fetching.settings["concurrency"] = 1
     fetching.files = fetching.files[:3]  # as many as are in hand: the third waits while the second hears it
     fetching.hub.faults.add(Fault.quota(2, window=1.0))
-    tally = fetching.run()
+    statistics = fetching.run()
     fetching.assert_all_right()
-    assert tally.retries["429"] == 0
+    assert statistics.retries["429"] == 0
 
 
 def test_a_429_that_does_not_say_how_long_is_a_try(fetching: Fetching, caplog: pytest.LogCaptureFixture) -> None:
@@ -149,11 +149,11 @@ def test_a_redirect_to_no_address_is_a_failure_of_the_file(fetching: Fetching, l
     fetching.hub.faults.add(Fault.redirect(location, path="train/0003.jpg", kind="resolve"))
     with pytest.raises(FetchFailed, match=r"1 of 12 files.*0003\.jpg \(redirected to 'http://.*, which is no address"):
         fetching.run()
-    assert len(list(fetching.folder.files.iterdir())) == 11
+    assert len(list(fetching.directory.files.iterdir())) == 11
 
 
 def test_an_error_is_not_hidden_by_the_clearing_up(hub: LocalHub, cache: Path) -> None:
-    """SIGTERM in mid-download ends with 143 also where the folder can't be cleared up any more."""
+    """SIGTERM in mid-download ends with 143 also where the directory can't be cleared up any more."""
     hub.faults.add(Fault.stall(60, path="train/*.jpg"))
     command = [sys.executable, "-m", "step37_flickr8k", "warmup", "--cache-dir", str(cache)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -162,7 +162,7 @@ def test_an_error_is_not_hidden_by_the_clearing_up(hub: LocalHub, cache: Path) -
             assert time.monotonic() < deadline
             time.sleep(0.02)
         (cache / "train").rename(cache / "away")
-        (cache / "train").write_text("no folder")
+        (cache / "train").write_text("no directory")
         process.terminate()
         _, told = process.communicate(timeout=60)
     assert process.returncode == 143, told
@@ -176,7 +176,7 @@ def test_what_fails_for_good_is_named_and_the_rest_comes(fetching: Fetching) -> 
     with pytest.raises(FetchFailed, match=r"2 of 12 files.*0003\.jpg \(wrong bytes \(2 tries\)\)") as caught:
         fetching.run()
     assert "0005.jpg (the Hub answered 404" in str(caught.value)
-    assert len(list(fetching.folder.files.iterdir())) == 10
+    assert len(list(fetching.directory.files.iterdir())) == 10
     fetching.assert_nothing_torn()
 
 
@@ -201,7 +201,7 @@ def test_what_landing_raises_ends_the_fetch_at_once(fetching: Fetching, error: E
 
 def test_large_files_are_written_as_they_come(hub: LocalHub, cache: Path) -> None:
     """A file larger than a block is streamed, its hash taken on the way."""
-    (hub.folder / "train" / "big.jpg").write_bytes(os.urandom(5 << 20))
+    (hub.directory / "train" / "big.jpg").write_bytes(os.urandom(5 << 20))
     hub.refresh()
     fetching = Fetching(hub, cache)
     fetching.run()
@@ -238,12 +238,12 @@ def test_an_error_does_not_wait_for_decoders(fetching: Fetching) -> None:
     async def fail_meanwhile(hands: Workers) -> None:
         with Landing(hands, fetching.publish) as landing:
             for file in fetching.files:
-                landing.hand_over(file, bytearray((fetching.hub.folder / "train" / file.name).read_bytes())).cancel()
-            while not list(fetching.folder.files.glob(".*")):  # noqa: ASYNC110 - it's a file system that is waited for
+                landing.hand_over(file, bytearray((fetching.hub.directory / "train" / file.name).read_bytes())).cancel()
+            while not list(fetching.directory.files.glob(".*")):  # noqa: ASYNC110 - it's a file system that is waited for
                 await asyncio.sleep(0.01)
             raise Enough
 
-    with contextlib.closing(Workers(fetching.folder)) as hands, pytest.raises(Enough):
+    with contextlib.closing(Workers(fetching.directory)) as hands, pytest.raises(Enough):
         asyncio.run(fail_meanwhile(hands))
     fetching.assert_nothing_torn()
 
@@ -254,7 +254,7 @@ def test_an_interrupt_does_not_wait_for_decoders(fetching: Fetching) -> None:
     interrupted: list[float] = []
 
     def interrupt(*_: str, **__: float) -> None:
-        if list(fetching.folder.files.glob(".*")) and not interrupted:
+        if list(fetching.directory.files.glob(".*")) and not interrupted:
             interrupted.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -301,7 +301,7 @@ def test_what_progress_raises_ends_the_fetch(fetching: Fetching) -> None:
 
 def test_a_large_file_cut_short_leaves_nothing_torn(hub: LocalHub, cache: Path) -> None:
     """A large file that is half written when the fetch ends is deleted."""
-    (hub.folder / "train" / "big.jpg").write_bytes(os.urandom(5 << 20))
+    (hub.directory / "train" / "big.jpg").write_bytes(os.urandom(5 << 20))
     hub.refresh()
     hub.faults.add(Fault.stall(60, path="train/big.jpg", at=0.5))
     fetching = Fetching(hub, cache)
@@ -309,7 +309,7 @@ def test_a_large_file_cut_short_leaves_nothing_torn(hub: LocalHub, cache: Path) 
     fetching.files = [file for file in fetching.files if file.name == "big.jpg"]
 
     def refuse(state: str, **_: float) -> None:
-        if list(fetching.folder.files.glob(".*")):
+        if list(fetching.directory.files.glob(".*")):
             raise LeaseLost(state)
 
     with pytest.raises(LeaseLost):
@@ -321,7 +321,7 @@ def test_a_large_file_cut_short_leaves_nothing_torn(hub: LocalHub, cache: Path) 
 @pytest.mark.parametrize("size", [50_000, 5 << 20], ids=["whole", "in blocks"])
 def test_a_full_disk_in_mid_file_is_said_as_such(hub: LocalHub, tmp_path: Path, size: int) -> None:
     """However a file is written, no space left ends the fetch as FolderFull, which names the remedy, with nothing torn."""
-    (hub.folder / "train" / "big.jpg").write_bytes(os.urandom(size))
+    (hub.directory / "train" / "big.jpg").write_bytes(os.urandom(size))
     hub.refresh()
     small = tmp_path / "small"
     small.mkdir()

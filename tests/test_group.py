@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from step37_flickr8k.cluster import stores
-from step37_flickr8k.cluster.group import Group, Patience, Progress, share
+from step37_flickr8k.cluster.group import Group, Progress, Timeouts, share
 from step37_flickr8k.errors import (
     CallMismatch,
     EmptySelection,
@@ -26,7 +26,7 @@ from step37_flickr8k.errors import (
 )
 from tests.fake_store import FakeServer, FakeStore
 
-BRISK = Patience(arrival=5, heartbeat=1, stall=5, visibility=1)
+BRISK = Timeouts(arrival=5, heartbeat=1, stall=5, visibility=1)
 
 
 class Ranks:
@@ -44,7 +44,7 @@ class Ranks:
     def start(self, rank: int, work: Callable[[Progress], Any], group: Group | None = None, **call: Any) -> threading.Thread:
         def run() -> None:
             try:
-                self.outcomes[rank] = share(group or self.group(rank), work, **{"patience": BRISK} | call)
+                self.outcomes[rank] = share(group or self.group(rank), work, **{"timeouts": BRISK} | call)
             except BaseException as error:  # noqa: BLE001 - an outcome like any other
                 self.outcomes[rank] = error
 
@@ -171,10 +171,10 @@ def test_different_arguments_are_a_mismatch_on_all(fails: bool) -> None:
 def test_rank_zero_works_without_waiting_for_anybody(caplog: pytest.LogCaptureFixture) -> None:
     """A rank that never comes doesn't fail a finished job; a warning names it."""
     ranks = Ranks(3)
-    patience = Patience(arrival=5, heartbeat=1, visibility=0.2)
-    object.__setattr__(patience, "visibility", -29.0)  # the time for confirming is derived: 30 s more than this
+    timeouts = Timeouts(arrival=5, heartbeat=1, visibility=0.2)
+    object.__setattr__(timeouts, "visibility", -29.0)  # the time for confirming is derived: 30 s more than this
     with caplog.at_level(logging.WARNING):
-        threads = [ranks.start(rank, lambda _: {}, patience=patience) for rank in (0, 1)]
+        threads = [ranks.start(rank, lambda _: {}, timeouts=timeouts) for rank in (0, 1)]
         for thread in threads:
             thread.join(20)
     assert ranks.outcomes[0]["ranks"]["2"] == {"ok": None, "host": None}
@@ -232,7 +232,7 @@ def test_a_rank_zero_without_progress_has_stalled_for_all() -> None:
             progress("fetching", files=1)
             time.sleep(0.05)
 
-    outcomes = Ranks(3).run(work, patience=Patience(arrival=5, heartbeat=1, stall=0.5))
+    outcomes = Ranks(3).run(work, timeouts=Timeouts(arrival=5, heartbeat=1, stall=0.5))
     assert {type(o) for o in outcomes.values()} == {Stalled}
 
 
@@ -245,13 +245,13 @@ def test_waiting_for_quota_is_no_stall() -> None:
             time.sleep(0.05)
         return {}
 
-    assert Ranks(2).run(work, patience=Patience(arrival=5, heartbeat=1, stall=0.5))[1] == {}
+    assert Ranks(2).run(work, timeouts=Timeouts(arrival=5, heartbeat=1, stall=0.5))[1] == {}
 
 
 def test_a_rank_zero_that_never_starts_is_never_met() -> None:
     """Without a rank 0 a waiter ends after the arrival timeout, with the code that asks for another start."""
     ranks = Ranks(2)
-    ranks.start(1, never, patience=Patience(arrival=0.3, heartbeat=1)).join(20)
+    ranks.start(1, never, timeouts=Timeouts(arrival=0.3, heartbeat=1)).join(20)
     assert isinstance(ranks.outcomes[1], RankZeroLost)
     assert "never met rank 0 within 0.3 s" in str(ranks.outcomes[1])
 
@@ -305,7 +305,7 @@ def test_a_dead_attempts_outcome_is_not_believed() -> None:
 def test_waiters_follow_a_rank_zero_that_starts_anew() -> None:
     """A new rank 0 takes the call over: the waiters of the dead one follow it at once."""
     ranks = Ranks(3)
-    threads = [ranks.start(rank, never, patience=Patience(arrival=30, heartbeat=30)) for rank in (1, 2)]
+    threads = [ranks.start(rank, never, timeouts=Timeouts(arrival=30, heartbeat=30)) for rank in (1, 2)]
     store = FakeStore(ranks.server)
     store.set("step37/job/0/nonce", "dead")
     store.set("step37/job/0/dead/word/1", json.dumps({"kind": "beat", "state": "fetching"}))
@@ -335,7 +335,7 @@ def test_an_earlier_rank_zero_that_lives_on_is_told_that_it_was_replaced() -> No
 def test_a_lost_store_loses_rank_zero_at_once_where_it_cannot_be_mended() -> None:
     """In a process group the store's end is rank 0's end."""
     ranks = Ranks(2)
-    waiter = ranks.start(1, never, patience=Patience(arrival=60, heartbeat=30))
+    waiter = ranks.start(1, never, timeouts=Timeouts(arrival=60, heartbeat=30))
     silent_rank_zero(ranks, 1)
     ranks.server.die()
     waiter.join(20)
@@ -347,7 +347,7 @@ def test_a_lost_connection_is_mended() -> None:
     ranks = Ranks(2)
     servers = [ranks.server]
     waiter_group = ranks.group(1, reconnects=True, connect=lambda seconds: servers[-1].connect(seconds))  # noqa: PLW0108 - the newest of them
-    waiter = ranks.start(1, never, waiter_group, patience=Patience(arrival=30, heartbeat=10))
+    waiter = ranks.start(1, never, waiter_group, timeouts=Timeouts(arrival=30, heartbeat=10))
     silent_rank_zero(ranks, 1)
     servers.append(FakeServer())
     ranks.server.die()
@@ -395,7 +395,7 @@ def test_a_record_that_names_this_run_needs_no_rank_zero() -> None:
     """A replaced rank of a finished job doesn't wait for a rank 0 that is gone."""
     ranks = Ranks(2)
     start = time.monotonic()
-    waiter = ranks.start(1, never, look=lambda _: {"warm": True}, patience=Patience(arrival=60, heartbeat=1))
+    waiter = ranks.start(1, never, look=lambda _: {"warm": True}, timeouts=Timeouts(arrival=60, heartbeat=1))
     waiter.join(20)
     assert ranks.outcomes[1]["warm"] is True
     assert time.monotonic() - start < 10
@@ -425,7 +425,7 @@ def test_waiting_costs_a_fifth_of_a_request_per_second() -> None:
     """A waiter blocks in the store: with the default heartbeat it makes at most 0.2 requests a second."""
     ranks = Ranks(2)
     heartbeat = 1.0
-    waiter = ranks.start(1, never, patience=Patience(arrival=30, heartbeat=heartbeat))
+    waiter = ranks.start(1, never, timeouts=Timeouts(arrival=30, heartbeat=heartbeat))
 
     def speak() -> int:
         silent_rank_zero(ranks, 1)
@@ -439,7 +439,7 @@ def test_waiting_costs_a_fifth_of_a_request_per_second() -> None:
 
     per_beat = speak() / 6
     waiter.join(20)
-    assert per_beat / Patience().beat <= 0.2
+    assert per_beat / Timeouts().beat <= 0.2
 
 
 def test_unknown_errors_of_rank_zero_are_named() -> None:

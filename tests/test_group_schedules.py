@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k.cluster.group import Group, Patience, Progress, share
+from step37_flickr8k.cluster.group import Group, Progress, Timeouts, share
 from step37_flickr8k.errors import RankZeroLost
 from tests.fake_store import FakeServer, FakeStore
 
@@ -32,11 +32,11 @@ class FailingStore:
         return getattr(self._store, name)
 
 
-def brisk(confirming: float = 1.0) -> Patience:
+def brisk(confirming: float = 1.0) -> Timeouts:
     """Give short limits; the time for confirming is derived, so it is moved by its base."""
-    patience = Patience(arrival=6, heartbeat=1, stall=5, visibility=1)
-    object.__setattr__(patience, "visibility", confirming - 30)
-    return patience
+    timeouts = Timeouts(arrival=6, heartbeat=1, stall=5, visibility=1)
+    object.__setattr__(timeouts, "visibility", confirming - 30)
+    return timeouts
 
 
 def outcomes_of(size: int, faulty: int, step: int) -> dict[int, Any]:
@@ -55,7 +55,7 @@ def outcomes_of(size: int, faulty: int, step: int) -> dict[int, Any]:
 
         group = Group(rank=rank, size=size, connect=connect, host=f"n{rank}", reconnects=rank != 0)
         try:
-            outcomes[rank] = share(group, lambda _: {"rows": 1}, look=lambda _: {"rows": 1}, patience=brisk())["rows"]
+            outcomes[rank] = share(group, lambda _: {"rows": 1}, look=lambda _: {"rows": 1}, timeouts=brisk())["rows"]
         except RankZeroLost as error:
             outcomes[rank] = error
 
@@ -138,7 +138,7 @@ class Schedule:
                 raise Killed
 
         try:
-            share(group, lambda p: self.work(p, killed), look=self.look, watch=watch, patience=brisk())
+            share(group, lambda p: self.work(p, killed), look=self.look, watch=watch, timeouts=brisk())
         except Killed:
             pass
         except RankZeroLost as error:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from step37_flickr8k import errors, get_flickr8k_dataset_file, prepare_flickr8k_samples
-from step37_flickr8k.cache.directory import CacheFolder, lines_of
+from step37_flickr8k.cache.directory import CacheDirectory, lines_of
 from step37_flickr8k.cache.lease import Claim, take
 from step37_flickr8k.dataset.metadata import METADATA, read_rows, why_not_plain
 from step37_flickr8k.dataset.selection import Selection
@@ -70,13 +70,13 @@ def test_a_name_that_is_none_is_refused_with_its_line(
 
 
 @given(st.text(st.characters(), max_size=300))
-def test_a_plain_name_stays_in_its_folder(name: str) -> None:
+def test_a_plain_name_stays_in_its_directory(name: str) -> None:
     """Whatever is plain is one component of a path, can be stored, is seen by a scan, and is nobody else's."""
     if why_not_plain(name) is not None:
         return
-    folder = Path("/cache/train")
-    assert os.path.normpath(folder / name) == f"/cache/train/{name}"
-    assert (folder / name).parent == folder
+    directory = Path("/cache/train")
+    assert os.path.normpath(directory / name) == f"/cache/train/{name}"
+    assert (directory / name).parent == directory
     assert 0 < len(name.encode()) <= 255
     assert not name.startswith(".")
     assert name != METADATA
@@ -86,14 +86,14 @@ def test_a_plain_name_stays_in_its_folder(name: str) -> None:
 
 @given(st.text(st.sampled_from("./\\\0\nCa:"), max_size=8))
 def test_publishing_writes_into_the_split_or_not_at_all(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
-    """The last door: whatever name the folder is given, nothing appears outside of the split."""
+    """The last door: whatever name the directory is given, nothing appears outside of the split."""
     root = tmp_path_factory.mktemp("root")
-    folder = CacheFolder(root / "cache", "train")
-    folder.make()
-    temporary = folder.temporary()
+    directory = CacheDirectory(root / "cache", "train")
+    directory.make()
+    temporary = directory.temporary()
     temporary.write_bytes(b"x")
     try:
-        folder.publish(temporary, name)
+        directory.publish(temporary, name)
     except errors.InvalidMetadata:
         assert list(files_below(root)) == [f"cache/train/{temporary.name}"]
     else:
@@ -101,7 +101,7 @@ def test_publishing_writes_into_the_split_or_not_at_all(tmp_path_factory: pytest
 
 
 @pytest.mark.parametrize("filename", ["../escaped.txt", "train/../../escaped.txt", "/tmp/escaped.txt", "elsewhere/a.txt", ""])
-def test_a_single_file_stays_in_its_folder(hub: LocalHub, cache: Path, tmp_path: Path, filename: str) -> None:
+def test_a_single_file_stays_in_its_directory(hub: LocalHub, cache: Path, tmp_path: Path, filename: str) -> None:
     """The single-file function, too, refuses a name that leads out of ``cache_dir``, by itself or through a link."""
     cache.mkdir()
     (tmp_path / "outside").mkdir()
@@ -331,8 +331,8 @@ def test_a_hub_that_redirects_astray_is_not_followed(
 
 @pytest.mark.parametrize("planted", ["train", ".step37-flickr8k"])
 @pytest.mark.parametrize("dangling", [False, True], ids=["", "dangling"])
-def test_a_linked_folder_is_refused(hub: LocalHub, cache: Path, tmp_path: Path, planted: str, dangling: bool) -> None:
-    """A link in the place of one of our folders would have us write elsewhere; the error names it and the way out."""
+def test_a_linked_directory_is_refused(hub: LocalHub, cache: Path, tmp_path: Path, planted: str, dangling: bool) -> None:
+    """A link in the place of one of our directories would have us write elsewhere; the error names it and the way out."""
     assert hub.commit
     outside = tmp_path / "outside"
     if not dangling:
@@ -347,7 +347,7 @@ def test_a_linked_folder_is_refused(hub: LocalHub, cache: Path, tmp_path: Path, 
 def test_a_run_is_not_confirmed_through_a_link(
     hub: LocalHub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A warm cache whose own folder was replaced by a link is read, as if it were read-only; nothing is written behind it."""
+    """A warm cache whose own directory was replaced by a link is read, as if it were read-only; nothing is written behind it."""
     prepare_flickr8k_samples(cache_dir=str(cache))
     outside = tmp_path / "outside"
     (cache / ".step37-flickr8k").rename(outside)
@@ -359,7 +359,7 @@ def test_a_run_is_not_confirmed_through_a_link(
 
 
 def test_a_linked_cache_dir_is_as_good_as_any(hub: LocalHub, cache: Path, tmp_path: Path) -> None:
-    """Homes often hold a link to scratch: the cache folder itself may be one."""
+    """Homes often hold a link to scratch: the cache directory itself may be one."""
     assert hub.commit
     (tmp_path / "scratch").mkdir()
     cache.symlink_to(tmp_path / "scratch")
@@ -372,7 +372,7 @@ def test_linked_files_are_replaced_and_not_written_through(hub: LocalHub, cache:
     outside.mkdir()
     for place in ("train", ".step37-flickr8k"):
         (cache / place).mkdir(parents=True)
-    (outside / "0000.jpg").write_bytes((hub.folder / "train" / "0000.jpg").read_bytes())  # even with the right bytes
+    (outside / "0000.jpg").write_bytes((hub.directory / "train" / "0000.jpg").read_bytes())  # even with the right bytes
     names = ["train/0000.jpg", "train/0001.jpg", "train/metadata.csv"]
     names += [f".step37-flickr8k/train.{kind}" for kind in ("json", "manifest")]
     for name in names:
@@ -388,14 +388,14 @@ def test_linked_files_are_replaced_and_not_written_through(hub: LocalHub, cache:
 
 def test_a_linked_lease_is_not_written_through(cache: Path, tmp_path: Path) -> None:
     """A beat never follows a link that has taken the lease's place."""
-    folder = CacheFolder(cache, "train")
-    folder.make()
-    lease = take(folder, Claim(run=None, rank=0, host="n", pid=1), 5.0, lambda _: False)
+    directory = CacheDirectory(cache, "train")
+    directory.make()
+    lease = take(directory, Claim(run=None, rank=0, host="n", pid=1), 5.0, lambda _: False)
     assert lease is not None
     precious = tmp_path / "precious"
     precious.write_bytes(b"precious")
-    (folder.home / "train.lease.1").unlink()
-    (folder.home / "train.lease.1").symlink_to(precious)
+    (directory.home / "train.lease.1").unlink()
+    (directory.home / "train.lease.1").symlink_to(precious)
     with lease:
         pass
     assert precious.read_bytes() == b"precious"

@@ -69,9 +69,9 @@ def test_a_bomb_is_not_decoded(tmp_path: Path, side: int) -> None:
 @pytest.fixture
 def with_bad_ones(draw: Draw, hub: LocalHub) -> LocalHub:
     """Serve a dataset whose second picture is truncated and whose tenth is a PNG."""
-    folder = draw() / "train"
-    (folder / "0001.jpg").write_bytes(picture(1)[:-200])
-    written(folder / "0009.jpg", "PNG")
+    directory = draw() / "train"
+    (directory / "0001.jpg").write_bytes(picture(1)[:-200])
+    written(directory / "0009.jpg", "PNG")
     hub.refresh()
     return hub
 
@@ -126,7 +126,7 @@ def test_the_report_names_the_bad_rows_of_the_selection(
 
 def test_what_is_adopted_is_decoded_too(with_bad_ones: LocalHub, cache: Path) -> None:
     """Files that another tool brought are looked at like those that we fetch."""
-    shutil.copytree(with_bad_ones.folder / "train", cache / "train")
+    shutil.copytree(with_bad_ones.directory / "train", cache / "train")
     assert len(names(cache, None)) == 10
     assert not with_bad_ones.file_requests()
 

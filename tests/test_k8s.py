@@ -29,14 +29,14 @@ Value = dict[str, Any]
 ROOT = Path(__file__).parent.parent
 K8S = ROOT / "k8s"
 EXAMPLES = ROOT / "examples"
-OVERLAYS = sorted(folder.name for folder in (K8S / "overlays").iterdir())
+OVERLAYS = sorted(directory.name for directory in (K8S / "overlays").iterdir())
 BESIDE = {"cron", "train"}  # stand beside a warmup, whose settings and claim they use
 OLDEST = "1.31"  # has all that the Job needs
 KUBECTL = ROOT / "tools" / "kubectl"
 
 
-def kustomize(folder: Path) -> list[Value]:
-    done = subprocess.run([KUBECTL, "kustomize", folder], capture_output=True, text=True, check=False)
+def kustomize(directory: Path) -> list[Value]:
+    done = subprocess.run([KUBECTL, "kustomize", directory], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 
@@ -49,14 +49,14 @@ def build(overlay: str) -> list[Value]:
 @pytest.fixture
 def mine(tmp_path: Path) -> Callable[[str], list[Value]]:
     """Build a kustomization of one's own, which lies beside the overlays."""
-    for folder in (K8S, EXAMPLES):
-        shutil.copytree(folder, tmp_path / folder.name)
+    for directory in (K8S, EXAMPLES):
+        shutil.copytree(directory, tmp_path / directory.name)
 
     def built(text: str) -> list[Value]:
-        folder = tmp_path / "k8s" / "overlays" / "mine"
-        folder.mkdir(exist_ok=True)
-        (folder / "kustomization.yaml").write_text(text, encoding="utf-8")
-        return kustomize(folder)
+        directory = tmp_path / "k8s" / "overlays" / "mine"
+        directory.mkdir(exist_ok=True)
+        (directory / "kustomization.yaml").write_text(text, encoding="utf-8")
+        return kustomize(directory)
 
     return built
 
@@ -225,7 +225,7 @@ def become(environ: dict[str, str], patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_command_takes_what_every_container_is_given(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its settings are valid and known, its flags exist, and they lead to the folder that is mounted."""
+    """Its settings are valid and known, its flags exist, and they lead to the directory that is mounted."""
     objects = build(overlay) + (build("local") if overlay in BESIDE else [])
     for job in jobs(build(overlay)):
         for container in containers(job):

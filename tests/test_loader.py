@@ -21,8 +21,8 @@ from step37_flickr8k.settings import WarmupSettings
 from tests.conftest import Draw, captioned, write_rows
 
 
-def expected(folder: Path, cache: Path, count: int | None = None, key: str = "caption_0") -> list[Flickr8kSample]:
-    with (folder / "train" / "metadata.csv").open(encoding="utf-8", newline="") as lines:
+def expected(directory: Path, cache: Path, count: int | None = None, key: str = "caption_0") -> list[Flickr8kSample]:
+    with (directory / "train" / "metadata.csv").open(encoding="utf-8", newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if row[key].strip()]
     return [Flickr8kSample(str(cache / "train" / row["file_name"]), row[key].strip()) for row in rows[:count]]
 
@@ -34,9 +34,9 @@ def template(dialog: dict[str, Any]) -> step37_flickr8k.MultimodalSFTSample:
 def test_the_first_eight_by_default(hub: LocalHub, cache: Path) -> None:
     """The default is the first 8 rows; only their images are downloaded, whole and at their places."""
     samples = prepare_flickr8k_samples(cache_dir=str(cache))
-    assert samples == expected(hub.folder, cache, 8)
+    assert samples == expected(hub.directory, cache, 8)
     for sample in samples:
-        assert Path(sample.image_path).read_bytes() == (hub.folder / "train" / Path(sample.image_path).name).read_bytes()
+        assert Path(sample.image_path).read_bytes() == (hub.directory / "train" / Path(sample.image_path).name).read_bytes()
     assert len(hub.file_requests()) == 9
 
 
@@ -44,11 +44,11 @@ def test_growing_fetches_the_difference(hub: LocalHub, cache: Path) -> None:
     """First 3, then all, then another caption: only what is missing is fetched."""
     assert len(prepare_flickr8k_samples(sample_count=3, cache_dir=str(cache))) == 3
     hub.clear_requests()
-    assert prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache)) == expected(hub.folder, cache)
+    assert prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache)) == expected(hub.directory, cache)
     assert len(hub.file_requests()) == 9
     hub.clear_requests()
     other = prepare_flickr8k_samples(sample_count=None, caption_key="caption_1", cache_dir=str(cache))
-    assert other == expected(hub.folder, cache, key="caption_1")
+    assert other == expected(hub.directory, cache, key="caption_1")
     assert len(hub.file_requests()) == 0
     hub.clear_requests()
     assert len(prepare_flickr8k_samples(sample_count=8, cache_dir=str(cache))) == 8
@@ -77,8 +77,8 @@ def test_a_cache_is_complete_for_other_readers(hub: LocalHub, cache: Path, tmp_p
         assert Path(found).read_bytes() == content
 
 
-def test_nothing_but_the_files_and_our_own_folder_is_added(hub: LocalHub, cache: Path) -> None:
-    """The split holds the dataset's files and nothing else; all that is ours lies in one folder."""
+def test_nothing_but_the_files_and_our_own_directory_is_added(hub: LocalHub, cache: Path) -> None:
+    """The split holds the dataset's files and nothing else; all that is ours lies in one directory."""
     assert hub.commit
     prepare_flickr8k_samples(cache_dir=str(cache))
     assert sorted(os.listdir(cache)) == [".step37-flickr8k", "train"]
@@ -200,7 +200,7 @@ def test_a_new_commit_replaces_the_old_one_only_when_asked(
     """Without a revision a warm cache stays as it is; with one the new commit is fetched, and a warning names both."""
     old = hub.commit
     prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
-    (draw() / "train" / "0001.jpg").write_bytes((hub.folder / "train" / "0002.jpg").read_bytes())
+    (draw() / "train" / "0001.jpg").write_bytes((hub.directory / "train" / "0002.jpg").read_bytes())
     new = hub.refresh()
     hub.clear_requests()
     prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
@@ -239,7 +239,7 @@ def test_a_truncated_file_is_not_believed(hub: LocalHub, cache: Path) -> None:
 
 def test_files_that_another_tool_brought_are_adopted(hub: LocalHub, cache: Path) -> None:
     """Files in place without a ready record are hashed, not downloaded again."""
-    shutil.copytree(hub.folder / "train", cache / "train")
+    shutil.copytree(hub.directory / "train", cache / "train")
     (cache / "train" / ".step37-train-0123abcd-1.tmp").write_bytes(b"orphan")
     assert len(prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))) == 12
     assert len(hub.file_requests()) == 0
@@ -251,7 +251,7 @@ def test_files_that_another_tool_brought_are_adopted(hub: LocalHub, cache: Path)
 def test_a_record_or_manifest_that_cannot_be_read_is_as_good_as_none(
     hub: LocalHub, cache: Path, ours: str, content: bytes
 ) -> None:
-    """Whatever stands in our own files, the next run proves the folder anew and downloads nothing that is right."""
+    """Whatever stands in our own files, the next run proves the directory anew and downloads nothing that is right."""
     prepare_flickr8k_samples(cache_dir=str(cache))
     (cache / ".step37-flickr8k" / ours).write_bytes(content)
     hub.clear_requests()
@@ -263,7 +263,7 @@ def test_one_file_by_hf_hub_download(hub: LocalHub, cache: Path) -> None:
     """The single-file function puts the file where the loader expects it, and names what isn't there."""
     path = get_flickr8k_dataset_file(repo_id="intro/flickr8k", filename="train/0001.jpg", cache_dir=cache)
     assert path == cache / "train" / "0001.jpg"
-    assert path.read_bytes() == (hub.folder / "train" / "0001.jpg").read_bytes()
+    assert path.read_bytes() == (hub.directory / "train" / "0001.jpg").read_bytes()
     with pytest.raises(errors.ConfigurationError, match=r"train/none\.jpg"):
         get_flickr8k_dataset_file(repo_id="intro/flickr8k", filename="train/none.jpg", cache_dir=cache)
 

@@ -29,11 +29,11 @@ FILE = f"/datasets/{REPO}/resolve/main/{IMAGE}"
 @pytest.fixture(params=[True, False], ids=["cdn", "hub"])
 def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalHub]:
     """Serve one image and its table, with and without a CDN."""
-    folder = tmp_path / "dataset"
-    (folder / "train").mkdir(parents=True)
-    (folder / "train" / "metadata.csv").write_text("file_name,caption_0\n000.jpg,a dog\n")
-    (folder / IMAGE).write_bytes(CONTENT)
-    with LocalHub(folder, repo_id=REPO, redirect_lfs=request.param) as serving:
+    directory = tmp_path / "dataset"
+    (directory / "train").mkdir(parents=True)
+    (directory / "train" / "metadata.csv").write_text("file_name,caption_0\n000.jpg,a dog\n")
+    (directory / IMAGE).write_bytes(CONTENT)
+    with LocalHub(directory, repo_id=REPO, redirect_lfs=request.param) as serving:
         yield serving
 
 

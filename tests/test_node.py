@@ -1,4 +1,4 @@
-"""What is said of a node: a folder that no other can see, a proxy before the Hub."""
+"""What is said of a node: a directory that no other can see, a proxy before the Hub."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ from step37_flickr8k.settings import WarmupSettings
 
 
 def test_a_tmpfs_is_seen_by_this_node_alone() -> None:
-    """The file system is named, also for a folder that isn't there yet; one that isn't on a list of local ones may be shared."""
+    """The file system is named, also for a directory that isn't there yet; one that isn't on a list of local ones may be shared."""
     assert local_file_system(Path("/dev/shm/not/there/yet")) == "tmpfs"
     assert local_file_system(Path("/proc")) is None
 
@@ -29,12 +29,12 @@ def test_a_tmpfs_is_seen_by_this_node_alone() -> None:
 @pytest.mark.parametrize(
     ("nodes", "scope", "warned"), [(2, "shared", True), (2, "node", False), (1, "shared", False), (None, "shared", False)]
 )
-def test_a_local_folder_is_warned_of_where_there_are_several_nodes(
+def test_a_local_directory_is_warned_of_where_there_are_several_nodes(
     hub: LocalHub, caplog: pytest.LogCaptureFixture, nodes: int | None, scope: Literal["shared", "node"], warned: bool
 ) -> None:
-    """Whoever fills a folder that other nodes can't see says so first; with one node, or a folder for each, nothing is wrong."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, caplog.at_level(logging.WARNING):
-        settings = WarmupSettings(cache_dir=Path(folder) / "cache", endpoint=hub.endpoint, cache_scope=scope)
+    """Whoever fills a directory that other nodes can't see says so first; with one node, or a directory for each, nothing is wrong."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory, caplog.at_level(logging.WARNING):
+        settings = WarmupSettings(cache_dir=Path(directory) / "cache", endpoint=hub.endpoint, cache_scope=scope)
         Warmup(settings, World(nodes=nodes)).warm(Progress())
     assert ("tmpfs" in caplog.text and "cache_scope=node" in caplog.text) == warned
 

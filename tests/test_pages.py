@@ -37,12 +37,12 @@ def look(seen: Browser, page: Path) -> None:
 @pytest.fixture
 def preview(hub: LocalHub, cache: Path, tmp_path: Path) -> Path:
     """Make the page of 250 rows, some of which are bad or hostile."""
-    (hub.folder / "train" / "0002.jpg").write_bytes(b"no picture")
-    (hub.folder / "train" / "evil.jpg").write_bytes(picture(77))
+    (hub.directory / "train" / "0002.jpg").write_bytes(b"no picture")
+    (hub.directory / "train" / "evil.jpg").write_bytes(picture(77))
     rows = [captioned(number % 12) | {"caption_0": f"a dog, number {number}"} for number in range(250)]
     rows[1] = {"file_name": "evil.jpg", "caption_0": HOSTILE, "caption_1": "x"}
     rows[3]["caption_0"] = "\u05db\u05dc\u05d1 \u05e8\u05e5 a cat"
-    write_rows(hub.folder / "train", rows)
+    write_rows(hub.directory / "train", rows)
     hub.refresh()
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     page = tmp_path / "preview.html"

@@ -58,7 +58,7 @@ def test_the_page_holds_each_row_and_asks_for_nothing(hub: LocalHub, shown: Any)
     """Name, caption, bytes, pixels and a small copy of each; the commit and the counts; nothing from elsewhere."""
     page, rows = shown()
     assert [row[0] for row in rows] == [f"{number:04}.jpg" for number in range(12)]
-    assert rows[3][1:6] == [captioned(3)["caption_0"], (hub.folder / "train" / "0003.jpg").stat().st_size, 16, 16, ""]
+    assert rows[3][1:6] == [captioned(3)["caption_0"], (hub.directory / "train" / "0003.jpg").stat().st_size, 16, 16, ""]
     with Image.open(io.BytesIO(base64.b64decode(rows[3][6]))) as copy:
         assert (copy.format, copy.size) == ("WEBP", (16, 16))
     assert hub.commit in page
@@ -70,22 +70,22 @@ def test_the_page_holds_each_row_and_asks_for_nothing(hub: LocalHub, shown: Any)
 
 def test_what_has_no_picture_is_shown_with_its_reason(hub: LocalHub, cache: Path, shown: Any, tmp_path: Path) -> None:
     """Images that can't be decoded, that are gone or were changed since, and rows without a name or a caption."""
-    (hub.folder / "train" / "0002.jpg").write_bytes(b"no picture")
+    (hub.directory / "train" / "0002.jpg").write_bytes(b"no picture")
     rows = [captioned(number) for number in range(12)]
     rows[5]["caption_0"], rows[6]["file_name"] = " ", ""
-    write_rows(hub.folder / "train", rows)
+    write_rows(hub.directory / "train", rows)
     shown()
     (cache / "train" / "0008.jpg").unlink()
     (cache / "train" / "0009.jpg").write_bytes((cache / "train" / "0009.jpg").read_bytes()[:300])
     page = tmp_path / "preview.html"
     assert cli.run(["preview", "--cache-dir", str(cache), "--output", str(page)]) == 0
-    flaws = {row[0]: row[5] for row in rows_of(page.read_text()) if row[5]}
-    assert flaws.keys() == {"0002.jpg", "metadata.csv, line 7", "metadata.csv, line 8", "0008.jpg", "0009.jpg"}
-    assert "cannot identify image file" in flaws["0002.jpg"]
-    assert flaws["metadata.csv, line 7"] == "the row has no caption_0"
-    assert flaws["metadata.csv, line 8"] == "the row has no file_name"
-    assert flaws["0008.jpg"] == "No such file or directory"
-    assert "truncated" in flaws["0009.jpg"].lower()
+    decode_errors = {row[0]: row[5] for row in rows_of(page.read_text()) if row[5]}
+    assert decode_errors.keys() == {"0002.jpg", "metadata.csv, line 7", "metadata.csv, line 8", "0008.jpg", "0009.jpg"}
+    assert "cannot identify image file" in decode_errors["0002.jpg"]
+    assert decode_errors["metadata.csv, line 7"] == "the row has no caption_0"
+    assert decode_errors["metadata.csv, line 8"] == "the row has no file_name"
+    assert decode_errors["0008.jpg"] == "No such file or directory"
+    assert "truncated" in decode_errors["0009.jpg"].lower()
     assert "10 rows with caption_0, 7 pictures here" in page.read_text()
     assert "3 without one</span>; 2 lines of metadata.csv without a name or a caption" in page.read_text()
 
@@ -93,10 +93,10 @@ def test_what_has_no_picture_is_shown_with_its_reason(hub: LocalHub, cache: Path
 def test_hostile_names_and_captions_are_text(hub: LocalHub, shown: Any) -> None:
     """HTML can't end the page's data, and what turns the reading direction is written out."""
     name = HOSTILE.replace("/", "")
-    (hub.folder / "train" / "0001.jpg").rename(hub.folder / "train" / f"{name}.jpg")
+    (hub.directory / "train" / "0001.jpg").rename(hub.directory / "train" / f"{name}.jpg")
     rows = [captioned(number) for number in range(12)]
     rows[1] = {"file_name": f"{name}.jpg", "caption_0": HOSTILE, "caption_1": "x"}
-    write_rows(hub.folder / "train", rows)
+    write_rows(hub.directory / "train", rows)
     page, told = shown()
     assert page.count("<script") == 2
     assert "\u202e" not in page
@@ -106,7 +106,7 @@ def test_hostile_names_and_captions_are_text(hub: LocalHub, shown: Any) -> None:
 
 def test_a_very_long_caption_is_cut_and_says_so(hub: LocalHub, shown: Any) -> None:
     """A thousand characters are shown, and an ellipsis."""
-    write_rows(hub.folder / "train", [captioned(0) | {"caption_0": "x" * 1001}, captioned(1) | {"caption_0": "x" * 1000}])
+    write_rows(hub.directory / "train", [captioned(0) | {"caption_0": "x" * 1001}, captioned(1) | {"caption_0": "x" * 1000}])
     _, told = shown()
     assert [row[1] for row in told] == ["x" * 1000 + "\u2026", "x" * 1000]
 
@@ -114,10 +114,10 @@ def test_a_very_long_caption_is_cut_and_says_so(hub: LocalHub, shown: Any) -> No
 def test_six_thousand_rows_stay_below_25_megabytes(hub: LocalHub, shown: Any) -> None:
     """Even of pictures that can't be compressed: at most 3 KB each; beyond that the page says that it holds the first ones."""
     for number in range(12):
-        (hub.folder / "train" / f"{number:04}.jpg").write_bytes(noise(number))
+        (hub.directory / "train" / f"{number:04}.jpg").write_bytes(noise(number))
     long = "a caption of a length that is seldom, with which somebody tells of all that is seen in the picture, twice: " * 2
     rows = [{"file_name": f"{number % 12:04}.jpg", "caption_0": f"{number} {long}"} for number in range(_MOST_ROWS + 10)]
-    write_rows(hub.folder / "train", rows)
+    write_rows(hub.directory / "train", rows)
     page, told = shown()
     assert len(told) == 6000
     assert max(len(base64.b64decode(row[6])) for row in told) <= 3000
@@ -148,8 +148,8 @@ def test_a_small_copy_of_any_picture(tmp_path: Path) -> None:
 
 def test_the_contact_sheet_shows_the_first_rows(hub: LocalHub, shown: Any, tmp_path: Path) -> None:
     """Six columns, a cell for each row, with what has no picture in a frame; fewer rows make a smaller one."""
-    (hub.folder / "train" / "0002.jpg").write_bytes(b"no picture")
-    (hub.folder / "train" / "0000.jpg").write_bytes(noise(0))
+    (hub.directory / "train" / "0002.jpg").write_bytes(b"no picture")
+    (hub.directory / "train" / "0000.jpg").write_bytes(noise(0))
     sheet = tmp_path / "sheet.png"
     shown("--png", str(sheet))
     with Image.open(sheet) as image:
@@ -165,7 +165,7 @@ def test_the_contact_sheet_shows_the_first_rows(hub: LocalHub, shown: Any, tmp_p
     with Image.open(sheet) as image:
         assert image.size == (2 * 152 + 8, 182 + 8)
     fitting = f"{'a' * 23} {'b' * 23}"
-    copy = (hub.folder / "train" / "0001.jpg").read_bytes()
+    copy = (hub.directory / "train" / "0001.jpg").read_bytes()
     assert contact_sheet([(copy, fitting)], 1) != contact_sheet([(copy, f"{fitting} more")], 1), "what is cut ends in ..."
 
 

@@ -91,11 +91,11 @@ def test_different_arguments_are_a_mismatch_on_every_rank(hub: LocalHub, cache: 
 
 
 def test_processes_without_a_store_download_once(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
-    """Eight processes that share nothing but the folder: the lease lets one download, the others wait for the record."""
+    """Eight processes that share nothing but the directory: the lease lets one download, the others wait for the record."""
     hub.faults.add(Fault.delay(0.02))
     job = ranks(8, STEP37_HEARTBEAT_TIMEOUT="2", RANK="0", WORLD_SIZE="1")
     for rank in range(8):
-        job._start(rank, prepare_alone, job.environment, (str(cache), str(job.folder / f"result-{rank}")))
+        job._start(rank, prepare_alone, job.environment, (str(cache), str(job.directory / f"result-{rank}")))
     assert job.outcomes() == [12] * 8
     assert len(hub.file_requests()) == 13
 
@@ -164,7 +164,7 @@ def test_the_groups_backend_does_not_matter(hub: LocalHub, cache: Path, ranks: M
     """Only the group's store is used: with a backend whose collectives do nothing every rank still gets the outcome."""
     job = ranks(3)
     for rank in range(3):
-        arguments = (rank, 3, job.port, str(cache), str(job.folder / f"result-{rank}"))
+        arguments = (rank, 3, job.port, str(cache), str(job.directory / f"result-{rank}"))
         job._start(rank, on_another_backend, job.environment, arguments)
     outcomes = job.outcomes()
     assert len(outcomes[0]) == 8

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from step37_flickr8k.cache.directory import CacheFolder
-from step37_flickr8k.cache.record import Coverage, Proven, Record, write_manifest, write_record
+from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.record import Coverage, ManifestEntry, Record, write_manifest, write_record
 from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.localhub import LocalHub
@@ -50,9 +50,9 @@ class Traced:
         assert self.process.wait() == 0
         return output
 
-    def naming(self, folder: Path) -> Counter[str]:
-        """Count the calls that name a path of a folder, by system call."""
-        calls = re.findall(rf'(?:^|> )\d*\s*(\w+)\((?=.*"{re.escape(str(folder))}[/"])', self.text, re.MULTILINE)
+    def naming(self, directory: Path) -> Counter[str]:
+        """Count the calls that name a path of a directory, by system call."""
+        calls = re.findall(rf'(?:^|> )\d*\s*(\w+)\((?=.*"{re.escape(str(directory))}[/"])', self.text, re.MULTILINE)
         return Counter(calls)
 
     @property
@@ -70,7 +70,7 @@ def warm(place: Path, environment: dict[str, str], cache: Path, count: int) -> T
 
 
 def ours(cache: Path) -> int:
-    """Count the inodes that are no file of the dataset and not one of both folders that hold these."""
+    """Count the inodes that are no file of the dataset and not one of both directories that hold these."""
     return sum(1 for path in cache.rglob("*") if path.parent.name != "train") - 1
 
 
@@ -81,7 +81,7 @@ def test_reading_six_thousand_rows(draw: Draw, cache: Path, tmp_path: Path, caps
     count = 6_000
     with LocalHub(draw(count)) as hub:
         (cache / "train").mkdir(parents=True)
-        for path in (hub.folder / "train").iterdir():  # adopted: quicker than fetched
+        for path in (hub.directory / "train").iterdir():  # adopted: quicker than fetched
             os.link(path, cache / "train" / path.name)
         cold = Traced(tmp_path, [sys.executable, "-c", READ, str(cache)], HF_ENDPOINT=hub.endpoint)
         assert cold.wait() == f"{count}\n"
@@ -104,30 +104,30 @@ def test_reading_sixty_thousand_rows(tmp_path: Path, capsys: pytest.CaptureFixtu
     """The same calls as for six thousand, to the last one."""
     figures = {}
     for count in (6_000, 60_000):
-        folder = ready_cache(tmp_path / f"{count}", count)
-        figures[count] = warm(tmp_path, {}, folder.root, count).naming(folder.root)
-        assert ours(folder.root) <= 10
+        directory = ready_cache(tmp_path / f"{count}", count)
+        figures[count] = warm(tmp_path, {}, directory.root, count).naming(directory.root)
+        assert ours(directory.root) <= 10
     with capsys.disabled():
         print(f"\n60,000 rows: calls that name a path of the cache: {dict(figures[60_000])}")  # noqa: T201 - the figures
     assert figures[60_000] == figures[6_000]
     assert figures[60_000].total() <= MOST
 
 
-def ready_cache(root: Path, count: int) -> CacheFolder:
+def ready_cache(root: Path, count: int) -> CacheDirectory:
     """Make a ready cache without a run: its images are links to one picture."""
-    folder = CacheFolder(root, "train")
-    folder.make()
+    directory = CacheDirectory(root, "train")
+    directory.make()
     (root / "picture").write_bytes(picture(1))
     for number in range(count):
-        os.link(root / "picture", folder.files / f"{number:05}.jpg")
+        os.link(root / "picture", directory.files / f"{number:05}.jpg")
     (root / "picture").unlink()
-    write_rows(folder.files, [captioned(number) | {"file_name": f"{number:05}.jpg"} for number in range(count)])
-    digest = digest_of(folder.files / METADATA, "git-sha1:")
-    proven = {name: Proven(entry.size, digest, entry.mtime_ns) for name, entry in folder.scan().items()}
+    write_rows(directory.files, [captioned(number) | {"file_name": f"{number:05}.jpg"} for number in range(count)])
+    digest = digest_of(directory.files / METADATA, "git-sha1:")
+    proven = {name: ManifestEntry(entry.size, digest, entry.mtime_ns) for name, entry in directory.scan().items()}
     record = Record(repo_id="intro/flickr8k", commit="c" * 40, metadata=digest, captions={})
-    write_manifest(folder, proven)
-    write_record(folder, record.grown("caption_0", Coverage(count, everything=True), proven))
-    return folder
+    write_manifest(directory, proven)
+    write_record(directory, record.grown("caption_0", Coverage(count, everything=True), proven))
+    return directory
 
 
 def of_a_waiter(cache: Path, hub: LocalHub, tmp_path: Path) -> Counter[str]:

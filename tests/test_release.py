@@ -34,16 +34,16 @@ def test_images_bear_the_version_of_the_code() -> None:
     assert {version for versions in named.values() for version in versions} == {__version__}, named
 
 
-def built(folder: Path, *more: str, modules: list[str]) -> Path:
+def built(directory: Path, *more: str, modules: list[str]) -> Path:
     """Make a wheel and an sdist that hold these files and no bytes."""
-    folder.mkdir()
-    with zipfile.ZipFile(folder / "a-1.whl", "w") as wheel:
+    directory.mkdir()
+    with zipfile.ZipFile(directory / "a-1.whl", "w") as wheel:
         for name in [*(name.removeprefix("src/") for name in modules), *(f"a-1.dist-info/{name}" for name in OF_A_WHEEL), *more]:
             wheel.writestr(name, "")
-    with tarfile.open(folder / "a-1.tar.gz", "w:gz") as sdist:
+    with tarfile.open(directory / "a-1.tar.gz", "w:gz") as sdist:
         for name in [*modules, *OF_AN_SDIST]:
             sdist.addfile(tarfile.TarInfo(f"a-1/{name}"))
-    return folder
+    return directory
 
 
 def test_a_wheel_with_a_test_or_without_its_marker_is_refused(tmp_path: Path) -> None:

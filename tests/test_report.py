@@ -156,9 +156,9 @@ def test_what_others_wrote_is_text_on_the_page(
 ) -> None:
     """Names and reasons that are HTML don't become part of the page, nor rich's own marks part of what a terminal shows."""
     hostile = "<img src=x onerror=alert(1)>[bold]'\"&\u202e.jpg"
-    (hub.folder / "train" / "0001.jpg").rename(hub.folder / "train" / hostile)
-    (hub.folder / "train" / hostile).write_bytes(b"nothing")
-    table = hub.folder / "train" / "metadata.csv"
+    (hub.directory / "train" / "0001.jpg").rename(hub.directory / "train" / hostile)
+    (hub.directory / "train" / hostile).write_bytes(b"nothing")
+    table = hub.directory / "train" / "metadata.csv"
     table.write_text(table.read_text().replace("0001.jpg", '"' + hostile.replace('"', '""') + '"'))
     hub.refresh()
     report = report_of(cache, file)

@@ -1,6 +1,6 @@
 """Every command and every Python block that README.md and docs/ show is run: here, or by a suite that is named, or it is listed.
 
-A page is a session: its commands and blocks run in their order in one shell, in a folder of their own, against a local Hub.
+A page is a session: its commands and blocks run in their order in one shell, in a directory of their own, against a local Hub.
 Two lists of exceptions: docs/not-run.txt (``COMMAND  # reason``) and docs/run-elsewhere.txt (``COMMAND  # FILE: text in it``).
 """
 
@@ -29,7 +29,7 @@ DOCUMENTS = {str(file.relative_to(ROOT)): file for file in [ROOT / "README.md", 
 _BLOCK = re.compile(r'^```(\w*)(?: title="(\S+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)$", re.MULTILINE)
 _COMMENT = re.compile(r"\s{2,}#.*")
-_OURS = re.compile(r"(?<![\w.])/(lustre|data|scratch)\b")  # the folders of the documents: each session has its own
+_OURS = re.compile(r"(?<![\w.])/(lustre|data|scratch)\b")  # the directories of the documents: each session has its own
 _PORTS = re.compile(r"\b800[01]\b")
 _TEMPLATE = 'template = lambda dialog: {"tokens": dialog, "loss_mask": [], "image_paths": []}\n'  # the reader's own
 
@@ -83,14 +83,16 @@ SHOWN = {name: [plain(command) for block in blocks(file) for command in block.co
 class Session:
     """Where the commands of a page run, and what its names mean there."""
 
-    folder: Path
+    directory: Path
     hub: LocalHub
     ports: dict[str, str]
 
     def meant(self, text: str) -> str:
-        """Put this session's folders, ports and Hub in place of the documents'."""
-        text = _OURS.sub(rf"{self.folder}/\1", text).replace("0.0.0.0", "127.0.0.1")
-        text = text.replace("https://mirror.example.com", self.hub.endpoint).replace("/home/you/here", str(self.folder / "work"))
+        """Put this session's directories, ports and Hub in place of the documents'."""
+        text = _OURS.sub(rf"{self.directory}/\1", text).replace("0.0.0.0", "127.0.0.1")
+        text = text.replace("https://mirror.example.com", self.hub.endpoint).replace(
+            "/home/you/here", str(self.directory / "work")
+        )
         return _PORTS.sub(lambda port: self.ports[port[0]], text)
 
     def script(self, page: list[Block]) -> str:
@@ -98,7 +100,7 @@ class Session:
         lines = ["set -eE", "trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT", "trap 'echo \"failed: $BASH_COMMAND\"' ERR"]
         for number, block in enumerate(page):
             if block.file or block.language == "python":
-                file = self.folder / "work" / (block.file or f"block-{number}.py")
+                file = self.directory / "work" / (block.file or f"block-{number}.py")
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(self.meant("" if block.file else _TEMPLATE) + self.meant(block.content), encoding="utf-8")
             commands = [f"python block-{number}.py"] if block.language == "python" and not block.file else block.commands
@@ -110,8 +112,8 @@ class Session:
     def run(self, script: str) -> tuple[int, str]:
         """Give the exit code of a script, and all that it said."""
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        its_own = {"HOME": str(self.folder / "home"), "PATH": path, "HF_ENDPOINT": self.hub.endpoint, "OMP_NUM_THREADS": "1"}
-        ways: dict[str, Any] = {"cwd": self.folder / "work", "env": os.environ | its_own, "start_new_session": True}
+        its_own = {"HOME": str(self.directory / "home"), "PATH": path, "HF_ENDPOINT": self.hub.endpoint, "OMP_NUM_THREADS": "1"}
+        ways: dict[str, Any] = {"cwd": self.directory / "work", "env": os.environ | its_own, "start_new_session": True}
         said: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         with subprocess.Popen(["bash", "-c", script], **ways, **said) as shell:
             try:
@@ -136,16 +138,16 @@ class Session:
 
 @pytest.fixture
 def session(draw: Draw, tmp_path: Path) -> Iterator[Session]:
-    """Make a folder that looks like the documents' machine, with a dataset of two splits, and a Hub that serves it."""
-    folder = tmp_path / "machine"
+    """Make a directory that looks like the documents' machine, with a dataset of two splits, and a Hub that serves it."""
+    directory = tmp_path / "machine"
     for name in ("data", "home", "lustre/team", "scratch", "work"):
-        (folder / name).mkdir(parents=True)
+        (directory / name).mkdir(parents=True)
     for name in ("demo", "examples"):
-        (folder / "work" / name).symlink_to(ROOT / name)
+        (directory / "work" / name).symlink_to(ROOT / name)
     draw(12)
-    shutil.copytree(draw(6, split="validation"), folder / "data" / "flickr8k")
-    with LocalHub(folder / "data" / "flickr8k") as hub:
-        yield Session(folder, hub, {port: str(free_port()) for port in ("8000", "8001")})
+    shutil.copytree(draw(6, split="validation"), directory / "data" / "flickr8k")
+    with LocalHub(directory / "data" / "flickr8k") as hub:
+        yield Session(directory, hub, {port: str(free_port()) for port in ("8000", "8001")})
 
 
 @pytest.mark.slow

@@ -98,10 +98,10 @@ class Quiet(SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the site."""
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(folder)]
+    directory = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(directory)]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=True)
-    return folder
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def seen() -> Iterator[Browser]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_page_fits_two_widths(site: Path, seen: Browser) -> None:
-    """Opened from the folder, without a network: nothing sticks out, nothing is missing, the text can be read, light and dark."""
+    """Opened from the directory, without a network: nothing sticks out, nothing is missing, the text can be read, light and dark."""
     pages = [file for file in site.glob("**/*.html") if file.name != "404.html"]
     assert len(pages) > 30
     for file in pages:

@@ -74,30 +74,30 @@ Words = dict[int, int]
 
 
 def run(
-    folder: Path,
+    directory: Path,
     *arguments: str,
     name: str = "warmup.sbatch",
     variables: Mapping[str, str] | None = None,
     words: Words | None = None,
     srun_code: int = 0,
 ) -> Ran:
-    """Run a batch script as SLURM would, in a folder; of what it starts, the last is noted."""
-    tools = folder / "tools"
+    """Run a batch script as SLURM would, in a directory; of what it starts, the last is noted."""
+    tools = directory / "tools"
     tools.mkdir(exist_ok=True)
     for tool, text in (("srun", _SRUN), ("scontrol", _SCONTROL)):
         (tools / tool).write_text(text.format(python=sys.executable), encoding="utf-8")
         (tools / tool).chmod(0o755)
-    script, calls = SCRIPTS / name, folder / "calls"
+    script, calls = SCRIPTS / name, directory / "calls"
     said = {
         "SHOWN": f"JobId=12\n   Command={' '.join([str(script), *arguments])}\n   StdOut=x",
         "WORDS": json.dumps(dict.fromkeys(range(4), 0) if words is None else words),
     }
     slurm = {"SLURM_JOB_ID": "12", "SLURM_JOB_NAME": "warmup", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NTASKS": "4"}
-    home = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(folder), "CALLS": str(calls), "SRUN_CODE": str(srun_code)}
+    home = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(directory), "CALLS": str(calls), "SRUN_CODE": str(srun_code)}
     environment = home | said | slurm | RUNTIMES["venv"] | dict(variables or {})
-    log = folder / "warmup-12.log"
+    log = directory / "warmup-12.log"
     with log.open("a") as out:
-        done = subprocess.run(["bash", script, *arguments], cwd=folder, env=environment, stdout=out, stderr=out, check=False)
+        done = subprocess.run(["bash", script, *arguments], cwd=directory, env=environment, stdout=out, stderr=out, check=False)
     noted = [json.loads(line) for line in calls.read_text(encoding="utf-8").splitlines()] if calls.exists() else []
     started: dict[str, Any] = next((one for one in reversed(noted) if "srun" in one), {"srun": [], "environment": {}})
     requeued = [one["requeue"] for one in noted if "requeue" in one]
@@ -178,9 +178,9 @@ def test_what_is_wrong_ends_with_2_before_any_rank(tmp_path: Path, variables: di
     assert "hf_secret" not in ran.said
 
 
-def chain(folder: Path, *arguments: str, **variables: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+def chain(directory: Path, *arguments: str, **variables: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """Run the chain helper; give how it ended, and what it submitted."""
-    tools, submitted = folder / "tools", folder / "submitted"
+    tools, submitted = directory / "tools", directory / "submitted"
     tools.mkdir()
     (tools / "sbatch").write_text(f'#!/bin/bash\necho "$*" >>{submitted}\necho 7\n', encoding="utf-8")
     (tools / "sbatch").chmod(0o755)
@@ -189,7 +189,7 @@ def chain(folder: Path, *arguments: str, **variables: str) -> tuple[subprocess.C
         "PATH": f"{tools}:/usr/bin:/bin",
         **variables,
     }
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=60, check=False)
     return done, submitted.read_text(encoding="utf-8").splitlines() if submitted.exists() else []
 
 
@@ -212,7 +212,7 @@ def test_the_chain_takes_no_flag_that_the_training_does_not_know(tmp_path: Path,
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_training_runs_the_one_script_offline(tmp_path: Path, runtime: str) -> None:
-    """Its ranks start the script of ``examples/`` with the warmup's settings; containers see its folder."""
+    """Its ranks start the script of ``examples/`` with the warmup's settings; containers see its directory."""
     variables = {"RUN_IN": runtime, **RUNTIMES[runtime]}
     ran = run(tmp_path, "--settings", "w.yaml", name="train-after-warmup.sbatch", variables=variables)
     assert ran.code == 0, ran.said

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from step37_flickr8k import errors, prepare_flickr8k_samples
-from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import Draw, picture
 from tests.ranks import Ranks
@@ -43,10 +43,10 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
 @pytest.fixture
 def heavy(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     """Serve twelve pictures of 100 KB each."""
-    folder = draw()
+    directory = draw()
     for number in range(12):
-        (folder / "train" / f"{number:04}.jpg").write_bytes(picture(number).ljust(SIZE, bytes([number])))
-    with LocalHub(folder) as serving:
+        (directory / "train" / f"{number:04}.jpg").write_bytes(picture(number).ljust(SIZE, bytes([number])))
+    with LocalHub(directory) as serving:
         monkeypatch.setenv("HF_ENDPOINT", serving.endpoint)
         yield serving
 
@@ -84,10 +84,10 @@ def test_a_commit_that_replaces_files_needs_room_for_what_is_new(
     cache = mount("-t", "tmpfs", "-o", "size=2m", "tmpfs")
     assert len(prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))) == 12
     for number in range(12):
-        (heavy.folder / "train" / f"{number:04}.jpg").write_bytes(picture(number + 50).ljust(SIZE, b"x"))
+        (heavy.directory / "train" / f"{number:04}.jpg").write_bytes(picture(number + 50).ljust(SIZE, b"x"))
     heavy.refresh()
     assert len(prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache), revision="main")) == 12
-    assert (cache / "train" / "0011.jpg").read_bytes() == (heavy.folder / "train" / "0011.jpg").read_bytes()
+    assert (cache / "train" / "0011.jpg").read_bytes() == (heavy.directory / "train" / "0011.jpg").read_bytes()
 
 
 @needs_root
@@ -109,20 +109,20 @@ def test_too_small_a_quota_is_said_before_the_first_image(heavy: LocalHub, mount
     assert not list((cache / "train").glob("*.jpg"))
 
 
-def test_a_folder_that_does_not_show_what_was_written_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_does_not_show_what_was_written_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a renamed file isn't listed nothing could ever be published."""
-    folder = CacheFolder(cache, "train")
-    folder.make()
-    folder.try_out()
-    assert not list(folder.files.iterdir())
-    assert not list(folder.home.iterdir())
+    directory = CacheDirectory(cache, "train")
+    directory.make()
+    directory.try_out()
+    assert not list(directory.files.iterdir())
+    assert not list(directory.home.iterdir())
     monkeypatch.setattr("os.listdir", lambda _: [])
     with pytest.raises(errors.FolderNotUsable, match="doesn't show what was just written and renamed there"):
-        folder.try_out()
+        directory.try_out()
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EXDEV])
-def test_a_folder_that_takes_no_renames_is_refused_before_the_first_byte(
+def test_a_directory_that_takes_no_renames_is_refused_before_the_first_byte(
     hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """Whatever the file system answers, it is asked before the Hub is asked for a file."""
@@ -166,7 +166,7 @@ def test_a_disk_that_fills_up_in_the_middle(heavy: LocalHub, mount: Mount, tmp_p
         assert "No space left on device: free space, raise the quota or lower sample_count" in job.log(rank)
     came = {path.name: path.read_bytes() for path in (cache / "train").iterdir()}
     assert came
-    assert all(content == (heavy.folder / "train" / name).read_bytes() for name, content in came.items())
+    assert all(content == (heavy.directory / "train" / name).read_bytes() for name, content in came.items())
     assert not (cache / ".step37-flickr8k" / "train.json").exists()
     shutil.rmtree(cache / "filler")
     heavy.clear_requests()

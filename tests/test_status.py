@@ -1,4 +1,4 @@
-"""Status: what a cache folder holds and who is filling it, at once and without the network."""
+"""Status: what a cache directory holds and who is filling it, at once and without the network."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def job(tmp_path: Path) -> Iterator[Ranks]:
 
 
 def test_nothing_is_said_to_be_nothing(say: Say, cache: Path) -> None:
-    """A folder that isn't there, or holds nothing of ours, is no error, and isn't made."""
+    """A directory that isn't there, or holds nothing of ours, is no error, and isn't made."""
     assert say() == f"{cache} is not there, and nobody is filling it\n"
     assert json.loads(say("--json")) == {"cache_dir": str(cache), "splits": []}
     assert not cache.exists()
@@ -69,7 +69,7 @@ def test_each_split_is_shown_with_what_is_ready(hub: LocalHub, draw: Draw, cache
 
 def test_what_is_no_longer_there_and_what_is_bad_is_said(hub: LocalHub, cache: Path, say: Say) -> None:
     """Files that a purge took, and images that can't be decoded."""
-    (hub.folder / "train" / "0003.jpg").write_bytes(b"no picture")
+    (hub.directory / "train" / "0003.jpg").write_bytes(b"no picture")
     hub.refresh()
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     (cache / "train" / "0001.jpg").unlink()

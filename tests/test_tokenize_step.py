@@ -43,7 +43,7 @@ CAPTIONS = [
 ]
 
 
-def build_tokenizer(folder: Path, chat_template: str = CHAT_TEMPLATE, **more: Any) -> Path:
+def build_tokenizer(directory: Path, chat_template: str = CHAT_TEMPLATE, **more: Any) -> Path:
     """Train a small byte-level BPE with the layout's tokens and save it as transformers does."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -63,24 +63,24 @@ def build_tokenizer(folder: Path, chat_template: str = CHAT_TEMPLATE, **more: An
         chat_template=chat_template,
         **more,
     )
-    fast.save_pretrained(folder)
-    return folder
+    fast.save_pretrained(directory)
+    return directory
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of a tokenizer."""
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the directory of a tokenizer."""
     return build_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
-def load(folder: Path) -> Any:
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+def load(directory: Path) -> Any:
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
 
 
 @pytest.fixture(params=["transformers", "bytes"])
-def tokenizer(request: pytest.FixtureRequest, folder: Path) -> Any:
+def tokenizer(request: pytest.FixtureRequest, directory: Path) -> Any:
     """Give a tokenizer of transformers, then the one that stands in for it."""
-    return load(folder) if request.param == "transformers" else ByteTokenizer()
+    return load(directory) if request.param == "transformers" else ByteTokenizer()
 
 
 def read(tokenizer: Any, tokens: torch.Tensor) -> str:
@@ -122,9 +122,9 @@ def test_shapes_and_types_are_the_documented_ones(tokenizer: Any) -> None:
     assert sample["tokens"].shape == sample["loss_mask"].shape == (len(sample["tokens"]),)
 
 
-def test_tokens_are_those_of_the_tokenizers_own_chat_template(folder: Path) -> None:
+def test_tokens_are_those_of_the_tokenizers_own_chat_template(directory: Path) -> None:
     """What is trained on is what transformers itself makes of the dialog when the model is used."""
-    tokenizer = load(folder)
+    tokenizer = load(directory)
     image = "<im_start>" + 169 * "<im_patch>" + "<im_end>"
     turns = [{"role": "user", "content": f"{image}\n{PROMPT}"}, {"role": "assistant", "content": CAPTIONS[2]}]
     expected = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
@@ -229,9 +229,9 @@ def test_the_dataset_pickles(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_give_what_the_process_itself_gives(folder: Path, context: str) -> None:
+def test_workers_give_what_the_process_itself_gives(directory: Path, context: str) -> None:
     """Two workers, forked or spawned, tokenize the same batches as none."""
-    dataset: Any = dataset_of(load(folder), *CAPTIONS)
+    dataset: Any = dataset_of(load(directory), *CAPTIONS)
     alone = DataLoader(dataset, 3, collate_fn=collate)
     shared = DataLoader(dataset, 3, collate_fn=collate, num_workers=2, multiprocessing_context=context)
     for mine, theirs in zip(alone, shared, strict=True):
@@ -263,14 +263,14 @@ def batches_of(_: int, step: Step) -> tuple[int, list[dict[str, Any]]]:
 def pictures(request: pytest.FixtureRequest, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     """Serve drawn pictures or real photographs, and point the environment to them."""
     if request.param == "photographs" and not PHOTOGRAPHS.is_dir():
-        pytest.skip("NOT RUN, the tokenize step over photographs: put a folder with train/metadata.csv at ../shared/flickr8k")
+        pytest.skip("NOT RUN, the tokenize step over photographs: put a directory with train/metadata.csv at ../shared/flickr8k")
     with LocalHub(draw(26) if request.param == "drawn" else PHOTOGRAPHS) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         yield hub
 
 
 def captions_of(hub: LocalHub) -> dict[str, str]:
-    with (hub.folder / "train" / "metadata.csv").open(encoding="utf-8", newline="") as lines:
+    with (hub.directory / "train" / "metadata.csv").open(encoding="utf-8", newline="") as lines:
         return {row["file_name"]: row["caption_0"].strip() for row in csv.DictReader(lines)}
 
 
@@ -280,14 +280,14 @@ def captions_of(hub: LocalHub) -> dict[str, str]:
     indirect=["pictures"],
 )
 def test_two_gloo_ranks_share_the_samples(
-    pictures: LocalHub, cache: Path, tmp_path: Path, folder: Path, context: str | None
+    pictures: LocalHub, cache: Path, tmp_path: Path, directory: Path, context: str | None
 ) -> None:
     """From a cold cache to batches: each picture on one rank, once, with its own caption; rank 0 alone has downloaded."""
-    ranks = Ranks(2, tmp_path / "ranks", parents=True).start_group(batches_of, Step(cache, folder, context))
+    ranks = Ranks(2, tmp_path / "ranks", parents=True).start_group(batches_of, Step(cache, directory, context))
     outcomes = ranks.outcomes(90)
     assert all(isinstance(outcome, tuple) for outcome in outcomes), outcomes
     assert [(total, len(batches)) for total, batches in outcomes] == [(26, 4), (26, 4)]
-    tokenizer, captions, seen = load(folder), captions_of(pictures), []
+    tokenizer, captions, seen = load(directory), captions_of(pictures), []
     for batch in [batch for _, batches in outcomes for batch in batches]:
         rows = len(batch["image_paths"])
         width = int(batch["attention_mask"].sum(1).max())
@@ -316,12 +316,12 @@ def assert_trained(said: str, ranks: int, samples: int) -> None:
         assert [*map(int, shares)] == ranks * [samples // ranks], said
 
 
-def test_one_command_trains_on_two_ranks(hub: LocalHub, cache: Path, folder: Path) -> None:
+def test_one_command_trains_on_two_ranks(hub: LocalHub, cache: Path, directory: Path) -> None:
     """The script under torchrun, as the README has it: from a cold cache, with a real tokenizer, each file downloaded once."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "examples/train.py"]
     environment = os.environ | {"STEP37_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     done = subprocess.run(
-        [*command, "--tokenizer", str(folder)],
+        [*command, "--tokenizer", str(directory)],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -372,8 +372,8 @@ def test_the_script_ends_with_the_exit_codes_of_the_command(cache: Path) -> None
     """What no retry mends is 2, in one line: a Job that fails on 2 isn't tried again."""
     missing = script("--settings", str(cache / "none.yaml"))
     empty = script(STEP37_CACHE_DIR=str(cache), STEP37_OFFLINE="true")
-    folder = script("--tokenizer", str(cache / "none"), STEP37_CACHE_DIR=str(cache))
-    assert [missing.returncode, empty.returncode, folder.returncode] == [2, 2, 2]
+    directory = script("--tokenizer", str(cache / "none"), STEP37_CACHE_DIR=str(cache))
+    assert [missing.returncode, empty.returncode, directory.returncode] == [2, 2, 2]
     assert missing.stderr.splitlines()[-1].startswith("InvalidSettings: settings file ")
-    assert "Traceback" not in missing.stderr + empty.stderr + folder.stderr
-    assert "is not a folder" in folder.stderr
+    assert "Traceback" not in missing.stderr + empty.stderr + directory.stderr
+    assert "is not a directory" in directory.stderr

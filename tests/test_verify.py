@@ -79,7 +79,7 @@ def test_repair_brings_metadata_too(warm: list[str], hub: LocalHub, cache: Path)
     """metadata.csv is a file like the others."""
     (cache / "train" / "metadata.csv").write_text("file_name,caption_0\n")
     assert cli.run(["verify", *warm, "--repair"]) == 0
-    assert (cache / "train" / "metadata.csv").read_bytes() == (hub.folder / "train" / "metadata.csv").read_bytes()
+    assert (cache / "train" / "metadata.csv").read_bytes() == (hub.directory / "train" / "metadata.csv").read_bytes()
     assert len(hub.file_requests()) == 1
 
 
@@ -138,7 +138,7 @@ def test_what_an_older_commit_left_is_foreign(
     assert (cache / "train" / "0011.jpg").read_bytes() == picture(99)
 
 
-def test_a_folder_in_a_files_place_is_said(warm: list[str], cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_directory_in_a_files_place_is_said(warm: list[str], cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What no rename can replace is named, by verify and by its repair."""
     (cache / "train" / "0003.jpg").unlink()
     (cache / "train" / "0003.jpg").mkdir()

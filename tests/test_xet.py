@@ -42,7 +42,7 @@ def test_the_single_file_comes_out_of_the_store(draw: Draw, tmp_path: Path) -> N
     with LocalHub(draw(), xet=tmp_path / "store") as hub:
         run(hub, tmp_path, "-c", SCRIPT, NAME, str(tmp_path / "one"))
         assert kinds(hub) == [("HEAD", "resolve"), ("GET", "xet-token")]
-        assert (tmp_path / "one" / NAME).read_bytes() == (hub.folder / NAME).read_bytes()
+        assert (tmp_path / "one" / NAME).read_bytes() == (hub.directory / NAME).read_bytes()
 
 
 def test_our_fetch_takes_the_plain_address(draw: Draw, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_warmup_asks_for_no_xet_token(draw: Draw, tmp_path: Path) -> None:
         run(hub, tmp_path, "-m", "step37_flickr8k", "warmup", "--cache-dir", str(tmp_path / "other"))
         assert len(hub.file_requests()) == 13
         assert ("GET", "xet-token") not in kinds(hub)
-        assert (tmp_path / "other" / NAME).read_bytes() == (hub.folder / NAME).read_bytes()
+        assert (tmp_path / "other" / NAME).read_bytes() == (hub.directory / NAME).read_bytes()
 
 
 @pytest.mark.parametrize("token", ["hf_secret", None])
@@ -73,7 +73,7 @@ def test_the_token_stays_with_the_endpoint(draw: Draw, tmp_path: Path, token: st
         seen = {(one.origin, one.kind, one.authorization) for one in hub.requests if one.kind != "other"}
         assert seen == {("hub", "resolve", bool(token)), ("hub", "xet-token", bool(token))}
         assert {one.origin for one in hub.requests if one.authorization} == ({"hub"} if token else set())
-    written = [path for folder in ("store", "xet-cache") for path in (tmp_path / folder).rglob("*") if path.is_file()]
+    written = [path for directory in ("store", "xet-cache") for path in (tmp_path / directory).rglob("*") if path.is_file()]
     assert written
     assert not [path for path in written if b"hf_secret" in path.read_bytes()]
 
@@ -82,7 +82,7 @@ def test_what_is_backed_says_so(draw: Draw, tmp_path: Path) -> None:
     """Tree, paths-info and HEAD give an LFS file's Xet hash and where a token is had; a plain one's none; a refresh adds."""
     new, plain = "train/0012.jpg", "train/metadata.csv"
     with LocalHub(draw(), xet=tmp_path / "store") as hub:
-        (hub.folder / new).write_bytes(picture(12))
+        (hub.directory / new).write_bytes(picture(12))
         hub.refresh()
         hashes = xet_hashes(hub)
         assert sorted(hashes) == [f"train/{number:04}.jpg" for number in range(13)]

@@ -36,11 +36,11 @@ def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()  # noqa: S607
 
 
-def export(commit: str, folder: Path, *, umask: int) -> None:
+def export(commit: str, directory: Path, *, umask: int) -> None:
     """Write the files of the commit, as a user with this umask would have them; their times are now."""
-    folder.mkdir(parents=True)
+    directory.mkdir(parents=True)
     archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout  # noqa: S607
-    unpack = ["tar", "--extract", "--touch", "--no-same-permissions", f"--directory={folder}"]
+    unpack = ["tar", "--extract", "--touch", "--no-same-permissions", f"--directory={directory}"]
     subprocess.run(unpack, input=archive, check=True, umask=umask)
 
 
@@ -52,7 +52,7 @@ def build(source: Path, out: Path, *kinds: str, umask: int, **environment: str) 
 
 
 def build_twice(commit: str, scratch: Path) -> Path:
-    """Give the folder with the wheel and the sdist, which came out alike."""
+    """Give the directory with the wheel and the sdist, which came out alike."""
     epoch = git("log", "-1", "--format=%ct", commit)
     here, there = scratch / "a", scratch / "another" / "place"
     export(commit, here, umask=0o022)
@@ -150,8 +150,8 @@ def main() -> None:
     commit = git("rev-parse", "HEAD")
     if changed := git("status", "--porcelain"):
         print(f"!!! what isn't committed is not in it:\n{changed}")
-    with tempfile.TemporaryDirectory(prefix="step37-dist-") as folder:
-        scratch = Path(folder).resolve()
+    with tempfile.TemporaryDirectory(prefix="step37-dist-") as directory:
+        scratch = Path(directory).resolve()
         say(f"commit {commit}, built twice")
         built, source = build_twice(commit, scratch), scratch / "a"
         metadata = check_metadata(built, source)

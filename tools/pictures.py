@@ -1,6 +1,6 @@
 """Make the pictures of the README: a warmup of drawn data with a few faults on the way, looked at in a browser.
 
-``make pictures``; with DATA=<folder with train/metadata.csv> of your own data, but then don't commit them.
+``make pictures``; with DATA=<directory with train/metadata.csv> of your own data, but then don't commit them.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def make(data: Path, scratch: Path, seen: Browser) -> None:
 def main() -> None:
     """Make them all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with train/metadata.csv and the images (default: drawn now)")
+    parser.add_argument("--data", type=Path, help="directory with train/metadata.csv and the images (default: drawn now)")
     data = parser.parse_args().data
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, browser() as seen:

@@ -35,9 +35,9 @@ def run(*arguments: str, code: int = 0, **environment: str) -> str:
 
 
 @contextlib.contextmanager
-def hub(folder: str) -> Iterator[str]:
-    """Serve a folder with the command; give the address."""
-    serving = subprocess.Popen([COMMAND, "hub", folder], stdout=subprocess.PIPE, text=True)
+def hub(directory: str) -> Iterator[str]:
+    """Serve a directory with the command; give the address."""
+    serving = subprocess.Popen([COMMAND, "hub", directory], stdout=subprocess.PIPE, text=True)
     assert serving.stdout is not None  # noqa: S101 - for mypy
     try:
         yield serving.stdout.readline().strip().removeprefix("export HF_ENDPOINT=")

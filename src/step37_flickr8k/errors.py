@@ -16,14 +16,14 @@
     │   ├── ImageNotFound                 a row names an image that the commit doesn't hold
     │   ├── InvalidMetadata               metadata.csv can't be read as the dataset's table
     │   ├── BadImages                     images of the selection can't be decoded, and ``bad_images`` is ``error``
-    │   └── FolderNotUsable               the cache folder can't be made, read or written
+    │   └── FolderNotUsable               the cache directory can't be made, read or written
     ├── TransientError               75   the same command may well succeed later
     │   ├── HubUnavailable                the Hub didn't answer, or answered that it can't now
     │   ├── FetchFailed                   files are missing after all tries; it names them
     │   ├── FolderFull                    the file system has no space, inodes or quota left
     │   ├── CacheDamaged                  files of the cache are missing or have wrong bytes
     │   ├── NotVisible                    this rank doesn't see what rank 0 published
-    │   ├── CommitChanged                 somebody published another commit into the folder meanwhile
+    │   ├── CommitChanged                 somebody published another commit into the directory meanwhile
     │   ├── LeaseLost                     another downloader has taken over the lease
     │   └── Stalled                       rank 0 is alive and made no progress for ``stall_timeout``
     └── RankZeroLost                 76   rank 0 was signalled, killed, silent or never met: start this rank again
@@ -105,7 +105,7 @@ class BadImages(ConfigurationError):
 
 
 class FolderNotUsable(ConfigurationError):
-    """Raised when the cache folder can't be made, read or written."""
+    """Raised when the cache directory can't be made, read or written."""
 
 
 class TransientError(Step37Error):
@@ -140,7 +140,7 @@ class NotVisible(TransientError):
 
 
 class CommitChanged(TransientError):
-    """Raised when somebody published another commit into the folder meanwhile."""
+    """Raised when somebody published another commit into the directory meanwhile."""
 
 
 class LeaseLost(TransientError):

@@ -94,12 +94,12 @@ class Step37Flickr8kDataset:
 def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -> Path:
     """Download one file, or reuse it, with ``hf_hub_download`` into ``cache_dir/<filename>``.
 
-    Not safe for several processes at once on one folder: huggingface_hub's locks race there. `prepare_flickr8k_samples` is.
+    Not safe for several processes at once on one directory: huggingface_hub's locks race there. `prepare_flickr8k_samples` is.
 
     Args:
         repo_id: dataset repository on the Hub.
         filename: path of the file in the repository.
-        cache_dir: folder to download into.
+        cache_dir: directory to download into.
 
     Raises:
         ConfigurationError: what is asked for doesn't exist or may not be read.
@@ -139,18 +139,18 @@ def prepare_flickr8k_samples(
     """Make the first ``sample_count`` rows of a split ready in ``cache_dir`` and give them, the same list on every rank.
 
     With an initialised process group, whatever its backend, every rank must call it with the same arguments: rank 0 downloads
-    and its outcome, or its error, reaches all. Without one, the lease of the folder lets one process download at a time.
+    and its outcome, or its error, reaches all. Without one, the lease of the directory lets one process download at a time.
     A row that is left out isn't replaced by one from beyond ``sample_count``. The Hub's address, the token, the timeouts, in
     seconds, and all else come from the environment (``HF_ENDPOINT``, ``HF_TOKEN``, ``STEP37_*``) and the file that
     ``STEP37_SETTINGS`` names.
 
     Args:
         repo_id: dataset repository on the Hub.
-        split: folder of the repository with ``metadata.csv`` and the images.
+        split: directory of the repository with ``metadata.csv`` and the images.
         sample_count: how many rows that count, in file order; None for all. A row counts when its ``file_name`` and its
             ``caption_key`` cell are non-empty.
         caption_key: column of the captions.
-        cache_dir: folder on a file system that all ranks share; files lie at ``cache_dir/<split>/<file_name>``.
+        cache_dir: directory on a file system that all ranks share; files lie at ``cache_dir/<split>/<file_name>``.
         revision: branch, tag or commit; None takes what the cache holds, and the Hub's ``main`` when it holds nothing that fits.
         bad_images: "skip" leaves rows out whose image can't be decoded, with a warning; "error" raises `BadImages`.
 
@@ -177,5 +177,5 @@ def prepare_flickr8k_samples(
     result, rows = warmup.run(group, _log_progress)
     if result["skipped"]:
         log.warning("left out, since they can't be decoded: %s", ", ".join(sorted(result["skipped"])))
-    folder = warmup.folder.files
-    return [Flickr8kSample(str(folder / row.file_name), row.caption) for row in rows]
+    directory = warmup.directory.files
+    return [Flickr8kSample(str(directory / row.file_name), row.caption) for row in rows]

@@ -23,10 +23,10 @@ def _image_in_podman() -> None:
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Draw a dataset of `COUNT` pictures."""
-    folder = tmp_path_factory.mktemp("dataset")
-    folder.chmod(0o755)
-    call(sys.executable, str(ROOT / "demo" / "draw.py"), str(folder), "--count", str(COUNT))
-    return folder
+    directory = tmp_path_factory.mktemp("dataset")
+    directory.chmod(0o755)
+    call(sys.executable, str(ROOT / "demo" / "draw.py"), str(directory), "--count", str(COUNT))
+    return directory
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def hub(containers: Containers, network: Network, dataset: Path) -> Container:
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
     """Make a shared volume where anybody may write."""
-    folder = tmp_path / "volume"
-    folder.mkdir()
-    folder.chmod(0o777)
-    return folder
+    directory = tmp_path / "volume"
+    directory.mkdir()
+    directory.chmod(0o777)
+    return directory
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

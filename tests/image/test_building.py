@@ -26,26 +26,26 @@ MB = 1_000_000
 class Copy:
     """A copy of the working tree, built under a name of its own with the revision and time of the image under test."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self.mark = secrets.token_hex(8)  # what no earlier run can have left in the cache
         self.image = f"{IMAGE}-test-{self.mark}"
         listed = call("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines()
         for name in listed:
             if (ROOT / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, folder / name)  # without its times
+                (directory / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, directory / name)  # without its times
 
     def build(self, *, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         epoch = call("git", "-C", str(ROOT), "log", "-1", "--format=%ct").stdout.strip()
         same = {"IMAGE": self.image, "SOURCE_DATE_EPOCH": epoch, "REVISION": "a copy", "ENGINE": "podman"}
-        return call(str(self.folder / "tools" / "image"), "build", check=check, seconds=500, **(same | environment))
+        return call(str(self.directory / "tools" / "image"), "build", check=check, seconds=500, **(same | environment))
 
     def edit(self, file: str, pattern: str, replacement: str) -> None:
-        text = (self.folder / file).read_text(encoding="utf-8")
+        text = (self.directory / file).read_text(encoding="utf-8")
         changed = re.sub(pattern, replacement, text, flags=re.MULTILINE)
         assert changed != text
-        (self.folder / file).write_text(changed, encoding="utf-8")
+        (self.directory / file).write_text(changed, encoding="utf-8")
 
     def layers(self) -> list[str]:
         layers: list[str] = inspect(self.image)["RootFS"]["Layers"]

@@ -95,9 +95,9 @@ def test_the_parquet_way_works_with_what_is_left_of_pyarrow(
     """A whole split comes out of its Parquet conversion."""
     shards = convert(dataset, tmp_path / "parquet")
     place = network.place("bulk", "10.37.0.11")
-    folders = ("--volume", f"{dataset}:/data:ro", "--volume", f"{shards}:/parquet:ro")
+    directories = ("--volume", f"{dataset}:/data:ro", "--volume", f"{shards}:/parquet:ro")
     serve = ("hub", "/data", "--parquet", "/parquet", "--host", "10.37.0.11", "--port", "8000")
-    containers.start(*serve, options=(*place, *folders)).until("HF_ENDPOINT")
+    containers.start(*serve, options=(*place, *directories)).until("HF_ENDPOINT")
     options = (*network.place("rank", "10.37.0.20"), "--volume", f"{volume}:/cache")
     warmup = ("warmup", "--cache-dir", "/cache", "--endpoint", "http://10.37.0.11:8000", "--sample-count", "all")
     rank = containers.start(*warmup, "--fetch-mode", "parquet", options=options)
@@ -126,14 +126,14 @@ def test_wrong_settings_are_one_line(
 
 @pytest.mark.usefixtures("hub")
 def test_a_forgotten_volume_is_said(containers: Containers, network: Network) -> None:
-    """Below a read-only root without a volume the folder can't be made: exit code 2, naming the folder."""
+    """Below a read-only root without a volume the directory can't be made: exit code 2, naming the directory."""
     done = containers.run("warmup", "--endpoint", ENDPOINT, options=network.place("rank", "10.37.0.20"))
     assert done.returncode == 2, done.stderr
     assert "/.cache: Read-only file system: choose another cache_dir" in done.stderr.splitlines()[-1]
 
 
-def test_a_hub_that_cant_read_its_folder_says_so(containers: Containers, tmp_path: Path) -> None:
-    """A folder that the container's user may not read is refused by name, not served as an empty one."""
+def test_a_hub_that_cant_read_its_directory_says_so(containers: Containers, tmp_path: Path) -> None:
+    """A directory that the container's user may not read is refused by name, not served as an empty one."""
     (tmp_path / "closed").mkdir(mode=0o700)
     done = containers.run("hub", "/data", options=("--volume", f"{tmp_path / 'closed'}:/data:ro"))
     assert done.returncode == 2

@@ -29,12 +29,12 @@ def api() -> Iterator[Api]:
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Draw a dataset."""
-    folder = tmp_path_factory.mktemp("dataset")
-    (folder / "train").mkdir()
+    directory = tmp_path_factory.mktemp("dataset")
+    (directory / "train").mkdir()
     for number in range(COUNT):
-        (folder / "train" / f"{number:04}.jpg").write_bytes(picture(number))
-    write_rows(folder / "train", [captioned(number) for number in range(COUNT)])
-    return folder
+        (directory / "train" / f"{number:04}.jpg").write_bytes(picture(number))
+    write_rows(directory / "train", [captioned(number) for number in range(COUNT)])
+    return directory
 
 
 @pytest.fixture
@@ -98,8 +98,8 @@ def until_all_wait(job: Job, ranks: int = 4) -> None:
 def assert_whole(hub: LocalHub, room: Room) -> None:
     """Check that the cache holds every byte of the split."""
     assert room.kept() == ALL
-    for path in (room.folder / "train").iterdir():
-        assert path.read_bytes() == (hub.folder / "train" / path.name).read_bytes(), path
+    for path in (room.directory / "train").iterdir():
+        assert path.read_bytes() == (hub.directory / "train" / path.name).read_bytes(), path
 
 
 def assert_ready(job: Job, *ranks: int) -> None:

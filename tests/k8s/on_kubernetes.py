@@ -205,7 +205,7 @@ def test_the_weekly_verify_mends_what_is_damaged(hub: LocalHub, room: Room) -> N
     """A file with another byte and one that is gone are fetched again, and only these."""
     room.apply("local", ranks(1)).wait("Complete")
     hub.clear_requests()
-    damaged, lost = room.folder / "train" / "0007.jpg", room.folder / "train" / "0008.jpg"
+    damaged, lost = room.directory / "train" / "0007.jpg", room.directory / "train" / "0008.jpg"
     content = bytearray(damaged.read_bytes())
     content[100] ^= 1
     damaged.write_bytes(content)
@@ -235,8 +235,8 @@ def test_a_hub_that_stays_down_fails_the_job_after_its_tries(hub: LocalHub, room
 
 
 @needs_rig
-def test_nodes_that_do_not_share_the_folder_are_named(room: Room) -> None:
-    """Each node has a folder of its own at the same path: the error names the nodes that see nothing."""
+def test_nodes_that_do_not_share_the_directory_are_named(room: Room) -> None:
+    """Each node has a directory of its own at the same path: the error names the nodes that see nothing."""
     own = Path("/var/lib") / room.name
     for node in ("n1", "n2"):
         on(node, "install", "--directory", "--mode=777", str(own))
@@ -340,7 +340,7 @@ def test_deleting_the_job_in_mid_download_tears_nothing(hub: LocalHub, room: Roo
     assert "ended by SIGTERM" in job.said(0)
     for pod in job.pods:
         assert pod.end.get("exitCode") in {143, 76}, pod.manifest
-    assert list(room.folder.rglob("*.tmp")) == []
+    assert list(room.directory.rglob("*.tmp")) == []
     hub.faults.clear()
     again = room.apply().wait("Complete")
     assert again.report["files"] == len(LAST)
@@ -365,10 +365,10 @@ def test_the_namespaces_refuse_what_isnt_restricted(room: Room) -> None:
 
 @needs_rig
 def test_the_nodes_of_the_rig_see_late(room: Room) -> None:
-    """What a node has looked for in vain it goes on missing, after it has come to be, until the folder is listed there."""
+    """What a node has looked for in vain it goes on missing, after it has come to be, until the directory is listed there."""
     file = SHARED / room.name / "file"
     late("n1", file)
-    (room.folder / "file").touch()
+    (room.directory / "file").touch()
     late("n1", file)
     assert on("n1", "ls", str(file.parent)) == "file\n"
     assert on("n1", "stat", "--format=%s", str(file)) == "0\n"

@@ -149,7 +149,7 @@ class Pod:
 
 
 class Room:
-    """A namespace that enforces restricted pod security, with a folder of the shared file system as its volume.
+    """A namespace that enforces restricted pod security, with a directory of the shared file system as its volume.
 
     Everything that happens to its pods is watched, and their logs are followed from the start: finished Jobs take them along.
     """
@@ -161,16 +161,16 @@ class Room:
         self.pods: dict[str, Pod] = {}  # by uid, in the order of their creation
         self._scratch = scratch
         self._ended = threading.Event()
-        self.folder.mkdir(parents=True)
-        self.folder.chmod(0o777)
+        self.directory.mkdir(parents=True)
+        self.directory.chmod(0o777)
         kubectl("create", "namespace", name)
         modes = ("enforce", "warn")
         kubectl("label", "namespace", name, *(f"pod-security.kubernetes.io/{mode}=restricted" for mode in modes))
         threading.Thread(target=self._watch, daemon=True).start()
 
     @property
-    def folder(self) -> Path:
-        """The folder behind all mounts."""
+    def directory(self) -> Path:
+        """The directory behind all mounts."""
         return BACKING / self.name
 
     def end(self) -> None:
@@ -178,7 +178,7 @@ class Room:
         self._ended.set()
         kubectl("delete", "namespace", self.name, "--wait=false")
         kubectl("delete", "persistentvolume", f"cache-{self.name}", "--wait=false", "--ignore-not-found")
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _watch(self) -> None:
         while not self._ended.wait(0.5):
@@ -201,8 +201,8 @@ class Room:
 
     def overlay(self, name: str, *patches: Manifest, volume: Path | None = None, **more: Any) -> Path:
         """Write an overlay on top of one of k8s/overlays: this namespace, image, volume, settings, patches."""
-        folder = self._scratch / f"{name}-{len(list(self._scratch.iterdir()))}"
-        folder.mkdir()
+        directory = self._scratch / f"{name}-{len(list(self._scratch.iterdir()))}"
+        directory.mkdir()
         volume_name = f"cache-{self.name}"
         cheap = [{"op": "replace", "path": "/spec/template/spec/containers/0/resources/requests/cpu", "value": "10m"}]
         named = [{"op": "replace", "path": "/metadata/name", "value": volume_name}]
@@ -210,7 +210,7 @@ class Room:
         bound = [{"op": "replace", "path": "/spec/volumeName", "value": volume_name}]
         settings = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "warmup-settings"}, "data": self.settings}
         kustomization = {
-            "resources": [os.path.relpath(OVERLAYS / name, folder)],
+            "resources": [os.path.relpath(OVERLAYS / name, directory)],
             "namespace": self.name,
             "images": [{"name": "step37-flickr8k", "newName": IMAGE.rpartition(":")[0], "newTag": IMAGE.rpartition(":")[2]}],
             "patches": [
@@ -226,8 +226,8 @@ class Room:
             ],
             **more,
         }
-        (folder / "kustomization.yaml").write_text(yaml.dump(kustomization), encoding="utf-8")
-        return folder
+        (directory / "kustomization.yaml").write_text(yaml.dump(kustomization), encoding="utf-8")
+        return directory
 
     def apply(self, name: str = "local", *patches: Manifest, job: str = "warmup", **more: Any) -> "Job":
         """Apply such an overlay, without a single warning, and give its Job."""
@@ -244,7 +244,7 @@ class Room:
 
     def kept(self, split: str = "train") -> set[str]:
         """Give the names of the images that lie in the cache."""
-        return {path.name for path in (self.folder / split).glob("*.jpg")}
+        return {path.name for path in (self.directory / split).glob("*.jpg")}
 
 
 def job_patch(spec: Manifest | None = None, pod: Manifest | None = None, container: Manifest | None = None) -> Manifest:
@@ -402,5 +402,5 @@ def _stands(group: Path) -> bool:
 
 
 def late(node: str, path: Path) -> None:
-    """Let a node look for a file that isn't there yet: it goes on missing it for a minute, until it lists the folder."""
+    """Let a node look for a file that isn't there yet: it goes on missing it for a minute, until it lists the directory."""
     assert "No such file" in on(node, "bash", "-c", f"stat {path} 2>&1", check=False)

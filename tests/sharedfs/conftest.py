@@ -30,15 +30,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Draw pictures that can't be compressed."""
-    folder = tmp_path_factory.mktemp("dataset")
-    (folder / "train").mkdir()
+    directory = tmp_path_factory.mktemp("dataset")
+    (directory / "train").mkdir()
     for number in range(COUNT):
         out = io.BytesIO()
         noise = random.Random(number).randbytes(128 * 128 * 3)
         Image.frombytes("RGB", (128, 128), noise).save(out, "JPEG", quality=90)
-        (folder / "train" / f"{number:04}.jpg").write_bytes(out.getvalue())
-    write_rows(folder / "train", [captioned(number) for number in range(COUNT)])
-    return folder
+        (directory / "train" / f"{number:04}.jpg").write_bytes(out.getvalue())
+    write_rows(directory / "train", [captioned(number) for number in range(COUNT)])
+    return directory
 
 
 @pytest.fixture
@@ -68,15 +68,15 @@ def _needs_fuse() -> None:
 
 @pytest.fixture
 def backing(tmp_path: Path) -> Path:
-    """Name the folder behind all nodes."""
-    folder = tmp_path / "backing"
-    folder.mkdir()
-    return folder
+    """Name the directory behind all nodes."""
+    directory = tmp_path / "backing"
+    directory.mkdir()
+    return directory
 
 
 @pytest.fixture
 def nodes(_needs_fuse: None, tmp_path: Path, backing: Path) -> Iterator[MakeNodes]:
-    """Make nodes: FUSE mounts of the backing folder with the given options."""
+    """Make nodes: FUSE mounts of the backing directory with the given options."""
     made: list[LatentMount] = []
 
     def make(*options: str, count: int = 2) -> list[LatentMount]:
@@ -107,9 +107,9 @@ def job(nodes: MakeNodes, tmp_path: Path) -> Iterator[MakeJob]:
         one.end()
 
 
-def images(folder: Path) -> list[str]:
-    """Give the names of the images that lie in a folder."""
-    return sorted(path.name for path in folder.iterdir() if path.suffix == ".jpg")
+def images(directory: Path) -> list[str]:
+    """Give the names of the images that lie in a directory."""
+    return sorted(path.name for path in directory.iterdir() if path.suffix == ".jpg")
 
 
 def assert_whole(hub: LocalHub, *caches: Path, count: int = COUNT) -> None:
@@ -122,7 +122,7 @@ def assert_whole(hub: LocalHub, *caches: Path, count: int = COUNT) -> None:
 def assert_nothing_torn(hub: LocalHub, cache: Path) -> None:
     """Check that what has its final name is right, and that nothing unfinished stays."""
     for path in (cache / "train").iterdir():
-        assert path.read_bytes() == (hub.folder / "train" / path.name).read_bytes(), f"{path} is torn"
+        assert path.read_bytes() == (hub.directory / "train" / path.name).read_bytes(), f"{path} is torn"
     assert not list((cache / ".step37-flickr8k").glob("*.tmp"))
 
 

@@ -1,4 +1,4 @@
-"""Nodes: real ranks, each of which sees the shared folder through the mount of its own node, at one path for all."""
+"""Nodes: real ranks, each of which sees the shared directory through the mount of its own node, at one path for all."""
 
 import ctypes
 import importlib
@@ -23,9 +23,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One node: its mount of the shared folder, its host name, and what else is its own.
+    """One node: its mount of the shared directory, its host name, and what else is its own.
 
-    ``network`` is the file of a network namespace, ``user`` the uid that ranks have there, ``read_only`` how they see the folder.
+    ``network`` is the file of a network namespace, ``user`` the uid that ranks have there, ``read_only`` how they see the directory.
     """
 
     name: str
@@ -74,8 +74,10 @@ def _on_node(node: Node, shared: str, target: Callable[..., Any], arguments: tup
 class NodeRanks(Ranks):
     """A job with one rank per node; all are given the same ``cache_dir`` below ``shared``."""
 
-    def __init__(self, nodes: Sequence[Node], shared: Path, folder: Path, environment: Mapping[str, str] | None = None) -> None:
-        super().__init__(len(nodes), folder, environment)
+    def __init__(
+        self, nodes: Sequence[Node], shared: Path, directory: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(len(nodes), directory, environment)
         self.nodes = nodes
         self.shared = shared
 
@@ -94,7 +96,7 @@ class NodeRanks(Ranks):
 
 
 class LatentMount:
-    """A running ``latentfs.py``: one node's mount of the backing folder, whose faults can be changed at any time."""
+    """A running ``latentfs.py``: one node's mount of the backing directory, whose faults can be changed at any time."""
 
     def __init__(self, backing: Path, mount: Path, *options: str) -> None:
         self.mount = mount

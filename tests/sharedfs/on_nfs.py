@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.errors import FolderFull
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.ranks import Ranks
@@ -47,7 +47,7 @@ def _torch_is_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Name a folder of this test's own on the exports; what lies there ends with the test."""
+    """Name a directory of this test's own on the exports; what lies there ends with the test."""
     name = "".join(c if c.isalnum() else "-" for c in request.node.name)
     for export in ("wide", "small"):
         (EXPORT / export / name).mkdir()
@@ -57,18 +57,18 @@ def place(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def seen_from(node: int, version: str, export: str, place: str) -> Path:
-    """Give the folder as a node sees it."""
+    """Give the directory as a node sees it."""
     return Path(f"/mnt/node{node}/{version}/{export}/{place}")
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[MakeJob]:
-    """Make jobs of a rank on node1 and one on node2, or as told; all see the export's folder at one path."""
+    """Make jobs of a rank on node1 and one on node2, or as told; all see the export's directory at one path."""
     made: list[NodeRanks] = []
     shared = tmp_path / "shared"
     shared.mkdir()
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)  # ranks of another user pass through
+    for directory in (tmp_path, *tmp_path.parents[:3]):
+        directory.chmod(0o755)  # ranks of another user pass through
 
     def make(version: str, export: str, place: str, *, nodes: tuple[int, ...] = (1, 2), **environment: str) -> NodeRanks:
         user = int(environment.pop("user", "0"))
@@ -107,7 +107,7 @@ def start(ranks: NodeRanks, *arguments: str) -> None:
 
 
 def test_the_nodes_are_late(version: str, place: str) -> None:
-    """A file that node2 missed and node1 then wrote goes on missing on node2 until it lists the folder: all else rests on it."""
+    """A file that node2 missed and node1 then wrote goes on missing on node2 until it lists the directory: all else rests on it."""
     here, there = (seen_from(node, version, "wide", place) for node in (1, 2))
     assert not (there / "file").exists()
     (here / "file").write_bytes(b"content")
@@ -134,7 +134,7 @@ EVERYTHING = [
 def test_a_node_that_looked_too_early_sees_the_cache_at_once(
     hub: LocalHub, job: MakeJob, version: str, place: str, there: str
 ) -> None:
-    """A waiter's node that holds every name for missing, for a minute, is ready well before, whichever folders existed."""
+    """A waiter's node that holds every name for missing, for a minute, is ready well before, whichever directories existed."""
     export = EXPORT / "wide" / place
     (export / there).mkdir(parents=True, exist_ok=True)
     ranks = job(version, "wide", place)
@@ -236,13 +236,13 @@ def test_an_export_that_fills_up(hub: LocalHub, job: MakeJob, version: str, plac
 
 def test_own_files_are_whole_or_not_there(version: str, place: str, ballast: Callable[[int], None]) -> None:
     """Written to a full export, a file of ours is FolderFull and no name; with space again it is whole on the server."""
-    folder = CacheFolder(seen_from(1, version, "small", place) / "cache", "train")
+    directory = CacheDirectory(seen_from(1, version, "small", place) / "cache", "train")
     served = EXPORT / "small" / place / "cache" / HOME
-    folder.make()
-    folder.write("train.json", b"before")
+    directory.make()
+    directory.write("train.json", b"before")
     ballast(8_192)
     content = os.urandom(100_000)
-    for write in (folder.write, folder.create):
+    for write in (directory.write, directory.create):
         with pytest.raises(FolderFull, match="free space"):
             write("train.json", content)
     assert (served / "train.json").read_bytes() == b"before"
@@ -251,17 +251,17 @@ def test_own_files_are_whole_or_not_there(version: str, place: str, ballast: Cal
         assert time.monotonic() < deadline, os.listdir(served)
         time.sleep(0.1)
     (EXPORT / "small" / place / "ballast").unlink()
-    folder.write("train.json", content)
+    directory.write("train.json", content)
     assert (served / "train.json").read_bytes() == content
 
 
 def test_what_is_not_closed_yet_is_durable_after_a_flush(version: str, place: str) -> None:
-    """Flushing a folder brings every byte that this node has written to the server, closed or not."""
-    folder = CacheFolder(seen_from(1, version, "wide", place) / "cache", "train")
+    """Flushing a directory brings every byte that this node has written to the server, closed or not."""
+    directory = CacheDirectory(seen_from(1, version, "wide", place) / "cache", "train")
     served = EXPORT / "wide" / place / "cache" / "train"
-    folder.make()
+    directory.make()
     content = os.urandom(300_000)
-    with folder.flushing() as flush, (folder.files / "open").open("wb", buffering=0) as out:
+    with directory.flushing() as flush, (directory.files / "open").open("wb", buffering=0) as out:
         out.write(content)
         assert (served / "open").read_bytes() != content  # it is in this node's memory: else the flush shows nothing
         flush()
@@ -270,9 +270,9 @@ def test_what_is_not_closed_yet_is_durable_after_a_flush(version: str, place: st
 
 def test_a_flush_that_brings_a_full_disk_to_light(version: str, place: str) -> None:
     """What syncfs can't write is FolderFull at the latest when the file is closed; nothing goes by in silence."""
-    folder = CacheFolder(seen_from(1, version, "small", place) / "cache", "train")
-    folder.make()
-    with folder.flushing() as flush, pytest.raises(FolderFull), folder.writing(folder.files / "big") as out:  # noqa: PT012
+    directory = CacheDirectory(seen_from(1, version, "small", place) / "cache", "train")
+    directory.make()
+    with directory.flushing() as flush, pytest.raises(FolderFull), directory.writing(directory.files / "big") as out:  # noqa: PT012
         for _ in range(32):
             out.write(bytes(1 << 16))
         flush()

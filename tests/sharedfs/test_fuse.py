@@ -1,4 +1,4 @@
-"""Two nodes that see one folder late, without locks, full, failing or slow: warmup ends clearly, and what it leaves is right."""
+"""Two nodes that see one directory late, without locks, full, failing or slow: warmup ends clearly, and what it leaves is right."""
 
 import errno
 import fcntl
@@ -25,7 +25,7 @@ RECORD = f"{HOME}/train.json"
 
 
 def warm(job: NodeRanks, *arguments: str, **environment: str) -> dict[int, int]:
-    """Run warmup on all ranks, into the folder `cache` that all see at one path; give the exit codes."""
+    """Run warmup on all ranks, into the directory `cache` that all see at one path; give the exit codes."""
     job.start_all("warmup", "--cache-dir", str(job.shared / "cache"), *arguments, **environment)
     return job.wait()
 
@@ -95,7 +95,7 @@ def test_a_mount_lies_as_it_is_told(nodes: MakeNodes, backing: Path) -> None:
 def test_a_node_that_looked_too_early_sees_the_cache_at_once(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, there: str
 ) -> None:
-    """A waiter's node that holds every name for missing, for a minute, is ready in half of that, whichever folders existed."""
+    """A waiter's node that holds every name for missing, for a minute, is ready in half of that, whichever directories existed."""
     (backing / there).mkdir(parents=True, exist_ok=True)
     mounts = nodes("--nfs", "--negative", "60")
     miss(mounts[1], [name for name in EVERYTHING if not (backing / "cache" / name).exists()])
@@ -184,7 +184,7 @@ def test_the_command_itself_on_two_nodes(hub: LocalHub, nodes: MakeNodes, tmp_pa
     assert not (shared / "cache").exists()  # the ranks saw their mounts there, nobody else did
 
 
-# --- without locks, links across folders, or speed -----------------------------------------------------------------------------
+# --- without locks, links across directories, or speed -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flock", ["noop", "ENOSYS", "ENOLCK", "ENOTSUP"])
@@ -198,8 +198,8 @@ def test_no_file_lock_is_needed(hub: LocalHub, nodes: MakeNodes, job: MakeJob, b
     assert_whole(hub, backing / "cache", mounts[1].mount / "cache")
 
 
-def test_nothing_is_renamed_or_linked_across_folders(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path) -> None:
-    """Where each folder is a project quota of its own, so that renames across folders give EXDEV, warmup is the same."""
+def test_nothing_is_renamed_or_linked_across_directories(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path) -> None:
+    """Where each directory is a project quota of its own, so that renames across directories give EXDEV, warmup is the same."""
     mounts = nodes("--nfs")
     mounts[0].faults(exdev=True)
     ranks = job(mounts)
@@ -221,7 +221,7 @@ def test_slow_metadata(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: P
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT"])
-def test_a_folder_that_fills_up(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, error: str) -> None:
+def test_a_directory_that_fills_up(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, error: str) -> None:
     """All ranks end with 75 and the remedy; nothing is torn, what was verified stays, the next run brings the rest."""
     hub.faults.add(Fault.delay(0.02))
     mounts = nodes("--nfs")
@@ -241,7 +241,7 @@ def test_a_folder_that_fills_up(hub: LocalHub, nodes: MakeNodes, job: MakeJob, b
     assert_whole(hub, backing / "cache", mounts[1].mount / "cache")
 
 
-def test_a_full_folder_is_free_for_the_next_job(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path) -> None:
+def test_a_full_directory_is_free_for_the_next_job(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path) -> None:
     """Whoever fails on a full disk still leaves a lease that has ended, so that nobody waits for it."""
     hub.faults.add(Fault.delay(0.02))
     mounts = nodes("--nfs")
@@ -253,14 +253,14 @@ def test_a_full_folder_is_free_for_the_next_job(hub: LocalHub, nodes: MakeNodes,
 
 
 def assert_full(ranks: NodeRanks) -> None:
-    """Check that every rank's last line names the folder, what is wrong with it and what to do."""
+    """Check that every rank's last line names the directory, what is wrong with it and what to do."""
     for line in ranks.last_words():
         assert "FolderFull" in line, ranks.logs
         assert str(ranks.shared / "cache") in line, line
         assert "free space" in line, line
 
 
-def test_a_full_folder_that_says_so_costs_no_download(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path) -> None:
+def test_a_full_directory_that_says_so_costs_no_download(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path) -> None:
     """Where statfs tells how little is left, no image is fetched, and the message says how much is needed."""
     mounts = nodes("--nfs")
     mounts[0].faults(full={"after": 200_000, "told": True})
@@ -281,12 +281,12 @@ def test_a_full_folder_that_says_so_costs_no_download(hub: LocalHub, nodes: Make
         ({"op": "write", "path": rf"/{HOME}/\.step37-", "after": 2}, "EDQUOT", COUNT, COUNT),  # after lease and preflight
         ({"op": "fsync", "path": rf"/{HOME}/\.step37-", "after": 1}, "ENOSPC", COUNT, COUNT),
     ],
-    ids=["first folder", "lease", "closing", "manifest", "flushing the manifest"],
+    ids=["first directory", "lease", "closing", "manifest", "flushing the manifest"],
 )
-def test_wherever_a_folder_is_full(  # noqa: PLR0917 - a case has many properties
+def test_wherever_a_directory_is_full(  # noqa: PLR0917 - a case has many properties
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, rule: dict[str, Any], error: str, least: int, most: int
 ) -> None:
-    """Full at the first folder, the lease, the end of a file, or when the record is due: 75 for all, and never a record."""
+    """Full at the first directory, the lease, the end of a file, or when the record is due: 75 for all, and never a record."""
     mounts = nodes("--nfs")
     mounts[0].faults(fail=[rule | {"errno": error}])
     ranks = job(mounts)
@@ -353,7 +353,7 @@ def test_one_error_while_writing(
 def test_one_error_of_each_kind_while_a_waiter_reads(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, op: str, error: str, after: int
 ) -> None:
-    """One EIO or ESTALE at each file and folder that a waiter looks at: it looks again, and all ranks end well."""
+    """One EIO or ESTALE at each file and directory that a waiter looks at: it looks again, and all ranks end well."""
     mounts = nodes("--nfs", "--attr", "0")
     rules = [({"open": "opendir", "read": "readdir"}[op], HOME), (op, "train.json"), (op, "metadata.csv")]
     rules += [(op, ".jpg")] if op == "open" else []  # images are opened and not read

@@ -1,6 +1,6 @@
 """Jobs on a real cluster: what the scripts promise, by the ranks' own words and the Hub's log.
 
-``tests/slurm/run`` starts the cluster and runs these side by side: each has its own Hub, folder and nodes. Long ones come first.
+``tests/slurm/run`` starts the cluster and runs these side by side: each has its own Hub, directory and nodes. Long ones come first.
 """
 
 import re
@@ -26,13 +26,13 @@ HELD = "train/003*.jpg"  # those
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Draw two splits."""
-    folder = tmp_path_factory.mktemp("dataset")
+    directory = tmp_path_factory.mktemp("dataset")
     for split in ("train", "validation"):
-        (folder / split).mkdir()
+        (directory / split).mkdir()
         for number in range(COUNT):
-            (folder / split / f"{number:04}.jpg").write_bytes(picture(number))
-        write_rows(folder / split, [captioned(number) for number in range(COUNT)])
-    return folder
+            (directory / split / f"{number:04}.jpg").write_bytes(picture(number))
+        write_rows(directory / split, [captioned(number) for number in range(COUNT)])
+    return directory
 
 
 @pytest.fixture
@@ -44,12 +44,12 @@ def hub(dataset: Path) -> Iterator[LocalHub]:
 
 @pytest.fixture
 def desk(hub: LocalHub, request: pytest.FixtureRequest) -> Desk:
-    """Make the test's folder, with variables for its Hub and its cache."""
+    """Make the test's directory, with variables for its Hub and its cache."""
     name = re.sub(r"\W+", "-", request.node.name)
     variables = {"STEP37_ENDPOINT": hub.endpoint, "STEP37_CACHE_DIR": str(RIG / "shared" / name / "cache")}
     made = Desk(name, variables)
-    made.folder.mkdir()
-    made.folder.chmod(0o777)
+    made.directory.mkdir()
+    made.directory.chmod(0o777)
     return made
 
 
@@ -86,8 +86,8 @@ def until_restarted(job: Job) -> None:
 def assert_whole(hub: LocalHub, desk: Desk, split: str = "train") -> None:
     """Check that the cache holds every byte of the split."""
     assert desk.kept(split) == ALL
-    for path in (desk.folder / "cache" / split).iterdir():
-        assert path.read_bytes() == (hub.folder / split / path.name).read_bytes(), path
+    for path in (desk.directory / "cache" / split).iterdir():
+        assert path.read_bytes() == (hub.directory / split / path.name).read_bytes(), path
 
 
 def assert_all_said(job: Job, ranks: int, code: int = 0, restart: int = 0) -> None:
@@ -193,8 +193,8 @@ def test_a_waiter_is_killed_and_the_others_end_well_in_their_own_time(hub: Local
     assert fetched(hub) == Counter(ALL)
 
 
-def test_nodes_that_do_not_share_the_folder_are_named(desk: Desk) -> None:
-    """Each node has a cache folder of its own at the same path: rank 0 warns, and the error names the hosts that see nothing."""
+def test_nodes_that_do_not_share_the_directory_are_named(desk: Desk) -> None:
+    """Each node has a cache directory of its own at the same path: rank 0 warns, and the error names the hosts that see nothing."""
     cache = str(RIG / "local" / "cache")
     job = desk.warmup(STEP37_CACHE_DIR=cache, STEP37_VISIBILITY_TIMEOUT="3", MAX_RESTARTS="0").wait()
     assert (job.state, job.restarts, job.shown()["ExitCode"]) == ("FAILED", 0, "75:0"), job.everything
@@ -220,7 +220,7 @@ def test_scancel_in_mid_download_ends_the_job_for_good(hub: LocalHub, desk: Desk
     assert job.words()[0] == 143
     assert "cancelled" in job.log
     assert job.restarts == 0
-    left = [path.name for path in (desk.folder / "cache").rglob("*.tmp")]
+    left = [path.name for path in (desk.directory / "cache").rglob("*.tmp")]
     assert left == []
     hub.faults.clear()
     again = desk.warmup().completed()
@@ -284,7 +284,9 @@ def test_a_training_finds_no_ready_record(desk: Desk) -> None:
 
 def settings_file(desk: Desk, **settings: object) -> str:
     """Write a settings file and give its name."""
-    (desk.folder / "warmup.yaml").write_text("".join(f"{name}: {value}\n" for name, value in settings.items()), encoding="utf-8")
+    (desk.directory / "warmup.yaml").write_text(
+        "".join(f"{name}: {value}\n" for name, value in settings.items()), encoding="utf-8"
+    )
     return "warmup.yaml"
 
 
@@ -294,7 +296,7 @@ def test_a_typo_is_refused_at_submission(hub: LocalHub, desk: Desk) -> None:
     assert done.returncode == 2
     assert "sample_cuont: no such setting in warmup.yaml: did you mean sample_count?" in done.stderr
     assert "nothing was submitted" in done.stderr
-    assert not list(desk.folder.glob("*.log"))
+    assert not list(desk.directory.glob("*.log"))
     assert hub.requests == ()
 
 
@@ -347,7 +349,7 @@ def test_a_hub_that_answers_429_and_503_costs_retries_alone(hub: LocalHub, desk:
     assert_whole(hub, desk)
 
 
-def test_two_jobs_on_one_folder_download_once(hub: LocalHub, desk: Desk) -> None:
+def test_two_jobs_on_one_directory_download_once(hub: LocalHub, desk: Desk) -> None:
     """Submitted at once, one of them downloads; the other waits for its lease, and both are done."""
     hold(hub)
     jobs = [desk.warmup(**HOLDING), desk.warmup(**HOLDING)]
@@ -362,7 +364,7 @@ def test_two_jobs_on_one_folder_download_once(hub: LocalHub, desk: Desk) -> None
 
 def test_an_array_warms_two_splits_and_restarts_one_task_alone(hub: LocalHub, desk: Desk) -> None:
     """Each task takes its line of the file; the last one, whose job id is the array's own, fails and is queued again alone."""
-    (desk.folder / "splits.txt").write_text("--split train\n--split 'validation'\n", encoding="utf-8")
+    (desk.directory / "splits.txt").write_text("--split train\n--split 'validation'\n", encoding="utf-8")
     hub.faults.add(Fault.status(503, path="validation/*.jpg"))
     options = "--nodes=2 --ntasks-per-node=2 --array=1-2"
     array = desk.warmup("--attempts", "2", options=options, ARRAY_FILE="splits.txt")
@@ -384,7 +386,7 @@ def test_an_array_warms_two_splits_and_restarts_one_task_alone(hub: LocalHub, de
 def test_ranks_are_the_users_and_the_token_is_nowhere_but_in_its_file(dataset: Path, desk: Desk) -> None:
     """A private repository, a token in a file that its user alone may read: no log, no state of SLURM, no command line has it."""
     token = "hf_" + "thisIsMySecret"
-    file = desk.folder / "token"
+    file = desk.directory / "token"
     file.write_text(token, encoding="utf-8")
     file.chmod(0o600)
     on("ctl", "chown", str(USER), str(file))
@@ -406,9 +408,9 @@ def test_ranks_are_the_users_and_the_token_is_nowhere_but_in_its_file(dataset: P
         assert any(one.authorization for one in private.requests)
     assert "STEP37_TOKEN_FILE" in seen
     assert token not in seen + job.everything
-    kept = [desk.folder / "cache", *(desk.folder / "cache").rglob("*")]
+    kept = [desk.directory / "cache", *(desk.directory / "cache").rglob("*")]
     assert {path.stat().st_uid for path in kept} == {USER}
-    assert oct((desk.folder / "cache" / "train" / "0000.jpg").stat().st_mode) == oct(0o100644)
+    assert oct((desk.directory / "cache" / "train" / "0000.jpg").stat().st_mode) == oct(0o100644)
 
 
 def test_a_token_in_the_environment_is_refused(hub: LocalHub, desk: Desk) -> None:
@@ -421,7 +423,7 @@ def test_a_token_in_the_environment_is_refused(hub: LocalHub, desk: Desk) -> Non
 
 
 def test_the_machines_of_the_rig_see_late() -> None:
-    """What a machine has looked for in vain it goes on missing, after it has come to be, until the folder is listed there."""
+    """What a machine has looked for in vain it goes on missing, after it has come to be, until the directory is listed there."""
     (RIG / "backing" / "late").mkdir()
     file = RIG / "shared" / "late" / "file"
     look = ("bash", "-c", f"stat {file} >/dev/null 2>&1 || echo missing")

@@ -47,23 +47,23 @@ def power_on(node: str) -> None:
 
 @dataclass(frozen=True)
 class Desk:
-    """A folder that all machines share, from which the user submits with these variables."""
+    """A directory that all machines share, from which the user submits with these variables."""
 
     name: str
     variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def folder(self) -> Path:
-        """The folder behind all mounts."""
+    def directory(self) -> Path:
+        """The directory behind all mounts."""
         return RIG / "backing" / self.name
 
     @property
     def shared(self) -> Path:
-        """The folder as every machine sees it."""
+        """The directory as every machine sees it."""
         return RIG / "shared" / self.name
 
     def run(self, *command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a command on the controller, as the user, in the folder, with no other variables than these."""
+        """Run a command on the controller, as the user, in the directory, with no other variables than these."""
         given = {"PATH": "/usr/bin:/bin", "HOME": str(self.shared), "SLURM_CONF": str(RIG / "etc" / "slurm.conf")}
         given |= {"VENV": str(Path(os.environ["PYTHON"]).absolute().parents[1]), **self.variables, **variables}
         user = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
@@ -88,7 +88,7 @@ class Desk:
 
     def kept(self, split: str = "train") -> set[str]:
         """Give the names of the images that lie in the cache."""
-        return {path.name for path in (self.folder / "cache" / split).glob("*.jpg")}
+        return {path.name for path in (self.directory / "cache" / split).glob("*.jpg")}
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Job:
 
     def _file(self, ending: str) -> Path:
         shown = self.shown()
-        return self.desk.folder / f"{shown['JobName']}-{shown['JobId']}{ending}"
+        return self.desk.directory / f"{shown['JobName']}-{shown['JobId']}{ending}"
 
     @property
     def log(self) -> str:

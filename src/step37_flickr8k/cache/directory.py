@@ -1,6 +1,6 @@
-"""The cache folder: atomic publish, scan, hash, sweep; the only module that renames, chmods or deletes.
+"""The cache directory: atomic publish, scan, hash, sweep; the only module that renames, chmods or deletes.
 
-Files get their final name by a rename within their own folder, after their bytes were verified: a rename across folders may
+Files get their final name by a rename within their own directory, after their bytes were verified: a rename across directories may
 cross a project quota (EXDEV on Lustre). Modes follow the umask, so that other users' jobs can read the cache.
 """
 
@@ -22,7 +22,7 @@ from step37_flickr8k.cache.linux import allocate, sync_file_system
 from step37_flickr8k.dataset.metadata import METADATA, why_not_plain
 from step37_flickr8k.errors import FolderFull, FolderNotUsable, InvalidMetadata, TransientError
 
-__all__ = ["CacheFolder", "Entry", "Probe", "lines_of", "lock", "nearest"]
+__all__ = ["CacheDirectory", "Entry", "Probe", "lines_of", "lock", "nearest"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -31,14 +31,14 @@ _TEMPORARY = ".step37-"
 _CHUNK = 1 << 20
 _BLOCK = 4096  # bytes that a file's end wastes at most; NFS tells its transfer size in place of a block's
 _PROBE = b"step37-flickr8k looks whether files can be written, renamed and seen here\n"
-_NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}  # of a folder
+_NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}  # of a directory
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file as a scan of its folder shows it: size in bytes, mtime in ns."""
+    """A file as a scan of its directory shows it: size in bytes, mtime in ns."""
 
     size: int
     mtime_ns: int
@@ -53,11 +53,11 @@ def lines_of(path: Path) -> Iterator[str]:
             yield line
 
 
-class CacheFolder:
+class CacheDirectory:
     """``root/<split>`` with the files, ``root/.step37-flickr8k`` with what is ours."""
 
     def __init__(self, root: Path, split: str) -> None:
-        """Name the folder; nothing is touched."""
+        """Name the directory; nothing is touched."""
         self.root = root
         self.split = split
         self.files = root / split
@@ -66,7 +66,7 @@ class CacheFolder:
         self._numbers = iter(range(1 << 62))
 
     def make(self) -> None:
-        """Make the folders; for the downloader only: many ranks making them at once can fail on Lustre."""
+        """Make the directories; for the downloader only: many ranks making them at once can fail on Lustre."""
         self.refuse_links()
         try:
             with self.errors():
@@ -76,7 +76,7 @@ class CacheFolder:
             raise FolderNotUsable(f"{error.filename} is a file: choose another cache_dir, or move it away") from error
 
     def refuse_links(self) -> None:
-        """Raise `FolderNotUsable` for a symbolic link in a folder's place: what is written would lie outside of the cache."""
+        """Raise `FolderNotUsable` for a symbolic link in a directory's place: what is written would lie outside of the cache."""
         for place in (self.files, self.home):
             if place.is_symlink():
                 raise FolderNotUsable(f"{place} is a symbolic link: make the cache_dir itself one, or move it away")
@@ -87,7 +87,7 @@ class CacheFolder:
             return {entry.name for entry in _files(self.files) if not entry.name.startswith(".")}
 
     def scan(self) -> dict[str, Entry]:
-        """Give the split's files, hidden ones left out; empty if there is no such folder."""
+        """Give the split's files, hidden ones left out; empty if there is no such directory."""
         with self.errors():
             return {name: Entry(s.st_size, s.st_mtime_ns) for name, s in _stats(self.files) if not name.startswith(".")}
 
@@ -114,15 +114,15 @@ class CacheFolder:
         return time.time()
 
     def refresh(self) -> set[str]:
-        """List our own folder: what an NFS client has once missed it goes on missing until the folder that holds it is listed.
+        """List our own directory: what an NFS client has once missed it goes on missing until the directory that holds it is listed.
 
-        That holds for our folder itself, too: the cache folder is listed first, and what holds that one where it is missing.
+        That holds for our directory itself, too: the cache directory is listed first, and what holds that one where it is missing.
         """
         with self.errors():
             return _names(self.home) if HOME in _names(self.root) else set()
 
     def refresh_files(self) -> None:
-        """List the split's folder, where this node misses one of its files: see `refresh`. Costly, and seldom needed."""
+        """List the split's directory, where this node misses one of its files: see `refresh`. Costly, and seldom needed."""
         with contextlib.suppress(OSError):  # what there is to say of it, the next look says
             os.listdir(self.files)
 
@@ -139,7 +139,7 @@ class CacheFolder:
         return None
 
     def try_out(self) -> None:
-        """Write, rename, list and read a small file in both folders, as the work will; raises what doesn't hold.
+        """Write, rename, list and read a small file in both directories, as the work will; raises what doesn't hold.
 
         Where one of them isn't yet, the nearest one above it that is there stands for it.
         """
@@ -249,7 +249,7 @@ class CacheFolder:
         self._settle(self.home)
 
     def _settle(self, place: Path) -> None:
-        """Make the names of a folder durable; some file systems know no fsync of a folder."""
+        """Make the names of a directory durable; some file systems know no fsync of a directory."""
         with self.errors():
             descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -298,7 +298,7 @@ class CacheFolder:
     def flushing(self) -> Iterator[Callable[[], None]]:
         """Give a function that makes durable all that was written since: one syncfs instead of an fsync per file.
 
-        syncfs tells of what failed since its folder was opened, so that is done first; and once of what failed before, and
+        syncfs tells of what failed since its directory was opened, so that is done first; and once of what failed before, and
         nobody has asked for, as after a run on a full NFS export: that is let go by. NFS and Lustre tell at close, too.
         """
         with self.errors():
@@ -353,7 +353,7 @@ class CacheFolder:
 
 
 class Probe:
-    """A small file in a folder, with a lock on it, for ranks on other nodes to look for; made by `make`, deleted by `close`."""
+    """A small file in a directory, with a lock on it, for ranks on other nodes to look for; made by `make`, deleted by `close`."""
 
     def __init__(self, place: Path) -> None:
         """Name it; nothing is touched."""
@@ -388,7 +388,7 @@ def lock(file: BinaryIO) -> bool | None:
 
 
 def nearest(place: Path) -> Path:
-    """Give a folder, or where it isn't yet the nearest one above it that is there."""
+    """Give a directory, or where it isn't yet the nearest one above it that is there."""
     return next(each for each in (place, *place.parents) if each.is_dir())
 
 
@@ -402,26 +402,26 @@ def _amount(size: int) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 10**9 else f"{size / 1e6:,.1f} MB"
 
 
-def _names(folder: Path) -> set[str]:
-    """List a folder; where it is missing, after what should hold it, upwards to the first that is there. Empty if it isn't."""
+def _names(directory: Path) -> set[str]:
+    """List a directory; where it is missing, after what should hold it, upwards to the first that is there. Empty if it isn't."""
     with contextlib.suppress(FileNotFoundError):
-        return set(os.listdir(folder))
+        return set(os.listdir(directory))
     with contextlib.suppress(FileNotFoundError, PermissionError):  # what holds it may be closed to this user
-        real = Path(os.path.realpath(folder))  # a link may lead to where nothing is yet
+        real = Path(os.path.realpath(directory))  # a link may lead to where nothing is yet
         if real.name in _names(real.parent):
             return set(os.listdir(real))
     return set()
 
 
-def _files(folder: Path) -> Iterator["os.DirEntry[str]"]:
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+def _files(directory: Path) -> Iterator["os.DirEntry[str]"]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
                 if entry.is_file(follow_symlinks=False):
                     yield entry
 
 
-def _stats(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    for entry in _files(folder):
+def _stats(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
+    for entry in _files(directory):
         with contextlib.suppress(FileNotFoundError):
             yield entry.name, entry.stat(follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""The lease: who may download into a folder, among jobs and processes that share nothing but the folder.
+"""The lease: who may download into a directory, among jobs and processes that share nothing but the directory.
 
 It saves work; correctness is the renames' alone. ``.step37-flickr8k/<split>.lease.<n>`` is generation n, and the highest one
 counts. Generation n+1 is taken by an exclusive ``link``, and only after generation n has ended or its bytes have not changed
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, TypeGuard
 
-from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.errors import LeaseLost, RankZeroLost, Step37Error, as_value, from_value
 
 __all__ = ["Claim", "Holder", "Lease", "holder", "take"]
@@ -53,19 +53,19 @@ class Holder(Claim):
     failure: str | None
 
 
-def holder(folder: CacheFolder) -> Holder | None:
+def holder(directory: CacheDirectory) -> Holder | None:
     """Look who holds the lease, or held it last; None if nobody ever did, or it is being written at this moment.
 
     The silence is told by this node's clock, so it is for people: who takes a lease watches it.
     """
-    generation, content = _newest(folder)
+    generation, content = _newest(directory)
     said = _parsed(content)
     if not generation or "nonce" not in said:
         return None
     failure = said.get("failure")
     return Holder(
         **{name: said.get(name) for name in ("run", "rank", "host", "pid", "state")},  # type: ignore[arg-type]
-        silent=time.time() - folder.written(f"{folder.split}.lease.{generation}"),
+        silent=time.time() - directory.written(f"{directory.split}.lease.{generation}"),
         timeout=timeout if isinstance(timeout := said.get("timeout"), int | float) else _USUAL,
         progress=progress if _is_progress(progress := said.get("progress")) else {},
         failure=_told(failure) if isinstance(failure, dict) else None,
@@ -88,7 +88,7 @@ def _is_progress(told: object) -> TypeGuard[dict[str, Any]]:
 
 
 def take(
-    folder: CacheFolder,
+    directory: CacheDirectory,
     claim: Claim,
     timeout: float,
     waiting: Callable[[str], bool],
@@ -104,15 +104,15 @@ def take(
     seen: tuple[int, bytes] | None = None
     since = time.monotonic()
     while True:
-        generation, content = _newest(folder)
+        generation, content = _newest(directory)
         if (generation, content) != seen:
             fresh = seen is not None and seen[0] == generation
             seen, since = (generation, content), time.monotonic()
             holder = _parsed(content)
-            if _is_failure_of_this_run(holder, claim) and (fresh or _age(folder, generation) < timeout / 4):
+            if _is_failure_of_this_run(holder, claim) and (fresh or _age(directory, generation) < timeout / 4):
                 raise from_value(holder["failure"])
         if generation == 0 or _may_take(holder, claim) or time.monotonic() - since >= timeout:
-            lease = Lease(folder, claim, generation + 1, timeout, tell)
+            lease = Lease(directory, claim, generation + 1, timeout, tell)
             if lease.taken():
                 return lease
             continue
@@ -121,11 +121,13 @@ def take(
         time.sleep(min(2.0, timeout / 8))
 
 
-def _newest(folder: CacheFolder) -> tuple[int, bytes]:
-    prefix = f"{folder.split}.lease."
-    numbers = [int(n.removeprefix(prefix)) for n in folder.refresh() if n.startswith(prefix) and n.removeprefix(prefix).isdigit()]
+def _newest(directory: CacheDirectory) -> tuple[int, bytes]:
+    prefix = f"{directory.split}.lease."
+    numbers = [
+        int(n.removeprefix(prefix)) for n in directory.refresh() if n.startswith(prefix) and n.removeprefix(prefix).isdigit()
+    ]
     generation = max(numbers, default=0)
-    return generation, (folder.read(f"{prefix}{generation}") if generation else None) or b""
+    return generation, (directory.read(f"{prefix}{generation}") if generation else None) or b""
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
@@ -149,9 +151,9 @@ def _is_failure_of_this_run(holder: dict[str, Any], claim: Claim) -> bool:
     return told and same_run and holder.get("rank") != claim.rank and holder.get("state") == "failed"
 
 
-def _age(folder: CacheFolder, generation: int) -> float:
+def _age(directory: CacheDirectory, generation: int) -> float:
     with contextlib.suppress(OSError, Step37Error):  # it has just been replaced
-        return folder.age(f"{folder.split}.lease.{generation}")
+        return directory.age(f"{directory.split}.lease.{generation}")
     return float("inf")
 
 
@@ -164,10 +166,15 @@ class Lease:
     """A held lease, beating in a thread of its own; a context manager whose exception, if any, stays in it."""
 
     def __init__(
-        self, folder: CacheFolder, claim: Claim, generation: int, timeout: float, tell: Callable[[], Mapping[str, Any]] = dict
+        self,
+        directory: CacheDirectory,
+        claim: Claim,
+        generation: int,
+        timeout: float,
+        tell: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         """Describe the lease; `taken` takes it."""
-        self._folder = folder
+        self._directory = directory
         self._generation = generation
         self._timeout = timeout
         self._tell = tell
@@ -181,13 +188,13 @@ class Lease:
 
     def taken(self) -> bool:
         """Try to take this generation; False if somebody was quicker."""
-        name = f"{self._folder.split}.lease.{self._generation}"
-        if not self._folder.create(name, self._written()):
+        name = f"{self._directory.split}.lease.{self._generation}"
+        if not self._directory.create(name, self._written()):
             return False
-        for old in self._folder.refresh():
-            number = old.removeprefix(f"{self._folder.split}.lease.")
+        for old in self._directory.refresh():
+            number = old.removeprefix(f"{self._directory.split}.lease.")
             if number.isdigit() and int(number) < self._generation:
-                self._folder.discard(self._folder.home / old)
+                self._directory.discard(self._directory.home / old)
         self._good = time.monotonic()
         return True
 
@@ -212,7 +219,7 @@ class Lease:
         if not self._lost and time.monotonic() - self._good > self._timeout / 2:
             self._beat({})
         if self._lost:
-            raise LeaseLost(f"another downloader has taken over {self._folder.files}, since this one was silent for too long")
+            raise LeaseLost(f"another downloader has taken over {self._directory.files}, since this one was silent for too long")
 
     def _keep(self) -> None:
         pause = _FIRST_BEAT  # often at first: who looks at a run has often just started it
@@ -225,13 +232,13 @@ class Lease:
 
     def _beat(self, change: dict[str, Any]) -> None:
         with self._lock:
-            generation, _ = _newest(self._folder)
+            generation, _ = _newest(self._directory)
             if generation != self._generation:
                 self._lost = True
                 return
             self._content |= {"progress": dict(self._tell())} | change
             self._content["beat"] += 1
-            self._folder.rewrite(f"{self._folder.split}.lease.{self._generation}", self._written())
+            self._directory.rewrite(f"{self._directory.split}.lease.{self._generation}", self._written())
             self._good = time.monotonic()
 
     def _written(self) -> bytes:

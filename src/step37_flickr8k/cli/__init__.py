@@ -239,17 +239,17 @@ def _hub(parsed: argparse.Namespace) -> int:
     from step37_flickr8k import localhub  # noqa: PLC0415 - imports the HTTP server
 
     def say(hub: localhub.LocalHub) -> None:
-        print(f"serving {parsed.folder} as {parsed.repo_id} at commit {hub.commit}; Ctrl-C ends it", file=sys.stderr)
+        print(f"serving {parsed.directory} as {parsed.repo_id} at commit {hub.commit}; Ctrl-C ends it", file=sys.stderr)
         _print(f"export HF_ENDPOINT={hub.endpoint}")
 
     where = {"host": parsed.host, "port": parsed.port, "parquet": parsed.parquet}
-    hub = localhub.LocalHub(parsed.folder, repo_id=parsed.repo_id, **where)
+    hub = localhub.LocalHub(parsed.directory, repo_id=parsed.repo_id, **where)
     if parsed.delay:
         hub.faults.add(localhub.Fault.delay(parsed.delay))
     try:
         localhub.run(hub, on_ready=say)
     except OSError as error:
-        raise InvalidSettings(f"can't serve {parsed.folder}: {error}") from error
+        raise InvalidSettings(f"can't serve {parsed.directory}: {error}") from error
     return 0
 
 
@@ -268,12 +268,12 @@ def _parser() -> argparse.ArgumentParser:
         ("warmup", _warmup, "the job: rank 0 downloads, the others wait, all read (run it on every rank)", None),
         ("plan", _plan, "what warmup would do: files, bytes, requests; downloads no image", None),
         ("verify", _verify, "hash the cache again and compare it with its manifest; --repair mends it", None),
-        ("status", _status, "what the cache folder holds, and who is filling it right now; asks nobody", {"cache_dir"}),
+        ("status", _status, "what the cache directory holds, and who is filling it right now; asks nobody", {"cache_dir"}),
         ("preview", _preview, "the samples of a warm cache as a page with a search box, and as a picture", _PREVIEWED),
         (
             "doctor",
             _doctor,
-            "checks what usually goes wrong, with a remedy for each; as two ranks on two nodes the folder, too",
+            "checks what usually goes wrong, with a remedy for each; as two ranks on two nodes the directory, too",
             None,
         ),
         ("settings", _settings, "the settings in force and where each came from", None),
@@ -305,13 +305,13 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("file", type=Path, nargs="?", metavar="FILE", help="the report's JSON; - for stdin")
     report.add_argument("--html", type=Path, metavar="PAGE", help="write it as a page, too, with small plots")
     report.add_argument("--json-schema", action="store_true", help="print the JSON schema of reports")
-    hub = commands.add_parser("hub", help="serve a folder as a Hub dataset repository, for rehearsals and tests")
+    hub = commands.add_parser("hub", help="serve a directory as a Hub dataset repository, for rehearsals and tests")
     hub.set_defaults(run=_hub)
-    hub.add_argument("folder", type=Path, help="folder that holds <split>/metadata.csv and the images")
+    hub.add_argument("directory", type=Path, help="directory that holds <split>/metadata.csv and the images")
     hub.add_argument("--repo-id", default="intro/flickr8k", help="name of the repository (default: %(default)s)")
     hub.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     hub.add_argument("--port", type=_port, default=0, help="port to listen on (default: a free one)")
-    hub.add_argument("--parquet", type=Path, help="folder to serve as its Parquet conversion: default/<split>/*.parquet")
+    hub.add_argument("--parquet", type=Path, help="directory to serve as its Parquet conversion: default/<split>/*.parquet")
     hub.add_argument("--delay", type=float, default=0.0, help="seconds that every request waits, as a far Hub's would")
     return parser
 

@@ -41,7 +41,7 @@ from step37_flickr8k.errors import (
     from_value,
 )
 
-__all__ = ["Group", "Patience", "Progress", "Store", "difference", "share"]
+__all__ = ["Group", "Progress", "Store", "Timeouts", "difference", "share"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -75,7 +75,7 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class Timeouts:
     """How long silence may last, in seconds; working and waiting as such have no limit."""
 
     arrival: float = 900.0
@@ -160,7 +160,7 @@ class Progress:
 @dataclass(frozen=True, kw_only=True)
 class _Call:
     group: Group
-    patience: Patience
+    timeouts: Timeouts
     arguments: Value
     prefix: str
 
@@ -173,7 +173,7 @@ def share(
     look: Callable[[bool], Value | None] = lambda _: None,
     watch: Callable[[Value], None] = lambda _: None,
     arguments: Mapping[str, Any] | None = None,
-    patience: Patience = Patience(),
+    timeouts: Timeouts = Timeouts(),
 ) -> Value:
     """Run ``work`` on rank 0 and give its result to every rank, or raise its error on every rank.
 
@@ -190,7 +190,7 @@ def share(
     Raises what ``work`` or any rank's ``confirm`` raised; `CallMismatch`; `Stalled`; `RankZeroLost`.
     """
     plain: Value = json.loads(json.dumps(dict(arguments or {})))
-    call = _Call(group=group, patience=patience, arguments=plain, prefix=f"step37/{group.name}/{next(group.calls)}")
+    call = _Call(group=group, timeouts=timeouts, arguments=plain, prefix=f"step37/{group.name}/{next(group.calls)}")
     if group.size == 1:
         result = work(Progress(watch))
         confirm(result)
@@ -259,7 +259,7 @@ class _Herald(threading.Thread):
     def __init__(self, call: _Call, progress: Progress) -> None:
         super().__init__(name="step37-herald", daemon=True)
         self._call = call
-        self._patience = call.patience
+        self._timeouts = call.timeouts
         self._progress = progress
         self._nonce = secrets.token_hex(8)
         self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
@@ -271,7 +271,7 @@ class _Herald(threading.Thread):
         self._was_frozen = False
         self._lost: ConnectionError | None = None
         try:
-            self._store = call.group.connect(call.patience.arrival)
+            self._store = call.group.connect(call.timeouts.arrival)
         except ConnectionError as error:
             raise TransientError(str(error)) from error
 
@@ -285,7 +285,7 @@ class _Herald(threading.Thread):
     def conclude(self, error: BaseException | None, own_report: Value) -> Value:
         """Collect what the ranks report, speak the verdict, and stay until it has been heard."""
         others = self._call.group.size - 1
-        patient = self._patience.confirming if error is None else _LAST_WORDS
+        patient = self._timeouts.confirming if error is None else _LAST_WORDS
         self._until("reports", others, _FAREWELL if self._was_frozen else patient)
         reports = self._ask(self._reports, default={})
         reports[0] = own_report | {"host": self._call.group.host}
@@ -294,7 +294,7 @@ class _Herald(threading.Thread):
             self._until("leaves", len(reports) - 1, _FAREWELL)
         else:
             signalled = not isinstance(error, Exception)
-            self._until("leaves", others, _LAST_WORDS if signalled else self._patience.heartbeat)
+            self._until("leaves", others, _LAST_WORDS if signalled else self._timeouts.heartbeat)
         return verdict | {"ranks": _roll(self._call.group.size, reports)}
 
     def stop(self) -> None:
@@ -348,7 +348,7 @@ class _Herald(threading.Thread):
     def _next_task(self) -> bool:
         now = time.monotonic()
         # a rank 0 that was frozen, and its store with it, has been given up where it can't read of it: few will still report
-        self._was_frozen |= now - self._turned > self._patience.heartbeat
+        self._was_frozen |= now - self._turned > self._timeouts.heartbeat
         self._turned = now
         try:
             item = self._tasks.get(timeout=_POLL)
@@ -382,7 +382,7 @@ class _Herald(threading.Thread):
             log.debug("arrived: %s", self._store.get(f"{prefix}/arrival/{self._answered}"))
 
     def _keep_alive(self) -> None:
-        stall = self._patience.stall
+        stall = self._timeouts.stall
         if self._outcome is None and stall and self._progress.idle() > stall:
             state = self._progress.snapshot()["state"]
             reason = Stalled(f"rank 0 has made no progress for {stall:g} s while {state}: look at its node and the Hub")
@@ -398,7 +398,7 @@ class _Herald(threading.Thread):
         text = json.dumps(word)
         stands = self._store.compare_set(self._key(f"word/{self._words + 1}"), "", text)
         self._words += 1
-        self._beat_due = time.monotonic() + self._patience.beat
+        self._beat_due = time.monotonic() + self._timeouts.beat
         if stands != text:  # said in this rank's place while it was frozen or cut off: it stands
             word = _outcome_of(json.loads(stands)) | {"arguments": self._call.arguments}
             self._progress.stop(RankZeroLost(word["message"]))
@@ -486,11 +486,11 @@ class _Listener(threading.Thread):
     def __init__(self, call: _Call) -> None:
         super().__init__(name="step37-listener", daemon=True)
         self._call = call
-        self._patience = call.patience
+        self._timeouts = call.timeouts
         self._inbox: queue.SimpleQueue[Value | RankZeroLost] = queue.SimpleQueue()
         self._own_report: Future[str] = Future()
         self._heard: float | None = None
-        self._deadline = time.monotonic() + call.patience.arrival
+        self._deadline = time.monotonic() + call.timeouts.arrival
 
     # in the waiter's main thread
 
@@ -501,7 +501,7 @@ class _Listener(threading.Thread):
         look: Callable[[bool], Value | None] = lambda _: None,
     ) -> Value:
         """Give rank 0's next word of this kind; raises RankZeroLost after the silence that is too long."""
-        look_due = time.monotonic() + self._patience.heartbeat
+        look_due = time.monotonic() + self._timeouts.heartbeat
         overdue = 0
         while True:
             with contextlib.suppress(queue.Empty):
@@ -517,7 +517,7 @@ class _Listener(threading.Thread):
             if overdue > 2:  # turns: had this rank itself been frozen, its listener would have caught up by now
                 raise self._silence()
             if self._heard is None and time.monotonic() > look_due:
-                look_due = time.monotonic() + self._patience.heartbeat
+                look_due = time.monotonic() + self._timeouts.heartbeat
                 if (found := look(True)) is not None:
                     log.warning("rank 0 is not there, but the ready record names this run, so this rank goes on")
                     return found | {"kind": "found"}
@@ -543,7 +543,7 @@ class _Listener(threading.Thread):
                     self._inbox.put(self._silence(lost))
                     return
                 log.debug("lost the store, trying again: %s", lost)
-                time.sleep(min(1.0, self._patience.heartbeat / 10))
+                time.sleep(min(1.0, self._timeouts.heartbeat / 10))
 
     def _hear_out(self) -> bool:
         """Follow one rank 0 to its verdict; False when another one has begun meanwhile."""
@@ -592,7 +592,7 @@ class _Listener(threading.Thread):
 
     def _listen_until_silence(self) -> None:
         self._heard = time.monotonic()
-        self._deadline = self._heard + self._patience.heartbeat
+        self._deadline = self._heard + self._timeouts.heartbeat
 
     def _left(self) -> float:
         return max(self._deadline - time.monotonic(), 0.001)
@@ -600,8 +600,8 @@ class _Listener(threading.Thread):
     def _silence(self, cause: Exception | None = None) -> RankZeroLost:
         why = f" ({cause})" if cause else ""
         if self._heard is None:
-            return RankZeroLost(f"never met rank 0 within {self._patience.arrival:g} s{why}: did it start, and is it reachable?")
-        return RankZeroLost(f"rank 0 was killed, frozen or cut off: no word within {self._patience.heartbeat:g} s{why}")
+            return RankZeroLost(f"never met rank 0 within {self._timeouts.arrival:g} s{why}: did it start, and is it reachable?")
+        return RankZeroLost(f"rank 0 was killed, frozen or cut off: no word within {self._timeouts.heartbeat:g} s{why}")
 
 
 def _no_store(_: float) -> Store:

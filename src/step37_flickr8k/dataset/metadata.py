@@ -55,7 +55,7 @@ def _what_is_missing(cells: Sequence[str], columns: Mapping[str, int]) -> str:
 
 
 def why_not_plain(name: str) -> str | None:
-    """Tell why a name can't be that of an image right in the split's folder; None if it can.
+    """Tell why a name can't be that of an image right in the split's directory; None if it can.
 
     Names become paths of the cache: none may lead out of it, collide with a file of ours, or be refused by a file system.
     """
@@ -88,7 +88,7 @@ def _columns(header: Sequence[str], caption_key: str, where: str) -> tuple[int, 
 def _check_name(name: str, where: str) -> None:
     if why := why_not_plain(name):
         shown = repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")
-        raise InvalidMetadata(f"{where}: file_name {shown} is not the name of an image in the split's folder: {why}")
+        raise InvalidMetadata(f"{where}: file_name {shown} is not the name of an image in the split's directory: {why}")
 
 
 def _encoding_of(error: UnicodeDecodeError) -> str:

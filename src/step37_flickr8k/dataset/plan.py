@@ -22,7 +22,7 @@ class Plan:
 
 
 def decide(rows: Iterable[Row], listing: Listing, verified: Mapping[str, str]) -> Plan:
-    """Plan = wanted - already verified; ``verified`` maps names to digests of what the folder holds, proven right.
+    """Plan = wanted - already verified; ``verified`` maps names to digests of what the directory holds, proven right.
 
     Raises `ImageNotFound` for a row whose image the commit doesn't hold.
     """

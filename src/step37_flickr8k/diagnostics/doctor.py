@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from step37_flickr8k.cache.directory import CacheFolder, Probe, lock, nearest
+from step37_flickr8k.cache.directory import CacheDirectory, Probe, lock, nearest
 from step37_flickr8k.cache.filesystem import local_file_system
 from step37_flickr8k.cluster.group import Group, difference, share
 from step37_flickr8k.cluster.launcher import World
@@ -68,7 +68,7 @@ def examine(settings: WarmupSettings, world: World, group: Group, contradictions
     warmup = Warmup(settings, world)
     if world.rank == 0:
         others = "rank 1" if world.size == 2 else f"the {world.size - 1:,} other ranks"
-        log.info("waiting for %s, %.0f s at the most", others, warmup.patience.confirming)
+        log.info("waiting for %s, %.0f s at the most", others, warmup.timeouts.confirming)
     yield _together(warmup, group, found)
 
 
@@ -88,7 +88,7 @@ def _alone(settings: WarmupSettings, world: World) -> list[Finding]:
     if isinstance(plan, Finding):
         found.append(plan)
         plan = None
-    return [*found, *_folder(settings, plan), _memory(settings, world, plan)]
+    return [*found, *_directory(settings, plan), _memory(settings, world, plan)]
 
 
 def _plan(settings: WarmupSettings, world: World) -> Value | Finding:
@@ -187,25 +187,25 @@ def _clock(headers: Mapping[str, str]) -> Finding:
     return Finding("clock", _WARNING, f"{abs(ahead):,.0f} s {way} the endpoint's", remedy)
 
 
-def _folder(settings: WarmupSettings, plan: Value | None) -> list[Finding]:
-    folder = CacheFolder(settings.cache_dir.absolute(), settings.split)
-    place = nearest(folder.root)
-    beside = "" if place == folder.root else f" ({folder.root} isn't there yet)"
+def _directory(settings: WarmupSettings, plan: Value | None) -> list[Finding]:
+    directory = CacheDirectory(settings.cache_dir.absolute(), settings.split)
+    place = nearest(directory.root)
+    beside = "" if place == directory.root else f" ({directory.root} isn't there yet)"
     if plan and plan["warm"]:
-        return [Finding(check, _OK, f"{folder.root} is warm: nothing is to be written") for check in ("folder", "space")]
+        return [Finding(check, _OK, f"{directory.root} is warm: nothing is to be written") for check in ("folder", "space")]
     try:
-        folder.try_out()
+        directory.try_out()
     except Step37Error as error:
         remedy = "choose another cache_dir" if isinstance(error, TransientError) else ""  # else the message names one
-        return [Finding("folder", _PROBLEM, str(error), remedy), Finding("space", _SKIPPED, "the folder isn't usable")]
+        return [Finding("folder", _PROBLEM, str(error), remedy), Finding("space", _SKIPPED, "the directory isn't usable")]
     fine = Finding("folder", _OK, f"{place} takes files and renames{beside}")
-    if kind := local_file_system(folder.root):
+    if kind := local_file_system(directory.root):
         told = f"{place} is on {kind}, which other nodes can't see, unless this one exports it"
         fine = Finding("folder", _WARNING, told, "for more than one node choose a shared cache_dir, or cache_scope=node")
     if plan is None:
         return [fine, Finding("space", _SKIPPED, "what is needed isn't known, since the Hub wasn't asked")]
     try:
-        folder.check_space(plan["bytes"], plan["fetch"])
+        directory.check_space(plan["bytes"], plan["fetch"])
     except FolderFull as error:
         return [fine, Finding("space", _PROBLEM, str(error))]
     return [fine, Finding("space", _OK, f"room for {plan['fetch']:,} files, {plan['bytes'] / 1e6:,.1f} MB")]
@@ -231,10 +231,10 @@ def _memory(settings: WarmupSettings, world: World, plan: Value | None) -> Findi
 
 def _together(warmup: Warmup, group: Group, own: list[Finding]) -> list[Finding]:
     """Let all ranks look for a file before it is there, and then for it: two calls, since a name once missed may stay missing."""
-    patience = warmup.patience
-    place = nearest(warmup.folder.root)
+    timeouts = warmup.timeouts
+    place = nearest(warmup.directory.root)
     probe = Probe(place)
-    within = min(_SEEN_WITHIN, patience.visibility)
+    within = min(_SEEN_WITHIN, timeouts.visibility)
 
     def miss(result: Value) -> Value:
         Path(result["probe"]).exists()
@@ -248,10 +248,10 @@ def _together(warmup: Warmup, group: Group, own: list[Finding]) -> list[Finding]
 
     try:
         begun = {"probe": str(probe.path), "arguments": warmup.arguments()}
-        first = share(group, lambda _: begun, confirm=miss, patience=patience)
+        first = share(group, lambda _: begun, confirm=miss, timeouts=timeouts)
         if group.rank == 0 and all(said["ok"] is None for rank, said in first["ranks"].items() if rank != "0"):
             return [*_of_others(first["ranks"]), *_unchecked("no other rank came")]
-        second = share(group, make, confirm=lambda made: _seen(made, within) if group.rank else {}, patience=patience)
+        second = share(group, make, confirm=lambda made: _seen(made, within) if group.rank else {}, timeouts=timeouts)
     finally:
         probe.close()
     if group.rank:
@@ -265,7 +265,7 @@ def _arguments(ours: Value, rank_0s: Value) -> list[Finding]:
 
 
 def _seen(made: Value, within: float) -> Value:
-    """Look for rank 0's file as the project looks, by listing its folder first, and try its lock."""
+    """Look for rank 0's file as the project looks, by listing its directory first, and try its lock."""
     path, start = Path(made["probe"]), time.monotonic()
     said: Value = {"late": not path.exists(), "listed": False, "seen_after": None, "locked": None}
     while True:
@@ -340,12 +340,12 @@ def _locks(second: Value, away: Mapping[str, Value]) -> Finding:
 def _lag(away: Mapping[str, Value], within: float) -> Finding:
     listing = {name: said for name, said in away.items() if said["listed"]}
     if not listing:
-        return Finding("lag", _SKIPPED, "the folder isn't shared")
+        return Finding("lag", _SKIPPED, "the directory isn't shared")
     if missing := _which(listing, lambda said: said["seen_after"] is None):
         remedy = "mount with shorter time-outs for names and attributes, or raise visibility_timeout beyond them"
         return Finding("lag", _WARNING, f"{missing} lists the file, but can't open it within {within:g} s", remedy)
-    told = f"seen within {max(said['seen_after'] for said in listing.values()):.2f} s of being written, by listing the folder"
+    told = f"seen within {max(said['seen_after'] for said in listing.values()):.2f} s of being written, by listing the directory"
     if late := _which(listing, lambda said: said["late"]):
         told += f"; by name alone not at once by {late}, which had looked too early"
-        return Finding("lag", _OK, told, "list a folder before you look for a file in it; nothing here waits by name")
+        return Finding("lag", _OK, told, "list a directory before you look for a file in it; nothing here waits by name")
     return Finding("lag", _OK, told)

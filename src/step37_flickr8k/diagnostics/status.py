@@ -1,4 +1,4 @@
-"""What is in a cache folder, at once and without the network: the ready records, and who is filling it right now."""
+"""What is in a cache directory, at once and without the network: the ready records, and who is filling it right now."""
 
 import re
 import time
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.lease import Holder, holder
 from step37_flickr8k.cache.record import Coverage, Record, read_manifest, read_record, rows_of
 from step37_flickr8k.dataset.metadata import METADATA
@@ -45,42 +45,42 @@ class SplitStatus:
 
 
 def status(root: Path) -> list[SplitStatus]:
-    """Look at every split of a cache folder; empty if there is nothing of ours."""
-    found = map(_OURS.fullmatch, CacheFolder(root, "").refresh())
-    return [_split(CacheFolder(root, split)) for split in sorted({match["split"] for match in found if match})]
+    """Look at every split of a cache directory; empty if there is nothing of ours."""
+    found = map(_OURS.fullmatch, CacheDirectory(root, "").refresh())
+    return [_split(CacheDirectory(root, split)) for split in sorted({match["split"] for match in found if match})]
 
 
-def _split(folder: CacheFolder) -> SplitStatus:
-    last = holder(folder)
+def _split(directory: CacheDirectory) -> SplitStatus:
+    last = holder(directory)
     downloader = last if last and last.state != "released" else None
-    record = read_record(folder)
+    record = read_record(directory)
     if record is None:
-        return SplitStatus(split=folder.split, downloader=downloader)
-    manifest = read_manifest(folder)
-    there = folder.names()
+        return SplitStatus(split=directory.split, downloader=downloader)
+    manifest = read_manifest(directory)
+    there = directory.names()
     return SplitStatus(
-        split=folder.split,
+        split=directory.split,
         repo_id=record.repo_id,
         commit=record.commit,
         captions=record.captions,
-        left_out={key: _left_out(folder, record, key) for key in record.captions},
+        left_out={key: _left_out(directory, record, key) for key in record.captions},
         files=sum(name != METADATA for name in manifest),
         bytes=sum(proven.size for name, proven in manifest.items() if name != METADATA),
         proven=len(manifest),
         missing=sum(name not in there for name in manifest),
         skipped=record.skipped,
         runs=record.runs,
-        age=time.time() - folder.written(f"{folder.split}.json"),
+        age=time.time() - directory.written(f"{directory.split}.json"),
         downloader=downloader,
     )
 
 
-def _left_out(folder: CacheFolder, record: Record, key: str) -> int:
+def _left_out(directory: CacheDirectory, record: Record, key: str) -> int:
     if not record.skipped:
         return 0
-    selection = Selection(repo_id=record.repo_id, split=folder.split, caption_key=key, sample_count=record.captions[key].rows)
+    selection = Selection(repo_id=record.repo_id, split=directory.split, caption_key=key, sample_count=record.captions[key].rows)
     try:
-        return sum(row.file_name in record.skipped for row in rows_of(folder, selection))
+        return sum(row.file_name in record.skipped for row in rows_of(directory, selection))
     except Step37Error:  # metadata.csv is gone: said as a missing file
         return 0
 

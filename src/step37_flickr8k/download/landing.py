@@ -30,11 +30,11 @@ _ENOUGH = 16  # files for another batch while one is under way; and for any wher
 
 @dataclass(frozen=True)
 class Arrived:
-    """A file whose bytes match its hash, under a temporary name; ``flaw`` is why it can't be decoded, if it can't."""
+    """A file whose bytes match its hash, under a temporary name; ``decode_error`` is why it can't be decoded, if it can't."""
 
     file: RemoteFile
     temporary: Path
-    flaw: str = ""
+    decode_error: str = ""
 
 
 Land = Callable[[Sequence[Arrived]], None]
@@ -45,7 +45,7 @@ class Landing:
 
     def __init__(self, workers: Workers, land: Land) -> None:
         """Land what the workers find right: ``land`` names it."""
-        self._folder = workers.folder
+        self._directory = workers.directory
         self._workers = workers
         self._land = land
         self._come: deque[_Whole] = deque()  # files that wait for a thread
@@ -96,8 +96,8 @@ class Landing:
 
     def land_written(self, file: RemoteFile, temporary: Path) -> None:
         """Land a file that was written and verified elsewhere, in the thread that calls."""
-        flaw = None if file.name == METADATA else self._workers.check([(temporary, file.name)])[0]
-        self._land([Arrived(file, temporary, flaw or "")])
+        decode_error = None if file.name == METADATA else self._workers.check([(temporary, file.name)])[0]
+        self._land([Arrived(file, temporary, decode_error or "")])
 
     def _finish_batch(self, batch: "list[_Whole]", loop: asyncio.AbstractEventLoop) -> None:
         """Have a worker verify, write and decode the files, then land those that are right together."""
@@ -105,7 +105,7 @@ class Landing:
         arrived: list[Arrived] = []
         try:
             jobs = [
-                Job(self._folder.temporary(), whole.file.name, whole.content, "" if whole.verified else whole.file.digest)
+                Job(self._directory.temporary(), whole.file.name, whole.content, "" if whole.verified else whole.file.digest)
                 for whole in batch
             ]
             for number, (job, done) in enumerate(zip(jobs, self._workers.do(jobs), strict=True)):
@@ -114,13 +114,13 @@ class Landing:
                 elif done.error:
                     errors[number] = done.error
                 else:
-                    arrived.append(Arrived(batch[number].file, job.path, done.flaw or ""))
+                    arrived.append(Arrived(batch[number].file, job.path, done.decode_error or ""))
             self._land_together(arrived)
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits for these files
             errors = [error] * len(batch)
             with contextlib.suppress(Step37Error):  # else nobody would hear of the error; the next sweep deletes them
                 for each in arrived:
-                    self._folder.discard(each.temporary)
+                    self._directory.discard(each.temporary)
         loop.call_soon_threadsafe(self._settle, batch, errors)
 
     def _land_together(self, arrived: list[Arrived]) -> None:

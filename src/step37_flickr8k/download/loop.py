@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
-from step37_flickr8k.hub.http import Wire
+from step37_flickr8k.hub.http import HttpClient
 from step37_flickr8k.signals import awaited
 
 __all__ = ["Report", "beside", "in_own_loop", "tell"]
@@ -68,16 +68,16 @@ async def beside(ticker: Coroutine[Any, Any, None], tasks: list[Coroutine[Any, A
             raise error
 
 
-async def tell(report: Report, wire: Wire, *, files: int, size: int) -> None:
+async def tell(report: Report, client: HttpClient, *, files: int, size: int) -> None:
     """Tell, for as long as it is let, what has come of so many files and bytes, or that the quota is waited for."""
-    tally = wire.tally
+    statistics = client.statistics
 
     def say(state: str) -> None:
-        report(state, retries=tally.retries, files=tally.files, of_files=files, bytes=tally.bytes, of_bytes=size)
+        report(state, retries=statistics.retries, files=statistics.files, of_files=files, bytes=statistics.bytes, of_bytes=size)
 
     try:
         while True:
-            quota = wire.closed_for
+            quota = client.closed_for
             say(f"waiting for quota, {quota:.0f} s" if quota > 0 else "fetching")
             await asyncio.sleep(_TICK)
     finally:

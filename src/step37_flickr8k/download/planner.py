@@ -1,12 +1,12 @@
-"""What the Hub has, what the folder holds, and so what there is to do."""
+"""What the Hub has, what the directory holds, and so what there is to do."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from step37_flickr8k.cache.directory import CacheFolder, Entry, lines_of
-from step37_flickr8k.cache.record import Proven, prove, read_manifest, unchanged
+from step37_flickr8k.cache.directory import CacheDirectory, Entry, lines_of
+from step37_flickr8k.cache.record import ManifestEntry, prove, read_manifest, unchanged
 from step37_flickr8k.cluster.group import Progress
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import METADATA, read_rows
@@ -16,10 +16,10 @@ from step37_flickr8k.download.parquet import is_available
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import InvalidMetadata, InvalidSettings, Step37Error
 from step37_flickr8k.hub.api import Hub
-from step37_flickr8k.hub.source import Quota, Source, Tally
+from step37_flickr8k.hub.source import Quota, Source, TransferStatistics
 from step37_flickr8k.settings import WarmupSettings
 
-__all__ = ["MANY", "Survey", "Surveyor", "Task"]
+__all__ = ["MANY", "Planner", "Survey", "Task"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -33,19 +33,19 @@ class Task:
 
     settings: WarmupSettings
     selection: Selection
-    folder: CacheFolder
+    directory: CacheDirectory
     run: str | None = None
-    account: Tally = field(default_factory=Tally)  # of what was fetched, whatever ends it
+    account: TransferStatistics = field(default_factory=TransferStatistics)  # of what was fetched, whatever ends it
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What the Hub has, what the folder holds, and so what there is to do."""
+    """What the Hub has, what the directory holds, and so what there is to do."""
 
     commit: str
     listing: Listing
     scan: Mapping[str, Entry]
-    proven: dict[str, Proven]
+    proven: dict[str, ManifestEntry]
     metadata: Path
     plan: Plan
     shards: Sequence[RemoteFile] = ()  # of the Parquet conversion, if it is to be read
@@ -63,7 +63,7 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class Surveyor:
+class Planner:
     """Surveys a task."""
 
     task: Task
@@ -71,21 +71,21 @@ class Surveyor:
     workers: Workers
     progress: Progress
 
-    def survey(self, commit: str, listing: Listing, scratch: CacheFolder) -> Survey:
-        """Decide what to fetch; a metadata.csv that isn't in the folder yet is fetched into ``scratch``."""
-        folder = self.task.folder
-        scan = folder.scan()
+    def survey(self, commit: str, listing: Listing, scratch: CacheDirectory) -> Survey:
+        """Decide what to fetch; a metadata.csv that isn't in the directory yet is fetched into ``scratch``."""
+        directory = self.task.directory
+        scan = directory.scan()
         # the manifest may be of another commit: what this one holds under the same names is what counts
-        in_manifest = unchanged(read_manifest(folder), scan).items()
+        in_manifest = unchanged(read_manifest(directory), scan).items()
         proven = {n: proof for n, proof in in_manifest if n in listing and listing[n].digest == proof.digest}
 
         def prove_also(names: Iterable[str]) -> None:
             like = {n: listing[n].digest for n in names if n in scan and n not in proven and listing[n].size == scan[n].size}
-            proven.update(prove(folder, scan, like, self.workers.check, self.progress))
+            proven.update(prove(directory, scan, like, self.workers.check, self.progress))
 
         self.progress("reading the metadata")
         prove_also([METADATA])
-        metadata, quota = folder.files / METADATA, None
+        metadata, quota = directory.files / METADATA, None
         if METADATA not in proven:
             metadata, quota = self._fetch_metadata(commit, listing[METADATA], scratch)
         plan = self._decide(metadata, listing, proven)
@@ -96,7 +96,7 @@ class Surveyor:
         usual = Quota(self.hub.quota, 0, self.hub.quota, 300) if self.hub.quota else None
         return Survey(commit, listing, scan, proven, metadata, plan, self._shards(plan), quota or usual)
 
-    def _fetch_metadata(self, commit: str, file: RemoteFile, scratch: CacheFolder) -> tuple[Path, Quota | None]:
+    def _fetch_metadata(self, commit: str, file: RemoteFile, scratch: CacheDirectory) -> tuple[Path, Quota | None]:
         from step37_flickr8k.download.files import fetch  # noqa: PLC0415 - its HTTP client is a quarter of a second
 
         split = self.task.selection.split
@@ -115,7 +115,7 @@ class Surveyor:
             self.hub.count(source.account)
         return kept[0], source.account.quota
 
-    def _decide(self, metadata: Path, listing: Listing, proven: Mapping[str, Proven]) -> Plan:
+    def _decide(self, metadata: Path, listing: Listing, proven: Mapping[str, ManifestEntry]) -> Plan:
         rows = read_rows(lines_of(metadata), self.task.selection)
         return decide(rows, listing, {name: proof.digest for name, proof in proven.items()})
 

@@ -32,7 +32,7 @@ from step37_flickr8k.errors import (
     Step37Error,
 )
 from step37_flickr8k.hub.proxies import proxy_before
-from step37_flickr8k.hub.source import Tally
+from step37_flickr8k.hub.source import TransferStatistics
 from step37_flickr8k.settings import WarmupSettings
 from step37_flickr8k.signals import awaited
 
@@ -166,13 +166,13 @@ class Hub:
         return [file for file in of_split if file.name.startswith(f"{chosen}/")]
 
     def _tree(
-        self, revision: str, folder: str = "", *, recursive: bool = False, attempts: int | None = None
+        self, revision: str, directory: str = "", *, recursive: bool = False, attempts: int | None = None
     ) -> Iterator[Mapping[str, Any]]:
-        """Give the files of a folder, a page at a time: one that fails is asked for again, not all those before it.
+        """Give the files of a directory, a page at a time: one that fails is asked for again, not all those before it.
 
         Not by ``HfApi.list_repo_tree``: loading that is a fifth of a warm start, and it sends the token wherever a link leads.
         """
-        where = f"tree/{quote(revision, safe='')}" + (f"/{quote(folder)}" if folder else "")
+        where = f"tree/{quote(revision, safe='')}" + (f"/{quote(directory)}" if directory else "")
         entries, following = self._ask(where, {"recursive": recursive, "expand": False}, revision, attempts)
         while True:
             yield from (entry for entry in entries if entry["type"] == "file")
@@ -270,11 +270,11 @@ class Hub:
             raise SplitNotFound(f"{self.name} holds no {filename}: look at its list of files") from error
         raise CacheDamaged(f"{path} has other bytes than {self.name} says, twice: is there a proxy that changes them?")
 
-    def count(self, tally: Tally) -> None:
+    def count(self, statistics: TransferStatistics) -> None:
         """Count as ours what was asked of it elsewhere."""
         with self._counting:
-            self.requests += tally.requests
-            self.retries += tally.retries
+            self.requests += statistics.requests
+            self.retries += statistics.retries
 
     def _patiently(self, call: Callable[[], _T], revision: str, attempts: int | None = None) -> _T:
         """Call the Hub, again after what may pass; anything else in plain words."""

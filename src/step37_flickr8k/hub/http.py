@@ -13,10 +13,10 @@ import aiohttp
 from yarl import URL
 
 from step37_flickr8k.errors import AccessDenied
-from step37_flickr8k.hub.source import Fault, Quota, Source, Tally
+from step37_flickr8k.hub.source import Fault, Quota, Source, TransferStatistics
 from step37_flickr8k.settings import WarmupSettings
 
-__all__ = ["FAULTS", "GivenUp", "Wire", "cause_of", "connected", "whole"]
+__all__ = ["FAULTS", "GivenUp", "HttpClient", "cause_of", "connected", "whole"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -33,26 +33,26 @@ FAULTS = (Fault, aiohttp.ClientError, TimeoutError, asyncio.TimeoutError)  # wha
 
 
 @contextlib.asynccontextmanager
-async def connected(source: Source, settings: WarmupSettings) -> "AsyncIterator[Wire]":
-    """Give a wire to the source; its connections end with it."""
+async def connected(source: Source, settings: WarmupSettings) -> "AsyncIterator[HttpClient]":
+    """Give a client to the source; its connections end with it."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout, sock_read=settings.read_timeout)
     connector = aiohttp.TCPConnector(limit=settings.concurrency)
     # not trust_env, which looks for ~/.netrc at every request, and would send its passwords to redirects' origins
     cookies = aiohttp.DummyCookieJar()  # none are kept
     async with aiohttp.ClientSession(timeout=timeout, connector=connector, cookie_jar=cookies, auto_decompress=False) as session:
-        wire = Wire(source, session, settings)
+        client = HttpClient(source, session, settings)
         try:
-            yield wire
+            yield client
         finally:
-            source.account.add(wire.tally)
+            source.account.add(client.statistics)
 
 
-class Wire:
-    """Requests to one source, for use in one event loop, and the tally of what came."""
+class HttpClient:
+    """Requests to one source, for use in one event loop, and the statistics of what came."""
 
     def __init__(self, source: Source, session: aiohttp.ClientSession, settings: WarmupSettings) -> None:
         """Ask the source through the session."""
-        self.tally = Tally()
+        self.statistics = TransferStatistics()
         self.connections = settings.concurrency
         self._source = source
         self._origin = URL(source.base, encoded=True).origin()
@@ -80,7 +80,7 @@ class Wire:
                 attempt += cause != "429" or asked is None  # waiting for quota, for as long as the Hub says, is no failure
                 if attempt >= self._attempts:
                     raise GivenUp(f"{cause} ({attempt} tries)") from error
-                self.tally.retries[cause] += 1
+                self.statistics.retries[cause] += 1
                 log.debug("%s: %s, try %d", name, cause, attempt)
                 await self._pause(asked, attempt, everybody=cause == "429")
 
@@ -111,7 +111,7 @@ class Wire:
                 headers["Range"] = f"bytes={span[0]}-{span[1] - 1}"
             if url.origin() == self._origin:  # the token must not follow a redirect to another origin
                 headers |= self._source.headers
-            self.tally.requests += 1
+            self.statistics.requests += 1
             proxy = self._proxies.of(url)
             response = await self._session.get(url, headers=headers, allow_redirects=False, proxy=proxy)
             self._heed(response.headers)
@@ -128,7 +128,7 @@ class Wire:
     def _heed(self, headers: Mapping[str, str]) -> None:
         """Keep what the Hub tells of its quota; when none is left nobody asks for what would be refused."""
         if "RateLimit" in headers and (quota := Quota.told(headers)) is not None:
-            self.tally.quota = quota
+            self.statistics.quota = quota
             if quota.left == 0:
                 self._close_for(quota.reset)
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.filesystem import local_file_system
 from step37_flickr8k.cache.lease import Claim, Lease, take
 from step37_flickr8k.cache.record import (
@@ -25,12 +25,12 @@ from step37_flickr8k.cache.record import (
     skipped_rows,
     write_record,
 )
-from step37_flickr8k.cluster.group import Group, Patience, Progress, share
+from step37_flickr8k.cluster.group import Group, Progress, Timeouts, share
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.dataset.selection import Row, Selection
-from step37_flickr8k.download.downloader import Done, Filling, result_of
+from step37_flickr8k.download.downloader import Done, Downloader, result_of
 from step37_flickr8k.download.parquet import is_available, preload
-from step37_flickr8k.download.planner import MANY, Surveyor, Task
+from step37_flickr8k.download.planner import MANY, Planner, Task
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import (
     BadImages,
@@ -75,20 +75,20 @@ class Warmup:
         return replace(asked, revision=None) if self.settings.offline and not is_commit(asked.revision) else asked
 
     @cached_property
-    def folder(self) -> CacheFolder:
+    def directory(self) -> CacheDirectory:
         """Where it goes."""
-        return CacheFolder(self.settings.cache_dir.absolute(), self.settings.split)
+        return CacheDirectory(self.settings.cache_dir.absolute(), self.settings.split)
 
     @property
     def task(self) -> Task:
-        """What the work on the folder needs to know."""
-        return Task(self.settings, self.selection, self.folder, self.world.run, self.done.fetched)
+        """What the work on the directory needs to know."""
+        return Task(self.settings, self.selection, self.directory, self.world.run, self.done.fetched)
 
     @cached_property
-    def patience(self) -> Patience:
+    def timeouts(self) -> Timeouts:
         """How long silence may last."""
         names = ("arrival", "heartbeat", "stall", "visibility")
-        return Patience(**{name: getattr(self.settings, f"{name}_timeout") for name in names})
+        return Timeouts(**{name: getattr(self.settings, f"{name}_timeout") for name in names})
 
     def run(self, group: Group, watch: Callable[[Value], None] = lambda _: None) -> tuple[Value, list[Row]]:
         """Warm the cache and read the selection on every rank; gives rank 0's report and this rank's rows."""
@@ -97,7 +97,7 @@ class Warmup:
         commit = self.selection.revision
         if not is_commit(commit):  # a pinned one needs nobody: a rank that is started again may be the last one left
             ways: dict[str, Any] = {"look": self._look, "watch": watch}
-            commit = share(group, self._agree, arguments=self.arguments(), patience=self.patience, **ways)["commit"]
+            commit = share(group, self._agree, arguments=self.arguments(), timeouts=self.timeouts, **ways)["commit"]
         pinned = Warmup(self.settings.model_copy(update={"revision": commit}), self.world, self.closely, self.done)
         problem: Exception | None = None
         if group.rank != 0:  # each node's own lease elects its downloader; rank 0 is that of its node, or waits for it
@@ -114,12 +114,12 @@ class Warmup:
             if problem is not None:
                 raise problem
             waiting = {"closely": group.rank != 0}
-            rows[:] = rows_when_visible(self.folder, self.selection, result["commit"], self.patience.visibility, **waiting)
+            rows[:] = rows_when_visible(self.directory, self.selection, result["commit"], self.timeouts.visibility, **waiting)
             if not rows:
-                raise EmptySelection(f"no image of the selection in {self.folder.files} can be decoded: choose another split")
+                raise EmptySelection(f"no image of the selection in {self.directory.files} can be decoded: choose another split")
 
         ways: dict[str, Any] = {"confirm": confirm, "look": self._look, "watch": watch}
-        result = share(group, self.warm, arguments=self.arguments(), patience=self.patience, **ways)
+        result = share(group, self.warm, arguments=self.arguments(), timeouts=self.timeouts, **ways)
         if not rows:  # after a last look nobody has asked this rank to confirm
             confirm(result)
         return result, rows
@@ -131,13 +131,13 @@ class Warmup:
 
     def _agree(self, _: Progress) -> Value:
         """Give the commit that all nodes fetch: what is asked for, else what rank 0's node holds, else ``main``."""
-        record = read_record(self.folder)
+        record = read_record(self.directory)
         if record is not None and record.fits(self.selection, self.world.run):
             return {"commit": record.commit}
         return {"commit": self._hub().resolve(self.selection.revision or "main")}
 
     def warm(self, progress: Progress) -> Value:
-        """Do rank 0's work: nothing if a ready record fits, else fill the folder as the holder of its lease."""
+        """Do rank 0's work: nothing if a ready record fits, else fill the directory as the holder of its lease."""
         return self._accepted(self._warm(progress))
 
     def _accepted(self, result: Value) -> Value:
@@ -159,8 +159,8 @@ class Warmup:
             return self._warm_result(found)
         self._look_ahead(hub)
         listing = hub.list_files(commit, self.selection.split)
-        self._warn_of_local_folder()
-        self.folder.make()
+        self._warn_of_local_directory()
+        self.directory.make()
 
         def go_on(holder: str) -> bool:
             progress(f"waiting for the lease, which is held on {holder}")
@@ -170,13 +170,13 @@ class Warmup:
         if lease is None:
             return self._warm(progress)
         with lease:
-            return Filling(self.task, hub, lease, progress).run(commit, listing)
+            return Downloader(self.task, hub, lease, progress).run(commit, listing)
 
     def _look_ahead(self, hub: Hub) -> None:
         """Do in the background what will be needed: the Hub is waited for, a page of its listing at a time."""
         count, mode = self.selection.sample_count, self.settings.fetch_mode
         bulk = mode != "files" and (count is None or count >= MANY) and is_available()
-        if bulk and read_record(self.folder) is None:
+        if bulk and read_record(self.directory) is None:
             hub.look_for_parquet(self.selection.split)
 
         def load() -> None:
@@ -187,12 +187,12 @@ class Warmup:
 
         threading.Thread(target=load, name="step37-preload", daemon=True).start()
 
-    def _warn_of_local_folder(self) -> None:
-        """Say early what would end as NotVisible late; only a warning, since this node may be the one that exports the folder."""
+    def _warn_of_local_directory(self) -> None:
+        """Say early what would end as NotVisible late; only a warning, since this node may be the one that exports the directory."""
         several = self.settings.cache_scope == "shared" and (self.world.nodes or 1) > 1
-        if several and (kind := local_file_system(self.folder.root)):
+        if several and (kind := local_file_system(self.directory.root)):
             told = "%s is on %s, which other nodes can't see, and there are %d: choose one that they share, or cache_scope=node"
-            log.warning(told, self.folder.root, kind, self.world.nodes)
+            log.warning(told, self.directory.root, kind, self.world.nodes)
 
     def _hub(self) -> Hub:
         if self.settings.offline:
@@ -205,16 +205,16 @@ class Warmup:
         return hub
 
     def _lack(self) -> str:
-        """Tell why the folder as it is can't be used."""
-        record, asked = read_record(self.folder), self.selection
+        """Tell why the directory as it is can't be used."""
+        record, asked = read_record(self.directory), self.selection
         if record is not None and record.fits(asked, self.world.run):
-            return f"files that the ready record in {self.folder.home} speaks of are missing or were changed"
+            return f"files that the ready record in {self.directory.home} speaks of are missing or were changed"
         rows = "all rows" if asked.sample_count is None else f"{asked.sample_count:,} rows"
         of = f"{asked.repo_id}, split {asked.split}, revision {asked.revision or 'any'}: {rows} with {asked.caption_key}"
-        return f"{self.folder.root} holds no ready record that fits ({of})"
+        return f"{self.directory.root} holds no ready record that fits ({of})"
 
     def plan(self) -> Value:
-        """Tell what `run` would do now: downloads nothing but metadata.csv, writes nothing to the cache folder."""
+        """Tell what `run` would do now: downloads nothing but metadata.csv, writes nothing to the cache directory."""
         if record := self._ready(self.selection):
             return self._nothing_to_do(record, 0)
         hub = self._hub()
@@ -223,14 +223,14 @@ class Warmup:
             return self._nothing_to_do(record, hub.requests)
         listing = hub.list_files(commit, self.selection.split)
         with tempfile.TemporaryDirectory() as scratch:
-            folder = CacheFolder(Path(scratch), self.selection.split)
-            folder.make()
-            with contextlib.closing(Workers(folder)) as workers:
-                survey = Surveyor(self.task, hub, workers, Progress()).survey(commit, listing, folder)
+            directory = CacheDirectory(Path(scratch), self.selection.split)
+            directory.make()
+            with contextlib.closing(Workers(directory)) as workers:
+                survey = Planner(self.task, hub, workers, Progress()).survey(commit, listing, directory)
         return {
             "repo_id": self.selection.repo_id,
             "commit": commit,
-            "cache_dir": str(self.folder.root),
+            "cache_dir": str(self.directory.root),
             "rows": survey.plan.rows,
             "files": survey.plan.files,
             "fetch": len(survey.plan.fetch),
@@ -243,25 +243,27 @@ class Warmup:
         }
 
     def _nothing_to_do(self, record: Record, requests: int) -> Value:
-        rows = [*rows_of(self.folder, self.selection)]
+        rows = [*rows_of(self.directory, self.selection)]
         count = {"rows": len(rows), "files": len({row.file_name for row in rows})}
-        where = {"repo_id": record.repo_id, "commit": record.commit, "cache_dir": str(self.folder.root)}
+        where = {"repo_id": record.repo_id, "commit": record.commit, "cache_dir": str(self.directory.root)}
         nothing = {"fetch": 0, "bytes": 0, "mode": "nothing to fetch", "wait": 0, "quota": None, "warm": True}
         return {**where, **count, **nothing, "requests": requests}
 
     def verify(self, tell: Callable[[Value], None], *, repair: bool = False) -> Value:
-        """Hash every file of the folder again; tell what is missing, wrong, and foreign, which is no file of the commit.
+        """Hash every file of the directory again; tell what is missing, wrong, and foreign, which is no file of the commit.
 
         Raises `CacheDamaged` if anything is missing or wrong; with ``repair`` just that is fetched again. ``tell`` gets what was
         found, whatever is raised.
         """
-        manifest = read_manifest(self.folder)
-        if not manifest or read_record(self.folder) is None:
+        manifest = read_manifest(self.directory)
+        if not manifest or read_record(self.directory) is None:
             what = "ready record" if manifest else "manifest"
-            raise FolderNotUsable(f"{self.folder.home} has no {what} of {self.folder.split} that can be read: run warmup first")
-        scan = self.folder.scan()
+            raise FolderNotUsable(
+                f"{self.directory.home} has no {what} of {self.directory.split} that can be read: run warmup first"
+            )
+        scan = self.directory.scan()
         like = {name: proof.digest for name, proof in manifest.items() if name in scan}
-        right = prove(self.folder, scan, like, None, lambda *_, **__: None)
+        right = prove(self.directory, scan, like, None, lambda *_, **__: None)
         missing = sorted(manifest.keys() - scan.keys())
         wrong = sorted(like.keys() - right.keys())
         foreign = sorted(scan.keys() - manifest.keys())
@@ -284,16 +286,16 @@ class Warmup:
         more = len(missing) + len(wrong) - len(named)
         named += [f"and {more:,} more (--json names all)"] if more else []
         count = f"{len(missing):,} of {found['files']:,} files are missing and {len(wrong):,} wrong"
-        return f"{count} in {self.folder.files}: {', '.join(named)}"
+        return f"{count} in {self.directory.files}: {', '.join(named)}"
 
     def _repair(self, names: list[str]) -> None:
-        record = read_record(self.folder)
+        record = read_record(self.directory)
         if record is None or record.repo_id != self.settings.repo_id:
             held = f"a record of {record.repo_id}" if record else "no ready record"
-            raise FolderNotUsable(f"{self.folder.home} has {held}, so {self.settings.repo_id} can't be repaired: run warmup")
+            raise FolderNotUsable(f"{self.directory.home} has {held}, so {self.settings.repo_id} can't be repaired: run warmup")
         hub = self._hub()
-        listing = hub.list_files(record.commit, self.folder.split)
-        self.folder.make()
+        listing = hub.list_files(record.commit, self.directory.split)
+        self.directory.make()
 
         def go_on(holder: str) -> bool:
             log.info("waiting for the lease, which is held on %s", holder)
@@ -302,14 +304,14 @@ class Warmup:
         lease = self._lease(go_on)
         assert lease is not None  # noqa: S101 - it waits as long as it takes
         with lease:
-            Filling(self.task, hub, lease, Progress()).repair(record, listing, names)
+            Downloader(self.task, hub, lease, Progress()).repair(record, listing, names)
 
     # --- the steps ---
 
     def _look(self, this_run_only: bool) -> Value | None:
         record = None
         with contextlib.suppress(TransientError):  # a look that fails sees nothing
-            record = read_record(self.folder)
+            record = read_record(self.directory)
         if record is None or not record.fits(self.selection, self.world.run):
             return None
         if this_run_only and not record.names(self.world.run):
@@ -320,32 +322,32 @@ class Warmup:
 
     def _ready(self, selection: Selection) -> Record | None:
         """Give a record that fits while all it speaks of lies there; adds this run to it, where that can be done at once."""
-        record = read_record(self.folder)
+        record = read_record(self.directory)
         if record is None or not record.fits(selection, self.world.run):
             return None
-        if not lies_there(self.folder, record, closely=self.closely):
+        if not lies_there(self.directory, record, closely=self.closely):
             return None
         if self.world.run is not None and not record.names(self.world.run):
-            with contextlib.suppress(FolderNotUsable, TransientError):  # a reader of a folder that others fill
+            with contextlib.suppress(FolderNotUsable, TransientError):  # a reader of a directory that others fill
                 self._confirm_run()
         return record
 
     def _confirm_run(self) -> None:
-        self.folder.refuse_links()
+        self.directory.refuse_links()
         lease = self._lease(lambda _: False)
         if lease is not None:
             with lease:
-                self.folder.sweep()
-                record = read_record(self.folder)
+                self.directory.sweep()
+                record = read_record(self.directory)
                 if record is not None:
-                    write_record(self.folder, record.confirmed_by(self.world.run))
+                    write_record(self.directory, record.confirmed_by(self.world.run))
 
     def _lease(self, waiting: Callable[[str], bool], tell: Callable[[], Value] = dict) -> Lease | None:
         claim = Claim(run=self.world.run, rank=self.world.rank, host=self.world.host, pid=os.getpid())
-        return take(self.folder, claim, _LEASE_BEATS * self.patience.heartbeat, waiting, tell)
+        return take(self.directory, claim, _LEASE_BEATS * self.timeouts.heartbeat, waiting, tell)
 
     def _warm_result(self, record: Record) -> Value:
         coverage, count = record.captions[self.selection.caption_key], self.selection.sample_count
         rows = coverage.rows if count is None else min(count, coverage.rows)
-        skipped = skipped_rows(self.folder, record, self.selection)
+        skipped = skipped_rows(self.directory, record, self.selection)
         return result_of(Done(hub=self.done.hub, commit=record.commit), rows, warm=True, skipped=skipped)

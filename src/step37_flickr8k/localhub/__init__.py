@@ -1,4 +1,4 @@
-"""A Hub over a folder, with faults on demand: for the demo, the tests and the benchmarks.
+"""A Hub over a directory, with faults on demand: for the demo, the tests and the benchmarks.
 
 It serves ``<split>/metadata.csv`` and ``<split>/*.jpg`` as one dataset repository, so that huggingface_hub, curl or any
 other client works against it unchanged. Images are LFS files, redirected to a second origin that stands for the CDN::

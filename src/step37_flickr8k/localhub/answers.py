@@ -121,27 +121,27 @@ def _sibling(file: RepoFile, *, blobs: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TreeQuery:
-    """Which part of a folder's tree is asked for; ``cursor`` is the last path of the page before."""
+    """Which part of a directory's tree is asked for; ``cursor`` is the last path of the page before."""
 
-    folder: str
+    directory: str
     recursive: bool = False
     expand: bool = False
     cursor: str = ""
 
 
 def tree(snapshot: Snapshot, query: TreeQuery, *, page_size: int) -> tuple[Answer, str | None]:
-    """List a page of a folder; give the next page's cursor with it, if there is one."""
-    folder = query.folder.strip("/")
-    if not snapshot.has_folder(folder):
-        return _no_entry(snapshot, folder), None
-    names = snapshot.names_below(folder, recursive=query.recursive)
+    """List a page of a directory; give the next page's cursor with it, if there is one."""
+    directory = query.directory.strip("/")
+    if not snapshot.has_directory(directory):
+        return _no_entry(snapshot, directory), None
+    names = snapshot.names_below(directory, recursive=query.recursive)
     page, cursor = snapshot.page(names, after=query.cursor, size=page_size)
     return as_json([snapshot.entry(name, expand=query.expand) for name in page]), cursor
 
 
 def paths_info(snapshot: Snapshot, names: Iterable[str], *, expand: bool) -> Answer:
-    """Describe the files and folders of these names; unknown ones are left out."""
-    known = [name for name in names if name in snapshot.files or name in snapshot.folders]
+    """Describe the files and directories of these names; unknown ones are left out."""
+    known = [name for name in names if name in snapshot.files or name in snapshot.directories]
     return as_json([snapshot.entry(name, expand=expand) for name in known])
 
 

@@ -26,11 +26,11 @@ GRACE = 0.1
 
 @final
 class LocalHub:
-    """A Hub over a folder, for as long as the ``with`` block runs; it may be entered again after it has ended."""
+    """A Hub over a directory, for as long as the ``with`` block runs; it may be entered again after it has ended."""
 
     def __init__(  # noqa: PLR0913 - each is a property of the Hub that it stands for
         self,
-        folder: Path | str,
+        directory: Path | str,
         *,
         repo_id: str = "intro/flickr8k",
         host: str = "127.0.0.1",
@@ -45,17 +45,17 @@ class LocalHub:
         renamed_from: str = "",
         xet: Path | str | None = None,
     ) -> None:
-        """Serve ``folder`` as the dataset repository ``repo_id``.
+        """Serve ``directory`` as the dataset repository ``repo_id``.
 
         A port of 0 is any free one. With a ``token`` the repository is private; ``gated`` refuses its files to all.
         LFS files are redirected to the CDN's port, or with ``redirect_lfs=False`` served by the Hub itself. A page of
         the tree has ``page_size`` entries. ``revisions`` are further branches or tags of the current commit. ``parquet`` is
-        a folder to serve as the Hub's own Parquet conversion (``<configuration>/<split>/*.parquet``). Requests for a
-        repository ``renamed_from`` are redirected to ``repo_id``. ``xet`` is a folder for a Xet store, filled with the LFS files
+        a directory to serve as the Hub's own Parquet conversion (``<configuration>/<split>/*.parquet``). Requests for a
+        repository ``renamed_from`` are redirected to ``repo_id``. ``xet`` is a directory for a Xet store, filled with the LFS files
         at the start and at each refresh (needs hf_xet): they then are Xet-backed, and served by their plain address as ever.
-        Clients read the store as that folder, so only those on this machine can.
+        Clients read the store as that directory, so only those on this machine can.
         """
-        self.folder = Path(folder)
+        self.directory = Path(directory)
         self.faults = Faults()
         self.endpoint = ""
         """The Hub's URL, while it runs."""
@@ -93,18 +93,18 @@ class LocalHub:
         self._log.clear()
 
     def refresh(self, *, keep_old: bool = False) -> str:
-        """Scan the folder again and give the new commit; ``keep_old`` lets the old commit's id resolve further.
+        """Scan the directory again and give the new commit; ``keep_old`` lets the old commit's id resolve further.
 
         Only the old listing is kept, not the bytes: a file that has changed since is answered with 500 there.
         """
         return self._scanned().rescan(keep_old=keep_old)
 
     def __enter__(self) -> "LocalHub":
-        """Scan the folder and start serving.
+        """Scan the directory and start serving.
 
-        Raises NotADirectoryError when the folder isn't there, OSError when a port is taken.
+        Raises NotADirectoryError when the directory isn't there, OSError when a port is taken.
         """
-        self._repository = Repository(self.folder, self._revisions, self._parquet, self._policy.xet)
+        self._repository = Repository(self.directory, self._revisions, self._parquet, self._policy.xet)
         with ExitStack() as stack:
             hub, cdn = (stack.enter_context(_bind(self._host, port)) for port in self._ports)
             self.endpoint, self.cdn_endpoint = _url(self._host, hub), _url(self._host, cdn)

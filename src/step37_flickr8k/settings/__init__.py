@@ -103,7 +103,7 @@ def _visible(value: str) -> str:
 
 
 def _place(value: object) -> object:
-    """Expand ``~``; an empty path would be the current folder."""
+    """Expand ``~``; an empty path would be the current directory."""
     if isinstance(value, str) and not value.strip():
         raise ValueError("empty")
     try:
@@ -127,17 +127,17 @@ class WarmupSettings(BaseModel):
         "main", description="branch, tag or commit; a commit pins the bytes and asks the Hub nothing"
     )
     split: Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*")] = Field(
-        "train", description="folder of the repository that holds `metadata.csv` and the images: one plain name"
+        "train", description="directory of the repository that holds `metadata.csv` and the images: one plain name"
     )
     sample_count: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_rows)] = Field(
         None, description="how many rows from the top, at least 1, or `all`"
     )
     caption_key: Annotated[str, AfterValidator(_visible)] = Field("caption_0", description="column of the captions, not empty")
     cache_dir: Annotated[Path, BeforeValidator(_place)] = Field(
-        Path(".cache/step37_flickr8k"), description="folder to fill, on a file system that all ranks share"
+        Path(".cache/step37_flickr8k"), description="directory to fill, on a file system that all ranks share"
     )
     cache_scope: Literal["shared", "node"] = Field(
-        "shared", description="`shared`: one folder for all nodes; `node`: each node has its own, and one downloader"
+        "shared", description="`shared`: one directory for all nodes; `node`: each node has its own, and one downloader"
     )
     endpoint: Annotated[str | None, AfterValidator(_endpoint)] = Field(
         None,

@@ -1,4 +1,4 @@
-"""The cache folder and the ready record."""
+"""The cache directory and the ready record."""
 
 import errno
 import os
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.record import (
     Coverage,
-    Proven,
+    ManifestEntry,
     Record,
     read_manifest,
     read_record,
@@ -30,8 +30,8 @@ from tests.conftest import picture
 
 
 @pytest.fixture
-def folder(cache: Path) -> CacheFolder:
-    made = CacheFolder(cache, "train")
+def directory(cache: Path) -> CacheDirectory:
+    made = CacheDirectory(cache, "train")
     made.make()
     return made
 
@@ -40,16 +40,16 @@ def selection(count: int | None = 3, revision: str | None = None, key: str = "ca
     return Selection(repo_id="intro/flickr8k", split="train", caption_key=key, sample_count=count, revision=revision)
 
 
-def ready(folder: CacheFolder, commit: str = "c1", rows: int = 3) -> Record:
+def ready(directory: CacheDirectory, commit: str = "c1", rows: int = 3) -> Record:
     """Publish a small cache and its record."""
-    (folder.files / METADATA).write_text("file_name,caption_0\na.jpg,x\n")
-    (folder.files / "a.jpg").write_bytes(picture(1))
-    digest = digest_of(folder.files / METADATA, "git-sha1:")
-    proven = {n: Proven(e.size, "sha256:x", e.mtime_ns) for n, e in folder.scan().items()}
+    (directory.files / METADATA).write_text("file_name,caption_0\na.jpg,x\n")
+    (directory.files / "a.jpg").write_bytes(picture(1))
+    digest = digest_of(directory.files / METADATA, "git-sha1:")
+    proven = {n: ManifestEntry(e.size, "sha256:x", e.mtime_ns) for n, e in directory.scan().items()}
     record = Record(repo_id="intro/flickr8k", commit=commit, metadata=digest, captions={})
     record = record.grown("caption_0", Coverage(rows, everything=False), proven)
-    write_manifest(folder, proven)
-    write_record(folder, record)
+    write_manifest(directory, proven)
+    write_record(directory, record)
     return record
 
 
@@ -63,15 +63,15 @@ def test_digests_are_the_hubs_own(tmp_path: Path) -> None:
     assert digest_of(path, "sha256:") == f"sha256:{sha256}"
 
 
-def test_a_file_in_the_folders_place_is_said(tmp_path: Path) -> None:
-    """A file where the cache folder should be is FolderNotUsable with the remedy."""
+def test_a_file_in_the_directories_place_is_said(tmp_path: Path) -> None:
+    """A file where the cache directory should be is FolderNotUsable with the remedy."""
     (tmp_path / "cache").write_text("")
     with pytest.raises(FolderNotUsable, match="choose another cache_dir"):
-        CacheFolder(tmp_path / "cache", "train").make()
+        CacheDirectory(tmp_path / "cache", "train").make()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "train").write_text("")
     with pytest.raises(FolderNotUsable, match="is a file"):
-        CacheFolder(tmp_path / "other", "train").make()
+        CacheDirectory(tmp_path / "other", "train").make()
 
 
 @pytest.mark.parametrize(
@@ -83,67 +83,67 @@ def test_a_file_in_the_folders_place_is_said(tmp_path: Path) -> None:
         (errno.EIO, TransientError),
     ],
 )
-def test_what_the_file_system_says_becomes_what_to_do(folder: CacheFolder, code: int, error: type[Exception]) -> None:
+def test_what_the_file_system_says_becomes_what_to_do(directory: CacheDirectory, code: int, error: type[Exception]) -> None:
     """A full disk, a quota, a read-only mount and an I/O error each have their class, with the path."""
-    with pytest.raises(error, match=r"train/a"), folder.writing(folder.files / "a"):
-        raise OSError(code, os.strerror(code), str(folder.files / "a"))
+    with pytest.raises(error, match=r"train/a"), directory.writing(directory.files / "a"):
+        raise OSError(code, os.strerror(code), str(directory.files / "a"))
 
 
-def test_a_real_full_disk_is_folder_full() -> None:
+def test_a_real_full_disk_is_directory_full() -> None:
     """ENOSPC as the kernel gives it."""
-    folder = CacheFolder(Path("/dev"), "full")
-    with pytest.raises(FolderFull), folder.errors(), Path("/dev/full").open("wb", buffering=0) as full:
+    directory = CacheDirectory(Path("/dev"), "full")
+    with pytest.raises(FolderFull), directory.errors(), Path("/dev/full").open("wb", buffering=0) as full:
         full.write(b"x")
 
 
-def test_space_is_checked_before_the_first_byte(folder: CacheFolder) -> None:
+def test_space_is_checked_before_the_first_byte(directory: CacheDirectory) -> None:
     """A plan that can't fit is refused with what is there, what is needed, and what to do."""
-    folder.check_space(1, 1)
+    directory.check_space(1, 1)
     with pytest.raises(FolderFull, match=r"GB free, the plan needs 1,000,000,000\.0 GB: free space or lower sample_count"):
-        folder.check_space(10**18, 1)
-    if os.statvfs(folder.files).f_files:
+        directory.check_space(10**18, 1)
+    if os.statvfs(directory.files).f_files:
         with pytest.raises(FolderFull, match="inodes free"):
-            folder.check_space(-(10**18), 10**14)
+            directory.check_space(-(10**18), 10**14)
 
 
-def test_our_own_files_are_replaced_whole(folder: CacheFolder) -> None:
+def test_our_own_files_are_replaced_whole(directory: CacheDirectory) -> None:
     """Writing replaces, creating refuses a taken name, and neither leaves a temporary file."""
-    folder.write("x", b"one")
-    folder.write("x", b"two")
-    assert (folder.home / "x").read_bytes() == b"two"
-    assert folder.create("y", b"first") is True
-    assert folder.create("y", b"second") is False
-    assert (folder.home / "y").read_bytes() == b"first"
-    folder.rewrite("y", b"in")
-    assert (folder.home / "y").read_bytes() == b"in"
-    assert sorted(os.listdir(folder.home)) == ["x", "y"]
+    directory.write("x", b"one")
+    directory.write("x", b"two")
+    assert (directory.home / "x").read_bytes() == b"two"
+    assert directory.create("y", b"first") is True
+    assert directory.create("y", b"second") is False
+    assert (directory.home / "y").read_bytes() == b"first"
+    directory.rewrite("y", b"in")
+    assert (directory.home / "y").read_bytes() == b"in"
+    assert sorted(os.listdir(directory.home)) == ["x", "y"]
 
 
-def test_flushing_reaches_the_file_system(folder: CacheFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flushing_reaches_the_file_system(directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file system is flushed by syncfs, by sync where there is none, and an error of it is told."""
-    with folder.flushing() as flush:
+    with directory.flushing() as flush:
         flush()
         monkeypatch.setattr("step37_flickr8k.cache.linux._SYNCFS", None)
         flush()
         monkeypatch.setattr("step37_flickr8k.cache.linux._SYNCFS", lambda _: -1)
         with pytest.raises(TransientError):
             flush()
-    with folder.flushing():
+    with directory.flushing():
         pass  # an error of before is nobody's business
 
 
-def test_what_failed_before_is_let_go_by(folder: CacheFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_failed_before_is_let_go_by(directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Syncfs tells of old errors until it was asked: they are asked for once, and don't count; later ones do."""
     told = [-1, 0, -1]
     monkeypatch.setattr("step37_flickr8k.cache.linux._SYNCFS", lambda _: told.pop(0))
-    with folder.flushing() as flush:
+    with directory.flushing() as flush:
         flush()
         with pytest.raises(TransientError):
             flush()
 
 
-def test_looking_lists_what_holds_our_folder(folder: CacheFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look is two listings, ours after the one that holds it; upwards it goes only where the cache folder is missing."""
+def test_looking_lists_what_holds_our_directory(directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look is two listings, ours after the one that holds it; upwards it goes only where the cache directory is missing."""
     listed: list[Path] = []
     listdir = os.listdir
 
@@ -152,28 +152,28 @@ def test_looking_lists_what_holds_our_folder(folder: CacheFolder, monkeypatch: p
         return listdir(path)
 
     monkeypatch.setattr(os, "listdir", listing)
-    folder.write("x", b"")
-    assert folder.refresh() == {"x"}
-    assert listed == [folder.root, folder.home]
+    directory.write("x", b"")
+    assert directory.refresh() == {"x"}
+    assert listed == [directory.root, directory.home]
     listed.clear()
-    missing = CacheFolder(folder.root / "a" / "b", "train")
+    missing = CacheDirectory(directory.root / "a" / "b", "train")
     assert missing.refresh() == set()
-    assert listed == [missing.root, folder.root / "a", folder.root]
+    assert listed == [missing.root, directory.root / "a", directory.root]
 
 
-def test_a_cache_folder_behind_a_link_to_nowhere_is_looked_for_there(folder: CacheFolder, tmp_path: Path) -> None:
+def test_a_cache_directory_behind_a_link_to_nowhere_is_looked_for_there(directory: CacheDirectory, tmp_path: Path) -> None:
     """Where cache_dir is a link that leads nowhere yet, there is nothing, and no error."""
     (tmp_path / "link").symlink_to(tmp_path / "later")
-    linked = CacheFolder(tmp_path / "link", "train")
+    linked = CacheDirectory(tmp_path / "link", "train")
     assert linked.refresh() == set()
-    folder.write("x", b"")
-    folder.root.rename(tmp_path / "later")
+    directory.write("x", b"")
+    directory.root.rename(tmp_path / "later")
     assert linked.refresh() == {"x"}
 
 
-def test_a_stale_handle_is_opened_anew(folder: CacheFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stale_handle_is_opened_anew(directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """ESTALE says that the file was replaced: it is read once more; other errors are transient; nothing there is None."""
-    folder.write("x", b"content")
+    directory.write("x", b"content")
     read_bytes, errors = Path.read_bytes, [errno.ESTALE, 0, errno.ESTALE, errno.ESTALE, errno.EIO]
 
     def fail(path: Path) -> bytes:
@@ -182,31 +182,31 @@ def test_a_stale_handle_is_opened_anew(folder: CacheFolder, monkeypatch: pytest.
         return read_bytes(path)
 
     monkeypatch.setattr(Path, "read_bytes", fail)
-    assert folder.read("x") == b"content"
+    assert directory.read("x") == b"content"
     for words in ("Stale file handle", "Input/output error"):
         with pytest.raises(TransientError, match=words):
-            folder.read("x")
+            directory.read("x")
     monkeypatch.undo()
-    assert folder.read("y") is None
+    assert directory.read("y") is None
 
 
-def test_only_orphans_of_others_are_swept(folder: CacheFolder) -> None:
+def test_only_orphans_of_others_are_swept(directory: CacheDirectory) -> None:
     """What dead downloaders of this split left goes; what this one and those of other splits are writing stays."""
-    own = folder.temporary()
+    own = directory.temporary()
     own.write_bytes(b"x")
-    for place in (folder.files, folder.home):
+    for place in (directory.files, directory.home):
         (place / ".step37-train-0123abcd-1.tmp").write_bytes(b"x")
-    others = [folder.home / ".step37-train-b-0123abcd-1.tmp", folder.home / ".step37-test-0123abcd-1.tmp"]
+    others = [directory.home / ".step37-train-b-0123abcd-1.tmp", directory.home / ".step37-test-0123abcd-1.tmp"]
     for other in others:
         other.write_bytes(b"x")
-    assert folder.sweep() == 2
+    assert directory.sweep() == 2
     assert own.exists()
     assert all(other.exists() for other in others)
-    folder.clear_up()
+    directory.clear_up()
     assert not own.exists()
 
 
-def test_a_swept_contender_asks_again(folder: CacheFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_swept_contender_asks_again(directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is swept before it has its name is written once more: sweeping costs a living contender nothing."""
     link, tries = os.link, 0
 
@@ -218,31 +218,31 @@ def test_a_swept_contender_asks_again(folder: CacheFolder, monkeypatch: pytest.M
         link(source, target)
 
     monkeypatch.setattr(os, "link", swept)
-    assert folder.create("x", b"content")
-    assert (folder.home / "x").read_bytes() == b"content"
-    assert os.listdir(folder.home) == ["x"]
+    assert directory.create("x", b"content")
+    assert (directory.home / "x").read_bytes() == b"content"
+    assert os.listdir(directory.home) == ["x"]
 
 
-def test_a_killed_writer_leaves_no_file_under_a_final_name(folder: CacheFolder) -> None:
+def test_a_killed_writer_leaves_no_file_under_a_final_name(directory: CacheDirectory) -> None:
     """SIGKILL in the middle of writing one of our own files leaves the old content."""
-    folder.write("x", b"old")
+    directory.write("x", b"old")
     code = (
-        "import os, signal, sys; from pathlib import Path; from step37_flickr8k.cache.directory import CacheFolder\n"
-        "f = CacheFolder(Path(sys.argv[1]), 'train'); os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, sys; from pathlib import Path; from step37_flickr8k.cache.directory import CacheDirectory\n"
+        "f = CacheDirectory(Path(sys.argv[1]), 'train'); os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
         "f.write('x', b'new')"
     )
-    assert subprocess.run([sys.executable, "-c", code, folder.root], check=False).returncode == -9
-    assert (folder.home / "x").read_bytes() == b"old"
+    assert subprocess.run([sys.executable, "-c", code, directory.root], check=False).returncode == -9
+    assert (directory.home / "x").read_bytes() == b"old"
 
 
-def test_a_scan_sees_files_alone(folder: CacheFolder) -> None:
-    """Folders, links and hidden files of the split are no files of the dataset."""
-    (folder.files / "a.jpg").write_bytes(b"abc")
-    (folder.files / "sub").mkdir()
-    (folder.files / ".hidden").write_bytes(b"")
-    (folder.files / "link").symlink_to("a.jpg")
-    assert {name: entry.size for name, entry in folder.scan().items()} == {"a.jpg": 3}
-    assert CacheFolder(folder.root, "validation").scan() == {}
+def test_a_scan_sees_files_alone(directory: CacheDirectory) -> None:
+    """Directories, links and hidden files of the split are no files of the dataset."""
+    (directory.files / "a.jpg").write_bytes(b"abc")
+    (directory.files / "sub").mkdir()
+    (directory.files / ".hidden").write_bytes(b"")
+    (directory.files / "link").symlink_to("a.jpg")
+    assert {name: entry.size for name, entry in directory.scan().items()} == {"a.jpg": 3}
+    assert CacheDirectory(directory.root, "validation").scan() == {}
 
 
 def test_pictures_that_can_and_cannot_be_decoded(tmp_path: Path) -> None:
@@ -262,13 +262,13 @@ def test_a_picture_that_cannot_be_read_is_not_called_broken(tmp_path: Path) -> N
         why_undecodable(tmp_path, "a.jpg")
 
 
-def test_a_record_survives_writing_and_reading(folder: CacheFolder) -> None:
+def test_a_record_survives_writing_and_reading(directory: CacheDirectory) -> None:
     """What is written is what is read, and the manifest with it."""
-    record = ready(folder)
-    assert read_record(folder) == record
-    assert unchanged(read_manifest(folder), folder.scan()) == read_manifest(folder)
-    (folder.files / "a.jpg").write_bytes(b"changed")
-    assert set(unchanged(read_manifest(folder), folder.scan())) == {METADATA}
+    record = ready(directory)
+    assert read_record(directory) == record
+    assert unchanged(read_manifest(directory), directory.scan()) == read_manifest(directory)
+    (directory.files / "a.jpg").write_bytes(b"changed")
+    assert set(unchanged(read_manifest(directory), directory.scan())) == {METADATA}
 
 
 def test_what_a_record_fits() -> None:
@@ -294,42 +294,42 @@ def test_a_record_remembers_the_last_sixteen_runs() -> None:
     assert record.confirmed_by(None) is record
 
 
-def test_visible_is_when_record_metadata_and_probes_are_there(folder: CacheFolder) -> None:
+def test_visible_is_when_record_metadata_and_probes_are_there(directory: CacheDirectory) -> None:
     """A node sees the cache once all that the record speaks of opens with the right size; until then it says what is missing."""
     with pytest.raises(NotVisible, match="doesn't see a ready record"):
-        rows_when_visible(folder, selection(), "c1", 0.05)
-    ready(folder)
-    assert rows_when_visible(folder, selection(), "c1", 1) == [Row("a.jpg", "x")]
+        rows_when_visible(directory, selection(), "c1", 0.05)
+    ready(directory)
+    assert rows_when_visible(directory, selection(), "c1", 1) == [Row("a.jpg", "x")]
     with pytest.raises(NotVisible, match="older ready record"):
-        rows_when_visible(folder, selection(99), "c1", 0.05)
+        rows_when_visible(directory, selection(99), "c1", 0.05)
     with pytest.raises(CommitChanged, match="holds commit c1, not c2"):
-        rows_when_visible(folder, selection(), "c2", 0.05)
-    good = (folder.files / "a.jpg").read_bytes()
-    (folder.files / "a.jpg").write_bytes(b"short")
+        rows_when_visible(directory, selection(), "c2", 0.05)
+    good = (directory.files / "a.jpg").read_bytes()
+    (directory.files / "a.jpg").write_bytes(b"short")
     with pytest.raises(NotVisible, match=r"a\.jpg doesn't have"):
-        rows_when_visible(folder, selection(), "c1", 0.05)
-    (folder.files / "a.jpg").unlink()
+        rows_when_visible(directory, selection(), "c1", 0.05)
+    (directory.files / "a.jpg").unlink()
     with pytest.raises(NotVisible, match="No such file"):
-        rows_when_visible(folder, selection(), "c1", 0.05)
-    threading.Timer(0.2, lambda: (folder.files / "a.jpg").write_bytes(good)).start()
-    assert rows_when_visible(folder, selection(), "c1", 5) == [Row("a.jpg", "x")]
-    (folder.files / METADATA).write_text("other")
+        rows_when_visible(directory, selection(), "c1", 0.05)
+    threading.Timer(0.2, lambda: (directory.files / "a.jpg").write_bytes(good)).start()
+    assert rows_when_visible(directory, selection(), "c1", 5) == [Row("a.jpg", "x")]
+    (directory.files / METADATA).write_text("other")
     with pytest.raises(NotVisible, match="other bytes"):
-        rows_when_visible(folder, selection(), "c1", 0.05)
+        rows_when_visible(directory, selection(), "c1", 0.05)
 
 
-def test_a_look_that_fails_is_followed_by_another(folder: CacheFolder) -> None:
+def test_a_look_that_fails_is_followed_by_another(directory: CacheDirectory) -> None:
     """What the file system says of a look is no verdict: the next may see all; in the end it is said."""
-    ready(folder)
-    away = folder.root / "away"
-    folder.home.rename(away)
-    folder.home.symlink_to(folder.home)  # ELOOP: an error that has no class of its own, as EIO
+    ready(directory)
+    away = directory.root / "away"
+    directory.home.rename(away)
+    directory.home.symlink_to(directory.home)  # ELOOP: an error that has no class of its own, as EIO
     with pytest.raises(TransientError, match=r"after 0\.05 s, .*symbolic links"):
-        rows_when_visible(folder, selection(), "c1", 0.05)
+        rows_when_visible(directory, selection(), "c1", 0.05)
 
     def mend() -> None:
-        folder.home.unlink()
-        away.rename(folder.home)
+        directory.home.unlink()
+        away.rename(directory.home)
 
     threading.Timer(0.2, mend).start()
-    assert rows_when_visible(folder, selection(), "c1", 5) == [Row("a.jpg", "x")]
+    assert rows_when_visible(directory, selection(), "c1", 5) == [Row("a.jpg", "x")]
