@@ -1,7 +1,7 @@
 """How long until all ranks know: after rank 0's outcome, its failure, its death; beside a bare barrier of the same run.
 
-``make bench-barrier``. Real processes over the real store; times on a shared machine vary, so compare within a run. Rank 0
-and the others read one monotonic clock, since they are on one machine.
+``make bench-barrier``. Real processes over the real store; times on a shared machine vary, so
+compare within a run. Rank 0 and the others read one monotonic clock, since they are on one machine.
 """
 
 import argparse
@@ -57,7 +57,8 @@ def rank_of_a_share(rank: int, size: int, port: int, out: str, ending: str, seco
     told: dict[str, float] = {}
 
     def work(progress: Progress) -> dict[str, Any]:
-        while len(list(Path(out).parent.glob("ready.*"))) < size:  # starting and connecting is not what is measured
+        # Starting and connecting is not what is measured
+        while len(list(Path(out).parent.glob("ready.*"))) < size:
             progress("waiting for the others to start")
             time.sleep(0.1)
         for number in range(int(seconds * 10)):
@@ -74,7 +75,11 @@ def rank_of_a_share(rank: int, size: int, port: int, out: str, ending: str, seco
     counted = Group(rank=rank, size=size, connect=connect, reconnects=group.reconnects)
     start = time.monotonic()
     with suppress(RuntimeError, RankZeroLost):
-        share(counted, work, timeouts=Timeouts(arrival=120, heartbeat=HEARTBEAT if ending == "death" else 30.0))
+        share(
+            counted,
+            work,
+            timeouts=Timeouts(arrival=120, heartbeat=HEARTBEAT if ending == "death" else 30.0),
+        )
     now = time.monotonic()
     Path(f"{out}.{rank}").write_text(json.dumps([now, sum(s.count for s in stores), now - start]))
 
@@ -83,7 +88,9 @@ def rank_of_a_barrier(rank: int, size: int, port: int, out: str) -> None:
     import torch.distributed as dist  # noqa: PLC0415 - forked with it imported
 
     method = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=method, rank=rank, world_size=size, timeout=timedelta(seconds=120))
+    dist.init_process_group(
+        "gloo", init_method=method, rank=rank, world_size=size, timeout=timedelta(seconds=120)
+    )
     dist.barrier()
     if rank == 0:
         time.sleep(WORK)
@@ -105,13 +112,18 @@ def last_return(target: Callable[..., None], size: int, *more: Any) -> float | N
     """Give the seconds from rank 0's end to the last rank's return; None where the ranks couldn't even start."""
     with tempfile.TemporaryDirectory() as directory:
         out, port = f"{directory}/rank", free_port()
-        processes = [_context.Process(target=target, args=(rank, size, port, out, *more)) for rank in range(size)]
+        processes = [
+            _context.Process(target=target, args=(rank, size, port, out, *more))
+            for rank in range(size)
+        ]
         for process in processes:
             process.start()
         for process in processes:
             process.join(180)
             process.kill()
-        times: list[float] = [json.loads(path.read_text())[0] for path in Path(directory).glob("rank.[0-9]*")]
+        times: list[float] = [
+            json.loads(path.read_text())[0] for path in Path(directory).glob("rank.[0-9]*")
+        ]
         expected = size - 1 if "death" in more else size
         if len(times) < expected:
             return None
@@ -122,7 +134,9 @@ def requests_per_second(seconds: float) -> float:
     """Count the requests of one waiter in one call, over a long work with the default heartbeat."""
     with tempfile.TemporaryDirectory() as directory:
         arguments = (2, free_port(), f"{directory}/rank", "success", seconds)
-        processes = [_context.Process(target=rank_of_a_share, args=(rank, *arguments)) for rank in range(2)]
+        processes = [
+            _context.Process(target=rank_of_a_share, args=(rank, *arguments)) for rank in range(2)
+        ]
         for process in processes:
             process.start()
         for process in processes:
@@ -168,22 +182,36 @@ def main() -> None:
     print("seconds from rank 0's word, or death, to the last rank's return")
     print(f"{'ranks':>6} {'outcome':>9} {'failure':>9} {'death':>9} {'bare barrier':>13}")
     for size in arguments.sizes:
-        row = [last_return(rank_of_a_share, size, ending, WORK) for ending in ("success", "failure", "death")]
+        row = [
+            last_return(rank_of_a_share, size, ending, WORK)
+            for ending in ("success", "failure", "death")
+        ]
         row.append(last_return(rank_of_a_barrier, size))
         shown = [f"{value:.3f}" if value is not None else "failed" for value in row]
         print(f"{size:>6} {shown[0]:>9} {shown[1]:>9} {shown[2]:>9} {shown[3]:>13}", flush=True)
-    print(f"death: SIGKILL, found after the heartbeat timeout, {HEARTBEAT:g} s here, since the last word\n")
+    print(
+        f"death: SIGKILL, found after the heartbeat timeout, {HEARTBEAT:g} s here, since the last word\n"
+    )
     rate = requests_per_second(60)
-    print(f"store requests of a waiter in a call of 60 s, coming and leaving included: {rate:.2f} a second; waiting: 2 a beat")
+    print(
+        f"store requests of a waiter in a call of 60 s, coming and leaving included: {rate:.2f} a second; waiting: 2 a beat"
+    )
     for ranks in (10, 1000, 10000):
-        print(f"{ranks:>6} ranks waiting: {2 * (ranks - 1) / Timeouts().beat:,.0f} requests a second (computed)")
+        print(
+            f"{ranks:>6} ranks waiting: {2 * (ranks - 1) / Timeouts().beat:,.0f} requests a second (computed)"
+        )
     print()
     spent: dict[int, float] = {}
     for clients in arguments.clients:
         spent[clients] = wake(clients)
-        print(f"{clients:>6} clients of one store wake and read a word in {spent[clients]:.3f} s", flush=True)
+        print(
+            f"{clients:>6} clients of one store wake and read a word in {spent[clients]:.3f} s",
+            flush=True,
+        )
     most = max(spent)
-    print(f" 10000 clients: {spent[most] * 10000 / most:.3f} s (computed from {most}, in proportion)")
+    print(
+        f" 10000 clients: {spent[most] * 10000 / most:.3f} s (computed from {most}, in proportion)"
+    )
 
 
 if __name__ == "__main__":

@@ -19,13 +19,23 @@ def heading(text: str) -> None:
 
 
 def torchrun(ranks: int, *command: str, endpoint: str, **variables: str) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+    ]
     quiet = {
         "OMP_NUM_THREADS": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "PYTHONWARNINGS": "ignore:Failed to initialize NumPy",
     }
-    subprocess.run([*launcher, *command], check=True, env=os.environ | quiet | variables | {"HF_ENDPOINT": endpoint})
+    subprocess.run(
+        [*launcher, *command],
+        check=True,
+        env=os.environ | quiet | variables | {"HF_ENDPOINT": endpoint},
+    )
 
 
 def show(data: Path, cache: Path) -> int:
@@ -43,8 +53,12 @@ def show(data: Path, cache: Path) -> int:
             ("status", "--cache-dir", cache),
             ("preview", "--cache-dir", cache, "--output", page),
         ):
-            subprocess.run([sys.executable, "-m", "step37_flickr8k", *map(str, command)], check=True)
-        print(f"the page has {page.stat().st_size / 1e6:.1f} MB; the Hub was asked {len(hub.requests)} times")
+            subprocess.run(
+                [sys.executable, "-m", "step37_flickr8k", *map(str, command)], check=True
+            )
+        print(
+            f"the page has {page.stat().st_size / 1e6:.1f} MB; the Hub was asked {len(hub.requests)} times"
+        )
 
         heading("the same again: a warm cache")
         torchrun(4, *warmup, endpoint=hub.endpoint)
@@ -61,7 +75,11 @@ def show(data: Path, cache: Path) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="directory with train/metadata.csv and the images (default: one drawn now)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="directory with train/metadata.csv and the images (default: one drawn now)",
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="step37-demo-") as scratch:
         data = arguments.data
@@ -70,7 +88,10 @@ def main() -> int:
             data = Path(scratch) / "data"
             draw_dataset(data)
         if not (data / "train" / "metadata.csv").is_file():
-            print(f"{data} has no train/metadata.csv: DATA=<directory> wants that layout", file=sys.stderr)
+            print(
+                f"{data} has no train/metadata.csv: DATA=<directory> wants that layout",
+                file=sys.stderr,
+            )
             return 2
         return show(data, Path(scratch) / "cache")
 

@@ -17,7 +17,15 @@ from step37_flickr8k.localhub import LocalHub
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Hide the settings, tokens, proxies and launchers of whoever runs the tests."""
     prefixes = ("STEP37_", "HF_", "SLURM_", "OMPI_", "TORCHELASTIC_")
-    names = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
+    names = {
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "LOCAL_WORLD_SIZE",
+        "GROUP_RANK",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+    }
     for name in list(os.environ):
         if name.startswith(prefixes) or name in names or name.upper().endswith("_PROXY"):
             monkeypatch.delenv(name)
@@ -34,7 +42,9 @@ def _own_signals() -> None:
 def picture(number: int, size: int = 16) -> bytes:
     """Draw a small JPEG that no other number gives."""
     out = io.BytesIO()
-    Image.new("RGB", (size, size), (number * 37 % 256, number * 91 % 256, number % 256)).save(out, "JPEG")
+    Image.new("RGB", (size, size), (number * 37 % 256, number * 91 % 256, number % 256)).save(
+        out, "JPEG"
+    )
     return out.getvalue()
 
 

@@ -31,7 +31,9 @@ def draw(directory: Path, shift: int) -> Path:
     """Draw a dataset; with another shift a third of its pictures are others."""
     (directory / "train").mkdir(parents=True)
     for number in range(COUNT):
-        (directory / "train" / f"{number:04}.jpg").write_bytes(picture(number + (shift if number % 3 == 0 else 0)))
+        (directory / "train" / f"{number:04}.jpg").write_bytes(
+            picture(number + (shift if number % 3 == 0 else 0))
+        )
     write_rows(directory / "train", [captioned(number) for number in range(COUNT)])
     return directory
 
@@ -48,7 +50,15 @@ class Rounds:
         """Start a run of the command; runs of one number are tries of one job, which don't wait for a dead one's lease."""
         job = Ranks(1, self.place / "job", BRISK | {"STEP37_RUN_ID": f"run-{number}"})
         job.out(0).unlink(missing_ok=True)
-        job.start_command(0, "warmup", "--cache-dir", str(cache), "--endpoint", (hub or self.new).endpoint, *arguments)
+        job.start_command(
+            0,
+            "warmup",
+            "--cache-dir",
+            str(cache),
+            "--endpoint",
+            (hub or self.new).endpoint,
+            *arguments,
+        )
         return job
 
     def begin(self, beginning: str, cache: Path) -> None:
@@ -59,7 +69,9 @@ class Rounds:
         template = self.place / beginning
         if not template.exists():
             narrow = ("--sample-count", "20") if beginning == "growing" else ()
-            job = self.run(template, -1, *narrow, hub=self.old if beginning == "new commit" else self.new)
+            job = self.run(
+                template, -1, *narrow, hub=self.old if beginning == "new commit" else self.new
+            )
             assert job.wait() == {0: 0}, job.log(0)
         shutil.copytree(template, cache)  # with times
         if beginning == "purged":
@@ -81,12 +93,18 @@ class Rounds:
     def right(self, cache: Path) -> set[str]:
         """Give the names of the files that have the new commit's bytes."""
         files = {path.name: path for path in (cache / "train").glob("[!.]*")}
-        return {name for name, path in files.items() if path.read_bytes() == (self.new.directory / "train" / name).read_bytes()}
+        return {
+            name
+            for name, path in files.items()
+            if path.read_bytes() == (self.new.directory / "train" / name).read_bytes()
+        }
 
     def assert_whole(self, cache: Path) -> None:
         """Whatever has a final name is whole, of one of both commits."""
         for path in (cache / "train").glob("[!.]*"):
-            known = [(hub.directory / "train" / path.name).read_bytes() for hub in (self.old, self.new)]
+            known = [
+                (hub.directory / "train" / path.name).read_bytes() for hub in (self.old, self.new)
+            ]
             assert path.read_bytes() in [*known, b"torn"], path.name
 
     def assert_true_to_its_word(self, cache: Path) -> None:
@@ -98,9 +116,14 @@ class Rounds:
         hub = {self.old.commit: self.old, self.new.commit: self.new}[record.commit]
         for row in range(record.captions["caption_0"].rows):
             name = f"{row:04}.jpg"
-            assert (cache / "train" / name).read_bytes() == (hub.directory / "train" / name).read_bytes(), name
+            assert (cache / "train" / name).read_bytes() == (
+                hub.directory / "train" / name
+            ).read_bytes(), name
         for name, proof in read_manifest(directory).items():
-            assert digest_of(cache / "train" / name, proof.digest) == proof.digest or record.commit == self.old.commit, name
+            assert (
+                digest_of(cache / "train" / name, proof.digest) == proof.digest
+                or record.commit == self.old.commit
+            ), name
 
     def assert_ends_well(self, cache: Path, number: int) -> int:
         """Run again: every byte is right, no orphan is left, and only what was missing or wrong came; gives how many came."""
@@ -113,7 +136,11 @@ class Rounds:
         assert self.right(cache) == set(names)
         ours = sorted(os.listdir(cache / ".step37-flickr8k"))
         assert len(ours) == 3, ours
-        assert [name.rstrip("0123456789") for name in ours] == ["train.json", "train.lease.", "train.manifest"]
+        assert [name.rstrip("0123456789") for name in ours] == [
+            "train.json",
+            "train.lease.",
+            "train.manifest",
+        ]
         fetched = sorted(Path(request.repo_path).name for request in self.new.file_requests())
         assert fetched == sorted(set(names) - before)
         return len(fetched)
@@ -127,7 +154,9 @@ def rounds(tmp_path: Path) -> Iterator[Rounds]:
 
 
 @pytest.mark.timeout(280)
-def test_a_hundred_killed_runs(rounds: Rounds, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hundred_killed_runs(
+    rounds: Rounds, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """SIGKILL at a random moment leaves the old state, or files that the next run hashes first; the next run ends well."""
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
@@ -149,9 +178,13 @@ def test_a_hundred_killed_runs(rounds: Rounds, tmp_path: Path, capsys: pytest.Ca
             rounds.assert_true_to_its_word(cache)
         came += rounds.assert_ends_well(cache, number)
     seconds = time.monotonic() - start
-    figures = [f"{ROUNDS} rounds of SIGKILL in {seconds:.0f} s (seed {seed}): no wrong byte, no orphan; killed"]
+    figures = [
+        f"{ROUNDS} rounds of SIGKILL in {seconds:.0f} s (seed {seed}): no wrong byte, no orphan; killed"
+    ]
     figures += [f"  {times:3} {name}" for name, times in struck.most_common()]
-    figures += [f"  the runs after them fetched {came} files, {came / ROUNDS:.1f} of {COUNT + 1} each"]
+    figures += [
+        f"  the runs after them fetched {came} files, {came / ROUNDS:.1f} of {COUNT + 1} each"
+    ]
     with capsys.disabled():
         print("", *figures, sep="\n")  # noqa: T201 - the figures
     assert struck["after its end"] < ROUNDS / 4, "the moments were no moments of a run"
@@ -163,7 +196,11 @@ def moment(cache: Path, rounds: Rounds) -> str:
         return "before it wrote anything"
     unfinished = [*(cache / "train").glob(".*"), *(cache / ".step37-flickr8k").glob(".*")]
     record = read_record(CacheDirectory(cache, "train"))
-    if record is not None and record.commit == rounds.new.commit and record.captions["caption_0"].everything:
+    if (
+        record is not None
+        and record.commit == rounds.new.commit
+        and record.captions["caption_0"].everything
+    ):
         return "with a ready record"
     if unfinished:
         return f"with {'a file' if len(unfinished) == 1 else 'several files'} unfinished"
@@ -171,7 +208,7 @@ def moment(cache: Path, rounds: Rounds) -> str:
     return "between two files" if files else "before the first file"
 
 
-# --- the power fails -----------------------------------------------------------------------------------------------------------
+# --- the power fails ------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -185,9 +222,13 @@ def mounted(image: Path, place: Path) -> Iterator[Path]:
         subprocess.run(["umount", place], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="it mounts file systems: run it as root, in a container for example")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="it mounts file systems: run it as root, in a container for example"
+)
 @pytest.mark.timeout(120)
-def test_the_power_fails(rounds: Rounds, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_power_fails(
+    rounds: Rounds, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """After a power failure at any moment the next run ends well; after one just when a run was done, the cache is warm."""
     if not shutil.which("mkfs.ext4"):
         pytest.skip("no mkfs.ext4: apt-get install e2fsprogs")
@@ -200,20 +241,29 @@ def test_the_power_fails(rounds: Rounds, tmp_path: Path, capsys: pytest.CaptureF
     ready = 0
     for number in range(10):
         done = number % 2 == 0
-        pause = (lambda job: job.wait()) if done else (lambda _: time.sleep(chance.uniform(0, 1.5 * last)))
+        pause = (
+            (lambda job: job.wait())
+            if done
+            else (lambda _: time.sleep(chance.uniform(0, 1.5 * last)))
+        )
         lost = power_failure(rounds, blank, tmp_path, number, pause)
         with mounted(lost, tmp_path / "after") as place:
-            rounds.assert_true_to_its_word(place / "cache")  # names may have come without their bytes: nobody said they had
+            # Names may have come without their bytes: nobody said they had
+            rounds.assert_true_to_its_word(place / "cache")
             record = read_record(CacheDirectory(place / "cache", "train"))
             ready += record is not None
             came = rounds.assert_ends_well(place / "cache", number)
-            assert not done or (record is not None and came == 0), "not all was durable when the run was done"
+            assert not done or (record is not None and came == 0), (
+                "not all was durable when the run was done"
+            )
     with capsys.disabled():
         told = f"no wrong byte, no orphan; {ready} times a ready record"
         print(f"\n10 power failures, 5 of them just when a run was done: {told}")  # noqa: T201 - the figures
 
 
-def power_failure(rounds: Rounds, blank: Path, tmp_path: Path, number: int, pause: Callable[[Ranks], object]) -> Path:
+def power_failure(
+    rounds: Rounds, blank: Path, tmp_path: Path, number: int, pause: Callable[[Ranks], object]
+) -> Path:
     """Run on a fresh image; give what was in it, as a power failure would leave it, when ``pause`` had returned."""
     image, lost = tmp_path / "image", tmp_path / "lost"
     shutil.copy(blank, image)

@@ -1,6 +1,7 @@
 """Real rank processes: the command or the library in each, forked from a process that has torch imported.
 
-Importing torch takes seconds, forking milliseconds; each rank has its own interpreter state, environment, signals and output.
+Importing torch takes seconds, forking milliseconds; each rank has its own interpreter state,
+environment, signals and output.
 """
 
 import multiprocessing
@@ -19,7 +20,13 @@ from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["torch.distributed", "step37_flickr8k.job.warmup", "step37_flickr8k.report.model", "huggingface_hub.hf_api", "tests.ranks"]
+    [
+        "torch.distributed",
+        "step37_flickr8k.job.warmup",
+        "step37_flickr8k.report.model",
+        "huggingface_hub.hf_api",
+        "tests.ranks",
+    ]
 )
 
 
@@ -31,7 +38,12 @@ def free_port() -> int:
     raise OSError("no port is free")
 
 
-def _become(target: Callable[..., Any], out: Path, environment: Mapping[str, str], arguments: tuple[Any, ...]) -> None:
+def _become(
+    target: Callable[..., Any],
+    out: Path,
+    environment: Mapping[str, str],
+    arguments: tuple[Any, ...],
+) -> None:
     os.environ.clear()
     os.environ.update(environment)
     descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -50,12 +62,16 @@ def command(arguments: list[str]) -> None:
     cli.main()
 
 
-def in_group(rank: int, size: int, meeting: str, result: str, call: Callable[..., Any], arguments: Any) -> None:
+def in_group(
+    rank: int, size: int, meeting: str, result: str, call: Callable[..., Any], arguments: Any
+) -> None:
     """Be a rank of an initialised gloo group that calls ``call(rank, arguments)`` and keeps what came out."""
     import torch.distributed as dist
 
     timeout = timedelta(seconds=float(os.environ.get("GROUP_TIMEOUT", "60")))
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size, timeout=timeout)
+    dist.init_process_group(
+        "gloo", init_method=meeting, rank=rank, world_size=size, timeout=timeout
+    )
     try:
         outcome: Any = call(rank, arguments)
     except Exception as error:  # noqa: BLE001 - an outcome like any other
@@ -69,7 +85,12 @@ class Ranks:
     """A job's processes; ``wait`` gives their exit codes, -N for signal N. ``parents`` may start processes of their own."""
 
     def __init__(
-        self, size: int, directory: Path, environment: Mapping[str, str] | None = None, *, parents: bool = False
+        self,
+        size: int,
+        directory: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        parents: bool = False,
     ) -> None:
         self.size = size
         self.parents = parents
@@ -79,8 +100,18 @@ class Ranks:
         self.environment = dict(os.environ) | dict(environment or {})
         self.processes: dict[int, Any] = {}
 
-    def _start(self, rank: int, target: Callable[..., Any], environment: Mapping[str, str], arguments: tuple[Any, ...]) -> None:
-        process = _context.Process(target=_become, args=(target, self.out(rank), environment, arguments), daemon=not self.parents)
+    def _start(
+        self,
+        rank: int,
+        target: Callable[..., Any],
+        environment: Mapping[str, str],
+        arguments: tuple[Any, ...],
+    ) -> None:
+        process = _context.Process(
+            target=_become,
+            args=(target, self.out(rank), environment, arguments),
+            daemon=not self.parents,
+        )
         process.start()
         self.processes[rank] = process
 
@@ -103,7 +134,14 @@ class Ranks:
         """Start all ranks of a gloo group; ``outcomes`` gives what came out of each."""
         meeting = f"file://{self.directory}/meeting-{self.port}"
         for rank in range(self.size):
-            target_arguments = (rank, self.size, meeting, str(self.directory / f"result-{rank}"), call, arguments)
+            target_arguments = (
+                rank,
+                self.size,
+                meeting,
+                str(self.directory / f"result-{rank}"),
+                call,
+                arguments,
+            )
             self._start(rank, in_group, self.environment | environment, target_arguments)
         return self
 
@@ -116,7 +154,9 @@ class Ranks:
     def until_logged(self, rank: int, text: str, seconds: float = 30) -> None:
         deadline = time.monotonic() + seconds
         while text not in self.log(rank):
-            assert time.monotonic() < deadline, f"rank {rank} never said {text!r}:\n{self.log(rank)}"
+            assert time.monotonic() < deadline, (
+                f"rank {rank} never said {text!r}:\n{self.log(rank)}"
+            )
             time.sleep(0.02)
 
     def signal(self, rank: int, number: signal.Signals) -> None:
@@ -135,7 +175,10 @@ class Ranks:
 
     def outcomes(self, seconds: float = 60) -> list[Any]:
         self.wait(seconds)
-        return [pickle.loads((self.directory / f"result-{rank}").read_bytes()) for rank in range(self.size)]
+        return [
+            pickle.loads((self.directory / f"result-{rank}").read_bytes())
+            for rank in range(self.size)
+        ]
 
     def end(self) -> None:
         for process in self.processes.values():

@@ -24,7 +24,13 @@ from step37_flickr8k.cache.record import (
 from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.dataset.selection import Row, Selection
-from step37_flickr8k.errors import CommitChanged, FolderFull, FolderNotUsable, NotVisible, TransientError
+from step37_flickr8k.errors import (
+    CommitChanged,
+    FolderFull,
+    FolderNotUsable,
+    NotVisible,
+    TransientError,
+)
 from step37_flickr8k.images import why_undecodable
 from tests.conftest import picture
 
@@ -36,8 +42,16 @@ def directory(cache: Path) -> CacheDirectory:
     return made
 
 
-def selection(count: int | None = 3, revision: str | None = None, key: str = "caption_0") -> Selection:
-    return Selection(repo_id="intro/flickr8k", split="train", caption_key=key, sample_count=count, revision=revision)
+def selection(
+    count: int | None = 3, revision: str | None = None, key: str = "caption_0"
+) -> Selection:
+    return Selection(
+        repo_id="intro/flickr8k",
+        split="train",
+        caption_key=key,
+        sample_count=count,
+        revision=revision,
+    )
 
 
 def ready(directory: CacheDirectory, commit: str = "c1", rows: int = 3) -> Record:
@@ -57,9 +71,13 @@ def test_digests_are_the_hubs_own(tmp_path: Path) -> None:
     """A plain file's digest is git's blob sha1, an LFS file's its sha256."""
     path = tmp_path / "file"
     path.write_bytes(b"hello\n")
-    git = subprocess.run(["git", "hash-object", path], capture_output=True, text=True, check=True).stdout.strip()
+    git = subprocess.run(
+        ["git", "hash-object", path], capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert digest_of(path, "git-sha1:") == f"git-sha1:{git}"
-    sha256 = subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True).stdout.split()[0]
+    sha256 = subprocess.run(
+        ["sha256sum", path], capture_output=True, text=True, check=True
+    ).stdout.split()[0]
     assert digest_of(path, "sha256:") == f"sha256:{sha256}"
 
 
@@ -83,7 +101,9 @@ def test_a_file_in_the_directories_place_is_said(tmp_path: Path) -> None:
         (errno.EIO, TransientError),
     ],
 )
-def test_what_the_file_system_says_becomes_what_to_do(directory: CacheDirectory, code: int, error: type[Exception]) -> None:
+def test_what_the_file_system_says_becomes_what_to_do(
+    directory: CacheDirectory, code: int, error: type[Exception]
+) -> None:
     """A full disk, a quota, a read-only mount and an I/O error each have their class, with the path."""
     with pytest.raises(error, match=r"train/a"), directory.writing(directory.files / "a"):
         raise OSError(code, os.strerror(code), str(directory.files / "a"))
@@ -92,14 +112,21 @@ def test_what_the_file_system_says_becomes_what_to_do(directory: CacheDirectory,
 def test_a_real_full_disk_is_directory_full() -> None:
     """ENOSPC as the kernel gives it."""
     directory = CacheDirectory(Path("/dev"), "full")
-    with pytest.raises(FolderFull), directory.errors(), Path("/dev/full").open("wb", buffering=0) as full:
+    with (
+        pytest.raises(FolderFull),
+        directory.errors(),
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
         full.write(b"x")
 
 
 def test_space_is_checked_before_the_first_byte(directory: CacheDirectory) -> None:
     """A plan that can't fit is refused with what is there, what is needed, and what to do."""
     directory.check_space(1, 1)
-    with pytest.raises(FolderFull, match=r"GB free, the plan needs 1,000,000,000\.0 GB: free space or lower sample_count"):
+    with pytest.raises(
+        FolderFull,
+        match=r"GB free, the plan needs 1,000,000,000\.0 GB: free space or lower sample_count",
+    ):
         directory.check_space(10**18, 1)
     if os.statvfs(directory.files).f_files:
         with pytest.raises(FolderFull, match="inodes free"):
@@ -119,7 +146,9 @@ def test_our_own_files_are_replaced_whole(directory: CacheDirectory) -> None:
     assert sorted(os.listdir(directory.home)) == ["x", "y"]
 
 
-def test_flushing_reaches_the_file_system(directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flushing_reaches_the_file_system(
+    directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file system is flushed by syncfs, by sync where there is none, and an error of it is told."""
     with directory.flushing() as flush:
         flush()
@@ -132,7 +161,9 @@ def test_flushing_reaches_the_file_system(directory: CacheDirectory, monkeypatch
         pass  # an error of before is nobody's business
 
 
-def test_what_failed_before_is_let_go_by(directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_failed_before_is_let_go_by(
+    directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Syncfs tells of old errors until it was asked: they are asked for once, and don't count; later ones do."""
     told = [-1, 0, -1]
     monkeypatch.setattr("step37_flickr8k.cache.linux._SYNCFS", lambda _: told.pop(0))
@@ -142,7 +173,9 @@ def test_what_failed_before_is_let_go_by(directory: CacheDirectory, monkeypatch:
             flush()
 
 
-def test_looking_lists_what_holds_our_directory(directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looking_lists_what_holds_our_directory(
+    directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A look is two listings, ours after the one that holds it; upwards it goes only where the cache directory is missing."""
     listed: list[Path] = []
     listdir = os.listdir
@@ -161,7 +194,9 @@ def test_looking_lists_what_holds_our_directory(directory: CacheDirectory, monke
     assert listed == [missing.root, directory.root / "a", directory.root]
 
 
-def test_a_cache_directory_behind_a_link_to_nowhere_is_looked_for_there(directory: CacheDirectory, tmp_path: Path) -> None:
+def test_a_cache_directory_behind_a_link_to_nowhere_is_looked_for_there(
+    directory: CacheDirectory, tmp_path: Path
+) -> None:
     """Where cache_dir is a link that leads nowhere yet, there is nothing, and no error."""
     (tmp_path / "link").symlink_to(tmp_path / "later")
     linked = CacheDirectory(tmp_path / "link", "train")
@@ -171,7 +206,9 @@ def test_a_cache_directory_behind_a_link_to_nowhere_is_looked_for_there(director
     assert linked.refresh() == {"x"}
 
 
-def test_a_stale_handle_is_opened_anew(directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stale_handle_is_opened_anew(
+    directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ESTALE says that the file was replaced: it is read once more; other errors are transient; nothing there is None."""
     directory.write("x", b"content")
     read_bytes, errors = Path.read_bytes, [errno.ESTALE, 0, errno.ESTALE, errno.ESTALE, errno.EIO]
@@ -196,7 +233,10 @@ def test_only_orphans_of_others_are_swept(directory: CacheDirectory) -> None:
     own.write_bytes(b"x")
     for place in (directory.files, directory.home):
         (place / ".step37-train-0123abcd-1.tmp").write_bytes(b"x")
-    others = [directory.home / ".step37-train-b-0123abcd-1.tmp", directory.home / ".step37-test-0123abcd-1.tmp"]
+    others = [
+        directory.home / ".step37-train-b-0123abcd-1.tmp",
+        directory.home / ".step37-test-0123abcd-1.tmp",
+    ]
     for other in others:
         other.write_bytes(b"x")
     assert directory.sweep() == 2
@@ -206,7 +246,9 @@ def test_only_orphans_of_others_are_swept(directory: CacheDirectory) -> None:
     assert not own.exists()
 
 
-def test_a_swept_contender_asks_again(directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_swept_contender_asks_again(
+    directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file that is swept before it has its name is written once more: sweeping costs a living contender nothing."""
     link, tries = os.link, 0
 
@@ -231,7 +273,9 @@ def test_a_killed_writer_leaves_no_file_under_a_final_name(directory: CacheDirec
         "f = CacheDirectory(Path(sys.argv[1]), 'train'); os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
         "f.write('x', b'new')"
     )
-    assert subprocess.run([sys.executable, "-c", code, directory.root], check=False).returncode == -9
+    assert (
+        subprocess.run([sys.executable, "-c", code, directory.root], check=False).returncode == -9
+    )
     assert (directory.home / "x").read_bytes() == b"old"
 
 
@@ -273,7 +317,12 @@ def test_a_record_survives_writing_and_reading(directory: CacheDirectory) -> Non
 
 def test_what_a_record_fits() -> None:
     """A record fits a selection that it covers, when no other commit is asked for or this very run has confirmed it."""
-    record = Record(repo_id="intro/flickr8k", commit="c1", metadata="m", captions={"caption_0": Coverage(3, everything=False)})
+    record = Record(
+        repo_id="intro/flickr8k",
+        commit="c1",
+        metadata="m",
+        captions={"caption_0": Coverage(3, everything=False)},
+    )
     assert record.fits(selection(3), None)
     assert record.fits(selection(3, "c1"), None)
     assert not record.fits(selection(4), None)
@@ -323,7 +372,8 @@ def test_a_look_that_fails_is_followed_by_another(directory: CacheDirectory) -> 
     ready(directory)
     away = directory.root / "away"
     directory.home.rename(away)
-    directory.home.symlink_to(directory.home)  # ELOOP: an error that has no class of its own, as EIO
+    # ELOOP: an error that has no class of its own, as EIO
+    directory.home.symlink_to(directory.home)
     with pytest.raises(TransientError, match=r"after 0\.05 s, .*symbolic links"):
         rows_when_visible(directory, selection(), "c1", 0.05)
 

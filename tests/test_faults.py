@@ -25,10 +25,15 @@ from tests.ranks import Ranks
 
 pytestmark = pytest.mark.slow
 needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="it mounts file systems: run the tests as root, in a container for example"
+    os.geteuid() != 0,
+    reason="it mounts file systems: run the tests as root, in a container for example",
 )
 
-BRISK = {"STEP37_HEARTBEAT_TIMEOUT": "2", "STEP37_VISIBILITY_TIMEOUT": "5", "STEP37_ARRIVAL_TIMEOUT": "60"}
+BRISK = {
+    "STEP37_HEARTBEAT_TIMEOUT": "2",
+    "STEP37_VISIBILITY_TIMEOUT": "5",
+    "STEP37_ARRIVAL_TIMEOUT": "60",
+}
 MakeRanks = Callable[..., Ranks]
 
 
@@ -60,7 +65,10 @@ def assert_right(hub: LocalHub, cache: Path, count: int = 12) -> None:
     """Every image of the cache has the dataset's bytes, and nothing is torn."""
     files = sorted(path.name for path in (cache / "train").iterdir() if path.suffix == ".jpg")
     assert len(files) == count
-    assert all((cache / "train" / name).read_bytes() == (hub.directory / "train" / name).read_bytes() for name in files)
+    assert all(
+        (cache / "train" / name).read_bytes() == (hub.directory / "train" / name).read_bytes()
+        for name in files
+    )
 
 
 def call_loader(rank: int, arguments: dict[str, Any]) -> int:
@@ -70,11 +78,13 @@ def call_loader(rank: int, arguments: dict[str, Any]) -> int:
     return len(prepare_flickr8k_samples(**arguments["all"] | own))
 
 
-# --- rank 0 ends ---------------------------------------------------------------------------------------------------------------
+# --- rank 0 ends ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("round_", range(14))
-def test_rank_zero_ends_at_a_random_moment(hub: LocalHub, cache: Path, ranks: MakeRanks, round_: int) -> None:
+def test_rank_zero_ends_at_a_random_moment(
+    hub: LocalHub, cache: Path, ranks: MakeRanks, round_: int
+) -> None:
     """Rank 0 killed, frozen or signalled: the others know it in seconds, download nothing, and the next run completes."""
     chance = random.Random(round_)
     hub.faults.add(Fault.delay(0.15))
@@ -82,7 +92,8 @@ def test_rank_zero_ends_at_a_random_moment(hub: LocalHub, cache: Path, ranks: Ma
     job = ranks(3, STEP37_RUN_ID=f"run-{round_}", STEP37_CONCURRENCY="2")
     job.start_all("warmup", "--cache-dir", str(cache), "--log-level", "debug")
     for rank in (1, 2):
-        job.until_logged(rank, "rank 0 answers")  # before that a rank waits for another rank 0, as long as for the first
+        # Before that a rank waits for another rank 0, as long as for the first
+        job.until_logged(rank, "rank 0 answers")
     time.sleep(chance.uniform(0, 2.2))
     before = time.monotonic()
     job.signal(0, number)
@@ -102,7 +113,9 @@ def test_rank_zero_ends_at_a_random_moment(hub: LocalHub, cache: Path, ranks: Ma
 
 
 @pytest.mark.parametrize("round_", range(6))
-def test_a_waiter_ends_at_a_random_moment(hub: LocalHub, cache: Path, ranks: MakeRanks, round_: int) -> None:
+def test_a_waiter_ends_at_a_random_moment(
+    hub: LocalHub, cache: Path, ranks: MakeRanks, round_: int
+) -> None:
     """A waiter killed, frozen or signalled never fails the others."""
     chance = random.Random(round_)
     hub.faults.add(Fault.delay(0.15))
@@ -116,7 +129,8 @@ def test_a_waiter_ends_at_a_random_moment(hub: LocalHub, cache: Path, ranks: Mak
     if number is signal.SIGTERM:
         ended.join(10)
         assert ended.exitcode in {143, 0}
-    deadline = time.monotonic() + 60  # rank 0 waits 30 s for a rank that says nothing, and then says who it is
+    # Rank 0 waits 30 s for a rank that says nothing, and then says who it is
+    deadline = time.monotonic() + 60
     while number is signal.SIGSTOP and job.processes[0].is_alive() and time.monotonic() < deadline:
         time.sleep(0.2)
         if "publishing" in job.log(0):
@@ -131,7 +145,9 @@ def test_a_waiter_ends_at_a_random_moment(hub: LocalHub, cache: Path, ranks: Mak
     assert_right(hub, cache)
 
 
-def test_waiters_frozen_past_the_heartbeat_timeout_go_on(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_waiters_frozen_past_the_heartbeat_timeout_go_on(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """Thawed while rank 0 still works, a waiter hears what was said meanwhile, and takes nobody for dead."""
     hub.faults.add(Fault.delay(0.8))
     job = ranks(6, STEP37_CONCURRENCY="1")
@@ -148,7 +164,9 @@ def test_waiters_frozen_past_the_heartbeat_timeout_go_on(hub: LocalHub, cache: P
 
 
 @pytest.mark.parametrize("moment", ["before", "during", "after"])
-def test_rank_zero_fails_before_during_and_after_the_download(hub: LocalHub, cache: Path, ranks: MakeRanks, moment: str) -> None:
+def test_rank_zero_fails_before_during_and_after_the_download(
+    hub: LocalHub, cache: Path, ranks: MakeRanks, moment: str
+) -> None:
     """Wherever rank 0 fails, every rank ends with its class, message and exit code."""
     extra = []
     if moment == "before":
@@ -157,20 +175,28 @@ def test_rank_zero_fails_before_during_and_after_the_download(hub: LocalHub, cac
         hub.faults.add(Fault.corrupt(path="train/0005.jpg"))
         extra = ["--attempts", "2"]
     else:
-        (cache / ".step37-flickr8k" / "train.json").mkdir(parents=True)  # the ready record can't be written
+        # The ready record can't be written
+        (cache / ".step37-flickr8k" / "train.json").mkdir(parents=True)
     job = ranks(4).start_all("warmup", "--cache-dir", str(cache), *extra)
     codes = set(job.wait().values())
-    words = {"before": "CaptionKeyNotFound", "during": "FetchFailed", "after": "FolderNotUsable"}[moment]
+    words = {"before": "CaptionKeyNotFound", "during": "FetchFailed", "after": "FolderNotUsable"}[
+        moment
+    ]
     assert codes == {75 if moment == "during" else 2}
-    lines = {next(line.partition("ERROR ")[2] for line in job.log(r).splitlines() if "ERROR" in line) for r in range(4)}
+    lines = {
+        next(line.partition("ERROR ")[2] for line in job.log(r).splitlines() if "ERROR" in line)
+        for r in range(4)
+    }
     assert len(lines) == 1
     assert lines.pop().startswith(words)
 
 
-# --- late, lost and replaced ----------------------------------------------------------------------------------------------------
+# --- late, lost and replaced ----------------------------------------------------------------------
 
 
-def test_a_download_three_times_longer_than_the_groups_timeout(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_a_download_three_times_longer_than_the_groups_timeout(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """Work has no time limit: neither the heartbeat's nor the process group's."""
     hub.faults.add(Fault.delay(1.0))
     arguments = {"all": {"cache_dir": str(cache), "sample_count": None}}
@@ -186,13 +212,20 @@ def test_ranks_that_come_late_or_never(draw: Draw, tmp_path: Path, ranks: MakeRa
 
     Three jobs side by side, each with a Hub of its own, since each takes its time.
     """
-    jobs = [ranks(2, STEP37_VISIBILITY_TIMEOUT="20") for _ in range(2)] + [ranks(3, STEP37_VISIBILITY_TIMEOUT="0.1")]
+    jobs = [ranks(2, STEP37_VISIBILITY_TIMEOUT="20") for _ in range(2)] + [
+        ranks(3, STEP37_VISIBILITY_TIMEOUT="0.1")
+    ]
     directory = draw()
     with LocalHub(directory) as one, LocalHub(directory) as two, LocalHub(directory) as three:
         hubs = (one, two, three)
 
         def start(number: int, rank: int) -> None:
-            place = ("--cache-dir", str(tmp_path / f"cache-{number}"), "--endpoint", hubs[number].endpoint)
+            place = (
+                "--cache-dir",
+                str(tmp_path / f"cache-{number}"),
+                "--endpoint",
+                hubs[number].endpoint,
+            )
             jobs[number].start_command(rank, "warmup", *place)
 
         for number, rank in ((0, 1), (1, 0), (2, 0), (2, 1)):
@@ -206,7 +239,9 @@ def test_ranks_that_come_late_or_never(draw: Draw, tmp_path: Path, ranks: MakeRa
     assert "rank 2 never said" in jobs[2].log(0)
 
 
-def test_a_waiter_started_anew_after_rank_zero_has_gone(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_a_waiter_started_anew_after_rank_zero_has_gone(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """A replaced rank of a finished job finds the record that names its run, and doesn't wait for rank 0."""
     job = ranks(2, STEP37_RUN_ID="job-uid-1").start_all("warmup", "--cache-dir", str(cache))
     assert job.wait() == {0: 0, 1: 0}
@@ -219,7 +254,9 @@ def test_a_waiter_started_anew_after_rank_zero_has_gone(hub: LocalHub, cache: Pa
     assert not hub.requests
 
 
-def test_rank_zero_started_anew_is_joined_by_the_same_waiters(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_rank_zero_started_anew_is_joined_by_the_same_waiters(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """Rank 0 killed and started again within the heartbeat timeout: the waiters mend the connection and go on."""
     hub.faults.add(Fault.delay(0.2))
     job = ranks(3, STEP37_HEARTBEAT_TIMEOUT="20", STEP37_CONCURRENCY="2", STEP37_RUN_ID="r")
@@ -234,7 +271,9 @@ def test_rank_zero_started_anew_is_joined_by_the_same_waiters(hub: LocalHub, cac
     assert_right(hub, cache)
 
 
-def test_torchrun_restarts_a_job_whose_rank_zero_was_killed(hub: LocalHub, cache: Path, tmp_path: Path) -> None:
+def test_torchrun_restarts_a_job_whose_rank_zero_was_killed(
+    hub: LocalHub, cache: Path, tmp_path: Path
+) -> None:
     """With --max-restarts=1 the second attempt succeeds, and what the first one left in the agent's store isn't believed."""
     hub.faults.add(Fault.delay(0.2))
     script = tmp_path / "rank.py"
@@ -246,7 +285,14 @@ def test_torchrun_restarts_a_job_whose_rank_zero_was_killed(hub: LocalHub, cache
         "sys.argv = ['step37-flickr8k', 'warmup', *sys.argv[1:]]\n"
         "cli.main()\n"
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "--max-restarts=1"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=3",
+        "--max-restarts=1",
+    ]
     done = subprocess.run(
         [*launch, str(script), "--cache-dir", str(cache), "--concurrency", "1"],
         env=os.environ | BRISK,
@@ -261,7 +307,7 @@ def test_torchrun_restarts_a_job_whose_rank_zero_was_killed(hub: LocalHub, cache
     assert_right(hub, cache)
 
 
-# --- several at once -----------------------------------------------------------------------------------------------------------
+# --- several at once ------------------------------------------------------------------------------
 
 
 def load_alone(arguments: dict[str, Any], result: str) -> None:
@@ -273,17 +319,24 @@ def load_alone(arguments: dict[str, Any], result: str) -> None:
     Path(result).write_bytes(pickle.dumps(outcome))
 
 
-def test_two_jobs_on_one_directory_download_once(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_two_jobs_on_one_directory_download_once(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """The lease lets one job download while the other waits, and both end well."""
     hub.faults.add(Fault.delay(0.1))
-    jobs = [ranks(2, STEP37_RUN_ID=f"job-{n}").start_all("warmup", "--cache-dir", str(cache)) for n in range(2)]
+    jobs = [
+        ranks(2, STEP37_RUN_ID=f"job-{n}").start_all("warmup", "--cache-dir", str(cache))
+        for n in range(2)
+    ]
     for job in jobs:
         assert set(job.wait().values()) == {0}, job.log(0)
     assert max(served(hub).values()) == 1
     assert_right(hub, cache)
 
 
-def test_a_narrower_job_meanwhile_does_not_shrink_the_record(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_a_narrower_job_meanwhile_does_not_shrink_the_record(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """Another job that wants less, at the same time, leaves what the first one promised."""
     hub.faults.add(Fault.delay(0.1))
     wide = ranks(2).start_all("warmup", "--cache-dir", str(cache))
@@ -294,7 +347,9 @@ def test_a_narrower_job_meanwhile_does_not_shrink_the_record(hub: LocalHub, cach
     assert max(served(hub).values()) == 1
 
 
-def test_another_commit_meanwhile_is_said(draw: Draw, hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_another_commit_meanwhile_is_said(
+    draw: Draw, hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """A job pinned to a commit whose directory was refilled with another ends as CommitChanged, never on mixed commits."""
     old = hub.commit
     waiting = ranks(2, STEP37_VISIBILITY_TIMEOUT="3")
@@ -310,7 +365,9 @@ def test_another_commit_meanwhile_is_said(draw: Draw, hub: LocalHub, cache: Path
     assert "CommitChanged: rank 1 on" in waiting.log(1)
 
 
-def test_a_frozen_lease_holder_stops_before_its_next_rename(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_a_frozen_lease_holder_stops_before_its_next_rename(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """A downloader frozen for so long that another one took over renames nothing more when it thaws."""
     hub.faults.add(Fault.delay(0.3))
     first = ranks(1, STEP37_CONCURRENCY="1", STEP37_HEARTBEAT_TIMEOUT="1")
@@ -329,7 +386,9 @@ def test_a_frozen_lease_holder_stops_before_its_next_rename(hub: LocalHub, cache
 
 
 @needs_root
-def test_a_full_disk_without_a_store_is_one_try_and_eight_errors(hub: LocalHub, tmp_path: Path, ranks: MakeRanks) -> None:
+def test_a_full_disk_without_a_store_is_one_try_and_eight_errors(
+    hub: LocalHub, tmp_path: Path, ranks: MakeRanks
+) -> None:
     """On a full file system one process tries, and its error is that of all eight."""
     small = tmp_path / "small"
     small.mkdir()
@@ -339,16 +398,28 @@ def test_a_full_disk_without_a_store_is_one_try_and_eight_errors(hub: LocalHub, 
         for rank in range(8):
             place = {"RANK": str(rank), "WORLD_SIZE": "8"}
             arguments = {"cache_dir": str(small / "cache"), "sample_count": None}
-            job._start(rank, load_alone, job.environment | place, (arguments, str(job.directory / f"result-{rank}")))
+            job._start(
+                rank,
+                load_alone,
+                job.environment | place,
+                (arguments, str(job.directory / f"result-{rank}")),
+            )
         outcomes = job.outcomes()
     finally:
         subprocess.run(["umount", small], check=True)
     assert {type(outcome) for outcome in outcomes} == {errors.FolderFull}, outcomes
-    assert len([r for r in hub.requests if r.repo_path == "train/metadata.csv" and r.kind == "resolve"]) == 1
+    assert (
+        len(
+            [r for r in hub.requests if r.repo_path == "train/metadata.csv" and r.kind == "resolve"]
+        )
+        == 1
+    )
 
 
 @needs_root
-def test_a_warm_cache_on_a_read_only_mount_is_read(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_cache_on_a_read_only_mount_is_read(
+    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Training mounts the cache read-only: a warm one is read, one that would have to be filled says what is wrong."""
     assert len(prepare_flickr8k_samples(cache_dir=str(cache))) == 8
     hub.clear_requests()
@@ -364,22 +435,29 @@ def test_a_warm_cache_on_a_read_only_mount_is_read(hub: LocalHub, cache: Path, m
         subprocess.run(["umount", cache], check=True)
 
 
-# --- directories that are not shared ----------------------------------------------------------------------------------------------
+# --- directories that are not shared --------------------------------------------------------------
 
 
 @needs_root
-def test_a_directory_that_is_not_shared_is_said_with_the_ranks(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_a_directory_that_is_not_shared_is_said_with_the_ranks(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """Each rank with a directory of its own: every rank ends as NotVisible, which names those that don't see it, and the remedy."""
     cache.mkdir()
     job = ranks(3, STEP37_VISIBILITY_TIMEOUT="1", STEP37_NODE_NAME="n7")
     outcomes = job.start_group(call_in_namespace, {"bind": str(cache)}).outcomes()
     assert {type(outcome) for outcome in outcomes} == {errors.NotVisible}, outcomes
-    assert all("rank 1 on n7/" in str(o) and "rank 2 on n7/" in str(o) and "all nodes share" in str(o) for o in outcomes)
+    assert all(
+        "rank 1 on n7/" in str(o) and "rank 2 on n7/" in str(o) and "all nodes share" in str(o)
+        for o in outcomes
+    )
     assert max(served(hub).values()) == 1
 
 
 @needs_root
-def test_a_warm_rank_zero_waits_for_a_node_that_sees_nothing_yet(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_a_warm_rank_zero_waits_for_a_node_that_sees_nothing_yet(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """Rank 0 finds the cache warm at once; a rank whose node shows it 1.5 s later is waited for, and downloads nothing."""
     cache.mkdir()
     assert len(prepare_flickr8k_samples(cache_dir=f"{cache}/shared")) == 8
@@ -401,7 +479,11 @@ def call_on_a_node_that_lags(rank: int, arguments: dict[str, Any]) -> int:
 def call_in_namespace(_: int, arguments: dict[str, Any]) -> int:
     """Call the loader where the cache directory is this rank's own: a mount namespace with a file system of its own on it."""
     mount_own(arguments["bind"])
-    return len(prepare_flickr8k_samples(cache_dir=f"{arguments['bind']}/shared", **arguments.get("call", {})))
+    return len(
+        prepare_flickr8k_samples(
+            cache_dir=f"{arguments['bind']}/shared", **arguments.get("call", {})
+        )
+    )
 
 
 def mount_own(directory: str) -> None:
@@ -436,13 +518,24 @@ def test_node_local_directories_have_one_downloader_each(
     outcomes = ranks(4, STEP37_CACHE_SCOPE="node").start_group(call_on_node, arguments).outcomes()
     assert outcomes == [8] * 4
     assert set(served(hub).values()) == {2}
-    records = [json.loads((cache / f"node-{n}" / ".step37-flickr8k" / "train.json").read_text()) for n in range(2)]
+    records = [
+        json.loads((cache / f"node-{n}" / ".step37-flickr8k" / "train.json").read_text())
+        for n in range(2)
+    ]
     assert {record["commit"] for record in records} == {hub.commit}
 
 
-def test_a_late_rank_of_a_node_needs_rank_0_for_the_commit_alone(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_a_late_rank_of_a_node_needs_rank_0_for_the_commit_alone(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """With a pinned commit it fills its directory when all others are gone; otherwise this run's record there will do."""
-    job = ranks(2, STEP37_CACHE_SCOPE="node", STEP37_RUN_ID="uid-1", STEP37_HEARTBEAT_TIMEOUT="1", STEP37_ARRIVAL_TIMEOUT="60")
+    job = ranks(
+        2,
+        STEP37_CACHE_SCOPE="node",
+        STEP37_RUN_ID="uid-1",
+        STEP37_HEARTBEAT_TIMEOUT="1",
+        STEP37_ARRIVAL_TIMEOUT="60",
+    )
     job.start_command(1, "warmup", "--cache-dir", str(cache), "--revision", hub.commit)
     assert job.wait() == {1: 0}
     assert len(hub.file_requests()) == 13

@@ -39,9 +39,13 @@ class Fetching:
         self.told: list[dict[str, Any]] = []
         self.settings: dict[str, Any] = {"read_timeout": 0.5, "attempts": 6}
         paths = sorted((hub.directory / "train").glob("*.jpg"))
-        self.files = [RemoteFile(path.name, path.stat().st_size, digest_of(path, "sha256:")) for path in paths]
+        self.files = [
+            RemoteFile(path.name, path.stat().st_size, digest_of(path, "sha256:")) for path in paths
+        ]
 
-    def run(self, land: Callable[[Sequence[Arrived]], None] | None = None, progress: Any = None) -> TransferStatistics:
+    def run(
+        self, land: Callable[[Sequence[Arrived]], None] | None = None, progress: Any = None
+    ) -> TransferStatistics:
         url = f"{self.hub.endpoint}/datasets/intro/flickr8k/resolve/{self.hub.commit}/train"
         source = Source(base=f"{url}/", headers={"Authorization": "Bearer hf_x"})
         with contextlib.closing(Workers(self.directory)) as hands:
@@ -51,7 +55,8 @@ class Fetching:
                 hands,
                 land or self.publish,
                 settings=WarmupSettings(**self.settings),
-                progress=progress or (lambda state, **numbers: self.told.append({"state": state, **numbers})),
+                progress=progress
+                or (lambda state, **numbers: self.told.append({"state": state, **numbers})),
             )
         return source.account
 
@@ -121,17 +126,22 @@ def test_a_used_up_quota_is_waited_for(fetching: Fetching) -> None:
     assert any(told["state"].startswith("waiting for quota") for told in fetching.told)
 
 
-def test_a_file_that_waited_for_its_connection_asks_whether_the_quota_has_closed(fetching: Fetching) -> None:
+def test_a_file_that_waited_for_its_connection_asks_whether_the_quota_has_closed(
+    fetching: Fetching,
+) -> None:
     """With one connection no request is ever refused: the answer before says that none is left."""
     fetching.settings["concurrency"] = 1
-    fetching.files = fetching.files[:3]  # as many as are in hand: the third waits while the second hears it
+    # As many as are in hand: the third waits while the second hears it
+    fetching.files = fetching.files[:3]
     fetching.hub.faults.add(Fault.quota(2, window=1.0))
     statistics = fetching.run()
     fetching.assert_all_right()
     assert statistics.retries["429"] == 0
 
 
-def test_a_429_that_does_not_say_how_long_is_a_try(fetching: Fetching, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_429_that_does_not_say_how_long_is_a_try(
+    fetching: Fetching, caplog: pytest.LogCaptureFixture
+) -> None:
     """A proxy that refuses for ever, without a word on when to come again, uses up the tries, and that is said once."""
     caplog.set_level("INFO")
     fetching.settings["attempts"] = 3
@@ -144,10 +154,15 @@ def test_a_429_that_does_not_say_how_long_is_a_try(fetching: Fetching, caplog: p
 
 
 @pytest.mark.parametrize("location", ["http://[bad/", "http://h:99999999/", "http://xn--/"])
-def test_a_redirect_to_no_address_is_a_failure_of_the_file(fetching: Fetching, location: str) -> None:
+def test_a_redirect_to_no_address_is_a_failure_of_the_file(
+    fetching: Fetching, location: str
+) -> None:
     """An address that can't be is named with the file, and the other files come."""
     fetching.hub.faults.add(Fault.redirect(location, path="train/0003.jpg", kind="resolve"))
-    with pytest.raises(FetchFailed, match=r"1 of 12 files.*0003\.jpg \(redirected to 'http://.*, which is no address"):
+    with pytest.raises(
+        FetchFailed,
+        match=r"1 of 12 files.*0003\.jpg \(redirected to 'http://.*, which is no address",
+    ):
         fetching.run()
     assert len(list(fetching.directory.files.iterdir())) == 11
 
@@ -156,7 +171,9 @@ def test_an_error_is_not_hidden_by_the_clearing_up(hub: LocalHub, cache: Path) -
     """SIGTERM in mid-download ends with 143 also where the directory can't be cleared up any more."""
     hub.faults.add(Fault.stall(60, path="train/*.jpg"))
     command = [sys.executable, "-m", "step37_flickr8k", "warmup", "--cache-dir", str(cache)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         deadline = time.monotonic() + 60
         while not any(request.repo_path.endswith(".jpg") for request in hub.requests):
             assert time.monotonic() < deadline
@@ -172,8 +189,12 @@ def test_an_error_is_not_hidden_by_the_clearing_up(hub: LocalHub, cache: Path) -
 def test_what_fails_for_good_is_named_and_the_rest_comes(fetching: Fetching) -> None:
     """Failures are collected: at the end the error names the files and causes, and what came is kept."""
     fetching.settings["attempts"] = 2
-    fetching.hub.faults.add(Fault.corrupt(path="train/0003.jpg"), Fault.status(404, path="train/0005.jpg"))
-    with pytest.raises(FetchFailed, match=r"2 of 12 files.*0003\.jpg \(wrong bytes \(2 tries\)\)") as caught:
+    fetching.hub.faults.add(
+        Fault.corrupt(path="train/0003.jpg"), Fault.status(404, path="train/0005.jpg")
+    )
+    with pytest.raises(
+        FetchFailed, match=r"2 of 12 files.*0003\.jpg \(wrong bytes \(2 tries\)\)"
+    ) as caught:
         fetching.run()
     assert "0005.jpg (the Hub answered 404" in str(caught.value)
     assert len(list(fetching.directory.files.iterdir())) == 10
@@ -238,7 +259,9 @@ def test_an_error_does_not_wait_for_decoders(fetching: Fetching) -> None:
     async def fail_meanwhile(hands: Workers) -> None:
         with Landing(hands, fetching.publish) as landing:
             for file in fetching.files:
-                landing.hand_over(file, bytearray((fetching.hub.directory / "train" / file.name).read_bytes())).cancel()
+                landing.hand_over(
+                    file, bytearray((fetching.hub.directory / "train" / file.name).read_bytes())
+                ).cancel()
             while not list(fetching.directory.files.glob(".*")):  # noqa: ASYNC110 - it's a file system that is waited for
                 await asyncio.sleep(0.01)
             raise Enough
@@ -260,11 +283,15 @@ def test_an_interrupt_does_not_wait_for_decoders(fetching: Fetching) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         fetching.run(progress=interrupt)
-    assert time.monotonic() - interrupted[0] < 6  # it would wait 2 s for the fetch and then 5 s for the workers
+    # It would wait 2 s for the fetch and then 5 s for the workers
+    assert time.monotonic() - interrupted[0] < 6
     fetching.assert_nothing_torn()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="it mounts a small file system: run the tests as root, in a container for example")
+@pytest.mark.skipif(
+    os.geteuid() != 0,
+    reason="it mounts a small file system: run the tests as root, in a container for example",
+)
 def test_a_file_system_that_turns_read_only_ends_the_fetch(hub: LocalHub, tmp_path: Path) -> None:
     """Where neither a rename nor the deletion of what was written succeeds any more the error comes through, at once."""
     turning = tmp_path / "turning"
@@ -317,7 +344,10 @@ def test_a_large_file_cut_short_leaves_nothing_torn(hub: LocalHub, cache: Path) 
     fetching.assert_nothing_torn()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="it mounts a small file system: run the tests as root, in a container for example")
+@pytest.mark.skipif(
+    os.geteuid() != 0,
+    reason="it mounts a small file system: run the tests as root, in a container for example",
+)
 @pytest.mark.parametrize("size", [50_000, 5 << 20], ids=["whole", "in blocks"])
 def test_a_full_disk_in_mid_file_is_said_as_such(hub: LocalHub, tmp_path: Path, size: int) -> None:
     """However a file is written, no space left ends the fetch as FolderFull, which names the remedy, with nothing torn."""

@@ -38,13 +38,22 @@ class Ranks:
         self.outcomes: dict[int, Any] = {}
 
     def group(self, rank: int, **changes: Any) -> Group:
-        values: dict[str, Any] = {"rank": rank, "size": self.size, "connect": self.server.connect, "host": f"n{rank}"} | changes
+        values: dict[str, Any] = {
+            "rank": rank,
+            "size": self.size,
+            "connect": self.server.connect,
+            "host": f"n{rank}",
+        } | changes
         return Group(**values)
 
-    def start(self, rank: int, work: Callable[[Progress], Any], group: Group | None = None, **call: Any) -> threading.Thread:
+    def start(
+        self, rank: int, work: Callable[[Progress], Any], group: Group | None = None, **call: Any
+    ) -> threading.Thread:
         def run() -> None:
             try:
-                self.outcomes[rank] = share(group or self.group(rank), work, **{"timeouts": BRISK} | call)
+                self.outcomes[rank] = share(
+                    group or self.group(rank), work, **{"timeouts": BRISK} | call
+                )
             except BaseException as error:  # noqa: BLE001 - an outcome like any other
                 self.outcomes[rank] = error
 
@@ -77,14 +86,19 @@ def until_stopped(progress: Progress) -> dict[str, Any]:
 
 def test_every_rank_gets_rank_zeros_result() -> None:
     """All of 64 ranks get the same result, and rank 0 also what each reported, how long it waited, and what it looked at."""
-    outcomes = Ranks(64).run(lambda _: {"commit": "c"}, confirm=lambda result: {"saw": result["commit"]})
+    outcomes = Ranks(64).run(
+        lambda _: {"commit": "c"}, confirm=lambda result: {"saw": result["commit"]}
+    )
     told = outcomes[0].pop("ranks")
     assert all(report.pop("waited") >= 0 and report.pop("lag") >= 0 for report in told.values())
     assert told == {str(rank): {"ok": True, "host": f"n{rank}", "saw": "c"} for rank in range(64)}
     assert list(outcomes.values()) == [{"commit": "c"}] * 64
 
 
-@pytest.mark.parametrize("error", [FolderFull("disk full"), EmptySelection("no rows"), RuntimeError("a bug"), OSError(28, "x")])
+@pytest.mark.parametrize(
+    "error",
+    [FolderFull("disk full"), EmptySelection("no rows"), RuntimeError("a bug"), OSError(28, "x")],
+)
 def test_every_rank_gets_rank_zeros_error(error: Exception) -> None:
     """Whatever rank 0 raises, all raise: same class, same message, at once."""
 
@@ -95,7 +109,9 @@ def test_every_rank_gets_rank_zeros_error(error: Exception) -> None:
     outcomes = Ranks(16).run(work)
     assert time.monotonic() - start < 10
     assert outcomes[0] is error
-    assert {(type(outcome), str(outcome)) for outcome in outcomes.values()} == {(type(error), str(error))}
+    assert {(type(outcome), str(outcome)) for outcome in outcomes.values()} == {
+        (type(error), str(error))
+    }
 
 
 @pytest.mark.parametrize("signal", [Terminated, KeyboardInterrupt])
@@ -146,7 +162,9 @@ def test_rank_zeros_own_failure_to_confirm_reaches_all() -> None:
     ready.set()
     for thread in threads:
         thread.join(20)
-    assert {str(o) for o in ranks.outcomes.values()} == {"rank 0 on n0: [Errno 5] Input/output error"}
+    assert {str(o) for o in ranks.outcomes.values()} == {
+        "rank 0 on n0: [Errno 5] Input/output error"
+    }
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -159,7 +177,10 @@ def test_different_arguments_are_a_mismatch_on_all(fails: bool) -> None:
         return {}
 
     ranks = Ranks(4)
-    threads = [ranks.start(r, work, arguments={"sample_count": None if r > 1 else 8, "split": "train"}) for r in range(4)]
+    threads = [
+        ranks.start(r, work, arguments={"sample_count": None if r > 1 else 8, "split": "train"})
+        for r in range(4)
+    ]
     for thread in threads:
         thread.join(20)
     assert {type(o) for o in ranks.outcomes.values()} == {CallMismatch}
@@ -172,7 +193,8 @@ def test_rank_zero_works_without_waiting_for_anybody(caplog: pytest.LogCaptureFi
     """A rank that never comes doesn't fail a finished job; a warning names it."""
     ranks = Ranks(3)
     timeouts = Timeouts(arrival=5, heartbeat=1, visibility=0.2)
-    object.__setattr__(timeouts, "visibility", -29.0)  # the time for confirming is derived: 30 s more than this
+    # The time for confirming is derived: 30 s more than this
+    object.__setattr__(timeouts, "visibility", -29.0)
     with caplog.at_level(logging.WARNING):
         threads = [ranks.start(rank, lambda _: {}, timeouts=timeouts) for rank in (0, 1)]
         for thread in threads:
@@ -261,7 +283,9 @@ def silent_rank_zero(ranks: Ranks, words: int) -> str:
     store, nonce = FakeStore(ranks.server), "dead"
     store.set("step37/job/0/nonce", nonce)
     for word in range(1, words + 1):
-        store.set(f"step37/job/0/{nonce}/word/{word}", json.dumps({"kind": "beat", "state": "fetching"}))
+        store.set(
+            f"step37/job/0/{nonce}/word/{word}", json.dumps({"kind": "beat", "state": "fetching"})
+        )
     store.wait("step37/job/0/arrival/1", 20)
     store.set("step37/job/0/answer/1", json.dumps({"nonce": nonce, "word": words}))
     return f"step37/job/0/{nonce}/word/{words + 1}"
@@ -288,7 +312,8 @@ def test_a_thawed_rank_zero_adopts_what_stands() -> None:
     nonce = store.get("step37/job/0/nonce")
     lost = json.dumps({"kind": "lost", "message": "given up by rank 1"})
     words = (f"step37/job/0/{nonce}/word/{number}" for number in itertools.count(1))
-    next(word for word in words if store.compare_set(word, "", lost) == lost)  # the first that it hasn't said yet
+    # The first that it hasn't said yet
+    next(word for word in words if store.compare_set(word, "", lost) == lost)
     thread.join(20)
     assert isinstance(ranks.outcomes[0], RankZeroLost)
     assert "given up by rank 1" in str(ranks.outcomes[0])
@@ -305,7 +330,9 @@ def test_a_dead_attempts_outcome_is_not_believed() -> None:
 def test_waiters_follow_a_rank_zero_that_starts_anew() -> None:
     """A new rank 0 takes the call over: the waiters of the dead one follow it at once."""
     ranks = Ranks(3)
-    threads = [ranks.start(rank, never, timeouts=Timeouts(arrival=30, heartbeat=30)) for rank in (1, 2)]
+    threads = [
+        ranks.start(rank, never, timeouts=Timeouts(arrival=30, heartbeat=30)) for rank in (1, 2)
+    ]
     store = FakeStore(ranks.server)
     store.set("step37/job/0/nonce", "dead")
     store.set("step37/job/0/dead/word/1", json.dumps({"kind": "beat", "state": "fetching"}))
@@ -323,7 +350,8 @@ def test_an_earlier_rank_zero_that_lives_on_is_told_that_it_was_replaced() -> No
     """Of two rank 0s of one call the newer counts; the older one's work ends."""
     ranks = Ranks(2)
     old = ranks.start(0, until_stopped)
-    assert FakeStore(ranks.server).wait("step37/job/0/nonce", 20)  # else the newer one might begin first
+    # Else the newer one might begin first
+    assert FakeStore(ranks.server).wait("step37/job/0/nonce", 20)
     newer = Ranks(2, ranks.server)
     threads = [newer.start(rank, lambda _: {"attempt": 2}) for rank in range(2)]
     for thread in (old, *threads):
@@ -346,7 +374,11 @@ def test_a_lost_connection_is_mended() -> None:
     """Over a bare store a waiter connects again, and finds the rank 0 that has meanwhile come back."""
     ranks = Ranks(2)
     servers = [ranks.server]
-    waiter_group = ranks.group(1, reconnects=True, connect=lambda seconds: servers[-1].connect(seconds))  # noqa: PLW0108 - the newest of them
+    waiter_group = ranks.group(
+        1,
+        reconnects=True,
+        connect=lambda seconds: servers[-1].connect(seconds),  # noqa: PLW0108 - the last one then
+    )
     waiter = ranks.start(1, never, waiter_group, timeouts=Timeouts(arrival=30, heartbeat=10))
     silent_rank_zero(ranks, 1)
     servers.append(FakeServer())
@@ -385,7 +417,9 @@ def test_a_store_that_cannot_be_reached_by_rank_zero_is_transient() -> None:
 def test_the_last_look_turns_a_lost_rank_zero_into_success() -> None:
     """Whoever loses rank 0 looks once more, and goes on if a fitting record is there."""
     ranks = Ranks(2)
-    waiter = ranks.start(1, never, look=lambda this_run_only: None if this_run_only else {"warm": True})
+    waiter = ranks.start(
+        1, never, look=lambda this_run_only: None if this_run_only else {"warm": True}
+    )
     silent_rank_zero(ranks, 1)
     waiter.join(20)
     assert ranks.outcomes[1] == {"warm": True}
@@ -395,7 +429,9 @@ def test_a_record_that_names_this_run_needs_no_rank_zero() -> None:
     """A replaced rank of a finished job doesn't wait for a rank 0 that is gone."""
     ranks = Ranks(2)
     start = time.monotonic()
-    waiter = ranks.start(1, never, look=lambda _: {"warm": True}, timeouts=Timeouts(arrival=60, heartbeat=1))
+    waiter = ranks.start(
+        1, never, look=lambda _: {"warm": True}, timeouts=Timeouts(arrival=60, heartbeat=1)
+    )
     waiter.join(20)
     assert ranks.outcomes[1]["warm"] is True
     assert time.monotonic() - start < 10
@@ -406,7 +442,9 @@ def test_several_calls_in_one_process_do_not_mix() -> None:
     ranks = Ranks(3)
     groups = [ranks.group(rank) for rank in range(3)]
     for number in range(3):
-        threads = [ranks.start(rank, partial(call_number, number), groups[rank]) for rank in range(3)]
+        threads = [
+            ranks.start(rank, partial(call_number, number), groups[rank]) for rank in range(3)
+        ]
         for thread in threads:
             thread.join(20)
         assert ranks.outcomes[2] == {"call": number}
@@ -433,7 +471,9 @@ def test_waiting_costs_a_fifth_of_a_request_per_second() -> None:
         before = ranks.server.requests
         store = FakeStore(ranks.server)
         for word in range(2, 8):
-            store.set(f"step37/job/0/dead/word/{word}", json.dumps({"kind": "beat", "state": "fetching"}))
+            store.set(
+                f"step37/job/0/dead/word/{word}", json.dumps({"kind": "beat", "state": "fetching"})
+            )
             time.sleep(heartbeat / 2)
         return ranks.server.requests - before - 6
 

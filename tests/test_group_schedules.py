@@ -55,7 +55,9 @@ def outcomes_of(size: int, faulty: int, step: int) -> dict[int, Any]:
 
         group = Group(rank=rank, size=size, connect=connect, host=f"n{rank}", reconnects=rank != 0)
         try:
-            outcomes[rank] = share(group, lambda _: {"rows": 1}, look=lambda _: {"rows": 1}, timeouts=brisk())["rows"]
+            outcomes[rank] = share(
+                group, lambda _: {"rows": 1}, look=lambda _: {"rows": 1}, timeouts=brisk()
+            )["rows"]
         except RankZeroLost as error:
             outcomes[rank] = error
 
@@ -64,7 +66,9 @@ def outcomes_of(size: int, faulty: int, step: int) -> dict[int, Any]:
         thread.start()
     for thread in threads:
         thread.join(30)
-        assert not thread.is_alive(), f"a rank hangs: rank {faulty} lost its connection at request {step}"
+        assert not thread.is_alive(), (
+            f"a rank hangs: rank {faulty} lost its connection at request {step}"
+        )
     return outcomes
 
 
@@ -138,7 +142,9 @@ class Schedule:
                 raise Killed
 
         try:
-            share(group, lambda p: self.work(p, killed), look=self.look, watch=watch, timeouts=brisk())
+            share(
+                group, lambda p: self.work(p, killed), look=self.look, watch=watch, timeouts=brisk()
+            )
         except Killed:
             pass
         except RankZeroLost as error:
@@ -179,7 +185,9 @@ class Schedule:
     def check(self) -> None:
         assert self.most_working <= 1, "two downloaders at once"
         for rank, when, error in self.failures:
-            assert self.recorded_at is None or when <= self.recorded_at + 0.1, f"rank {rank} failed beside a record: {error}"
+            assert self.recorded_at is None or when <= self.recorded_at + 0.1, (
+                f"rank {rank} failed beside a record: {error}"
+            )
 
 
 def play(seed: int) -> None:

@@ -18,7 +18,10 @@ COUNT = 1040
 def large(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Serve a dataset of 1,040 pictures; the last forty have one caption only."""
     directory = draw(COUNT)
-    write_rows(directory / "train", [captioned(n) | ({"caption_1": ""} if n >= COUNT - 40 else {}) for n in range(COUNT)])
+    write_rows(
+        directory / "train",
+        [captioned(n) | ({"caption_1": ""} if n >= COUNT - 40 else {}) for n in range(COUNT)],
+    )
     with LocalHub(directory) as serving:
         monkeypatch.setenv("HF_ENDPOINT", serving.endpoint)
         yield serving
@@ -76,7 +79,9 @@ def test_a_wide_record_whose_manifest_is_gone_begins_anew(hub: LocalHub, cache: 
     assert fetched(hub, cache, None) == (12, 1)
 
 
-def test_a_new_commit_fetches_what_changed_and_names_both(hub: LocalHub, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_new_commit_fetches_what_changed_and_names_both(
+    hub: LocalHub, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Only changed images come; the warning names both commits; the record is of the new one alone, at its own width."""
     old = hub.commit
     assert fetched(hub, cache, None) == (12, 13)

@@ -42,7 +42,10 @@ def test_one_of_many_gets_it(directory: CacheDirectory) -> None:
     """Of sixteen that ask at once one gets it; the others may stop waiting at any time."""
     got: list[Lease | None] = []
     threads = [
-        threading.Thread(target=lambda n=n: got.append(take(directory, claim(n), TIMEOUT, lambda _: False))) for n in range(16)
+        threading.Thread(
+            target=lambda n=n: got.append(take(directory, claim(n), TIMEOUT, lambda _: False))
+        )
+        for n in range(16)
     ]
     for thread in threads:
         thread.start()
@@ -74,7 +77,9 @@ def test_who_waits_gets_it_after_its_end(directory: CacheDirectory) -> None:
     assert told[0] == "n1 (rank 0, run None)"
 
 
-def test_a_silent_holder_is_taken_over_and_stops_before_its_next_rename(directory: CacheDirectory) -> None:
+def test_a_silent_holder_is_taken_over_and_stops_before_its_next_rename(
+    directory: CacheDirectory,
+) -> None:
     """A holder that has not beaten for the timeout loses the lease; when it thaws, its check says so."""
     frozen = take_now(directory, claim())  # never entered: it doesn't beat
     start = time.monotonic()
@@ -125,11 +130,15 @@ def test_a_failure_reaches_those_of_the_same_run_who_wait(directory: CacheDirect
 
 
 @pytest.mark.parametrize("failure", [None, "full", {}, {"error": "FolderFull"}], ids=str)
-def test_a_failure_without_words_is_an_end_like_others(directory: CacheDirectory, failure: object) -> None:
+def test_a_failure_without_words_is_an_end_like_others(
+    directory: CacheDirectory, failure: object
+) -> None:
     """A failed lease that a hand has been at tells nobody why: the next one takes over."""
     take_now(directory, claim(run="a"))
     held = directory.home / "train.lease.1"
-    held.write_text(json.dumps(json.loads(held.read_text()) | {"state": "failed", "failure": failure}))
+    held.write_text(
+        json.dumps(json.loads(held.read_text()) | {"state": "failed", "failure": failure})
+    )
     assert take(directory, claim(1, "a"), 30, lambda _: False) is not None
 
 
@@ -140,7 +149,9 @@ def test_a_lease_read_in_the_middle_of_a_beat_is_held(directory: CacheDirectory)
     assert take(directory, claim(1), 30, lambda _: False) is None
 
 
-def test_a_beat_that_fails_is_tried_again(directory: CacheDirectory, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_beat_that_fails_is_tried_again(
+    directory: CacheDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
     """A file system that refuses a beat for a moment costs a warning."""
     path, away = directory.home / "train.lease.1", directory.home / "away"
     with take_now(directory, claim()) as lease, caplog.at_level(logging.WARNING):
@@ -158,7 +169,10 @@ def test_a_beat_that_fails_is_tried_again(directory: CacheDirectory, caplog: pyt
     assert json.loads((directory.home / "train.lease.1").read_text())["state"] == "released"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="it mounts a small file system: run the tests as root, in a container for example")
+@pytest.mark.skipif(
+    os.geteuid() != 0,
+    reason="it mounts a small file system: run the tests as root, in a container for example",
+)
 def test_a_lease_ends_on_a_full_disk(tmp_path: Path) -> None:
     """On a disk without a free block the end, with its reason, is still written; what doesn't fit is FolderFull, never NULs."""
     small = tmp_path / "small"

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.hf_api import RepoFolder, RepoFile
+from huggingface_hub.hf_api import RepoFile, RepoFolder
 
 from step37_flickr8k.localhub import LocalHub, run
 
@@ -81,12 +81,24 @@ def resolve_url(hub: LocalHub, repo_path: str, revision: str = "main") -> str:
     return f"{hub.endpoint}/datasets/{REPO}/resolve/{revision}/{repo_path}"
 
 
-def test_snapshot_download_copies_the_directory(hub: LocalHub, directory: Path, tmp_path: Path) -> None:
+def test_snapshot_download_copies_the_directory(
+    hub: LocalHub, directory: Path, tmp_path: Path
+) -> None:
     """snapshot_download into a directory gives every file that isn't hidden, byte for byte, and nothing else."""
     target = tmp_path / "copy"
-    snapshot_download(REPO, repo_type="dataset", endpoint=hub.endpoint, local_dir=target, token=False)
-    copied = {path.relative_to(target) for path in target.rglob("*") if path.is_file() and ".cache" not in path.parts}
-    served = {path.relative_to(directory) for path in directory.rglob("*") if path.is_file() and ".cache" not in path.parts}
+    snapshot_download(
+        REPO, repo_type="dataset", endpoint=hub.endpoint, local_dir=target, token=False
+    )
+    copied = {
+        path.relative_to(target)
+        for path in target.rglob("*")
+        if path.is_file() and ".cache" not in path.parts
+    }
+    served = {
+        path.relative_to(directory)
+        for path in directory.rglob("*")
+        if path.is_file() and ".cache" not in path.parts
+    }
     assert copied == served
     assert all((target / name).read_bytes() == (directory / name).read_bytes() for name in served)
     assert len(hub.file_requests()) == len(served)
@@ -94,12 +106,19 @@ def test_snapshot_download_copies_the_directory(hub: LocalHub, directory: Path, 
 
 @pytest.mark.parametrize("name", ["train/000.jpg", "train/metadata.csv", "test/a b.jpg"])
 @pytest.mark.parametrize("redirect_lfs", [True, False])
-def test_hf_hub_download_gives_the_bytes(directory: Path, tmp_path: Path, name: str, redirect_lfs: bool) -> None:
+def test_hf_hub_download_gives_the_bytes(
+    directory: Path, tmp_path: Path, name: str, redirect_lfs: bool
+) -> None:
     """hf_hub_download finds LFS and plain files, into its cache as into a directory, with and without a CDN."""
     with LocalHub(directory, repo_id=REPO, redirect_lfs=redirect_lfs) as hub:
-        places: list[dict[str, Any]] = [{"cache_dir": tmp_path / "cache"}, {"local_dir": tmp_path / "local"}]
+        places: list[dict[str, Any]] = [
+            {"cache_dir": tmp_path / "cache"},
+            {"local_dir": tmp_path / "local"},
+        ]
         for where in places:
-            got = hf_hub_download(REPO, name, repo_type="dataset", endpoint=hub.endpoint, token=False, **where)
+            got = hf_hub_download(
+                REPO, name, repo_type="dataset", endpoint=hub.endpoint, token=False, **where
+            )
             assert Path(got).read_bytes() == (directory / name).read_bytes()
         origins = {request.origin for request in hub.file_requests()}
     assert origins == ({"cdn"} if redirect_lfs and name.endswith(".jpg") else {"hub"})
@@ -118,7 +137,10 @@ def test_tree_lists_every_file_with_its_hash(directory: Path, page_size: int) ->
         assert file.size == len(content)
         if name.endswith(".jpg"):
             assert file.lfs is not None
-            assert (file.lfs.sha256, file.lfs.size) == (hashlib.sha256(content).hexdigest(), len(content))
+            assert (file.lfs.sha256, file.lfs.size) == (
+                hashlib.sha256(content).hexdigest(),
+                len(content),
+            )
             pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{file.lfs.sha256}\nsize {file.size}\n"
             assert file.blob_id == git_hash(pointer.encode())
             assert file.lfs.pointer_size == len(pointer)
@@ -143,7 +165,9 @@ def test_tree_of_a_directory(hub: LocalHub) -> None:
     }
     below = list(api.list_repo_tree(REPO, "test", repo_type="dataset", expand=True))
     assert [entry.path for entry in below] == ["test/a b.jpg", "test/metadata.csv"]
-    assert all(entry.last_commit is not None and entry.last_commit.oid == hub.commit for entry in below)
+    assert all(
+        entry.last_commit is not None and entry.last_commit.oid == hub.commit for entry in below
+    )
 
 
 def test_info_names_commit_and_files(hub: LocalHub, directory: Path) -> None:
@@ -159,8 +183,13 @@ def test_info_names_commit_and_files(hub: LocalHub, directory: Path) -> None:
 
 def test_paths_info_describes_what_is_known(hub: LocalHub) -> None:
     """get_paths_info describes files and directories, and leaves unknown names out."""
-    found = api_of(hub).get_paths_info(REPO, ["train/001.jpg", "test", "nowhere"], repo_type="dataset")
-    assert [(type(entry), entry.path) for entry in found] == [(RepoFile, "train/001.jpg"), (RepoFolder, "test")]
+    found = api_of(hub).get_paths_info(
+        REPO, ["train/001.jpg", "test", "nowhere"], repo_type="dataset"
+    )
+    assert [(type(entry), entry.path) for entry in found] == [
+        (RepoFile, "train/001.jpg"),
+        (RepoFolder, "test"),
+    ]
 
 
 def test_what_is_missing_has_its_own_error(hub: LocalHub, tmp_path: Path) -> None:
@@ -191,7 +220,9 @@ def test_private_repository_wants_its_token(directory: Path, tmp_path: Path) -> 
     with LocalHub(directory, repo_id=REPO, token="hf_right") as hub:
         right = api_of(hub, "hf_right")
         assert right.dataset_info(REPO).private
-        assert Path(right.hf_hub_download(REPO, "train/000.jpg", repo_type="dataset", cache_dir=tmp_path)).exists()
+        assert Path(
+            right.hf_hub_download(REPO, "train/000.jpg", repo_type="dataset", cache_dir=tmp_path)
+        ).exists()
         with pytest.raises(RepositoryNotFoundError):
             api_of(hub).dataset_info(REPO)
         with pytest.raises(HfHubHTTPError, match="Invalid credentials") as caught:
@@ -213,19 +244,35 @@ def test_the_token_never_reaches_the_cdn(directory: Path, tmp_path: Path) -> Non
     """An LFS file comes from another origin, and the log shows whether the token went there."""
     with LocalHub(directory, repo_id=REPO, token="hf_x") as hub:
         assert hub.cdn_endpoint != hub.endpoint
-        api_of(hub, "hf_x").hf_hub_download(REPO, "train/000.jpg", repo_type="dataset", cache_dir=tmp_path)
-        seen = {(one.origin, one.kind, one.method, one.status, one.authorization) for one in hub.requests}
+        api_of(hub, "hf_x").hf_hub_download(
+            REPO, "train/000.jpg", repo_type="dataset", cache_dir=tmp_path
+        )
+        seen = {
+            (one.origin, one.kind, one.method, one.status, one.authorization)
+            for one in hub.requests
+        }
         assert seen == {("hub", "resolve", "HEAD", 302, True), ("cdn", "cdn", "GET", 200, False)}
         # urllib lets the header follow: the log must be able to show it
-        fetch(resolve_url(hub, "train/000.jpg"), headers={"Authorization": "Bearer hf_x", "User-Agent": "me/1"})
+        fetch(
+            resolve_url(hub, "train/000.jpg"),
+            headers={"Authorization": "Bearer hf_x", "User-Agent": "me/1"},
+        )
         last = hub.requests[-1]
-    assert (last.origin, last.authorization, last.user_agent, last.client) == ("cdn", True, "me/1", "127.0.0.1")
+    assert (last.origin, last.authorization, last.user_agent, last.client) == (
+        "cdn",
+        True,
+        "me/1",
+        "127.0.0.1",
+    )
     assert (last.repo_path, last.bytes_sent) == ("train/000.jpg", 5000)
 
 
 def test_head_tells_size_and_hash_without_a_body(hub: LocalHub, directory: Path) -> None:
     """HEAD of a file gives commit, size and hash: in the redirect of an LFS file, in the answer of a plain one."""
-    image, table = (directory / "train/000.jpg").read_bytes(), (directory / "train/metadata.csv").read_bytes()
+    image, table = (
+        (directory / "train/000.jpg").read_bytes(),
+        (directory / "train/metadata.csv").read_bytes(),
+    )
     redirected = head(hub, "train/000.jpg")
     assert redirected.status == 302
     assert redirected.headers["Location"].startswith(f"{hub.cdn_endpoint}/cdn/")
@@ -235,7 +282,9 @@ def test_head_tells_size_and_hash_without_a_body(hub: LocalHub, directory: Path)
     assert (plain.status, plain.headers["ETag"]) == (200, f'"{git_hash(table)}"')
     assert int(plain.headers["Content-Length"]) == len(table)
     assert redirected.headers["X-Repo-Commit"] == plain.headers["X-Repo-Commit"] == hub.commit
-    assert {(one.method, one.kind, one.bytes_sent) for one in hub.requests} == {("HEAD", "resolve", 0)}
+    assert {(one.method, one.kind, one.bytes_sent) for one in hub.requests} == {
+        ("HEAD", "resolve", 0)
+    }
 
 
 def head(hub: LocalHub, repo_path: str) -> HTTPResponse:
@@ -278,7 +327,9 @@ def test_empty_file(hub: LocalHub, directory: Path) -> None:
     assert (status, headers["Content-Length"], body) == (200, "0", b"")
 
 
-@pytest.mark.parametrize("path", ["/", "/api/datasets/intro/flickr8k/refs", "/api/models/x", "/_localhub/other"])
+@pytest.mark.parametrize(
+    "path", ["/", "/api/datasets/intro/flickr8k/refs", "/api/models/x", "/_localhub/other"]
+)
 def test_other_urls_are_not_found(hub: LocalHub, path: str) -> None:
     """What a Hub for one dataset doesn't serve is a 404."""
     assert fetch(hub.endpoint + path)[0] == 404
@@ -327,7 +378,10 @@ def test_log_can_be_read_and_cleared_from_another_process(hub: LocalHub) -> None
     fetch(resolve_url(hub, "README.md"))
     fetch(resolve_url(hub, MISSING))
     log = json.loads(fetch(f"{hub.endpoint}/_localhub/requests")[2])
-    assert [(one["repo_path"], one["status"]) for one in log] == [("README.md", 200), (MISSING, 404)]
+    assert [(one["repo_path"], one["status"]) for one in log] == [
+        ("README.md", 200),
+        (MISSING, 404),
+    ]
     assert fetch(f"{hub.endpoint}/_localhub/requests", "DELETE")[0] == 204
     assert hub.requests == ()
     fetch(resolve_url(hub, "README.md"))
@@ -352,7 +406,10 @@ def test_hub_can_be_entered_again(directory: Path) -> None:
 def test_taken_port_is_named(hub: LocalHub, directory: Path) -> None:
     """Starting on a taken port raises an OSError that names host and port."""
     port = int(hub.endpoint.rpartition(":")[2])
-    with pytest.raises(OSError, match=f"127.0.0.1:{port}: Address already in use"), LocalHub(directory, port=port):
+    with (
+        pytest.raises(OSError, match=f"127.0.0.1:{port}: Address already in use"),
+        LocalHub(directory, port=port),
+    ):
         pytest.fail("two servers on one port")
 
 
@@ -370,7 +427,9 @@ SCRIPT += "run(LocalHub(sys.argv[1]), on_ready=lambda hub: print(hub.endpoint, f
 def test_run_serves_until_a_signal(directory: Path, signal_name: str) -> None:
     """Run serves once it says so, and SIGTERM or Ctrl-C ends the process with 0 and without a word."""
     command = [sys.executable, "-c", SCRIPT, str(directory)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         endpoint = process.stdout.readline().strip()
         assert fetch(f"{endpoint}/datasets/{REPO}/resolve/main/README.md")[0] == 200

@@ -27,14 +27,21 @@ def test_a_tmpfs_is_seen_by_this_node_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "scope", "warned"), [(2, "shared", True), (2, "node", False), (1, "shared", False), (None, "shared", False)]
+    ("nodes", "scope", "warned"),
+    [(2, "shared", True), (2, "node", False), (1, "shared", False), (None, "shared", False)],
 )
 def test_a_local_directory_is_warned_of_where_there_are_several_nodes(
-    hub: LocalHub, caplog: pytest.LogCaptureFixture, nodes: int | None, scope: Literal["shared", "node"], warned: bool
+    hub: LocalHub,
+    caplog: pytest.LogCaptureFixture,
+    nodes: int | None,
+    scope: Literal["shared", "node"],
+    warned: bool,
 ) -> None:
     """Whoever fills a directory that other nodes can't see says so first; with one node, or a directory for each, nothing is wrong."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory, caplog.at_level(logging.WARNING):
-        settings = WarmupSettings(cache_dir=Path(directory) / "cache", endpoint=hub.endpoint, cache_scope=scope)
+        settings = WarmupSettings(
+            cache_dir=Path(directory) / "cache", endpoint=hub.endpoint, cache_scope=scope
+        )
         Warmup(settings, World(nodes=nodes)).warm(Progress())
     assert ("tmpfs" in caplog.text and "cache_scope=node" in caplog.text) == warned
 
@@ -51,13 +58,40 @@ def test_a_proxy_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_hub_behind_a_proxy_is_said(hub: LocalHub, cache: Path) -> None:
     """A job whose requests all go through a proxy says which one: whoever uses it shares the Hub's quota."""
-    command = [sys.executable, "-m", "step37_flickr8k", "plan", "--cache-dir", str(cache), "--attempts", "1"]
-    proxied = os.environ | {"http_proxy": hub.endpoint}  # a Hub is no proxy, but it answers what is asked of it
-    done = subprocess.run(command, env=proxied, capture_output=True, text=True, timeout=60, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "step37_flickr8k",
+        "plan",
+        "--cache-dir",
+        str(cache),
+        "--attempts",
+        "1",
+    ]
+    # A Hub is no proxy, but it answers what is asked of it
+    proxied = os.environ | {"http_proxy": hub.endpoint}
+    done = subprocess.run(
+        command, env=proxied, capture_output=True, text=True, timeout=60, check=False
+    )
     assert f"through the proxy {hub.endpoint.removeprefix('http://')} alone" in done.stderr
 
 
-def test_a_hub_that_is_out_of_reach_may_need_a_proxy(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hub_that_is_out_of_reach_may_need_a_proxy(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Nobody listens: the error names the remedy for nodes that reach the world only through a proxy."""
-    assert cli.run(["plan", "--cache-dir", str(cache), "--endpoint", "http://127.0.0.1:1", "--attempts", "1"]) == 75
+    assert (
+        cli.run(
+            [
+                "plan",
+                "--cache-dir",
+                str(cache),
+                "--endpoint",
+                "http://127.0.0.1:1",
+                "--attempts",
+                "1",
+            ]
+        )
+        == 75
+    )
     assert "HTTPS_PROXY" in capsys.readouterr().err

@@ -15,12 +15,18 @@ def pins(file: str) -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
 
 
-@pytest.mark.parametrize("file", ["requirements/image.txt", "requirements/torch.txt", "requirements/compare.txt"])
+@pytest.mark.parametrize(
+    "file", ["requirements/image.txt", "requirements/torch.txt", "requirements/compare.txt"]
+)
 def test_the_image_and_the_comparison_hold_the_versions_that_are_tested(file: str) -> None:
     """Whatever stands in both lists has one version; after a change of constraints.txt `make requirements` renews the other."""
     tested, held = pins("constraints.txt"), pins(file)
     assert held
-    assert not {name: (version, tested[name]) for name, version in held.items() if tested.get(name, version) != version}
+    assert not {
+        name: (version, tested[name])
+        for name, version in held.items()
+        if tested.get(name, version) != version
+    }
     assert ("torch" in held) == file.endswith("/torch.txt")
 
 

@@ -10,7 +10,17 @@ from check_torch_build import complaint
 
 
 def report(*requires: str) -> dict[str, Any]:
-    return {"install": [{"metadata": {"name": "torch", "version": "2.13.0", "requires_dist": ["filelock", *requires]}}]}
+    return {
+        "install": [
+            {
+                "metadata": {
+                    "name": "torch",
+                    "version": "2.13.0",
+                    "requires_dist": ["filelock", *requires],
+                }
+            }
+        ]
+    }
 
 
 def test_a_cpu_build_passes() -> None:
@@ -21,7 +31,9 @@ def test_a_cpu_build_passes() -> None:
 
 def test_a_cuda_build_is_one_line_with_the_remedy() -> None:
     """The line names the build, what it brings, and both ways out."""
-    line = complaint(report('nvidia-cudnn-cu13==9.15.1; platform_system == "Linux"', "cuda-bindings==13.0.3"))
+    line = complaint(
+        report('nvidia-cudnn-cu13==9.15.1; platform_system == "Linux"', "cuda-bindings==13.0.3")
+    )
     assert line is not None
     assert "\n" not in line
     for part in ("torch 2.13.0", "nvidia-cudnn-cu13", "TORCH_INDEX_URL", "TORCH_BUILD=any"):

@@ -76,7 +76,9 @@ def test_wrong_bytes_are_not_written(pool: Workers, count: int) -> None:
 def test_what_the_file_system_says_comes_back_as_it_is(pool: Workers, count: int) -> None:
     """An error of writing is that of the directory, by its class, and the half-written file is gone."""
     jobs = jobs_for(pool.directory, [picture(number) for number in range(count)])
-    jobs[2] = Job(pool.directory.files / "nowhere" / "a.tmp", "2.jpg", jobs[2].content, jobs[2].digest)
+    jobs[2] = Job(
+        pool.directory.files / "nowhere" / "a.tmp", "2.jpg", jobs[2].content, jobs[2].digest
+    )
     errors = [done.error for done in pool.do(jobs)]
     assert isinstance(errors[2], Step37Error)
     assert "nowhere/a.tmp: No such file" in str(errors[2])
@@ -92,7 +94,11 @@ def test_a_full_disk_is_said_as_such(tmp_path: Path) -> None:
         full = tmp_path / "full"
         full.mkdir()
         try:
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "full", full], check=True, capture_output=True)
+            subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", "size=8k", "full", full],
+                check=True,
+                capture_output=True,
+            )
         except (OSError, subprocess.CalledProcessError) as error:
             pytest.skip(f"needs to mount a tmpfs: run it as root ({error})")
         try:
@@ -114,7 +120,9 @@ def test_images_in_place_are_only_decoded(pool: Workers) -> None:
     assert [path.stat().st_mtime_ns for path in paths] == before
 
 
-def test_a_slow_directory_has_many_writers(directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_directory_has_many_writers(
+    directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where each write takes long a worker's writes go side by side, from the second batch on."""
     at_once, most = [0], [0]
     lock = threading.Lock()
@@ -132,7 +140,9 @@ def test_a_slow_directory_has_many_writers(directory: CacheDirectory, monkeypatc
     monkeypatch.setattr(CacheDirectory, "put", slowly)
     hands = worker.JobRunner(directory)
     for expected in (1, 4):
-        assert [*hands.do(jobs_for(directory, [picture(number) for number in range(8)]))] == [Done()] * 8
+        assert [*hands.do(jobs_for(directory, [picture(number) for number in range(8)]))] == [
+            Done()
+        ] * 8
         assert most[0] >= expected
     assert most[0] > 1
 
@@ -160,12 +170,17 @@ def test_a_picture_that_kills_its_worker_twice_is_named_and_not_condemned(
     assert [each for number, each in enumerate(done) if number != 3] == [Done()] * 11
     assert done[3].decode_error is None
     assert isinstance(done[3].error, TransientError)
-    assert "3.jpg: the process that decodes it died twice (Aborted): give the job more memory" in str(done[3].error)
+    assert (
+        "3.jpg: the process that decodes it died twice (Aborted): give the job more memory"
+        in str(done[3].error)
+    )
     assert [job.path.exists() for job in jobs] == [number != 3 for number in range(12)]
 
 
 @pytest.mark.parametrize(
-    "start", ["raise SystemExit(3)", "sys.path = []", "import os; os.kill(os.getpid(), 9)"], ids=["exits", "no path", "killed"]
+    "start",
+    ["raise SystemExit(3)", "sys.path = []", "import os; os.kill(os.getpid(), 9)"],
+    ids=["exits", "no path", "killed"],
 )
 def test_workers_that_can_not_start_prove_nothing(
     pool: Workers,
@@ -182,7 +197,9 @@ def test_workers_that_can_not_start_prove_nothing(
         done = pool.do(jobs_for(pool.directory, contents))
         assert [number for number, each in enumerate(done) if each != Done()] == [5]
         assert done[5].decode_error == "cannot identify image file 5.jpg"
-    assert len([record for record in caplog.records if "can't start" in record.message]) == len(pool._all)
+    assert len([record for record in caplog.records if "can't start" in record.message]) == len(
+        pool._all
+    )
 
 
 def test_workers_find_what_their_parent_finds(directory: CacheDirectory, tmp_path: Path) -> None:
@@ -200,13 +217,18 @@ pool = Workers(CacheDirectory(Path({str(directory.root)!r}), "train"))
 print([done.decode_error for done in pool.do([Job(Path({str(directory.root)!r}) / "gone", "a.jpg", b"text")] * 5)])
 pool.close()
 """
-    bare = os.path.realpath(sys.executable)  # which finds none of a virtual environment's packages by itself
-    told = subprocess.run([bare, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    # Which finds none of a virtual environment's packages by itself
+    bare = os.path.realpath(sys.executable)
+    told = subprocess.run(
+        [bare, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert "can't start" not in told.stderr
     assert told.stdout.count("cannot identify") == 5, told.stderr
 
 
-def test_what_others_print_in_a_worker_is_no_answer(pool: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_others_print_in_a_worker_is_no_answer(
+    pool: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A sitecustomize, or a library, that speaks on stdout, at the start or later, changes nothing."""
     late = where_a_picture("print('late', flush=True)")
     start_instead(monkeypatch, tmp_path, early="print('early', flush=True)", late=late)
@@ -215,7 +237,9 @@ def test_what_others_print_in_a_worker_is_no_answer(pool: Workers, monkeypatch: 
         assert done == [Done()] * 12
 
 
-def test_too_little_memory_is_no_flaw(pool: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_too_little_memory_is_no_flaw(
+    pool: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A good picture for which this machine has no room is an error that says so, and nothing unfinished stays."""
     limit = """
 import resource
@@ -227,7 +251,8 @@ resource.setrlimit(resource.RLIMIT_AS, (room, room))
     Image.new("L", (9000, 9000)).save(large, "PNG")
     contents = [*(picture(number) for number in range(6)), large.getvalue()]
     jobs = [
-        Job(job.path, "6.png" if job.name == "6.jpg" else job.name, job.content) for job in jobs_for(pool.directory, contents)
+        Job(job.path, "6.png" if job.name == "6.jpg" else job.name, job.content)
+        for job in jobs_for(pool.directory, contents)
     ]
     done = pool.do(jobs)
     assert done[:6] == [Done()] * 6
@@ -243,14 +268,22 @@ def test_workers_end_with_whom_they_serve(tmp_path: Path) -> None:
         "from step37_flickr8k.download.workers import Workers; "
         "Workers(CacheDirectory(Path(), 'train')).start(); print(flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=tmp_path) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=tmp_path
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
+        pids = (
+            Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            .read_text(encoding="utf-8")
+            .split()
+        )
         assert pids
         process.kill()
     deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids) and time.monotonic() < deadline:
+    while (
+        any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids) and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     assert not [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists()]
 
@@ -274,7 +307,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_worker_writes_nothing_for_a_dead_one(directory: CacheDirectory) -> None:
     """A batch that a killed process still sent is not written: the run after it may have swept the directory already."""
     served = subprocess.run(
-        [sys.executable, "-c", _DIES, directory.root], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", _DIES, directory.root],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert served.returncode == -signal.SIGKILL, served.stderr
     worker = int(served.stdout)

@@ -47,14 +47,24 @@ MPI = {
         (STEP | {"WORLD_SIZE": "4"}, ("slurm", 3, 4, 1, None, 1)),
         (STEP | TORCHRUN, ("torchrun", 5, 8, 1, 4, 1)),
         (MPI, ("openmpi", 2, 4, 0, 2, None)),
-        ({"SLURM_JOB_ID": "12", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, ("none", 0, 1, 0, None, None)),
+        (
+            {"SLURM_JOB_ID": "12", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"},
+            ("none", 0, 1, 0, None, None),
+        ),
         ({"WORLD_SIZE": "1"}, ("none", 0, 1, 0, None, None)),
     ],
 )
 def test_each_launcher_is_understood(environ: dict[str, str], place: tuple[object, ...]) -> None:
     """torchrun, plain variables, an Indexed Job, a SLURM step, Open MPI, none; a batch script outside srun is one process."""
     world = World.from_environment(environ)
-    assert (world.launcher, world.rank, world.size, world.local_rank, world.local_size, world.node) == place
+    assert (
+        world.launcher,
+        world.rank,
+        world.size,
+        world.local_rank,
+        world.local_size,
+        world.node,
+    ) == place
 
 
 @pytest.mark.parametrize(
@@ -94,7 +104,9 @@ def test_half_set_variables_are_refused(environ: dict[str, str], named: str) -> 
         (STEP | {"STEP37_RUN_ID": "uid-1"}, "uid-1"),
     ],
 )
-def test_the_run_is_the_same_on_all_ranks_and_after_restarts(environ: dict[str, str], run: str | None) -> None:
+def test_the_run_is_the_same_on_all_ranks_and_after_restarts(
+    environ: dict[str, str], run: str | None
+) -> None:
     """A run is named by the job that it is of, or has no name."""
     assert World.from_environment(environ).run == run
 
@@ -112,14 +124,25 @@ def test_several_ranks_need_a_meeting_point() -> None:
 def test_the_first_line_says_where_this_is() -> None:
     """Host, local rank, node and global rank, each with its total where the launcher says it."""
     world = World.from_environment(TORCHRUN)
-    assert world.describe() == f"host {world.host}, local rank 1 of 4, node 1 of 2, global rank 5 of 8"
-    assert "local rank 0 of -, node - of -, global rank 0 of 1" in World.from_environment({}).describe()
+    assert (
+        world.describe() == f"host {world.host}, local rank 1 of 4, node 1 of 2, global rank 5 of 8"
+    )
+    assert (
+        "local rank 0 of -, node - of -, global rank 0 of 1"
+        in World.from_environment({}).describe()
+    )
 
 
 def test_every_line_of_a_log_says_where_it_is_from() -> None:
     """Host and rank, and the node where the launcher says it."""
-    assert World.from_environment(STEP | {"SLURM_STEP_NUM_NODES": "2"}).label == f"{socket.gethostname()} node 1/2 rank 3/4"
-    assert World.from_environment({"RANK": "1", "WORLD_SIZE": "2"}).label == f"{socket.gethostname()} rank 1/2"
+    assert (
+        World.from_environment(STEP | {"SLURM_STEP_NUM_NODES": "2"}).label
+        == f"{socket.gethostname()} node 1/2 rank 3/4"
+    )
+    assert (
+        World.from_environment({"RANK": "1", "WORLD_SIZE": "2"}).label
+        == f"{socket.gethostname()} rank 1/2"
+    )
 
 
 def test_a_pod_names_its_node() -> None:

@@ -1,6 +1,7 @@
 """Stop with one line when pip is about to bring torch's CUDA build, several GB, where a CPU build is meant.
 
-Asks pip what it would take, by a dry run: where the index serves metadata alone, nothing large is downloaded.
+Asks pip what it would take, by a dry run: where the index serves metadata alone, nothing large is
+downloaded.
 """
 
 import argparse
@@ -36,14 +37,27 @@ def main() -> int:
     parser.add_argument("--build", default="cpu", choices=["cpu", "any"])
     parser.add_argument("--index-url", default="")
     arguments = parser.parse_args()
-    if arguments.build == "any" or sys.platform != "linux":  # elsewhere the plain build is a CPU build
+    # Elsewhere the plain build is a CPU build
+    if arguments.build == "any" or sys.platform != "linux":
         return 0
-    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-deps", "--report", "-"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--quiet",
+        "--no-deps",
+        "--report",
+        "-",
+    ]
     command += ["--constraint", str(arguments.constraints), "torch"]
     command += ["--index-url", arguments.index_url] if arguments.index_url else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
-        print("pip finds no torch as pinned in the constraints: see its words above", file=sys.stderr)
+        print(
+            "pip finds no torch as pinned in the constraints: see its words above", file=sys.stderr
+        )
         return 2
     line = complaint(json.loads(done.stdout))
     if line:

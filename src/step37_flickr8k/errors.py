@@ -2,31 +2,30 @@
 
 ::
 
-    Step37Error                       1   a bug: nobody foresaw it
-    ├── ConfigurationError            2   trying again without a change can't help
-    │   ├── InvalidSettings               a setting is unknown, malformed or contradicts another
-    │   ├── InvalidWorld                  the launcher's variables are half set or contradict each other
-    │   ├── CallMismatch                  ranks of one call passed different arguments
-    │   ├── RepositoryNotFound            the Hub has no such dataset repository, or hides it from this token
-    │   ├── RevisionNotFound              the repository has no such branch, tag or commit
-    │   ├── AccessDenied                  the Hub refuses the token, or the repository wants one
-    │   ├── SplitNotFound                 the commit holds no ``<split>/metadata.csv``
-    │   ├── CaptionKeyNotFound            metadata.csv has no such column
-    │   ├── EmptySelection                no row of the split counts (a RuntimeError, too)
-    │   ├── ImageNotFound                 a row names an image that the commit doesn't hold
-    │   ├── InvalidMetadata               metadata.csv can't be read as the dataset's table
-    │   ├── BadImages                     images of the selection can't be decoded, and ``bad_images`` is ``error``
-    │   └── FolderNotUsable               the cache directory can't be made, read or written
-    ├── TransientError               75   the same command may well succeed later
-    │   ├── HubUnavailable                the Hub didn't answer, or answered that it can't now
-    │   ├── FetchFailed                   files are missing after all tries; it names them
-    │   ├── FolderFull                    the file system has no space, inodes or quota left
-    │   ├── CacheDamaged                  files of the cache are missing or have wrong bytes
-    │   ├── NotVisible                    this rank doesn't see what rank 0 published
-    │   ├── CommitChanged                 somebody published another commit into the directory meanwhile
-    │   ├── LeaseLost                     another downloader has taken over the lease
-    │   └── Stalled                       rank 0 is alive and made no progress for ``stall_timeout``
-    └── RankZeroLost                 76   rank 0 was signalled, killed, silent or never met: start this rank again
+    Step37Error                       1   a bug: nobody foresaw it ├── ConfigurationError
+    2   trying again without a change can't help │   ├── InvalidSettings               a setting is
+    unknown, malformed or contradicts another │   ├── InvalidWorld                  the launcher's
+    variables are half set or contradict each other │   ├── CallMismatch                  ranks of
+    one call passed different arguments │   ├── RepositoryNotFound            the Hub has no such
+    dataset repository, or hides it from this token │   ├── RevisionNotFound              the
+    repository has no such branch, tag or commit │   ├── AccessDenied                  the Hub
+    refuses the token, or the repository wants one │   ├── SplitNotFound                 the commit
+    holds no ``<split>/metadata.csv`` │   ├── CaptionKeyNotFound            metadata.csv has no such
+    column │   ├── EmptySelection                no row of the split counts (a RuntimeError, too) │
+    ├── ImageNotFound                 a row names an image that the commit doesn't hold │   ├──
+    InvalidMetadata               metadata.csv can't be read as the dataset's table │   ├──
+    BadImages                     images of the selection can't be decoded, and ``bad_images`` is
+    ``error`` │   └── FolderNotUsable               the cache directory can't be made, read or
+    written ├── TransientError               75   the same command may well succeed later │   ├──
+    HubUnavailable                the Hub didn't answer, or answered that it can't now │   ├──
+    FetchFailed                   files are missing after all tries; it names them │   ├──
+    FolderFull                    the file system has no space, inodes or quota left │   ├──
+    CacheDamaged                  files of the cache are missing or have wrong bytes │   ├──
+    NotVisible                    this rank doesn't see what rank 0 published │   ├── CommitChanged
+    somebody published another commit into the directory meanwhile │   ├── LeaseLost
+    another downloader has taken over the lease │   └── Stalled                       rank 0 is
+    alive and made no progress for ``stall_timeout`` └── RankZeroLost                 76   rank 0
+    was signalled, killed, silent or never met: start this rank again
 
     Terminated (a SystemExit)       143   this process itself was ended by SIGTERM
 """
@@ -177,7 +176,9 @@ def exit_code_of(error: BaseException) -> int:
 
 def words_of(error: BaseException) -> str:
     """Give what an error says; the two that end a process from outside have no message of their own."""
-    return {KeyboardInterrupt: "interrupted", Terminated: "ended by SIGTERM"}.get(type(error)) or str(error)
+    return {KeyboardInterrupt: "interrupted", Terminated: "ended by SIGTERM"}.get(
+        type(error)
+    ) or str(error)
 
 
 def what_to_do(error: BaseException) -> str:
@@ -196,7 +197,11 @@ def as_value(error: BaseException) -> dict[str, str]:
         name, message = type(error).__name__, str(error)
     else:
         name, message = "RankZeroLost", f"rank 0 was ended by {_signal_name(error)}"
-    return {"error": name, "message": message, "traceback": "".join(traceback.format_exception(error))}
+    return {
+        "error": name,
+        "message": message,
+        "traceback": "".join(traceback.format_exception(error)),
+    }
 
 
 def from_value(value: dict[str, Any]) -> Exception:
@@ -204,7 +209,8 @@ def from_value(value: dict[str, Any]) -> Exception:
     name, message = str(value["error"]), str(value["message"])
     known = globals().get(name) or getattr(builtins, name, None)
     if isinstance(known, type) and issubclass(known, Exception):
-        with contextlib.suppress(TypeError):  # some take more than a message, UnicodeDecodeError for one
+        # Some take more than a message, UnicodeDecodeError for one
+        with contextlib.suppress(TypeError):
             return known(message)
     return Step37Error(f"{name}: {message}")
 

@@ -1,7 +1,7 @@
 """The loader: image-caption samples of Flickr8k from a cache that all ranks share.
 
-On a training cluster rank 0 fills the cache and the others wait for it, through the store of the process group that the caller
-has initialised; then every rank builds the same list from disk.
+On a training cluster rank 0 fills the cache and the others wait for it, through the store of the
+process group that the caller has initialised; then every rank builds the same list from disk.
 """
 
 import logging
@@ -66,7 +66,9 @@ class Step37Flickr8kDataset:
             ValueError: there are no samples.
         """
         if not samples:
-            raise ValueError("samples is empty: a dataset needs at least one, see prepare_flickr8k_samples")
+            raise ValueError(
+                "samples is empty: a dataset needs at least one, see prepare_flickr8k_samples"
+            )
         self._samples = samples
         self._template = template
         self._prompt = prompt
@@ -94,7 +96,8 @@ class Step37Flickr8kDataset:
 def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -> Path:
     """Download one file, or reuse it, with ``hf_hub_download`` into ``cache_dir/<filename>``.
 
-    Not safe for several processes at once on one directory: huggingface_hub's locks race there. `prepare_flickr8k_samples` is.
+    Not safe for several processes at once on one directory: huggingface_hub's locks race there.
+    `prepare_flickr8k_samples` is.
 
     Args:
         repo_id: dataset repository on the Hub.
@@ -108,7 +111,9 @@ def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -
     from step37_flickr8k.hub.api import Hub  # noqa: PLC0415 - the package imports without huggingface_hub
 
     selection = {"repo_id": repo_id, "cache_dir": cache_dir, "revision": None}
-    return Hub(library_settings(selection, os.environ).settings).download(filename, Path(cache_dir), revision=None)
+    return Hub(library_settings(selection, os.environ).settings).download(
+        filename, Path(cache_dir), revision=None
+    )
 
 
 def _is_global_rank_0() -> bool:
@@ -122,7 +127,9 @@ def _maybe_barrier() -> None:
 
 
 def _log_progress(told: dict[str, Any]) -> None:
-    numbers = ", ".join(f"{name} {number:,}" for name, number in told.items() if name not in {"kind", "state"})
+    numbers = ", ".join(
+        f"{name} {number:,}" for name, number in told.items() if name not in {"kind", "state"}
+    )
     log.debug("rank 0: %s %s", told["state"], numbers)
 
 
@@ -138,24 +145,30 @@ def prepare_flickr8k_samples(
 ) -> list[Flickr8kSample]:
     """Make the first ``sample_count`` rows of a split ready in ``cache_dir`` and give them, the same list on every rank.
 
-    With an initialised process group, whatever its backend, every rank must call it with the same arguments: rank 0 downloads
-    and its outcome, or its error, reaches all. Without one, the lease of the directory lets one process download at a time.
-    A row that is left out isn't replaced by one from beyond ``sample_count``. The Hub's address, the token, the timeouts, in
-    seconds, and all else come from the environment (``HF_ENDPOINT``, ``HF_TOKEN``, ``STEP37_*``) and the file that
-    ``STEP37_SETTINGS`` names.
+    With an initialised process group, whatever its backend, every rank must call it with the same
+    arguments: rank 0 downloads and its outcome, or its error, reaches all. Without one, the lease
+    of the directory lets one process download at a time. A row that is left out isn't replaced by
+    one from beyond ``sample_count``. The Hub's address, the token, the timeouts, in seconds, and
+    all else come from the environment (``HF_ENDPOINT``, ``HF_TOKEN``, ``STEP37_*``) and the file
+    that ``STEP37_SETTINGS`` names.
 
     Args:
         repo_id: dataset repository on the Hub.
         split: directory of the repository with ``metadata.csv`` and the images.
-        sample_count: how many rows that count, in file order; None for all. A row counts when its ``file_name`` and its
+        sample_count: how many rows that count, in file order; None for all. A row counts when its
+        ``file_name`` and its
             ``caption_key`` cell are non-empty.
         caption_key: column of the captions.
-        cache_dir: directory on a file system that all ranks share; files lie at ``cache_dir/<split>/<file_name>``.
-        revision: branch, tag or commit; None takes what the cache holds, and the Hub's ``main`` when it holds nothing that fits.
-        bad_images: "skip" leaves rows out whose image can't be decoded, with a warning; "error" raises `BadImages`.
+        cache_dir: directory on a file system that all ranks share; files lie at
+        ``cache_dir/<split>/<file_name>``.
+        revision: branch, tag or commit; None takes what the cache holds, and the Hub's ``main``
+        when it holds nothing that fits.
+        bad_images: "skip" leaves rows out whose image can't be decoded, with a warning; "error"
+        raises `BadImages`.
 
     Raises:
-        ConfigurationError: trying again can't help; with the subclass `EmptySelection`, a RuntimeError too, no row counts.
+        ConfigurationError: trying again can't help; with the subclass `EmptySelection`, a
+        RuntimeError too, no row counts.
         TransientError: the same call may well succeed later.
         RankZeroLost: rank 0 was signalled, killed, silent or never met.
     """
@@ -176,6 +189,8 @@ def prepare_flickr8k_samples(
     warmup = Warmup(settings, world, closely=False)
     result, rows = warmup.run(group, _log_progress)
     if result["skipped"]:
-        log.warning("left out, since they can't be decoded: %s", ", ".join(sorted(result["skipped"])))
+        log.warning(
+            "left out, since they can't be decoded: %s", ", ".join(sorted(result["skipped"]))
+        )
     directory = warmup.directory.files
     return [Flickr8kSample(str(directory / row.file_name), row.caption) for row in rows]

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.image.containers import BASE_IMAGE, IMAGE, ROOT, Container, Containers, Network, call, podman, sizes
+from tests.image.containers import (
+    BASE_IMAGE,
+    IMAGE,
+    ROOT,
+    Container,
+    Containers,
+    Network,
+    call,
+    podman,
+    sizes,
+)
 
 HUB = "10.37.0.10"
 COUNT = 64
@@ -17,7 +27,9 @@ def _image_in_podman() -> None:
     """Bring the image to podman if docker built it; podman and buildah share theirs."""
     if call("tools/image", "engine", check=False).stdout.strip() == "docker":
         call("sh", "-c", f"docker save {IMAGE} {BASE_IMAGE} | podman load", seconds=600)
-    assert podman("image", "exists", IMAGE, check=False).returncode == 0, f"there is no image {IMAGE}: run `make image` first"
+    assert podman("image", "exists", IMAGE, check=False).returncode == 0, (
+        f"there is no image {IMAGE}: run `make image` first"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +61,9 @@ def network() -> Iterator[Network]:
 def hub(containers: Containers, network: Network, dataset: Path) -> Container:
     """Serve the dataset from a container of the same image, slowly enough that a download can be met in its middle."""
     options = (*network.place("hub", HUB), "--volume", f"{dataset}:/data:ro")
-    serving = containers.start("hub", "/data", "--host", HUB, "--port", "8000", "--delay", "0.1", options=options)
+    serving = containers.start(
+        "hub", "/data", "--host", HUB, "--port", "8000", "--delay", "0.1", options=options
+    )
     serving.until("HF_ENDPOINT")
     return serving
 

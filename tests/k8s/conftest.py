@@ -48,9 +48,14 @@ MakeRoom = Callable[..., Room]
 
 
 @pytest.fixture
-def make_room(api: Api, hub: LocalHub, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[MakeRoom]:
+def make_room(
+    api: Api, hub: LocalHub, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[MakeRoom]:
     """Make namespaces, each with a volume and settings for the Hub, which go with the case."""
-    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:50].strip("-") + f"-{secrets.token_hex(2)}"
+    name = (
+        re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:50].strip("-")
+        + f"-{secrets.token_hex(2)}"
+    )
     made: list[Room] = []
 
     def make(**settings: str) -> Room:
@@ -92,7 +97,12 @@ def until_held(job: Job) -> None:
 def until_all_wait(job: Job, ranks: int = 4) -> None:
     """Wait until every waiter has met rank 0, whose progress it then tells."""
     until_held(job)
-    job.until(lambda: all(job.of(rank) and "fetching" in job.of(rank)[-1].log for rank in range(1, ranks)), "ranks that wait")
+    job.until(
+        lambda: all(
+            job.of(rank) and "fetching" in job.of(rank)[-1].log for rank in range(1, ranks)
+        ),
+        "ranks that wait",
+    )
 
 
 def assert_whole(hub: LocalHub, room: Room) -> None:

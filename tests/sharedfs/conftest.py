@@ -24,7 +24,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say last, and so that nobody overlooks it, what could not be run here, why, and what would help."""
     reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.getreports("skipped"))
     for reason, count in reasons.items():
-        terminalreporter.write_line(f"!!! NOT RUN: {count} tests: {reason.removeprefix('Skipped: ')}", red=True)
+        terminalreporter.write_line(
+            f"!!! NOT RUN: {count} tests: {reason.removeprefix('Skipped: ')}", red=True
+        )
 
 
 @pytest.fixture(scope="session")
@@ -53,17 +55,23 @@ def hub(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
 def _needs_fuse() -> None:
     """Skip where nothing can be mounted, and say what would help."""
     if os.geteuid() != 0:
-        pytest.skip("it mounts file systems: run `make test-sharedfs` as root, in a container for example")
+        pytest.skip(
+            "it mounts file systems: run `make test-sharedfs` as root, in a container for example"
+        )
     if shutil.which("fusermount3") is None:
         pytest.skip("libfuse 3 is missing: apt-get install fuse3")
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR))
     except OSError as error:
-        pytest.skip(f"/dev/fuse can't be opened ({error.strerror}): modprobe fuse, or give the container --device /dev/fuse")
+        pytest.skip(
+            f"/dev/fuse can't be opened ({error.strerror}): modprobe fuse, or give the container --device /dev/fuse"
+        )
     try:
         own_mounts()
     except OSError as error:
-        pytest.skip(f"no mounts of its own ({error.strerror}): give the container --cap-add SYS_ADMIN")
+        pytest.skip(
+            f"no mounts of its own ({error.strerror}): give the container --cap-add SYS_ADMIN"
+        )
 
 
 @pytest.fixture
@@ -122,10 +130,14 @@ def assert_whole(hub: LocalHub, *caches: Path, count: int = COUNT) -> None:
 def assert_nothing_torn(hub: LocalHub, cache: Path) -> None:
     """Check that what has its final name is right, and that nothing unfinished stays."""
     for path in (cache / "train").iterdir():
-        assert path.read_bytes() == (hub.directory / "train" / path.name).read_bytes(), f"{path} is torn"
+        assert path.read_bytes() == (hub.directory / "train" / path.name).read_bytes(), (
+            f"{path} is torn"
+        )
     assert not list((cache / ".step37-flickr8k").glob("*.tmp"))
 
 
 def fetched(hub: LocalHub) -> list[str]:
     """Give the images that the Hub has sent, each as often as it was."""
-    return sorted(request.repo_path for request in hub.file_requests() if request.repo_path.endswith(".jpg"))
+    return sorted(
+        request.repo_path for request in hub.file_requests() if request.repo_path.endswith(".jpg")
+    )

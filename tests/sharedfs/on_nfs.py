@@ -1,6 +1,7 @@
 """What runs inside of the small machine: ranks on two NFS clients, by NFS 3 and by NFS 4.2, of one server; see `test_nfs.py`.
 
-By hand, for one of them: ``tests/sharedfs/nfs/run .venv/bin/python -m pytest tests/sharedfs/on_nfs.py -k full``.
+By hand, for one of them: ``tests/sharedfs/nfs/run .venv/bin/python -m pytest
+tests/sharedfs/on_nfs.py -k full``.
 """
 
 import os
@@ -70,7 +71,14 @@ def job(tmp_path: Path) -> Iterator[MakeJob]:
     for directory in (tmp_path, *tmp_path.parents[:3]):
         directory.chmod(0o755)  # ranks of another user pass through
 
-    def make(version: str, export: str, place: str, *, nodes: tuple[int, ...] = (1, 2), **environment: str) -> NodeRanks:
+    def make(
+        version: str,
+        export: str,
+        place: str,
+        *,
+        nodes: tuple[int, ...] = (1, 2),
+        **environment: str,
+    ) -> NodeRanks:
         user = int(environment.pop("user", "0"))
         places = [
             Node(
@@ -100,10 +108,17 @@ def start(ranks: NodeRanks, *arguments: str) -> None:
     """Start warmup on all ranks, which meet at rank 0's address."""
     address = {"node1": "10.79.0.11", "node2": "10.79.0.12"}[ranks.nodes[0].name]
     for rank in range(ranks.size):
-        ranks.start_command(rank, "warmup", "--cache-dir", str(ranks.shared / "cache"), *arguments, MASTER_ADDR=address)
+        ranks.start_command(
+            rank,
+            "warmup",
+            "--cache-dir",
+            str(ranks.shared / "cache"),
+            *arguments,
+            MASTER_ADDR=address,
+        )
 
 
-# --- seen late -----------------------------------------------------------------------------------------------------------------
+# --- seen late ------------------------------------------------------------------------------------
 
 
 def test_the_nodes_are_late(version: str, place: str) -> None:
@@ -148,7 +163,9 @@ def test_a_node_that_looked_too_early_sees_the_cache_at_once(
     assert len(fetched(hub)) == COUNT
 
 
-def test_a_cache_that_grows_is_seen_by_a_node_that_knows_it(hub: LocalHub, job: MakeJob, version: str, place: str) -> None:
+def test_a_cache_that_grows_is_seen_by_a_node_that_knows_it(
+    hub: LocalHub, job: MakeJob, version: str, place: str
+) -> None:
     """A node that has read a cache of 10 rows sees that of 40 as soon as it is there."""
     late = seen_from(2, version, "wide", place) / "cache"
     for count, rows in (("10", 10), ("all", COUNT)):
@@ -160,10 +177,14 @@ def test_a_cache_that_grows_is_seen_by_a_node_that_knows_it(hub: LocalHub, job: 
     assert len(fetched(hub)) == COUNT
 
 
-def test_two_jobs_on_two_nodes_download_once(hub: LocalHub, job: MakeJob, version: str, place: str) -> None:
+def test_two_jobs_on_two_nodes_download_once(
+    hub: LocalHub, job: MakeJob, version: str, place: str
+) -> None:
     """The lease, taken by a link, holds between NFS clients: one job downloads, the other waits for it."""
     hub.faults.add(Fault.delay(0.1))
-    jobs = [job(version, "wide", place, nodes=(node,), STEP37_RUN_ID=f"job-{node}") for node in (1, 2)]
+    jobs = [
+        job(version, "wide", place, nodes=(node,), STEP37_RUN_ID=f"job-{node}") for node in (1, 2)
+    ]
     for one in jobs:
         start(one, "--concurrency", "4", "--heartbeat-timeout", "10")
     assert [one.wait(120) for one in jobs] == [{0: 0}, {0: 0}], jobs[0].logs + jobs[1].logs
@@ -171,7 +192,7 @@ def test_two_jobs_on_two_nodes_download_once(hub: LocalHub, job: MakeJob, versio
     assert_whole(hub, *(seen_from(node, version, "wide", place) / "cache" for node in (1, 2)))
 
 
-# --- full ----------------------------------------------------------------------------------------------------------------------
+# --- full -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -179,7 +200,8 @@ def ballast(place: str) -> Iterator[Callable[[int], None]]:
     """Fill the small export, on the server, but for so many bytes; its end frees them."""
     file = EXPORT / "small" / place / "ballast"
     deadline = time.monotonic() + 30
-    while (space := os.statvfs(EXPORT / "small")).f_bfree < space.f_blocks:  # the server still holds deleted files for a while
+    # The server still holds deleted files for a while
+    while (space := os.statvfs(EXPORT / "small")).f_bfree < space.f_blocks:
         assert time.monotonic() < deadline, "the export isn't empty"
         time.sleep(0.2)
 
@@ -197,7 +219,9 @@ def ballast(place: str) -> Iterator[Callable[[int], None]]:
 def test_a_full_disk_shows_only_at_the_end_of_a_file(version: str, place: str) -> None:
     """Writing 2 MB to 1 MB succeeds and closing fails: else the next test says less than it should."""
     with pytest.raises(OSError, match="No space left"):  # noqa: PT012 - where it is raised is the point
-        descriptor = os.open(seen_from(1, version, "small", place) / "big", os.O_WRONLY | os.O_CREAT)
+        descriptor = os.open(
+            seen_from(1, version, "small", place) / "big", os.O_WRONLY | os.O_CREAT
+        )
         try:
             for _ in range(32):
                 assert os.write(descriptor, bytes(1 << 16)) == 1 << 16
@@ -205,10 +229,13 @@ def test_a_full_disk_shows_only_at_the_end_of_a_file(version: str, place: str) -
             os.close(descriptor)
 
 
-def test_an_export_that_fills_up(hub: LocalHub, job: MakeJob, version: str, place: str, ballast: Callable[[int], None]) -> None:
+def test_an_export_that_fills_up(
+    hub: LocalHub, job: MakeJob, version: str, place: str, ballast: Callable[[int], None]
+) -> None:
     """Full in the middle: 75 and the remedy on all ranks, nothing torn; with space again the next run brings the rest."""
     cache = EXPORT / "small" / place / "cache"
-    hub.faults.add(Fault.status(503, path="train/00[1-3]*.jpg"))  # the others wait for the ballast, however long that takes
+    # The others wait for the ballast, however long that takes
+    hub.faults.add(Fault.status(503, path="train/00[1-3]*.jpg"))
     ranks = job(version, "small", place, STEP37_HEARTBEAT_TIMEOUT="4")
     start(ranks, "--concurrency", "2", "--attempts", "100")
     deadline = time.monotonic() + 90
@@ -230,11 +257,15 @@ def test_an_export_that_fills_up(hub: LocalHub, job: MakeJob, version: str, plac
     hub.clear_requests()
     ranks = job(version, "small", place, STEP37_HEARTBEAT_TIMEOUT="4")
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
-    assert fetched(hub) == [f"train/{number:04}.jpg" for number in range(COUNT) if f"{number:04}.jpg" not in kept]
+    assert fetched(hub) == [
+        f"train/{number:04}.jpg" for number in range(COUNT) if f"{number:04}.jpg" not in kept
+    ]
     assert_whole(hub, cache, seen_from(2, version, "small", place) / "cache")
 
 
-def test_own_files_are_whole_or_not_there(version: str, place: str, ballast: Callable[[int], None]) -> None:
+def test_own_files_are_whole_or_not_there(
+    version: str, place: str, ballast: Callable[[int], None]
+) -> None:
     """Written to a full export, a file of ours is FolderFull and no name; with space again it is whole on the server."""
     directory = CacheDirectory(seen_from(1, version, "small", place) / "cache", "train")
     served = EXPORT / "small" / place / "cache" / HOME
@@ -247,7 +278,8 @@ def test_own_files_are_whole_or_not_there(version: str, place: str, ballast: Cal
             write("train.json", content)
     assert (served / "train.json").read_bytes() == b"before"
     deadline = time.monotonic() + 30
-    while os.listdir(served) != ["train.json"]:  # what was deleted while it was being written keeps a name .nfs... for a moment
+    # What was deleted while it was being written keeps a name .nfs... for a moment
+    while os.listdir(served) != ["train.json"]:
         assert time.monotonic() < deadline, os.listdir(served)
         time.sleep(0.1)
     (EXPORT / "small" / place / "ballast").unlink()
@@ -263,7 +295,8 @@ def test_what_is_not_closed_yet_is_durable_after_a_flush(version: str, place: st
     content = os.urandom(300_000)
     with directory.flushing() as flush, (directory.files / "open").open("wb", buffering=0) as out:
         out.write(content)
-        assert (served / "open").read_bytes() != content  # it is in this node's memory: else the flush shows nothing
+        # It is in this node's memory: else the flush shows nothing
+        assert (served / "open").read_bytes() != content
         flush()
         assert (served / "open").read_bytes() == content
 
@@ -272,16 +305,22 @@ def test_a_flush_that_brings_a_full_disk_to_light(version: str, place: str) -> N
     """What syncfs can't write is FolderFull at the latest when the file is closed; nothing goes by in silence."""
     directory = CacheDirectory(seen_from(1, version, "small", place) / "cache", "train")
     directory.make()
-    with directory.flushing() as flush, pytest.raises(FolderFull), directory.writing(directory.files / "big") as out:  # noqa: PT012
+    with (  # noqa: PT012
+        directory.flushing() as flush,
+        pytest.raises(FolderFull),
+        directory.writing(directory.files / "big") as out,
+    ):
         for _ in range(32):
             out.write(bytes(1 << 16))
         flush()
 
 
-# --- read by others ------------------------------------------------------------------------------------------------------------
+# --- read by others -------------------------------------------------------------------------------
 
 
-def test_another_user_reads_the_warm_cache_from_a_read_only_mount(hub: LocalHub, job: MakeJob, version: str, place: str) -> None:
+def test_another_user_reads_the_warm_cache_from_a_read_only_mount(
+    hub: LocalHub, job: MakeJob, version: str, place: str
+) -> None:
     """What root has warmed on node1, nobody finds warm on node2's read-only mount, and asks the Hub for no file."""
     ranks = job(version, "wide", place)
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs

@@ -1,8 +1,9 @@
 """The lease: who may download into a directory, among jobs and processes that share nothing but the directory.
 
-It saves work; correctness is the renames' alone. ``.step37-flickr8k/<split>.lease.<n>`` is generation n, and the highest one
-counts. Generation n+1 is taken by an exclusive ``link``, and only after generation n has ended or its bytes have not changed
-for ``timeout`` by the taker's own monotonic clock: no clock of another node is trusted, and no file lock.
+It saves work; correctness is the renames' alone. ``.step37-flickr8k/<split>.lease.<n>`` is
+generation n, and the highest one counts. Generation n+1 is taken by an exclusive ``link``, and only
+after generation n has ended or its bytes have not changed for ``timeout`` by the taker's own
+monotonic clock: no clock of another node is trusted, and no file lock.
 """
 
 import contextlib
@@ -23,7 +24,9 @@ __all__ = ["Claim", "Holder", "Lease", "holder", "take"]
 
 log = logging.getLogger("step37_flickr8k")
 
-_ROOM = 4096  # bytes that a lease has from its first instant: on a full disk its end can be written in place, but it can't grow
+# Bytes that a lease has from its first instant: on a full disk its end can be written in place, but
+# it can't grow
+_ROOM = 4096
 _FIRST_BEAT = 1.0  # s
 _USUAL = 120.0  # s of silence that a lease of an older version allows
 _LONGEST = 2000  # characters of a failure's message that fit there
@@ -75,14 +78,25 @@ def holder(directory: CacheDirectory) -> Holder | None:
 def _told(failure: Mapping[str, Any]) -> str:
     """Give a failure in words; one that ended from outside has no other name than what ended it."""
     message = str(failure.get("message"))
-    return message if failure.get("error") == RankZeroLost.__name__ else f"{failure.get('error')}: {message}"
+    return (
+        message
+        if failure.get("error") == RankZeroLost.__name__
+        else f"{failure.get('error')}: {message}"
+    )
 
 
 def _is_progress(told: object) -> TypeGuard[dict[str, Any]]:
     """Tell whether it can be shown: a hand may have been at the lease."""
-    if not isinstance(told, dict) or not isinstance(told.get("state"), str) or not isinstance(told.get("retries", {}), dict):
+    if (
+        not isinstance(told, dict)
+        or not isinstance(told.get("state"), str)
+        or not isinstance(told.get("retries", {}), dict)
+    ):
         return False
-    numbers = [*told.get("retries", {}).values(), *(value for name, value in told.items() if name not in {"state", "retries"})]
+    numbers = [
+        *told.get("retries", {}).values(),
+        *(value for name, value in told.items() if name not in {"state", "retries"}),
+    ]
     paired = all(name in told for name in ("files", "bytes") if f"of_{name}" in told)
     return paired and all(isinstance(number, int | float) for number in numbers)
 
@@ -96,10 +110,11 @@ def take(
 ) -> "Lease | None":
     """Take the lease, however long its holder works.
 
-    ``waiting(holder)`` is asked every few seconds whether to go on waiting; None is returned when it says no.
-    ``tell()`` gives how far the work is, for those who look at the lease meanwhile.
-    Raises the failure that another rank of this same run has left there meanwhile or within the last quarter of ``timeout``:
-    one try is enough for all of them, but a job that is started again tries again.
+    ``waiting(holder)`` is asked every few seconds whether to go on waiting; None is returned when
+    it says no. ``tell()`` gives how far the work is, for those who look at the lease meanwhile.
+    Raises the failure that another rank of this same run has left there meanwhile or within the
+    last quarter of ``timeout``: one try is enough for all of them, but a job that is started again
+    tries again.
     """
     seen: tuple[int, bytes] | None = None
     since = time.monotonic()
@@ -109,14 +124,18 @@ def take(
             fresh = seen is not None and seen[0] == generation
             seen, since = (generation, content), time.monotonic()
             holder = _parsed(content)
-            if _is_failure_of_this_run(holder, claim) and (fresh or _age(directory, generation) < timeout / 4):
+            if _is_failure_of_this_run(holder, claim) and (
+                fresh or _age(directory, generation) < timeout / 4
+            ):
                 raise from_value(holder["failure"])
         if generation == 0 or _may_take(holder, claim) or time.monotonic() - since >= timeout:
             lease = Lease(directory, claim, generation + 1, timeout, tell)
             if lease.taken():
                 return lease
             continue
-        if not waiting(f"{holder.get('host')} (rank {holder.get('rank')}, run {holder.get('run')})"):
+        if not waiting(
+            f"{holder.get('host')} (rank {holder.get('rank')}, run {holder.get('run')})"
+        ):
             return None
         time.sleep(min(2.0, timeout / 8))
 
@@ -124,7 +143,9 @@ def take(
 def _newest(directory: CacheDirectory) -> tuple[int, bytes]:
     prefix = f"{directory.split}.lease."
     numbers = [
-        int(n.removeprefix(prefix)) for n in directory.refresh() if n.startswith(prefix) and n.removeprefix(prefix).isdigit()
+        int(n.removeprefix(prefix))
+        for n in directory.refresh()
+        if n.startswith(prefix) and n.removeprefix(prefix).isdigit()
     ]
     generation = max(numbers, default=0)
     return generation, (directory.read(f"{prefix}{generation}") if generation else None) or b""
@@ -140,15 +161,21 @@ def _parsed(content: bytes) -> dict[str, Any]:
 
 def _may_take(holder: dict[str, Any], claim: Claim) -> bool:
     ended = holder.get("state", "held") != "held"
-    own_past = claim.run is not None and (holder.get("run"), holder.get("rank")) == (claim.run, claim.rank)
+    own_past = claim.run is not None and (holder.get("run"), holder.get("rank")) == (
+        claim.run,
+        claim.rank,
+    )
     return ended or own_past
 
 
 def _is_failure_of_this_run(holder: dict[str, Any], claim: Claim) -> bool:
     same_run = claim.run is not None and holder.get("run") == claim.run
     failure = holder.get("failure")
-    told = isinstance(failure, dict) and {"error", "message"} <= failure.keys()  # else a hand has been at it
-    return told and same_run and holder.get("rank") != claim.rank and holder.get("state") == "failed"
+    # Else a hand has been at it
+    told = isinstance(failure, dict) and {"error", "message"} <= failure.keys()
+    return (
+        told and same_run and holder.get("rank") != claim.rank and holder.get("state") == "failed"
+    )
 
 
 def _age(directory: CacheDirectory, generation: int) -> float:
@@ -179,7 +206,12 @@ class Lease:
         self._timeout = timeout
         self._tell = tell
         who = asdict(claim) | {"timeout": timeout}
-        self._content: dict[str, Any] = {"nonce": secrets.token_hex(8), "state": "held", "beat": 0, **who}
+        self._content: dict[str, Any] = {
+            "nonce": secrets.token_hex(8),
+            "state": "held",
+            "beat": 0,
+            **who,
+        }
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._good = time.monotonic()
@@ -203,12 +235,19 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+    def __exit__(
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
+    ) -> None:
         """Stop beating and leave how it ended, for whoever waits."""
         self._ended.set()
         self._thread.join(self._timeout / 8)
-        end = {"state": "released"} if error is None else {"state": "failed", "failure": _briefly(error)}
-        with contextlib.suppress(OSError, Step37Error):  # an end that can't be written is a silence that others will notice
+        end = (
+            {"state": "released"}
+            if error is None
+            else {"state": "failed", "failure": _briefly(error)}
+        )
+        # An end that can't be written is a silence that others will notice
+        with contextlib.suppress(OSError, Step37Error):
             self._beat(end)
 
     def check(self) -> None:
@@ -219,7 +258,9 @@ class Lease:
         if not self._lost and time.monotonic() - self._good > self._timeout / 2:
             self._beat({})
         if self._lost:
-            raise LeaseLost(f"another downloader has taken over {self._directory.files}, since this one was silent for too long")
+            raise LeaseLost(
+                f"another downloader has taken over {self._directory.files}, since this one was silent for too long"
+            )
 
     def _keep(self) -> None:
         pause = _FIRST_BEAT  # often at first: who looks at a run has often just started it
@@ -238,7 +279,9 @@ class Lease:
                 return
             self._content |= {"progress": dict(self._tell())} | change
             self._content["beat"] += 1
-            self._directory.rewrite(f"{self._directory.split}.lease.{self._generation}", self._written())
+            self._directory.rewrite(
+                f"{self._directory.split}.lease.{self._generation}", self._written()
+            )
             self._good = time.monotonic()
 
     def _written(self) -> bytes:

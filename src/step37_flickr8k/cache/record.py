@@ -1,7 +1,8 @@
 """The ready record with its manifest: what a cache directory holds, proven, and for whom.
 
-``.step37-flickr8k/<split>.json`` is small and read by every rank; ``.step37-flickr8k/<split>.manifest`` holds a line per file
-and is read by the downloader and by ``verify`` alone. Both are replaced whole, the manifest first, the record last.
+``.step37-flickr8k/<split>.json`` is small and read by every rank;
+``.step37-flickr8k/<split>.manifest`` holds a line per file and is read by the downloader and by
+``verify`` alone. Both are replaced whole, the manifest first, the record last.
 """
 
 import json
@@ -78,7 +79,9 @@ class Record:
         coverage = self.captions.get(selection.caption_key)
         if coverage is None or self.repo_id != selection.repo_id:
             return False
-        return coverage.everything or (selection.sample_count is not None and coverage.rows >= selection.sample_count)
+        return coverage.everything or (
+            selection.sample_count is not None and coverage.rows >= selection.sample_count
+        )
 
     def fits(self, selection: Selection, run: str | None) -> bool:
         """Tell whether the selection can be read from here, without asking anybody which commit is meant."""
@@ -89,7 +92,9 @@ class Record:
         """Tell whether this very run has confirmed the record."""
         return run is not None and run in self.runs
 
-    def grown(self, caption_key: str, coverage: Coverage, manifest: Mapping[str, ManifestEntry]) -> "Record":
+    def grown(
+        self, caption_key: str, coverage: Coverage, manifest: Mapping[str, ManifestEntry]
+    ) -> "Record":
         """Add what a warmup has completed: under one commit a record only grows."""
         before = self.captions.get(caption_key, coverage)
         widest = max(before, coverage, key=lambda c: (c.everything, c.rows))
@@ -98,14 +103,20 @@ class Record:
         return replace(
             self,
             captions={**self.captions, caption_key: widest},
-            skipped={name: proven.decode_error for name, proven in manifest.items() if proven.decode_error},
+            skipped={
+                name: proven.decode_error
+                for name, proven in manifest.items()
+                if proven.decode_error
+            },
             probes={name: manifest[name].size for name in spread},
         )
 
     def confirmed_by(self, run: str | None) -> "Record":
         """Add a run, the newest last."""
         others = tuple(r for r in self.runs if r != run)
-        return self if run is None or self.names(run) else replace(self, runs=(*others, run)[-_RUNS:])
+        return (
+            self if run is None or self.names(run) else replace(self, runs=(*others, run)[-_RUNS:])
+        )
 
 
 def read_record(directory: CacheDirectory) -> Record | None:
@@ -118,7 +129,9 @@ def read_record(directory: CacheDirectory) -> Record | None:
         value = json.loads(content)
         if value.pop("format") != _FORMAT:
             raise ValueError("another format")  # noqa: TRY301 - all that is unreadable is treated alike
-        value["captions"] = {key: Coverage(**coverage) for key, coverage in value["captions"].items()}
+        value["captions"] = {
+            key: Coverage(**coverage) for key, coverage in value["captions"].items()
+        }
         return _sound(Record(**value | {"runs": tuple(value["runs"])}))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning("%s can't be read (%s): as good as none", directory.home / name, error)
@@ -129,14 +142,19 @@ def _sound(record: Record) -> Record:
     """Raise TypeError for a record whose texts and numbers aren't: nothing else of it would be looked at so closely."""
     texts = (record.repo_id, record.commit, record.metadata, *record.runs, *record.skipped.values())
     numbers = (*record.probes.values(), *(coverage.rows for coverage in record.captions.values()))
-    if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int) for number in numbers):
+    if not all(isinstance(text, str) for text in texts) or not all(
+        isinstance(number, int) for number in numbers
+    ):
         raise TypeError("a text or a number is none")
     return record
 
 
 def write_record(directory: CacheDirectory, record: Record) -> None:
     """Publish the ready record; the last act of a warmup."""
-    directory.write(f"{directory.split}.json", json.dumps({"format": _FORMAT} | asdict(record), indent=1).encode())
+    directory.write(
+        f"{directory.split}.json",
+        json.dumps({"format": _FORMAT} | asdict(record), indent=1).encode(),
+    )
 
 
 def remove_record(directory: CacheDirectory) -> None:
@@ -167,11 +185,16 @@ def _proven_of(line: str) -> tuple[str, ManifestEntry]:
 
 def write_manifest(directory: CacheDirectory, manifest: Mapping[str, ManifestEntry]) -> None:
     """Write a line per proven file: name, size, digest, mtime_ns, decode_error."""
-    lines = (json.dumps([name, p.size, p.digest, p.mtime_ns, p.decode_error]) + "\n" for name, p in sorted(manifest.items()))
+    lines = (
+        json.dumps([name, p.size, p.digest, p.mtime_ns, p.decode_error]) + "\n"
+        for name, p in sorted(manifest.items())
+    )
     directory.write(f"{directory.split}.manifest", "".join(lines).encode())
 
 
-def unchanged(manifest: Mapping[str, ManifestEntry], scan: Mapping[str, Entry]) -> dict[str, ManifestEntry]:
+def unchanged(
+    manifest: Mapping[str, ManifestEntry], scan: Mapping[str, Entry]
+) -> dict[str, ManifestEntry]:
     """Give the proven files that lie there with size and mtime as they were."""
     return {name: p for name, p in manifest.items() if scan.get(name) == Entry(p.size, p.mtime_ns)}
 
@@ -179,7 +202,8 @@ def unchanged(manifest: Mapping[str, ManifestEntry], scan: Mapping[str, Entry]) 
 def lies_there(directory: CacheDirectory, record: Record, *, closely: bool) -> bool:
     """Compare the manifest with the split's directory: scratch purges take single files.
 
-    Closely, size and mtime of every file; else the names, by one scandir, and size and mtime of those few that every rank opens.
+    Closely, size and mtime of every file; else the names, by one scandir, and size and mtime of
+    those few that every rank opens.
     """
     manifest = read_manifest(directory)
     if not manifest:
@@ -201,16 +225,24 @@ def prove(
 ) -> dict[str, ManifestEntry]:
     """Hash files of a scan side by side and give those that have the digests of ``like``.
 
-    ``find_decode_errors`` looks at the images among them: (path, name) -> why they can't be decoded; None: nobody looks.
+    ``find_decode_errors`` looks at the images among them: (path, name) -> why they can't be
+    decoded; None: nobody looks.
     """
 
     def prove_some(names: Sequence[str]) -> dict[str, ManifestEntry]:
         right = [name for name in names if _has_digest(directory.files / name, like[name])]
         images = [name for name in right if name != METADATA]
-        found = find_decode_errors([(directory.files / name, name) for name in images]) if find_decode_errors else ()
+        found = (
+            find_decode_errors([(directory.files / name, name) for name in images])
+            if find_decode_errors
+            else ()
+        )
         decode_errors = dict(zip(images, found, strict=False))
         return {
-            name: ManifestEntry(scan[name].size, like[name], scan[name].mtime_ns, decode_errors.get(name) or "") for name in right
+            name: ManifestEntry(
+                scan[name].size, like[name], scan[name].mtime_ns, decode_errors.get(name) or ""
+            )
+            for name in right
         }
 
     names, proven, done = [*like], dict[str, ManifestEntry](), 0
@@ -236,12 +268,16 @@ def skipped_rows(directory: CacheDirectory, record: Record, selection: Selection
     if not record.skipped:
         return {}
     return {
-        row.file_name: record.skipped[row.file_name] for row in rows_of(directory, selection) if row.file_name in record.skipped
+        row.file_name: record.skipped[row.file_name]
+        for row in rows_of(directory, selection)
+        if row.file_name in record.skipped
     }
 
 
 def rows_of(
-    directory: CacheDirectory, selection: Selection, left_out: Callable[[int, str], None] = lambda *_: None
+    directory: CacheDirectory,
+    selection: Selection,
+    left_out: Callable[[int, str], None] = lambda *_: None,
 ) -> Iterator[Row]:
     """Read the selection's rows from the directory's own metadata.csv, as `read_rows` does."""
     with directory.errors():
@@ -249,22 +285,30 @@ def rows_of(
 
 
 def rows_when_visible(
-    directory: CacheDirectory, selection: Selection, commit: str, seconds: float, *, closely: bool = True
+    directory: CacheDirectory,
+    selection: Selection,
+    commit: str,
+    seconds: float,
+    *,
+    closely: bool = True,
 ) -> list[Row]:
     """Give the selection's rows as soon as this node shows the ready record, at this commit, with what it speaks of.
 
     Who has just left or found it so need not look closely: the record alone is looked for then.
 
-    In file order, without those whose image can't be decoded. Raises after ``seconds`` what was wrong at last: `NotVisible`,
-    `CommitChanged` when another commit is there (not at once: a node that lags shows the previous record for a while), or
-    `TransientError` for what the file system said, since one EIO or ESTALE may well be the last.
+    In file order, without those whose image can't be decoded. Raises after ``seconds`` what was
+    wrong at last: `NotVisible`, `CommitChanged` when another commit is there (not at once: a node
+    that lags shows the previous record for a while), or `TransientError` for what the file system
+    said, since one EIO or ESTALE may well be the last.
     """
     deadline = time.monotonic() + seconds
     pause = 0.02
     while True:
         try:
             record = _look(directory, selection, commit, closely=closely)
-            return [row for row in rows_of(directory, selection) if row.file_name not in record.skipped]
+            return [
+                row for row in rows_of(directory, selection) if row.file_name not in record.skipped
+            ]
         except TransientError as error:
             if time.monotonic() + pause > deadline:
                 raise type(error)(f"after {seconds:g} s, {error}") from error
@@ -282,7 +326,9 @@ def _look(directory: CacheDirectory, selection: Selection, commit: str, *, close
             f"{directory.home} holds commit {record.commit}, not {commit}: pin a revision, or use a directory per commit"
         )
     if not record.covers(selection):
-        raise NotVisible(f"this node sees an older ready record in {directory.home}, without this selection: {shared}")
+        raise NotVisible(
+            f"this node sees an older ready record in {directory.home}, without this selection: {shared}"
+        )
     if closely and (wrong := _missing_or_wrong(directory, record)):
         raise NotVisible(f"this node sees the ready record, but not what it speaks of: {wrong}")
     return record
@@ -293,7 +339,8 @@ def _missing_or_wrong(directory: CacheDirectory, record: Record) -> str:
         if digest_of(directory.files / METADATA, record.metadata) != record.metadata:
             return f"{directory.files / METADATA} has other bytes"
         for name, size in record.probes.items():
-            with (directory.files / name).open("rb") as file:  # open, then ask: only that is fresh on NFS
+            # Open, then ask: only that is fresh on NFS
+            with (directory.files / name).open("rb") as file:
                 if file.seek(0, 2) != size:
                     return f"{directory.files / name} doesn't have {size} bytes"
     except OSError as error:

@@ -13,8 +13,8 @@ __all__ = ["World"]
 class World:
     """This process's place in the job; what the launcher doesn't say is None.
 
-    ``run`` names the run of a job that this is, the same on all its ranks and after restarts; ``agent_store`` says that
-    torchrun's agent serves the store at ``master_addr``, not rank 0.
+    ``run`` names the run of a job that this is, the same on all its ranks and after restarts;
+    ``agent_store`` says that torchrun's agent serves the store at ``master_addr``, not rank 0.
     """
 
     rank: int = 0
@@ -42,7 +42,8 @@ class World:
     def from_environment(cls, environ: Mapping[str, str]) -> "World":
         """Read the variables of torchrun (or set by hand), Kubernetes, a SLURM step or Open MPI; none is rank 0 of 1.
 
-        Half-set variables raise `InvalidWorld`: a rank that takes itself for rank 0 of 1 downloads beside all others.
+        Half-set variables raise `InvalidWorld`: a rank that takes itself for rank 0 of 1 downloads
+        beside all others.
         """
         number = _Numbers(environ)
         where = {
@@ -58,7 +59,9 @@ class World:
         size = number.get("WORLD_SIZE", 1)
         if "LOCAL_RANK" in environ or (size is not None and size > 1):
             found = "LOCAL_RANK" if "LOCAL_RANK" in environ else f"WORLD_SIZE={size}"
-            raise InvalidWorld(f"{found} is set without RANK: set it too, or start it with torchrun, srun or mpirun")
+            raise InvalidWorld(
+                f"{found} is set without RANK: set it too, or start it with torchrun, srun or mpirun"
+            )
         return cls(**where)  # type: ignore[arg-type]
 
     def rendezvous(self) -> tuple[str, int]:
@@ -73,16 +76,18 @@ class World:
     @property
     def label(self) -> str:
         """Give the place in the few words that begin every line of a log; the node where the launcher says it."""
-        node = "" if self.node is None else f" node {self.node}/{'-' if self.nodes is None else self.nodes}"
+        node = (
+            ""
+            if self.node is None
+            else f" node {self.node}/{'-' if self.nodes is None else self.nodes}"
+        )
         return f"{self.host}{node} rank {self.rank}/{self.size}"
 
     def describe(self) -> str:
         """Give the first line that every rank logs; "-" stands for what the launcher doesn't say."""
         total = {name: "-" if value is None else value for name, value in vars(self).items()}
-        return (
-            "host {host}, local rank {local_rank} of {local_size}, node {node} of {nodes}, global rank {rank} of {size}".format(
-                **total
-            )
+        return "host {host}, local rank {local_rank} of {local_size}, node {node} of {nodes}, global rank {rank} of {size}".format(
+            **total
         )
 
 
@@ -97,7 +102,9 @@ class _Numbers:
         if text is None:
             return None
         if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-            raise InvalidWorld(f"{name}={text!r} is not a whole number from {least} to {most}: correct it, or unset it")
+            raise InvalidWorld(
+                f"{name}={text!r} is not a whole number from {least} to {most}: correct it, or unset it"
+            )
         return int(text)
 
     def need(self, name: str, because: str, remedy: str, least: int = 0) -> int:
@@ -132,7 +139,9 @@ def _kubernetes(_: Mapping[str, str], number: _Numbers) -> _Place:
     rank = number.get("JOB_COMPLETION_INDEX")
     if rank is None:
         return None
-    size = number.need("WORLD_SIZE", "JOB_COMPLETION_INDEX", "set it to the Job's completions", least=1)
+    size = number.need(
+        "WORLD_SIZE", "JOB_COMPLETION_INDEX", "set it to the Job's completions", least=1
+    )
     return {"rank": rank, "size": size, "launcher": "kubernetes"}
 
 
@@ -143,7 +152,9 @@ def _slurm(environ: Mapping[str, str], number: _Numbers) -> _Place:
     size = number.need("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "start it with srun", least=1)
     told = number.get("WORLD_SIZE", 1)
     if told not in {None, size}:
-        raise InvalidWorld(f"WORLD_SIZE={told}, but SLURM_STEP_NUM_TASKS={size}: unset WORLD_SIZE, or set RANK too")
+        raise InvalidWorld(
+            f"WORLD_SIZE={told}, but SLURM_STEP_NUM_TASKS={size}: unset WORLD_SIZE, or set RANK too"
+        )
     return {
         "rank": number.get("SLURM_PROCID"),
         "size": size,
@@ -161,7 +172,9 @@ def _open_mpi(_: Mapping[str, str], number: _Numbers) -> _Place:
         return None
     return {
         "rank": rank,
-        "size": number.need("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "start it with mpirun", least=1),
+        "size": number.need(
+            "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "start it with mpirun", least=1
+        ),
         "local_rank": number.get("OMPI_COMM_WORLD_LOCAL_RANK") or 0,
         "local_size": number.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1),
         "launcher": "openmpi",

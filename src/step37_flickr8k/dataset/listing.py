@@ -40,7 +40,9 @@ class Listing(Mapping[str, RemoteFile]):
             raise ValueError(f"{file.name}: {file.size} bytes, {file.digest}")
         if (known := self._index.setdefault(file.name, len(self._names))) < len(self._names):
             if self.at(known) != file:
-                raise ValueError(f"{file.name} is there twice, as {self.at(known).digest} and as {file.digest}")
+                raise ValueError(
+                    f"{file.name} is there twice, as {self.at(known).digest} and as {file.digest}"
+                )
         else:
             self._names.append(file.name)
             self._sizes.append(file.size)

@@ -17,7 +17,9 @@ _SHOWN = 200  # characters of what others wrote that a message repeats
 
 
 def read_rows(
-    lines: Iterable[str], selection: Selection, left_out: Callable[[int, str], None] = lambda *_: None
+    lines: Iterable[str],
+    selection: Selection,
+    left_out: Callable[[int, str], None] = lambda *_: None,
 ) -> Iterator[Row]:
     """Give the first ``sample_count`` rows that count, in file order, reading no further than needed.
 
@@ -31,8 +33,17 @@ def read_rows(
         last = max(name_at, caption_at)
         count = 0
         for cells in reader:
-            if len(cells) <= last or not (name := cells[name_at].strip()) or not (caption := cells[caption_at].strip()):
-                left_out(reader.line_num, _what_is_missing(cells, {_NAME_COLUMN: name_at, selection.caption_key: caption_at}))
+            if (
+                len(cells) <= last
+                or not (name := cells[name_at].strip())
+                or not (caption := cells[caption_at].strip())
+            ):
+                left_out(
+                    reader.line_num,
+                    _what_is_missing(
+                        cells, {_NAME_COLUMN: name_at, selection.caption_key: caption_at}
+                    ),
+                )
                 continue
             _check_name(name, f"{where}, line {reader.line_num}")
             yield Row(name, caption)
@@ -40,9 +51,13 @@ def read_rows(
             if count == selection.sample_count:
                 return
     except UnicodeDecodeError as error:
-        raise InvalidMetadata(f"{where}, after line {reader.line_num}: {_encoding_of(error)}: store it as UTF-8") from error
+        raise InvalidMetadata(
+            f"{where}, after line {reader.line_num}: {_encoding_of(error)}: store it as UTF-8"
+        ) from error
     except csv.Error as error:
-        raise InvalidMetadata(f"{where}, line {reader.line_num}: {error}: is it a table of comma-separated values?") from error
+        raise InvalidMetadata(
+            f"{where}, line {reader.line_num}: {error}: is it a table of comma-separated values?"
+        ) from error
     if count == 0:
         raise EmptySelection(
             f"{where} has no row with both a file_name and a {selection.caption_key}: choose another caption_key"
@@ -57,7 +72,8 @@ def _what_is_missing(cells: Sequence[str], columns: Mapping[str, int]) -> str:
 def why_not_plain(name: str) -> str | None:
     """Tell why a name can't be that of an image right in the split's directory; None if it can.
 
-    Names become paths of the cache: none may lead out of it, collide with a file of ours, or be refused by a file system.
+    Names become paths of the cache: none may lead out of it, collide with a file of ours, or be
+    refused by a file system.
     """
     if not name or "/" in name or "\\" in name or re.match("[A-Za-z]:", name):
         return "it is a path"
@@ -74,26 +90,43 @@ def _columns(header: Sequence[str], caption_key: str, where: str) -> tuple[int, 
     """Find both columns; raises when one isn't there, or twice."""
     shown = ", ".join(header)[:_SHOWN] or "none"
     if _NAME_COLUMN not in header:
-        web = ", it is a web page" if shown.lstrip().lower().startswith(("<!doctype", "<html")) else ""
-        raise InvalidMetadata(f"{where} has no column {_NAME_COLUMN} in its first line{web}: its columns are {shown}")
+        web = (
+            ", it is a web page"
+            if shown.lstrip().lower().startswith(("<!doctype", "<html"))
+            else ""
+        )
+        raise InvalidMetadata(
+            f"{where} has no column {_NAME_COLUMN} in its first line{web}: its columns are {shown}"
+        )
     if caption_key not in header:
         known = ", ".join(name for name in header if name != _NAME_COLUMN)[:_SHOWN]
-        raise CaptionKeyNotFound(f"caption_key {caption_key!r} is no column of {where}: choose one of {known}")
+        raise CaptionKeyNotFound(
+            f"caption_key {caption_key!r} is no column of {where}: choose one of {known}"
+        )
     for name in (_NAME_COLUMN, caption_key):
         if header.count(name) > 1:
-            raise InvalidMetadata(f"{where} has the column {name} {header.count(name)} times: which one is meant?")
+            raise InvalidMetadata(
+                f"{where} has the column {name} {header.count(name)} times: which one is meant?"
+            )
     return header.index(_NAME_COLUMN), header.index(caption_key)
 
 
 def _check_name(name: str, where: str) -> None:
     if why := why_not_plain(name):
         shown = repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")
-        raise InvalidMetadata(f"{where}: file_name {shown} is not the name of an image in the split's directory: {why}")
+        raise InvalidMetadata(
+            f"{where}: file_name {shown} is not the name of an image in the split's directory: {why}"
+        )
 
 
 def _encoding_of(error: UnicodeDecodeError) -> str:
     """Say what bytes that are no UTF-8 may be, by how they begin."""
-    for start, kind in ((b"\x1f\x8b", "gzip"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"), (b"PK", "zip")):
+    for start, kind in (
+        (b"\x1f\x8b", "gzip"),
+        (b"\xff\xfe", "UTF-16"),
+        (b"\xfe\xff", "UTF-16"),
+        (b"PK", "zip"),
+    ):
         if error.object.startswith(start):
             return f"it is {kind}, not text in UTF-8"
     return f"it is no text in UTF-8 ({error.reason})"

@@ -33,7 +33,9 @@ def decide(rows: Iterable[Row], listing: Listing, verified: Mapping[str, str]) -
         count += 1
         number = listing.position(row.file_name)
         if number is None:
-            raise ImageNotFound(f"row {count} names {row.file_name}, which the commit doesn't hold: tell the dataset's owner")
+            raise ImageNotFound(
+                f"row {count} names {row.file_name}, which the commit doesn't hold: tell the dataset's owner"
+            )
         if wanted[number]:
             continue
         wanted[number] = 1

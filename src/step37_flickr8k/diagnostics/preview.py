@@ -52,17 +52,27 @@ class Preview:
 
     def page(self) -> str:
         """Give the page: one file that needs nothing else."""
-        rows = [[t.file, t.caption, t.weight, *t.size, t.decode_error, _as_text(t.copy)] for t in self.tiles]
+        rows = [
+            [t.file, t.caption, t.weight, *t.size, t.decode_error, _as_text(t.copy)]
+            for t in self.tiles
+        ]
         # within a script element only "<" could end it; the rest is JSON's own escaping
-        told = json.dumps({"perPage": _PER_PAGE, "rows": rows}, separators=(",", ":")).replace("<", "\\u003c")
-        counts = {"shown": self.shown, "bad": self.bad, "lines": len(self.tiles) - self.shown - self.bad}
+        told = json.dumps({"perPage": _PER_PAGE, "rows": rows}, separators=(",", ":")).replace(
+            "<", "\\u003c"
+        )
+        counts = {
+            "shown": self.shown,
+            "bad": self.bad,
+            "lines": len(self.tiles) - self.shown - self.bad,
+        }
         return render("preview.html", script="preview.js", preview=self, told=told, **counts)
 
     def sheet(self) -> bytes:
         """Give the first pictures as PNG."""
         columns, most = _SHEET
         tiles = [
-            (tile.copy, f"{tile.file}: {tile.decode_error}" if tile.decode_error else tile.caption) for tile in self.tiles[:most]
+            (tile.copy, f"{tile.file}: {tile.decode_error}" if tile.decode_error else tile.caption)
+            for tile in self.tiles[:most]
         ]
         return contact_sheet(tiles, min(columns, len(tiles)))
 
@@ -86,7 +96,9 @@ def preview(settings: WarmupSettings, watch: Callable[[dict[str, Any]], None]) -
             f"{directory.home} has no ready record of {directory.split}: run warmup first, or choose another split"
         )
     if METADATA not in directory.names():
-        raise FolderNotUsable(f"{directory.files / METADATA} is no longer there: run warmup, which fetches just what is missing")
+        raise FolderNotUsable(
+            f"{directory.files / METADATA} is no longer there: run warmup, which fetches just what is missing"
+        )
     coverage = record.captions.get(settings.caption_key)
     if coverage is None:
         ready = ", ".join(record.captions)
@@ -94,13 +106,25 @@ def preview(settings: WarmupSettings, watch: Callable[[dict[str, Any]], None]) -
         raise InvalidSettings(f"{told}: run warmup with it, or choose from {ready}")
     rows = min(coverage.rows, settings.sample_count or coverage.rows)
     selection = Selection(
-        repo_id=record.repo_id, split=directory.split, caption_key=settings.caption_key, sample_count=min(rows, _MOST_ROWS)
+        repo_id=record.repo_id,
+        split=directory.split,
+        caption_key=settings.caption_key,
+        sample_count=min(rows, _MOST_ROWS),
     )
-    return Preview(record, directory, settings.caption_key, rows, [*_tiles(directory, record, selection, watch)])
+    return Preview(
+        record,
+        directory,
+        settings.caption_key,
+        rows,
+        [*_tiles(directory, record, selection, watch)],
+    )
 
 
 def _tiles(
-    directory: CacheDirectory, record: Record, selection: Selection, watch: Callable[[dict[str, Any]], None]
+    directory: CacheDirectory,
+    record: Record,
+    selection: Selection,
+    watch: Callable[[dict[str, Any]], None],
 ) -> Iterator[Tile]:
     """Give the rows in file order, those that don't count among them; an image that several rows name is decoded once."""
     rows: list[Row | Tile] = []
@@ -113,11 +137,17 @@ def _tiles(
     names = [*dict.fromkeys(row.file_name for row in rows if isinstance(row, Row))]
     pictures: dict[str, Tile] = {}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for name, picture in zip(names, pool.map(lambda name: _picture(directory, record, name), names), strict=True):
+        for name, picture in zip(
+            names, pool.map(lambda name: _picture(directory, record, name), names), strict=True
+        ):
             pictures[name] = picture
             watch({"state": "decoding", "files": len(pictures), "of_files": len(names)})
     for each in rows:
-        yield each if isinstance(each, Tile) else replace(pictures[each.file_name], caption=visible(_shortened(each.caption)))
+        yield (
+            each
+            if isinstance(each, Tile)
+            else replace(pictures[each.file_name], caption=visible(_shortened(each.caption)))
+        )
 
 
 def _picture(directory: CacheDirectory, record: Record, name: str) -> Tile:
@@ -128,7 +158,13 @@ def _picture(directory: CacheDirectory, record: Record, name: str) -> Tile:
             return Tile(shown, "", weight, decode_error=visible(record.skipped[name]))
         copy, size = thumbnail(path, _MOST_BYTES)
     except (OSError, ValueError, SyntaxError) as error:  # gone since, or changed
-        return Tile(shown, "", decode_error=visible(getattr(error, "strerror", None) or str(error).replace(str(path), name)))
+        return Tile(
+            shown,
+            "",
+            decode_error=visible(
+                getattr(error, "strerror", None) or str(error).replace(str(path), name)
+            ),
+        )
     return Tile(shown, "", weight, size, copy)
 
 

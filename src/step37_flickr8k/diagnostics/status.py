@@ -28,10 +28,12 @@ class SplitStatus:
     repo_id: str | None = None
     commit: str | None = None
     captions: Mapping[str, Coverage] = field(default_factory=dict)
-    left_out: Mapping[str, int] = field(default_factory=dict)  # rows by caption, since their images can't be decoded
+    # Rows by caption, since their images can't be decoded
+    left_out: Mapping[str, int] = field(default_factory=dict)
     files: int = 0
     bytes: int = 0
-    proven: int = 0  # files that the manifest speaks of, metadata.csv among them; none where it can't be read
+    # Files that the manifest speaks of, metadata.csv among them; none where it can't be read
+    proven: int = 0
     missing: int = 0
     skipped: Mapping[str, str] = field(default_factory=dict)
     runs: tuple[str, ...] = ()
@@ -47,7 +49,10 @@ class SplitStatus:
 def status(root: Path) -> list[SplitStatus]:
     """Look at every split of a cache directory; empty if there is nothing of ours."""
     found = map(_OURS.fullmatch, CacheDirectory(root, "").refresh())
-    return [_split(CacheDirectory(root, split)) for split in sorted({match["split"] for match in found if match})]
+    return [
+        _split(CacheDirectory(root, split))
+        for split in sorted({match["split"] for match in found if match})
+    ]
 
 
 def _split(directory: CacheDirectory) -> SplitStatus:
@@ -78,7 +83,12 @@ def _split(directory: CacheDirectory) -> SplitStatus:
 def _left_out(directory: CacheDirectory, record: Record, key: str) -> int:
     if not record.skipped:
         return 0
-    selection = Selection(repo_id=record.repo_id, split=directory.split, caption_key=key, sample_count=record.captions[key].rows)
+    selection = Selection(
+        repo_id=record.repo_id,
+        split=directory.split,
+        caption_key=key,
+        sample_count=record.captions[key].rows,
+    )
     try:
         return sum(row.file_name in record.skipped for row in rows_of(directory, selection))
     except Step37Error:  # metadata.csv is gone: said as a missing file
@@ -93,7 +103,9 @@ def as_value(root: Path, splits: list[SplitStatus]) -> dict[str, Any]:
 def as_lines(root: Path, splits: list[SplitStatus]) -> list[str]:
     """Give what people read."""
     if not splits:
-        return [f"{root} {'holds no ready record' if root.is_dir() else 'is not there'}, and nobody is filling it"]
+        return [
+            f"{root} {'holds no ready record' if root.is_dir() else 'is not there'}, and nobody is filling it"
+        ]
     return [line for split in splits for line in _lines(root, split)]
 
 
@@ -102,20 +114,30 @@ def _lines(root: Path, split: SplitStatus) -> list[str]:
     if split.commit is None:
         lines.append("  not ready  no ready record")
     else:
-        lines.append(f"  {split.state:9}  {split.repo_id} at commit {split.commit}, written {_ago(split.age)} ago")
+        lines.append(
+            f"  {split.state:9}  {split.repo_id} at commit {split.commit}, written {_ago(split.age)} ago"
+        )
         for key, coverage in split.captions.items():
             bad = split.left_out[key]
             left_out = f", {bad:,} left out" if bad else ""
-            lines.append(f"  rows       {coverage.rows - bad:,}{' (all)' if coverage.everything else ''} with {key}{left_out}")
+            lines.append(
+                f"  rows       {coverage.rows - bad:,}{' (all)' if coverage.everything else ''} with {key}{left_out}"
+            )
         if split.proven:
-            lines.append(f"  files      {counted(split.files, 'image')}, {split.bytes / 1e6:,.1f} MB")
+            lines.append(
+                f"  files      {counted(split.files, 'image')}, {split.bytes / 1e6:,.1f} MB"
+            )
         else:
-            lines.append("  files      not known, since the manifest can't be read: run warmup, which hashes them again")
+            lines.append(
+                "  files      not known, since the manifest can't be read: run warmup, which hashes them again"
+            )
     if split.missing:
         told = f"{split.missing:,} of {counted(split.proven, 'file')} no longer there: run warmup, which fetches just these"
         lines.append(f"  missing    {told}")
     if split.skipped:
-        lines.append(f"  left out   {counted(len(split.skipped), 'image')} that can't be decoded: preview shows which, and why")
+        lines.append(
+            f"  left out   {counted(len(split.skipped), 'image')} that can't be decoded: preview shows which, and why"
+        )
     if split.downloader:
         lines.append(_downloader(split.downloader))
     return lines

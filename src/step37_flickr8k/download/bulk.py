@@ -47,7 +47,8 @@ def fetch_bulk(
     async def main() -> None:
         with contextlib.ExitStack() as stack:
             landing = stack.enter_context(Landing(workers, land))
-            reader = ThreadPoolExecutor(1, thread_name_prefix="step37-parquet")  # pyarrow keeps memory for each thread
+            # Pyarrow keeps memory for each thread
+            reader = ThreadPoolExecutor(1, thread_name_prefix="step37-parquet")
             stack.callback(reader.shutdown, cancel_futures=True)
             async with connected(source, settings) as client:
                 await _Bulk(client, landing, reader, wanted).run(shards, progress)
@@ -58,7 +59,13 @@ def fetch_bulk(
 class _Bulk:
     """A fetch in bulk; ``reader`` is a single thread, for pyarrow."""
 
-    def __init__(self, client: HttpClient, landing: Landing, reader: ThreadPoolExecutor, wanted: Collection[RemoteFile]) -> None:
+    def __init__(
+        self,
+        client: HttpClient,
+        landing: Landing,
+        reader: ThreadPoolExecutor,
+        wanted: Collection[RemoteFile],
+    ) -> None:
         self._client = client
         self._statistics = client.statistics
         self._landing = landing
@@ -72,14 +79,26 @@ class _Bulk:
         telling = partial(tell, progress, self._client, files=self._count, size=self._size)
         await beside(telling(), [self._open(shard) for shard in shards])
         lengths = [chunk.end - chunk.start for _, images in self._opened for chunk in images.chunks]
-        self._strange = sum(chunk.size for _, images in self._opened for chunk in images.chunks) - self._size
-        streams = max(1, min(_STREAMS, _BUFFERED // max(lengths, default=1), self._client.connections))
-        parts = iter([_Part(*one, part) for one in self._opened for part in _cut(one[1].chunks, sum(lengths) / streams)])
+        self._strange = (
+            sum(chunk.size for _, images in self._opened for chunk in images.chunks) - self._size
+        )
+        streams = max(
+            1, min(_STREAMS, _BUFFERED // max(lengths, default=1), self._client.connections)
+        )
+        parts = iter(
+            [
+                _Part(*one, part)
+                for one in self._opened
+                for part in _cut(one[1].chunks, sum(lengths) / streams)
+            ]
+        )
         await beside(telling(), [self._stream(parts) for _ in range(streams)])
 
     async def _open(self, shard: RemoteFile) -> None:
         async def read_tail(length: int) -> bytearray:
-            async with await self._client.get(shard.name, (max(0, shard.size - length), shard.size)) as response:
+            async with await self._client.get(
+                shard.name, (max(0, shard.size - length), shard.size)
+            ) as response:
                 return await whole(response.content.iter_any(), min(length, shard.size))
 
         try:
@@ -97,7 +116,11 @@ class _Bulk:
                 while part.chunks and self._missing:
                     await self._client.patiently(part.shard.name, lambda: self._stream_part(part))  # noqa: B023
             except GivenUp as error:
-                log.warning("%s can't be read on, what is missing comes file by file: %s", part.shard.name, error)
+                log.warning(
+                    "%s can't be read on, what is missing comes file by file: %s",
+                    part.shard.name,
+                    error,
+                )
 
     async def _stream_part(self, part: "_Part") -> None:
         """Read one row group after the other from one answer; what has come is gone from the part when a fault cuts it."""
@@ -122,18 +145,23 @@ class _Bulk:
         except FAULTS as error:
             if part.done == came_before:
                 raise
-            self._statistics.retries[cause_of(error)] += 1  # it went on for a while: from there, with all tries anew
+            # It went on for a while: from there, with all tries anew
+            self._statistics.retries[cause_of(error)] += 1
         else:
             if part.chunks:
                 raise Fault("truncated")
 
     async def _land_images(self, images: Images, chunk: ImageChunk, content: bytearray) -> None:
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._reader, lambda: [*images.read(chunk, content)])
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._reader, lambda: [*images.read(chunk, content)]
+            )
         except NotReadable:
             self._statistics.retries["unreadable row group"] += 1
             return
-        matched = await self._landing.in_thread(lambda: [(file, image) for image in found for file in self._missing.take(image)])
+        matched = await self._landing.in_thread(
+            lambda: [(file, image) for image in found for file in self._missing.take(image)]
+        )
         landed = [self._landing.hand_over(file, image, verified=True) for file, image in matched]
         self._landing.submit()
         await asyncio.gather(*landed)

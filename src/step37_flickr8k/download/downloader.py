@@ -53,7 +53,9 @@ class Downloader:
         with self._ready_to_write() as flush:
             if len(listing) > MANY and (self._task.selection.sample_count or MANY) >= MANY:
                 self._workers.start()
-            survey = Planner(self._task, self._hub, self._workers, self._progress).survey(commit, listing, self._directory)
+            survey = Planner(self._task, self._hub, self._workers, self._progress).survey(
+                commit, listing, self._directory
+            )
             before = self._record_before(survey)
             lost = self._lost(before, survey)
             self._check_space(survey, lost)
@@ -61,14 +63,21 @@ class Downloader:
             self._progress("publishing")
             record = self._publish(survey, before, flush)
         skipped = skipped_rows(self._directory, record, self._task.selection)
-        return result_of(Done(self._task.account, self._hub, commit), survey.plan.rows, warm=False, skipped=skipped)
+        return result_of(
+            Done(self._task.account, self._hub, commit),
+            survey.plan.rows,
+            warm=False,
+            skipped=skipped,
+        )
 
     def repair(self, record: Record, listing: Listing, names: Sequence[str]) -> None:
         """Fetch these files of the record's commit again, and prove them in the manifest."""
         with self._ready_to_write() as flush:
             now = read_record(self._directory)
             if now is None or now.commit != record.commit:
-                raise CommitChanged(f"{self._directory.home} no longer holds commit {record.commit}: run verify again")
+                raise CommitChanged(
+                    f"{self._directory.home} no longer holds commit {record.commit}: run verify again"
+                )
             files = [listing[name] for name in names if name in listing]
             self._directory.check_space(sum(file.size for file in files), len(files))
             proven: dict[str, ManifestEntry] = {}
@@ -99,11 +108,18 @@ class Downloader:
         replaced = [survey.scan[file.name].size for file in files if file.name in survey.scan]
         # those that come lie beside those that they replace until they have their bytes
         beside = size * min(1.0, IN_HAND * self._task.settings.concurrency / max(1, len(files)))
-        self._directory.check_space(max(0, size - sum(replaced) + int(min(beside, sum(replaced)))), len(files) - len(replaced))
+        self._directory.check_space(
+            max(0, size - sum(replaced) + int(min(beside, sum(replaced)))),
+            len(files) - len(replaced),
+        )
         count = f"{len(files):,} of {survey.plan.files:,} files, {size / 1e6:,.1f} MB"
         log.info("fetching %s, at commit %s", count, survey.commit)
         if survey.wait:
-            log.info("the Hub's quota will make this wait %.0f s for %s requests", survey.wait, f"{survey.requests:,}")
+            log.info(
+                "the Hub's quota will make this wait %.0f s for %s requests",
+                survey.wait,
+                f"{survey.requests:,}",
+            )
 
     def _record_before(self, survey: Survey) -> Record | None:
         """Give the record to grow; one of another commit is taken away first: never a record over mixed files."""
@@ -127,7 +143,11 @@ class Downloader:
         if before is None:
             return []
         wanted = {file.name for file in survey.plan.fetch} | survey.proven.keys() | {METADATA}
-        return [survey.listing[n] for n in read_manifest(self._directory) if n not in wanted and n in survey.listing]
+        return [
+            survey.listing[n]
+            for n in read_manifest(self._directory)
+            if n not in wanted and n in survey.listing
+        ]
 
     def _fetch(self, lost: Sequence[RemoteFile], survey: Survey) -> None:
         files = [*survey.plan.fetch, *lost] if lost else survey.plan.fetch
@@ -139,12 +159,23 @@ class Downloader:
     def _fetch_bulk(self, survey: Survey, files: Sequence[RemoteFile]) -> None:
         from step37_flickr8k.download.bulk import fetch_bulk  # noqa: PLC0415 - as below
 
-        source = Source(base=self._hub.parquet_base(), headers=self._hub.headers(), account=self._task.account)
-        fetch_bulk(survey.shards, files, source, self._workers, self._landing(survey.proven), **self._ways)
+        source = Source(
+            base=self._hub.parquet_base(), headers=self._hub.headers(), account=self._task.account
+        )
+        fetch_bulk(
+            survey.shards, files, source, self._workers, self._landing(survey.proven), **self._ways
+        )
         came, requests = source.account.files, source.account.requests
-        log.info("%s of %s files came in bulk, with %s requests", f"{came:,}", f"{len(files):,}", f"{requests:,}")
+        log.info(
+            "%s of %s files came in bulk, with %s requests",
+            f"{came:,}",
+            f"{len(files):,}",
+            f"{requests:,}",
+        )
 
-    def _fetch_files(self, files: Sequence[RemoteFile], commit: str, proven: dict[str, ManifestEntry]) -> None:
+    def _fetch_files(
+        self, files: Sequence[RemoteFile], commit: str, proven: dict[str, ManifestEntry]
+    ) -> None:
         from step37_flickr8k.download.files import fetch  # noqa: PLC0415 - its HTTP client is a quarter of a second
 
         if files:
@@ -164,13 +195,19 @@ class Downloader:
                 self._lease.check()
                 file = arrived.file
                 entry = self._directory.publish(arrived.temporary, file.name)
-                proven[file.name] = ManifestEntry(entry.size, file.digest, entry.mtime_ns, arrived.decode_error)
+                proven[file.name] = ManifestEntry(
+                    entry.size, file.digest, entry.mtime_ns, arrived.decode_error
+                )
 
         return land
 
     def _publish(self, survey: Survey, before: Record | None, flush: Flush) -> Record:
         """Name metadata.csv, flush, then the manifest, and the ready record last."""
-        directory, selection, digest = self._directory, self._task.selection, survey.listing[METADATA].digest
+        directory, selection, digest = (
+            self._directory,
+            self._task.selection,
+            survey.listing[METADATA].digest,
+        )
         self._lease.check()
         if survey.metadata != directory.files / METADATA:
             entry = directory.publish(survey.metadata, METADATA)
@@ -178,8 +215,12 @@ class Downloader:
         flush()
         rows, count = survey.plan.rows, selection.sample_count
         coverage = Coverage(rows, everything=count is None or rows < count)
-        record = before or Record(repo_id=selection.repo_id, commit=survey.commit, metadata=digest, captions={})
-        record = record.grown(selection.caption_key, coverage, survey.proven).confirmed_by(self._task.run)
+        record = before or Record(
+            repo_id=selection.repo_id, commit=survey.commit, metadata=digest, captions={}
+        )
+        record = record.grown(selection.caption_key, coverage, survey.proven).confirmed_by(
+            self._task.run
+        )
         self._lease.check()
         write_manifest(directory, survey.proven)
         write_record(directory, record)
@@ -201,7 +242,12 @@ class Done:
         if self.hub is not None:
             requests, retries = requests + self.hub.requests, retries + self.hub.retries
         slowest = [dict(zip(names, slow, strict=True)) for slow in self.fetched.slowest]
-        return {"commit": self.commit, "requests": requests, "retries": dict(retries), "slowest": slowest}
+        return {
+            "commit": self.commit,
+            "requests": requests,
+            "retries": dict(retries),
+            "slowest": slowest,
+        }
 
 
 def result_of(done: Done, rows: int, *, warm: bool, skipped: Mapping[str, str]) -> Value:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Collection, Iterator
+from functools import partial
 from typing import BinaryIO
 
 from step37_flickr8k.cache.directory import CacheDirectory
@@ -20,16 +21,24 @@ from step37_flickr8k.settings import WarmupSettings
 __all__ = ["fetch", "memory_in_flight"]
 
 _BLOCK = 1 << 20  # bytes: larger files are written and hashed in pieces of this size, as they come
-_LANDING = 32 << 20  # bytes of small files in hand: they land in batches, and a batch waits for its files
+# Bytes of small files in hand: they land in batches, and a batch waits for its files
+_LANDING = 32 << 20
 
 
 def fetch(
-    files: Collection[RemoteFile], source: Source, workers: Workers, land: Land, *, settings: WarmupSettings, progress: Report
+    files: Collection[RemoteFile],
+    source: Source,
+    workers: Workers,
+    land: Land,
+    *,
+    settings: WarmupSettings,
+    progress: Report,
 ) -> None:
     """Fetch all files into temporary ones of the workers' directory and hand them, verified, to ``land``, which names them.
 
-    ``land`` takes several at a time, in several threads. A file that fails doesn't stop the others: at the end `FetchFailed`
-    names those that are missing. What ``land`` or ``progress`` raises ends the fetch at once; no unfinished file stays.
+    ``land`` takes several at a time, in several threads. A file that fails doesn't stop the others:
+    at the end `FetchFailed` names those that are missing. What ``land`` or ``progress`` raises ends
+    the fetch at once; no unfinished file stays.
     """
 
     async def main() -> None:
@@ -53,7 +62,13 @@ def _places(concurrency: int, size: int) -> int:
 class _Fetch:
     """A fetch; ``at_rest`` is done once no thread writes any more."""
 
-    def __init__(self, client: HttpClient, landing: Landing, directory: CacheDirectory, at_rest: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        client: HttpClient,
+        landing: Landing,
+        directory: CacheDirectory,
+        at_rest: contextlib.ExitStack,
+    ) -> None:
         self._client = client
         self._statistics = client.statistics
         self._landing = landing
@@ -78,7 +93,7 @@ class _Fetch:
         for file in waiting:
             took: list[float] = []
             try:
-                await self._client.patiently(file.name, lambda file=file, took=took: self._bring(file, took))  # type: ignore[misc]
+                await self._client.patiently(file.name, partial(self._bring, file, took))
             except GivenUp as error:
                 self._failed[file.name] = str(error)
             else:

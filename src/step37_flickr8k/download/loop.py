@@ -18,7 +18,9 @@ _TICK = 0.5  # s between two words of progress
 class Report(Protocol):
     """What takes a word of progress."""
 
-    def __call__(self, state: str, *, retries: Mapping[str, int] | None = None, **numbers: float) -> None:
+    def __call__(
+        self, state: str, *, retries: Mapping[str, int] | None = None, **numbers: float
+    ) -> None:
         """Take a state, numbers such as files and bytes, and what was tried again, by cause."""
 
 
@@ -73,7 +75,14 @@ async def tell(report: Report, client: HttpClient, *, files: int, size: int) -> 
     statistics = client.statistics
 
     def say(state: str) -> None:
-        report(state, retries=statistics.retries, files=statistics.files, of_files=files, bytes=statistics.bytes, of_bytes=size)
+        report(
+            state,
+            retries=statistics.retries,
+            files=statistics.files,
+            of_files=files,
+            bytes=statistics.bytes,
+            of_bytes=size,
+        )
 
     try:
         while True:

@@ -35,7 +35,8 @@ class Task:
     selection: Selection
     directory: CacheDirectory
     run: str | None = None
-    account: TransferStatistics = field(default_factory=TransferStatistics)  # of what was fetched, whatever ends it
+    # Of what was fetched, whatever ends it
+    account: TransferStatistics = field(default_factory=TransferStatistics)
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,21 @@ class Planner:
         """Decide what to fetch; a metadata.csv that isn't in the directory yet is fetched into ``scratch``."""
         directory = self.task.directory
         scan = directory.scan()
-        # the manifest may be of another commit: what this one holds under the same names is what counts
+        # the manifest may be of another commit: what this one holds under the same names is what
+        # counts
         in_manifest = unchanged(read_manifest(directory), scan).items()
-        proven = {n: proof for n, proof in in_manifest if n in listing and listing[n].digest == proof.digest}
+        proven = {
+            n: proof
+            for n, proof in in_manifest
+            if n in listing and listing[n].digest == proof.digest
+        }
 
         def prove_also(names: Iterable[str]) -> None:
-            like = {n: listing[n].digest for n in names if n in scan and n not in proven and listing[n].size == scan[n].size}
+            like = {
+                n: listing[n].digest
+                for n in names
+                if n in scan and n not in proven and listing[n].size == scan[n].size
+            }
             proven.update(prove(directory, scan, like, self.workers.check, self.progress))
 
         self.progress("reading the metadata")
@@ -94,20 +104,31 @@ class Planner:
         if len(proven) > known:
             plan = self._decide(metadata, listing, proven)
         usual = Quota(self.hub.quota, 0, self.hub.quota, 300) if self.hub.quota else None
-        return Survey(commit, listing, scan, proven, metadata, plan, self._shards(plan), quota or usual)
+        return Survey(
+            commit, listing, scan, proven, metadata, plan, self._shards(plan), quota or usual
+        )
 
-    def _fetch_metadata(self, commit: str, file: RemoteFile, scratch: CacheDirectory) -> tuple[Path, Quota | None]:
+    def _fetch_metadata(
+        self, commit: str, file: RemoteFile, scratch: CacheDirectory
+    ) -> tuple[Path, Quota | None]:
         from step37_flickr8k.download.files import fetch  # noqa: PLC0415 - its HTTP client is a quarter of a second
 
         split = self.task.selection.split
         if file.size > _LARGEST_METADATA:
             told = f"{split}/{METADATA} of {self.hub.name} has {file.size / 1e9:,.1f} GB by the listing"
-            raise InvalidMetadata(f"{told}, at most {_LARGEST_METADATA / 1e9:.1f} GB are read: is it a table of captions?")
+            raise InvalidMetadata(
+                f"{told}, at most {_LARGEST_METADATA / 1e9:.1f} GB are read: is it a table of captions?"
+            )
         kept: list[Path] = []
         source = Source(base=self.hub.base(commit, split), headers=self.hub.headers())
         try:
             fetch(
-                *([file], source, Workers(scratch), lambda batch: kept.extend(arrived.temporary for arrived in batch)),
+                *(
+                    [file],
+                    source,
+                    Workers(scratch),
+                    lambda batch: kept.extend(arrived.temporary for arrived in batch),
+                ),
                 settings=self.task.settings,
                 progress=lambda *_, **__: self.progress("reading the metadata"),
             )
@@ -115,7 +136,9 @@ class Planner:
             self.hub.count(source.account)
         return kept[0], source.account.quota
 
-    def _decide(self, metadata: Path, listing: Listing, proven: Mapping[str, ManifestEntry]) -> Plan:
+    def _decide(
+        self, metadata: Path, listing: Listing, proven: Mapping[str, ManifestEntry]
+    ) -> Plan:
         rows = read_rows(lines_of(metadata), self.task.selection)
         return decide(rows, listing, {name: proof.digest for name, proof in proven.items()})
 
@@ -123,8 +146,14 @@ class Planner:
         """Decide whether the images come in bulk: give the Parquet files to read, if they do."""
         mode, split = self.task.settings.fetch_mode, self.task.selection.split
         if mode == "parquet" and not is_available():
-            raise InvalidSettings("fetch_mode=parquet needs pyarrow: pip install 'step37-flickr8k[parquet]', or choose auto")
-        if mode == "files" or not is_available() or len(plan.fetch) < (MANY if mode == "auto" else 1):
+            raise InvalidSettings(
+                "fetch_mode=parquet needs pyarrow: pip install 'step37-flickr8k[parquet]', or choose auto"
+            )
+        if (
+            mode == "files"
+            or not is_available()
+            or len(plan.fetch) < (MANY if mode == "auto" else 1)
+        ):
             return ()
         if mode == "auto":
             shards = self._shards_if_listed(split)
@@ -139,5 +168,7 @@ class Planner:
         try:
             return self.hub.list_parquet(split)
         except Step37Error as error:
-            log.warning("the Parquet conversion can't be listed, so the images come file by file: %s", error)
+            log.warning(
+                "the Parquet conversion can't be listed, so the images come file by file: %s", error
+            )
             return ()

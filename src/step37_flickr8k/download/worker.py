@@ -71,12 +71,18 @@ class JobRunner:
     def _decode(self, job: Job) -> Done:
         try:
             with self._directory.errors():
-                return Done(why_undecodable(job.path if job.content is None else BytesIO(job.content), job.name))
+                return Done(
+                    why_undecodable(
+                        job.path if job.content is None else BytesIO(job.content), job.name
+                    )
+                )
         except Step37Error as error:
             return Done(error=error)
         except MemoryError:  # a fact about this machine, not about the picture
             forget(self._directory, job)
-            return Done(error=TransientError(f"{job.name}: not enough memory to decode it: {REMEDY}"))
+            return Done(
+                error=TransientError(f"{job.name}: not enough memory to decode it: {REMEDY}")
+            )
 
     def _write_all(self, jobs: Sequence[Job]) -> list[Done]:
         start = time.monotonic()
@@ -94,7 +100,8 @@ class JobRunner:
         if job.digest and digest_of_bytes(job.content, job.digest) != job.digest:
             return Done(wrong=True)
         if self._served not in {None, os.getppid()}:
-            os._exit(1)  # who is served was killed: the next run may have swept the directory already
+            # Who is served was killed: the next run may have swept the directory already
+            os._exit(1)
         try:
             self._directory.put(job.path, job.content)
         except Step37Error as error:
@@ -112,7 +119,10 @@ def forget(directory: CacheDirectory, job: Job) -> None:
 
 def as_job_line(jobs: Sequence[Job]) -> bytes:
     """Return the line of JSON that announces jobs; their contents follow it."""
-    told = [(str(job.path), job.name, None if job.content is None else len(job.content), job.digest) for job in jobs]
+    told = [
+        (str(job.path), job.name, None if job.content is None else len(job.content), job.digest)
+        for job in jobs
+    ]
     return json.dumps(told).encode() + b"\n"
 
 
@@ -120,24 +130,32 @@ def done_of(value: Mapping[str, Any] | None) -> Done:
     """Return what became of a job, from a worker's answer."""
     if value is None:
         return Done()
-    return Done(value["decode_error"], value["error"] and from_value(value["error"]), value["wrong"])
+    return Done(
+        value["decode_error"], value["error"] and from_value(value["error"]), value["wrong"]
+    )
 
 
 def _value(done: Done) -> dict[str, Any] | None:
     if done == Done():
         return None
-    return {"decode_error": done.decode_error, "error": done.error and as_value(done.error), "wrong": done.wrong}
+    return {
+        "decode_error": done.decode_error,
+        "error": done.error and as_value(done.error),
+        "wrong": done.wrong,
+    }
 
 
 def serve(root: str, split: str, served: int) -> None:
     """Be a worker of the process ``served``, until the pipe ends."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole job; the end of the pipe is what ends this
+    # Sent to the whole job; the end of the pipe is what ends this
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # what others print is no answer
         warm_up()
         _serve(out, JobRunner(CacheDirectory(Path(root), split), served))
-    os._exit(0)  # the interpreter's own end takes as long as a dozen pictures, and somebody waits for it
+    # The interpreter's own end takes as long as a dozen pictures, and somebody waits for it
+    os._exit(0)
 
 
 def _serve(out: BinaryIO, hands: JobRunner) -> None:

@@ -1,7 +1,8 @@
 """Processes that hash, write and decode what has come: threads of one interpreter would only contend for it.
 
-A worker gets files through its stdin, bytes and all, writes each under the temporary name it is told, decodes it from memory, and
-answers on its stdout. It ends with the pipe. A picture that crashes it is told from one that was merely there when it died.
+A worker gets files through its stdin, bytes and all, writes each under the temporary name it is
+told, decodes it from memory, and answers on its stdout. It ends with the pipe. A picture that
+crashes it is told from one that was merely there when it died.
 """
 
 import contextlib
@@ -17,7 +18,16 @@ from pathlib import Path
 from typing import IO
 
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.download.worker import READY, REMEDY, Done, Job, JobRunner, as_job_line, done_of, forget
+from step37_flickr8k.download.worker import (
+    READY,
+    REMEDY,
+    Done,
+    Job,
+    JobRunner,
+    as_job_line,
+    done_of,
+    forget,
+)
 from step37_flickr8k.errors import Step37Error, TransientError
 
 __all__ = ["Done", "Job", "Workers"]
@@ -108,9 +118,12 @@ class Workers:
                 if self._stopped:
                     raise
                 died = str(error)
-        # no decode_error: whether it is the picture or this machine nobody knows, and a decode_error would be believed by every later run
+        # no decode_error: whether it is the picture or this machine nobody knows, and a
+        # decode_error would be believed by every later run
         told = f"{job.name}: the process that decodes it died twice ({died})"
-        return Done(error=TransientError(f"{told}: {REMEDY}, or see whether Pillow works on this machine"))
+        return Done(
+            error=TransientError(f"{told}: {REMEDY}, or see whether Pillow works on this machine")
+        )
 
 
 class _Died(Step37Error):
@@ -136,7 +149,11 @@ class _Worker:
         if self._killed or self._unable:
             raise _Unable(self._unable)
         if self._process is None:
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            pipes = {
+                "stdin": subprocess.PIPE,
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.DEVNULL,
+            }
             where = [str(self._directory.root.absolute()), self._directory.split, str(os.getpid())]
             command = [sys.executable or "", "-m", _MODULE, *where]
             # -m would look into the current directory first, where any file may be called json.py
@@ -183,7 +200,10 @@ class _Worker:
 
     def _is_unable(self, why: str) -> _Unable:
         if not self._killed:
-            log.warning("a process that decodes images can't start (%s): this one does its work, more slowly", why)
+            log.warning(
+                "a process that decodes images can't start (%s): this one does its work, more slowly",
+                why,
+            )
             self._unable = why
         return _Unable(why)
 

@@ -29,17 +29,23 @@ class GivenUp(Exception):
     """A file that no further try would bring."""
 
 
-FAULTS = (Fault, aiohttp.ClientError, TimeoutError, asyncio.TimeoutError)  # what a request may fail of and be made again
+# What a request may fail of and be made again
+FAULTS = (Fault, aiohttp.ClientError, TimeoutError, asyncio.TimeoutError)
 
 
 @contextlib.asynccontextmanager
 async def connected(source: Source, settings: WarmupSettings) -> "AsyncIterator[HttpClient]":
     """Give a client to the source; its connections end with it."""
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout, sock_read=settings.read_timeout)
+    timeout = aiohttp.ClientTimeout(
+        total=None, sock_connect=settings.connect_timeout, sock_read=settings.read_timeout
+    )
     connector = aiohttp.TCPConnector(limit=settings.concurrency)
-    # not trust_env, which looks for ~/.netrc at every request, and would send its passwords to redirects' origins
+    # not trust_env, which looks for ~/.netrc at every request, and would send its passwords to
+    # redirects' origins
     cookies = aiohttp.DummyCookieJar()  # none are kept
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector, cookie_jar=cookies, auto_decompress=False) as session:
+    async with aiohttp.ClientSession(
+        timeout=timeout, connector=connector, cookie_jar=cookies, auto_decompress=False
+    ) as session:
         client = HttpClient(source, session, settings)
         try:
             yield client
@@ -50,7 +56,9 @@ async def connected(source: Source, settings: WarmupSettings) -> "AsyncIterator[
 class HttpClient:
     """Requests to one source, for use in one event loop, and the statistics of what came."""
 
-    def __init__(self, source: Source, session: aiohttp.ClientSession, settings: WarmupSettings) -> None:
+    def __init__(
+        self, source: Source, session: aiohttp.ClientSession, settings: WarmupSettings
+    ) -> None:
         """Ask the source through the session."""
         self.statistics = TransferStatistics()
         self.connections = settings.concurrency
@@ -60,7 +68,8 @@ class HttpClient:
         self._attempts = settings.attempts
         self._proxies = _Proxies()
         self._wondered = False  # about a 429 without a pause
-        self._open_at = 0.0  # by the loop's clock: before it nobody asks, since the quota is used up
+        # By the loop's clock: before it nobody asks, since the quota is used up
+        self._open_at = 0.0
 
     @property
     def closed_for(self) -> float:
@@ -77,7 +86,8 @@ class HttpClient:
             except FAULTS as error:
                 cause = cause_of(error)
                 asked = error.pause if isinstance(error, Fault) else None
-                attempt += cause != "429" or asked is None  # waiting for quota, for as long as the Hub says, is no failure
+                # Waiting for quota, for as long as the Hub says, is no failure
+                attempt += cause != "429" or asked is None
                 if attempt >= self._attempts:
                     raise GivenUp(f"{cause} ({attempt} tries)") from error
                 self.statistics.retries[cause] += 1
@@ -90,10 +100,16 @@ class HttpClient:
             await asyncio.sleep(left + random.uniform(0, 0.1))  # noqa: S311 - jitter
 
     async def _pause(self, asked: float | None, attempt: int, *, everybody: bool) -> None:
-        pause = asked if asked is not None else min(_LONGEST_PAUSE, 0.2 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311
+        pause = (
+            asked
+            if asked is not None
+            else min(_LONGEST_PAUSE, 0.2 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311
+        )
         if everybody:
             if asked is None and not self._wondered:
-                log.info("the Hub wants fewer requests (429) and doesn't say how long to wait: each counts as a try")
+                log.info(
+                    "the Hub wants fewer requests (429) and doesn't say how long to wait: each counts as a try"
+                )
                 self._wondered = True
             self._close_for(pause)
         else:
@@ -109,11 +125,14 @@ class HttpClient:
             headers = {"Accept-Encoding": "identity"}  # the bytes themselves are hashed
             if span is not None:
                 headers["Range"] = f"bytes={span[0]}-{span[1] - 1}"
-            if url.origin() == self._origin:  # the token must not follow a redirect to another origin
+            # The token must not follow a redirect to another origin
+            if url.origin() == self._origin:
                 headers |= self._source.headers
             self.statistics.requests += 1
             proxy = self._proxies.of(url)
-            response = await self._session.get(url, headers=headers, allow_redirects=False, proxy=proxy)
+            response = await self._session.get(
+                url, headers=headers, allow_redirects=False, proxy=proxy
+            )
             self._heed(response.headers)
             if response.status == (200 if span is None else 206):
                 return response
@@ -135,7 +154,9 @@ class HttpClient:
     def _refusal(self, response: aiohttp.ClientResponse, name: str) -> Exception:
         status = response.status
         if status in {401, 403}:
-            return AccessDenied(f"the Hub refuses {name} ({status}): check that the token is valid and may read it")
+            return AccessDenied(
+                f"the Hub refuses {name} ({status}): check that the token is valid and may read it"
+            )
         if status in {408, 429} or status >= 500:
             return Fault(str(status), _asked_pause(response.headers))
         return GivenUp(f"the Hub answered {status} {response.reason}")
@@ -152,8 +173,14 @@ class _Proxies:
         if origin not in self._by_origin:
             proxies = urllib.request.getproxies()
             host = url.host_port_subcomponent or ""
-            proxy = None if urllib.request.proxy_bypass(host) else proxies.get(url.scheme, proxies.get("all"))
-            self._by_origin[origin] = proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+            proxy = (
+                None
+                if urllib.request.proxy_bypass(host)
+                else proxies.get(url.scheme, proxies.get("all"))
+            )
+            self._by_origin[origin] = (
+                proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+            )
         return self._by_origin[origin]
 
 

@@ -31,10 +31,14 @@ class Quota:
     def told(cls, headers: Mapping[str, str]) -> "Quota | None":
         """Read the headers; None if they tell nothing."""
         now = re.search(r";\s*r=(\d{1,9})\s*;\s*t=(\d{1,9})\b", headers.get("RateLimit", ""))
-        policy = re.search(r";\s*q=(\d{1,9})\s*;\s*w=(\d{1,9})\b", headers.get("RateLimit-Policy", ""))
+        policy = re.search(
+            r";\s*q=(\d{1,9})\s*;\s*w=(\d{1,9})\b", headers.get("RateLimit-Policy", "")
+        )
         if not now:
             return None
-        limit, window = (int(policy[1]), float(policy[2])) if policy else (int(now[1]), float(now[2]))
+        limit, window = (
+            (int(policy[1]), float(policy[2])) if policy else (int(now[1]), float(now[2]))
+        )
         return cls(int(now[1]), float(now[2]), max(limit, 1), window)
 
 
@@ -42,7 +46,8 @@ class Quota:
 class TransferStatistics:
     """What a fetch did; ``retries`` counts by cause, ``quota`` is what the Hub last told.
 
-    ``slowest`` are those files that took longest: seconds of all their tries, pauses left out, the name, bytes, tries.
+    ``slowest`` are those files that took longest: seconds of all their tries, pauses left out, the
+    name, bytes, tries.
     """
 
     files: int = 0

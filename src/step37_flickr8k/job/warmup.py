@@ -50,7 +50,8 @@ __all__ = ["Warmup"]
 log = logging.getLogger("step37_flickr8k")
 
 Value = dict[str, Any]
-_LEASE_BEATS = 4  # heartbeat timeouts without a change of the lease's bytes: NFS may show old ones for a minute
+# Heartbeat timeouts without a change of the lease's bytes: NFS may show old ones for a minute
+_LEASE_BEATS = 4
 _NAMED = 8  # files that a message names
 
 
@@ -58,8 +59,8 @@ _NAMED = 8  # files that a message names
 class Warmup:
     """One job: its settings and this process's place in it.
 
-    ``closely``: a warm start of rank 0 compares size and mtime of every file with the manifest, not only the names.
-    ``done`` tells what it has done so far, whatever ends it.
+    ``closely``: a warm start of rank 0 compares size and mtime of every file with the manifest, not
+    only the names. ``done`` tells what it has done so far, whatever ends it.
     """
 
     settings: WarmupSettings
@@ -72,7 +73,11 @@ class Warmup:
         """What is asked for; offline a branch or tag is whatever the cache holds."""
         names = ("repo_id", "split", "caption_key", "sample_count", "revision")
         asked = Selection(**{name: getattr(self.settings, name) for name in names})
-        return replace(asked, revision=None) if self.settings.offline and not is_commit(asked.revision) else asked
+        return (
+            replace(asked, revision=None)
+            if self.settings.offline and not is_commit(asked.revision)
+            else asked
+        )
 
     @cached_property
     def directory(self) -> CacheDirectory:
@@ -82,7 +87,9 @@ class Warmup:
     @property
     def task(self) -> Task:
         """What the work on the directory needs to know."""
-        return Task(self.settings, self.selection, self.directory, self.world.run, self.done.fetched)
+        return Task(
+            self.settings, self.selection, self.directory, self.world.run, self.done.fetched
+        )
 
     @cached_property
     def timeouts(self) -> Timeouts:
@@ -90,33 +97,54 @@ class Warmup:
         names = ("arrival", "heartbeat", "stall", "visibility")
         return Timeouts(**{name: getattr(self.settings, f"{name}_timeout") for name in names})
 
-    def run(self, group: Group, watch: Callable[[Value], None] = lambda _: None) -> tuple[Value, list[Row]]:
+    def run(
+        self, group: Group, watch: Callable[[Value], None] = lambda _: None
+    ) -> tuple[Value, list[Row]]:
         """Warm the cache and read the selection on every rank; gives rank 0's report and this rank's rows."""
         if self.settings.cache_scope == "shared":
             return self._share(group, watch)
         commit = self.selection.revision
-        if not is_commit(commit):  # a pinned one needs nobody: a rank that is started again may be the last one left
+        # A pinned one needs nobody: a rank that is started again may be the last one left
+        if not is_commit(commit):
             ways: dict[str, Any] = {"look": self._look, "watch": watch}
-            commit = share(group, self._agree, arguments=self.arguments(), timeouts=self.timeouts, **ways)["commit"]
-        pinned = Warmup(self.settings.model_copy(update={"revision": commit}), self.world, self.closely, self.done)
+            commit = share(
+                group, self._agree, arguments=self.arguments(), timeouts=self.timeouts, **ways
+            )["commit"]
+        pinned = Warmup(
+            self.settings.model_copy(update={"revision": commit}),
+            self.world,
+            self.closely,
+            self.done,
+        )
         problem: Exception | None = None
-        if group.rank != 0:  # each node's own lease elects its downloader; rank 0 is that of its node, or waits for it
+        # Each node's own lease elects its downloader; rank 0 is that of its node, or waits for it
+        if group.rank != 0:
             try:
                 pinned.warm(Progress(watch))
             except (Step37Error, OSError) as error:
                 problem = error
         return pinned._share(group, watch, problem)
 
-    def _share(self, group: Group, watch: Callable[[Value], None], problem: Exception | None = None) -> tuple[Value, list[Row]]:
+    def _share(
+        self, group: Group, watch: Callable[[Value], None], problem: Exception | None = None
+    ) -> tuple[Value, list[Row]]:
         rows: list[Row] = []
 
         def confirm(result: Value) -> None:
             if problem is not None:
                 raise problem
             waiting = {"closely": group.rank != 0}
-            rows[:] = rows_when_visible(self.directory, self.selection, result["commit"], self.timeouts.visibility, **waiting)
+            rows[:] = rows_when_visible(
+                self.directory,
+                self.selection,
+                result["commit"],
+                self.timeouts.visibility,
+                **waiting,
+            )
             if not rows:
-                raise EmptySelection(f"no image of the selection in {self.directory.files} can be decoded: choose another split")
+                raise EmptySelection(
+                    f"no image of the selection in {self.directory.files} can be decoded: choose another split"
+                )
 
         ways: dict[str, Any] = {"confirm": confirm, "look": self._look, "watch": watch}
         result = share(group, self.warm, arguments=self.arguments(), timeouts=self.timeouts, **ways)
@@ -143,9 +171,13 @@ class Warmup:
     def _accepted(self, result: Value) -> Value:
         """Refuse a selection with images that can't be decoded, where that was asked for; the record stands all the same."""
         if result["skipped"] and self.settings.bad_images == "error":
-            named = ", ".join(f"{name} ({why})" for name, why in [*result["skipped"].items()][:_NAMED])
+            named = ", ".join(
+                f"{name} ({why})" for name, why in [*result["skipped"].items()][:_NAMED]
+            )
             told = f"{len(result['skipped']):,} of the {result['rows']:,} rows name images that can't be decoded: {named}"
-            raise BadImages(f"{told}: set bad_images=skip to do without them, or choose another revision or sample_count")
+            raise BadImages(
+                f"{told}: set bad_images=skip to do without them, or choose another revision or sample_count"
+            )
         return result
 
     def _warm(self, progress: Progress) -> Value:
@@ -196,12 +228,18 @@ class Warmup:
 
     def _hub(self) -> Hub:
         if self.settings.offline:
-            raise InvalidSettings(f"offline is set, but {self._lack()}: run warmup once with the network")
+            raise InvalidSettings(
+                f"offline is set, but {self._lack()}: run warmup once with the network"
+            )
         if self.done.hub is not None:
             return self.done.hub
         hub = self.done.hub = Hub(self.settings)
         if proxy := proxy_before(hub.endpoint):
-            log.warning("%s is reached through the proxy %s alone: all who use that share one quota", hub.name, proxy)
+            log.warning(
+                "%s is reached through the proxy %s alone: all who use that share one quota",
+                hub.name,
+                proxy,
+            )
         return hub
 
     def _lack(self) -> str:
@@ -226,7 +264,9 @@ class Warmup:
             directory = CacheDirectory(Path(scratch), self.selection.split)
             directory.make()
             with contextlib.closing(Workers(directory)) as workers:
-                survey = Planner(self.task, hub, workers, Progress()).survey(commit, listing, directory)
+                survey = Planner(self.task, hub, workers, Progress()).survey(
+                    commit, listing, directory
+                )
         return {
             "repo_id": self.selection.repo_id,
             "commit": commit,
@@ -235,7 +275,9 @@ class Warmup:
             "files": survey.plan.files,
             "fetch": len(survey.plan.fetch),
             "bytes": survey.plan.bytes,
-            "mode": "in bulk, from its Parquet conversion" if survey.shards else "one for each file",
+            "mode": "in bulk, from its Parquet conversion"
+            if survey.shards
+            else "one for each file",
             "requests": hub.requests + survey.requests,
             "wait": survey.wait,
             "quota": survey.quota and vars(survey.quota),
@@ -245,15 +287,26 @@ class Warmup:
     def _nothing_to_do(self, record: Record, requests: int) -> Value:
         rows = [*rows_of(self.directory, self.selection)]
         count = {"rows": len(rows), "files": len({row.file_name for row in rows})}
-        where = {"repo_id": record.repo_id, "commit": record.commit, "cache_dir": str(self.directory.root)}
-        nothing = {"fetch": 0, "bytes": 0, "mode": "nothing to fetch", "wait": 0, "quota": None, "warm": True}
+        where = {
+            "repo_id": record.repo_id,
+            "commit": record.commit,
+            "cache_dir": str(self.directory.root),
+        }
+        nothing = {
+            "fetch": 0,
+            "bytes": 0,
+            "mode": "nothing to fetch",
+            "wait": 0,
+            "quota": None,
+            "warm": True,
+        }
         return {**where, **count, **nothing, "requests": requests}
 
     def verify(self, tell: Callable[[Value], None], *, repair: bool = False) -> Value:
         """Hash every file of the directory again; tell what is missing, wrong, and foreign, which is no file of the commit.
 
-        Raises `CacheDamaged` if anything is missing or wrong; with ``repair`` just that is fetched again. ``tell`` gets what was
-        found, whatever is raised.
+        Raises `CacheDamaged` if anything is missing or wrong; with ``repair`` just that is fetched
+        again. ``tell`` gets what was found, whatever is raised.
         """
         manifest = read_manifest(self.directory)
         if not manifest or read_record(self.directory) is None:
@@ -267,7 +320,13 @@ class Warmup:
         missing = sorted(manifest.keys() - scan.keys())
         wrong = sorted(like.keys() - right.keys())
         foreign = sorted(scan.keys() - manifest.keys())
-        found = {"files": len(manifest), "missing": missing, "wrong": wrong, "foreign": foreign, "repaired": 0}
+        found = {
+            "files": len(manifest),
+            "missing": missing,
+            "wrong": wrong,
+            "foreign": foreign,
+            "repaired": 0,
+        }
         try:
             if missing or wrong:
                 told = self._damage(found)
@@ -282,7 +341,10 @@ class Warmup:
 
     def _damage(self, found: Value) -> str:
         missing, wrong = found["missing"], found["wrong"]
-        named = [*(f"{name} is missing" for name in missing[:_NAMED]), *(f"{name} has wrong bytes" for name in wrong[:_NAMED])]
+        named = [
+            *(f"{name} is missing" for name in missing[:_NAMED]),
+            *(f"{name} has wrong bytes" for name in wrong[:_NAMED]),
+        ]
         more = len(missing) + len(wrong) - len(named)
         named += [f"and {more:,} more (--json names all)"] if more else []
         count = f"{len(missing):,} of {found['files']:,} files are missing and {len(wrong):,} wrong"
@@ -292,7 +354,9 @@ class Warmup:
         record = read_record(self.directory)
         if record is None or record.repo_id != self.settings.repo_id:
             held = f"a record of {record.repo_id}" if record else "no ready record"
-            raise FolderNotUsable(f"{self.directory.home} has {held}, so {self.settings.repo_id} can't be repaired: run warmup")
+            raise FolderNotUsable(
+                f"{self.directory.home} has {held}, so {self.settings.repo_id} can't be repaired: run warmup"
+            )
         hub = self._hub()
         listing = hub.list_files(record.commit, self.directory.split)
         self.directory.make()
@@ -316,7 +380,8 @@ class Warmup:
             return None
         if this_run_only and not record.names(self.world.run):
             return None
-        with contextlib.suppress(TransientError):  # then this node doesn't show what the record speaks of
+        # Then this node doesn't show what the record speaks of
+        with contextlib.suppress(TransientError):
             return self._accepted(self._warm_result(record))
         return None
 
@@ -328,7 +393,8 @@ class Warmup:
         if not lies_there(self.directory, record, closely=self.closely):
             return None
         if self.world.run is not None and not record.names(self.world.run):
-            with contextlib.suppress(FolderNotUsable, TransientError):  # a reader of a directory that others fill
+            # A reader of a directory that others fill
+            with contextlib.suppress(FolderNotUsable, TransientError):
                 self._confirm_run()
         return record
 
@@ -342,12 +408,18 @@ class Warmup:
                 if record is not None:
                     write_record(self.directory, record.confirmed_by(self.world.run))
 
-    def _lease(self, waiting: Callable[[str], bool], tell: Callable[[], Value] = dict) -> Lease | None:
-        claim = Claim(run=self.world.run, rank=self.world.rank, host=self.world.host, pid=os.getpid())
+    def _lease(
+        self, waiting: Callable[[str], bool], tell: Callable[[], Value] = dict
+    ) -> Lease | None:
+        claim = Claim(
+            run=self.world.run, rank=self.world.rank, host=self.world.host, pid=os.getpid()
+        )
         return take(self.directory, claim, _LEASE_BEATS * self.timeouts.heartbeat, waiting, tell)
 
     def _warm_result(self, record: Record) -> Value:
         coverage, count = record.captions[self.selection.caption_key], self.selection.sample_count
         rows = coverage.rows if count is None else min(count, coverage.rows)
         skipped = skipped_rows(self.directory, record, self.selection)
-        return result_of(Done(hub=self.done.hub, commit=record.commit), rows, warm=True, skipped=skipped)
+        return result_of(
+            Done(hub=self.done.hub, commit=record.commit), rows, warm=True, skipped=skipped
+        )

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
-Effect = Literal["delay", "status", "redirect", "quota", "reset", "bandwidth", "truncate", "corrupt", "stall"]
+Effect = Literal[
+    "delay", "status", "redirect", "quota", "reset", "bandwidth", "truncate", "corrupt", "stall"
+]
 _ON_BYTES = frozenset({"bandwidth", "truncate", "corrupt", "stall"})
 
 
@@ -15,13 +17,15 @@ _ON_BYTES = frozenset({"bandwidth", "truncate", "corrupt", "stall"})
 class Fault:
     """Something that goes wrong for the requests it matches; made by one of the methods below.
 
-    ``path`` is an fnmatch pattern over the path in the repository ("train/*.jpg"; "" where there is none), ``kind``
-    one over the request's kind ("api", "tree", "paths-info", "resolve", "cdn"; several with ``|`` between). ``times``
-    bounds how many requests are hit (None: no bound), ``every=n`` hits only each n-th request that matches.
+    ``path`` is an fnmatch pattern over the path in the repository ("train/*.jpg"; "" where there is
+    none), ``kind`` one over the request's kind ("api", "tree", "paths-info", "resolve", "cdn";
+    several with ``|`` between). ``times`` bounds how many requests are hit (None: no bound),
+    ``every=n`` hits only each n-th request that matches.
 
-    Delays, statuses, quotas and resets without ``at`` act on every matching request, before its answer. The others act
-    on bodies with a file's bytes, on whichever origin serves them; ``at`` is where, as a fraction of the body.
-    Raises ValueError for an unknown effect, an ``every`` below 1 or an ``at`` outside 0 to 1.
+    Delays, statuses, quotas and resets without ``at`` act on every matching request, before its
+    answer. The others act on bodies with a file's bytes, on whichever origin serves them; ``at`` is
+    where, as a fraction of the body. Raises ValueError for an unknown effect, an ``every`` below 1
+    or an ``at`` outside 0 to 1.
     """
 
     effect: Effect
@@ -46,7 +50,15 @@ class Fault:
             raise ValueError(message)
 
     @classmethod
-    def delay(cls, seconds: float, *, path: str = "*", kind: str = "*", times: int | None = None, every: int = 1) -> "Fault":
+    def delay(
+        cls,
+        seconds: float,
+        *,
+        path: str = "*",
+        kind: str = "*",
+        times: int | None = None,
+        every: int = 1,
+    ) -> "Fault":
         """Wait ``seconds`` before each answer."""
         return cls("delay", path, kind, times, every, seconds=seconds)
 
@@ -65,43 +77,72 @@ class Fault:
         return cls("status", path, kind, times, every, code=code, retry_after=retry_after)
 
     @classmethod
-    def redirect(cls, location: str, *, path: str = "*", kind: str = "*", times: int | None = None, every: int = 1) -> "Fault":
+    def redirect(
+        cls,
+        location: str,
+        *,
+        path: str = "*",
+        kind: str = "*",
+        times: int | None = None,
+        every: int = 1,
+    ) -> "Fault":
         """Answer with a redirect; an empty ``location`` is the request's own address."""
         return cls("redirect", path, kind, times, every, code=302, location=location)
 
     @classmethod
-    def quota(cls, limit: int, *, window: float = 300.0, path: str = "*", kind: str = "resolve") -> "Fault":
+    def quota(
+        cls, limit: int, *, window: float = 300.0, path: str = "*", kind: str = "resolve"
+    ) -> "Fault":
         """Answer 429 after ``limit`` requests in a fixed window of so many seconds; every answer has RateLimit headers.
 
-        The Hub counts resolves and the rest separately: the default, and ``kind="api|tree|paths-info"``.
+        The Hub counts resolves and the rest separately: the default, and
+        ``kind="api|tree|paths-info"``.
         """
         return cls("quota", path, kind, limit=limit, seconds=window)
 
     @classmethod
     def reset(
-        cls, *, at: float | None = None, path: str = "*", kind: str = "*", times: int | None = None, every: int = 1
+        cls,
+        *,
+        at: float | None = None,
+        path: str = "*",
+        kind: str = "*",
+        times: int | None = None,
+        every: int = 1,
     ) -> "Fault":
         """Reset the connection (RST) before the answer, or in the body at this fraction of it."""
         return cls("reset", path, kind, times, every, at=at)
 
     @classmethod
-    def bandwidth(cls, bytes_per_second: int, *, path: str = "*", times: int | None = None, every: int = 1) -> "Fault":
+    def bandwidth(
+        cls, bytes_per_second: int, *, path: str = "*", times: int | None = None, every: int = 1
+    ) -> "Fault":
         """Send each body no faster than so many bytes a second."""
         return cls("bandwidth", path, "*", times, every, limit=bytes_per_second)
 
     @classmethod
-    def truncate(cls, *, at: float = 0.5, path: str = "*", times: int | None = None, every: int = 1) -> "Fault":
+    def truncate(
+        cls, *, at: float = 0.5, path: str = "*", times: int | None = None, every: int = 1
+    ) -> "Fault":
         """Announce the full Content-Length, then close the connection at this fraction of the body."""
         return cls("truncate", path, "*", times, every, at=at)
 
     @classmethod
-    def corrupt(cls, *, at: float = 0.5, path: str = "*", times: int | None = None, every: int = 1) -> "Fault":
+    def corrupt(
+        cls, *, at: float = 0.5, path: str = "*", times: int | None = None, every: int = 1
+    ) -> "Fault":
         """Flip the bits of one byte at this fraction of the body; the size stays right."""
         return cls("corrupt", path, "*", times, every, at=at)
 
     @classmethod
     def stall(
-        cls, seconds: float = 3600.0, *, at: float = 0.5, path: str = "*", times: int | None = None, every: int = 1
+        cls,
+        seconds: float = 3600.0,
+        *,
+        at: float = 0.5,
+        path: str = "*",
+        times: int | None = None,
+        every: int = 1,
     ) -> "Fault":
         """Send nothing for ``seconds`` at this fraction of the body, or until the client goes away; then carry on."""
         return cls("stall", path, "*", times, every, seconds=seconds, at=at)
@@ -113,7 +154,9 @@ class Fault:
 
     def matches(self, kind: str, repo_path: str) -> bool:
         """Tell whether a request of this kind, for this path in the repository, is meant."""
-        return fnmatchcase(repo_path, self.path) and any(fnmatchcase(kind, one) for one in self.kind.split("|"))
+        return fnmatchcase(repo_path, self.path) and any(
+            fnmatchcase(kind, one) for one in self.kind.split("|")
+        )
 
 
 @dataclass
@@ -135,7 +178,9 @@ class _Armed:
     def strikes(self, kind: str, repo_path: str) -> bool:
         """Count a request; tell whether it is hit."""
         fault = self.fault
-        if (fault.times is not None and self.hits >= fault.times) or not fault.matches(kind, repo_path):
+        if (fault.times is not None and self.hits >= fault.times) or not fault.matches(
+            kind, repo_path
+        ):
             return False
         self.seen += 1
         hit = self.seen % fault.every == 0
@@ -149,7 +194,8 @@ class _Armed:
             self.window_start, self.hits = now, 1
         limit, left = self.fault.limit, self.fault.limit - self.hits
         bucket = "resolvers" if kind == "resolve" else "api"
-        reset = math.ceil(self.fault.seconds - (now - self.window_start))  # (now + 300) - now may be a trifle more than 300
+        # (now + 300) - now may be a trifle more than 300
+        reset = math.ceil(self.fault.seconds - (now - self.window_start))
         headers = {
             "RateLimit": f'"{bucket}";r={max(0, left)};t={reset}',
             "RateLimit-Policy": f'"fixed window";"{bucket}";q={limit};w={math.ceil(self.fault.seconds)}',
@@ -200,4 +246,6 @@ class Faults:
     def on_bytes(self, kind: str, repo_path: str) -> tuple[Fault, ...]:
         """Decide what happens to the file's bytes in an answer, and count it."""
         with self._lock:
-            return tuple(a.fault for a in self._armed if a.fault.on_bytes and a.strikes(kind, repo_path))
+            return tuple(
+                a.fault for a in self._armed if a.fault.on_bytes and a.strikes(kind, repo_path)
+            )

@@ -82,7 +82,12 @@ class Snapshot:
         """Describe a file or directory as the Hub's tree does; ``expand`` adds the last commit."""
         file = self.files.get(name)
         if file is None:
-            entry: dict[str, Any] = {"type": "directory", "oid": self.directories[name], "size": 0, "path": name}
+            entry: dict[str, Any] = {
+                "type": "directory",
+                "oid": self.directories[name],
+                "size": 0,
+                "path": name,
+            }
         else:
             entry = {"type": "file", "oid": file.oid, "size": file.size, "path": name}
             if file.lfs is not None:
@@ -90,7 +95,11 @@ class Snapshot:
             if file.xet:
                 entry["xetHash"] = file.xet
         if expand:
-            entry["lastCommit"] = {"id": self.commit, "title": "Add the files", "date": "2024-01-01T00:00:00.000Z"}
+            entry["lastCommit"] = {
+                "id": self.commit,
+                "title": "Add the files",
+                "date": "2024-01-01T00:00:00.000Z",
+            }
         return entry
 
 
@@ -98,12 +107,16 @@ class Repository:
     """The commits of one directory: the current one, and older ones that were asked to stay listed."""
 
     def __init__(
-        self, directory: Path, revisions: tuple[str, ...] = (), parquet: Path | None = None, xet: Path | None = None
+        self,
+        directory: Path,
+        revisions: tuple[str, ...] = (),
+        parquet: Path | None = None,
+        xet: Path | None = None,
     ) -> None:
         """Scan ``directory``; ``revisions`` are further branches or tags of the current commit, besides main.
 
-        ``parquet`` is the directory of its Parquet conversion, ``xet`` that of a store for its LFS files. Raises
-        NotADirectoryError when there is no such directory.
+        ``parquet`` is the directory of its Parquet conversion, ``xet`` that of a store for its LFS
+        files. Raises NotADirectoryError when there is no such directory.
         """
         self._directory = directory
         self._branches = frozenset({"main", *revisions})
@@ -141,32 +154,48 @@ class Repository:
 def scan(directory: Path) -> Snapshot:
     """Hash every file below ``directory``, hidden ones left out, and derive the commit from paths and hashes.
 
-    Equal directories give equal commits, on every machine. Raises NotADirectoryError when there is no such directory.
+    Equal directories give equal commits, on every machine. Raises NotADirectoryError when there is
+    no such directory.
     """
     if not directory.is_dir():
         message = f"{directory} is not a directory: give one that holds <split>/metadata.csv and <split>/*.jpg"
         raise NotADirectoryError(message)
     with ThreadPoolExecutor() as pool:
-        files = {file.repo_path: file for file in pool.map(lambda path: _hash(directory, path), _paths(directory))}
+        files = {
+            file.repo_path: file
+            for file in pool.map(lambda path: _hash(directory, path), _paths(directory))
+        }
     listing = "".join(f"{name}\0{files[name].etag}\n" for name in sorted(files))
-    directories = sorted({str(parent) for name in files for parent in PurePosixPath(name).parents} - {"."})
+    directories = sorted(
+        {str(parent) for name in files for parent in PurePosixPath(name).parents} - {"."}
+    )
     return Snapshot(
         commit=hashlib.sha1(listing.encode(), usedforsecurity=False).hexdigest(),
         files=files,
-        directories={name: _git_oid(b"tree", f"{name}\0{listing}".encode()) for name in directories},
+        directories={
+            name: _git_oid(b"tree", f"{name}\0{listing}".encode()) for name in directories
+        },
     )
 
 
 def _backed(snapshot: Snapshot, store: Path) -> Snapshot:
     """Put a snapshot's LFS files into a Xet store."""
     hashes = seed(store, [file.source for file in snapshot.files.values() if file.sha256])
-    return replace(snapshot, files={n: replace(f, xet=hashes.get(f.source, "")) for n, f in snapshot.files.items()})
+    return replace(
+        snapshot,
+        files={n: replace(f, xet=hashes.get(f.source, "")) for n, f in snapshot.files.items()},
+    )
 
 
 def _paths(directory: Path) -> Iterator[Path]:
-    for root, directories, names in os.walk(directory, onerror=_raise):  # else what can't be read would be served as empty
+    # Else what can't be read would be served as empty
+    for root, directories, names in os.walk(directory, onerror=_raise):
         directories[:] = [name for name in directories if not name.startswith(".")]
-        yield from (Path(root, name) for name in names if not name.startswith(".") or name == ".gitattributes")
+        yield from (
+            Path(root, name)
+            for name in names
+            if not name.startswith(".") or name == ".gitattributes"
+        )
 
 
 def _raise(error: OSError) -> None:
@@ -193,4 +222,6 @@ def _hash(directory: Path, source: Path) -> RepoFile:
 
 
 def _git_oid(kind: bytes, content: bytes) -> str:
-    return hashlib.sha1(b"%s %d\0%s" % (kind, len(content), content), usedforsecurity=False).hexdigest()
+    return hashlib.sha1(
+        b"%s %d\0%s" % (kind, len(content), content), usedforsecurity=False
+    ).hexdigest()

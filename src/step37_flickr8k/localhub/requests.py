@@ -52,7 +52,9 @@ class RequestLog:
         """Note how far a request's answer has come, before those bytes leave; a cleared one stays away."""
         with self._lock:
             if number in self._requests:
-                self._requests[number] = replace(self._requests[number], status=status, bytes_sent=bytes_sent)
+                self._requests[number] = replace(
+                    self._requests[number], status=status, bytes_sent=bytes_sent
+                )
 
     def read(self) -> tuple[Request, ...]:
         """Give all requests so far."""

@@ -19,8 +19,11 @@ log = logging.getLogger("step37_flickr8k")
 _LINE_EVERY = 5.0  # s between two lines of progress
 _DRAWN = 4  # times a second
 _LEAST_BAR = 5  # columns that the bar takes, and the gap before it
-_ECHO = 3  # columns that stay free for the terminal's own "^C": from a full line it would go to the next, and the bar would stay
-# Before each line of a log on a terminal: takes away the bar that rank 0, perhaps another process, has drawn there; it comes
+# Columns that stay free for the terminal's own "^C": from a full line it would go to the next, and
+# the bar would stay
+_ECHO = 3
+# Before each line of a log on a terminal: takes away the bar that rank 0, perhaps another process,
+# has drawn there; it comes
 # again in the line below. A line and this are one write, which terminals don't mix with another's.
 CLEAR = "\r\x1b[2K"
 
@@ -127,13 +130,22 @@ class _Bar:
         from rich import progress, table  # noqa: PLC0415
 
         self._rate = _Rate()
-        # one line, whatever it says: of more than one, lines of other ranks would tear all but the last
+        # one line, whatever it says: of more than one, lines of other ranks would tear all but the
+        # last
         words = progress.TextColumn(
-            "{task.description}", markup=False, table_column=table.Column(no_wrap=True, overflow="ellipsis")
+            "{task.description}",
+            markup=False,
+            table_column=table.Column(no_wrap=True, overflow="ellipsis"),
         )
         self._bar = progress.BarColumn(bar_width=1)
-        ways: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False, "refresh_per_second": _DRAWN}
-        self._progress = progress.Progress(words, self._bar, console=console, transient=True, **ways)
+        ways: dict[str, Any] = {
+            "redirect_stdout": False,
+            "redirect_stderr": False,
+            "refresh_per_second": _DRAWN,
+        }
+        self._progress = progress.Progress(
+            words, self._bar, console=console, transient=True, **ways
+        )
         self._task = self._progress.add_task("starting", total=None)
         self._progress.start()
 
@@ -141,7 +153,10 @@ class _Bar:
         if told["state"] == "done":
             self._progress.stop()
             return
-        total, completed = told.get("of_bytes", told.get("of_files")), told.get("bytes", told.get("files", 0))
+        total, completed = (
+            told.get("of_bytes", told.get("of_files")),
+            told.get("bytes", told.get("files", 0)),
+        )
         width = self._progress.console.width - _ECHO
         said = _fitting(told, self._rate(told), width - _LEAST_BAR)
         self._bar.bar_width = width - len(said) - 1

@@ -12,7 +12,9 @@ _MOST_POINTS = 240
 class Recorder:
     """Takes in what is told of the progress, hands it on, and keeps seconds by state and a few points of files and bytes."""
 
-    def __init__(self, show: Callable[[dict[str, Any]], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, show: Callable[[dict[str, Any]], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Begin now, in the state "starting"."""
         self._show = show
         self._clock = clock
