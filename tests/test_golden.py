@@ -277,6 +277,7 @@ def lease(run: Command) -> Any:
         ("404", 75, [Fault.status(404, path="train/0002.jpg")], []),
         ("bad-images", 2, [], ["--bad-images", "error"]),
     ],
+    ids=["column", "404", "bad-images"],
 )
 def test_a_failed_warmup(
     hub: LocalHub,
@@ -500,6 +501,7 @@ BEAT = json.dumps({"kind": "beat", "state": "starting"})
             },
         ),
     ],
+    ids=["done", "failed", "refused", "mismatch", "moved", "lost"],
 )
 def test_messages_of_a_call(
     check: Check,
