@@ -328,11 +328,11 @@ def test_in_bulk(
     (tmp_path / "parquet" / "default" / "train").mkdir(parents=True)
     rows = [
         {"image": {"bytes": path.read_bytes(), "path": path.name}, "caption_0": "a caption"}
-        for path in sorted((hub.folder / "train").glob("*.jpg"))
+        for path in sorted((hub.directory / "train").glob("*.jpg"))
     ]
     file = tmp_path / "parquet" / "default" / "train" / "0000.parquet"
     parquet.write_table(pa.Table.from_pylist(rows), file)
-    with LocalHub(hub.folder, parquet=tmp_path / "parquet") as bulk:
+    with LocalHub(hub.directory, parquet=tmp_path / "parquet") as bulk:
         monkeypatch.setenv("HF_ENDPOINT", bulk.endpoint)
         plan = document(run("plan", "--json", "--fetch-mode", "parquet"), indent=2)
         report = document(run("warmup", "--fetch-mode", "parquet"), indent=2)
@@ -595,7 +595,7 @@ class Recorded:
 
 def share_as(rank: int, call: Call, arguments: Mapping[str, Any], *, heartbeat: float) -> None:
     """Be a rank of a call; the only place here that knows how the source is laid out."""
-    from step37_flickr8k.group import Group, Patience, share
+    from step37_flickr8k.cluster.group import Group, Timeouts, share
 
     def connect(seconds: float) -> Any:
         return Recorded(call.server.connect(seconds), call, rank)
@@ -605,5 +605,5 @@ def share_as(rank: int, call: Call, arguments: Mapping[str, Any], *, heartbeat: 
         call.work,
         confirm=lambda _: call.confirm(rank),
         arguments=arguments,
-        patience=Patience(arrival=20, heartbeat=heartbeat, stall=20, visibility=5),
+        timeouts=Timeouts(arrival=20, heartbeat=heartbeat, stall=20, visibility=5),
     )
