@@ -11,7 +11,8 @@ import pytest
 
 import step37_flickr8k
 from step37_flickr8k import cli, errors
-from step37_flickr8k.settings import _variables, settings_table
+from step37_flickr8k.settings.names import variables
+from step37_flickr8k.settings.reference import settings_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -123,7 +124,7 @@ def test_the_readmes_library_is_the_real_one() -> None:
 def test_documents_name_nothing_that_is_not_there(document: Path) -> None:
     """A variable of ours is a real one, and the code in a sentence names only flags, errors and files that are there."""
     text = document.read_text(encoding="utf-8")
-    assert set(re.findall(r"STEP37_[A-Z][A-Z_]*", text)) <= {*_variables()}
+    assert set(re.findall(r"STEP37_[A-Z][A-Z_]*", text)) <= {*variables()}
     sentences = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     assert not [name for span in re.findall(r"`([^`\n]+)`", sentences) for name in stale(span)]
 

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from step37_flickr8k.errors import InvalidSettings
 from step37_flickr8k.settings import (
     WarmupSettings,
+    library_settings,
+    load_settings,
+)
+from step37_flickr8k.settings.reference import (
     describe_settings,
     flags,
     json_schema,
-    library_settings,
-    load_settings,
     settings_table,
 )
 
@@ -357,12 +359,12 @@ def test_a_library_call_takes_the_rest_from_the_settings_file_too(tmp_path: Path
 def test_flags_table_and_schema_speak_of_the_same_settings() -> None:
     """Every setting has a flag but the secrets, a row of the README's table, and a place in the schema."""
     names = list(WarmupSettings.model_fields)
-    assert [name for name, *_ in flags()] == [
+    assert [flag.setting for flag in flags()] == [
         name for name in names if name not in {"token", "headers"}
     ]
     assert [line.split("`")[1] for line in settings_table().splitlines()[2:]] == names
     assert list(json_schema()["properties"]) == names
-    assert {flag: choices for _, flag, _, choices in flags() if choices} == {
+    assert {flag.flag: flag.choices for flag in flags() if flag.choices} == {
         "--cache-scope": ("shared", "node"),
         "--fetch-mode": ("auto", "files", "parquet"),
         "--bad-images": ("skip", "error"),

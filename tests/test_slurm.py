@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from step37_flickr8k import cli
-from step37_flickr8k.settings import Loaded, WarmupSettings, flags
+from step37_flickr8k.settings import Loaded, WarmupSettings
+from step37_flickr8k.settings.reference import flags
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "slurm"
@@ -427,7 +428,7 @@ def test_scripts_and_documents_name_only_what_exists() -> None:
         "STEP37_RUN_ID",
         "STEP37_SETTINGS",
     }
-    options = {flag for _, flag, *_ in flags()} | {"--settings", "--json", "--help"}
+    options = {flag.flag for flag in flags()} | {"--settings", "--json", "--help"}
     for text in TEXTS:
         content = text.read_text(encoding="utf-8")
         assert set(re.findall(r"\bSTEP37_[A-Z_]*[A-Z]\b", content)) <= known, text

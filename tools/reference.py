@@ -12,6 +12,7 @@ from typing import Any
 
 import step37_flickr8k
 from step37_flickr8k import cli, errors, localhub, settings
+from step37_flickr8k.settings import reference
 
 SCHEMA = Path(__file__).parents[1] / "docs" / "report.schema.json"
 _NAMES = {
@@ -34,8 +35,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def settings_sections() -> Iterator[str]:
     """Give a section for each setting: what it means, its type and unit, default, flag and variable."""
-    schemas = settings.json_schema()["properties"]
-    for line in settings.settings_table().splitlines()[2:]:
+    schemas = reference.json_schema()["properties"]
+    for line in reference.settings_table().splitlines()[2:]:
         name, flag, variable, default, meaning = (
             cell.strip() for cell in line.strip("|").split("|")
         )
@@ -80,7 +81,7 @@ def commands() -> Iterator[str]:
         if isinstance(action, argparse._SubParsersAction)  # noqa: SLF001
     )
     about = {choice.dest: choice.help for choice in group._choices_actions}  # noqa: SLF001
-    fields = {field for field, *_ in settings.flags()}
+    fields = {flag.setting for flag in reference.flags()}
     for name, command in group.choices.items():
         yield f"## {name}\n\n{_sentence(about[name])}\n\n| argument | meaning |\n|---|---|"
         actions = [

@@ -2,30 +2,31 @@
 
 ::
 
-    Step37Error                       1   a bug: nobody foresaw it ├── ConfigurationError
-    2   trying again without a change can't help │   ├── InvalidSettings               a setting is
-    unknown, malformed or contradicts another │   ├── InvalidWorld                  the launcher's
-    variables are half set or contradict each other │   ├── CallMismatch                  ranks of
-    one call passed different arguments │   ├── RepositoryNotFound            the Hub has no such
-    dataset repository, or hides it from this token │   ├── RevisionNotFound              the
-    repository has no such branch, tag or commit │   ├── AccessDenied                  the Hub
-    refuses the token, or the repository wants one │   ├── SplitNotFound                 the commit
-    holds no ``<split>/metadata.csv`` │   ├── CaptionKeyNotFound            metadata.csv has no such
-    column │   ├── EmptySelection                no row of the split counts (a RuntimeError, too) │
-    ├── ImageNotFound                 a row names an image that the commit doesn't hold │   ├──
-    InvalidMetadata               metadata.csv can't be read as the dataset's table │   ├──
-    BadImages                     images of the selection can't be decoded, and ``bad_images`` is
-    ``error`` │   └── FolderNotUsable               the cache directory can't be made, read or
-    written ├── TransientError               75   the same command may well succeed later │   ├──
-    HubUnavailable                the Hub didn't answer, or answered that it can't now │   ├──
-    FetchFailed                   files are missing after all tries; it names them │   ├──
-    FolderFull                    the file system has no space, inodes or quota left │   ├──
-    CacheDamaged                  files of the cache are missing or have wrong bytes │   ├──
-    NotVisible                    this rank doesn't see what rank 0 published │   ├── CommitChanged
-    somebody published another commit into the directory meanwhile │   ├── LeaseLost
-    another downloader has taken over the lease │   └── Stalled                       rank 0 is
-    alive and made no progress for ``stall_timeout`` └── RankZeroLost                 76   rank 0
-    was signalled, killed, silent or never met: start this rank again
+    Step37Error                       1   a bug: nobody foresaw it
+    ├── ConfigurationError            2   trying again without a change can't help
+    │   ├── InvalidSettings               a setting is unknown, malformed or contradicts another
+    │   ├── InvalidWorld                  the launcher's variables are half set or contradict each other
+    │   ├── CallMismatch                  ranks of one call passed different arguments
+    │   ├── RepositoryNotFound            the Hub has no such dataset repository, or hides it from this token
+    │   ├── RevisionNotFound              the repository has no such branch, tag or commit
+    │   ├── AccessDenied                  the Hub refuses the token, or the repository wants one
+    │   ├── SplitNotFound                 the commit holds no ``<split>/metadata.csv``
+    │   ├── CaptionKeyNotFound            metadata.csv has no such column
+    │   ├── EmptySelection                no row of the split counts (a RuntimeError, too)
+    │   ├── ImageNotFound                 a row names an image that the commit doesn't hold
+    │   ├── InvalidMetadata               metadata.csv can't be read as the dataset's table
+    │   ├── BadImages                     images of the selection can't be decoded, and ``bad_images`` is ``error``
+    │   └── FolderNotUsable               the cache directory can't be made, read or written
+    ├── TransientError               75   the same command may well succeed later
+    │   ├── HubUnavailable                the Hub didn't answer, or answered that it can't now
+    │   ├── FetchFailed                   files are missing after all tries; it names them
+    │   ├── FolderFull                    the file system has no space, inodes or quota left
+    │   ├── CacheDamaged                  files of the cache are missing or have wrong bytes
+    │   ├── NotVisible                    this rank doesn't see what rank 0 published
+    │   ├── CommitChanged                 somebody published another commit into the directory meanwhile
+    │   ├── LeaseLost                     another downloader has taken over the lease
+    │   └── Stalled                       rank 0 is alive and made no progress for ``stall_timeout``
+    └── RankZeroLost                 76   rank 0 was signalled, killed, silent or never met: start this rank again
 
     Terminated (a SystemExit)       143   this process itself was ended by SIGTERM
 """

@@ -22,15 +22,8 @@ from step37_flickr8k.errors import (
     words_of,
 )
 from step37_flickr8k.report.progress import CLEAR, count_rows, display, terminal
-from step37_flickr8k.settings import (
-    Loaded,
-    WarmupSettings,
-    contradictions,
-    describe_settings,
-    flags,
-    json_schema,
-    load_settings,
-)
+from step37_flickr8k.settings import Loaded, WarmupSettings, contradictions, load_settings
+from step37_flickr8k.settings.reference import describe_settings, flags, json_schema
 from step37_flickr8k.signals import ignore_sigterm, raise_signals
 
 __all__ = ["main", "run"]
@@ -360,18 +353,24 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--settings", metavar="FILE", type=Path, help="YAML or TOML file with settings"
         )
-        for field, flag, text, choices in flags():
-            if reads is not None and field not in reads:
+        for flag in flags():
+            if reads is not None and flag.setting not in reads:
                 continue
-            if choices == ():
-                command.add_argument(flag, dest=field, help=text, action="store_const", const=True)
+            if flag.takes_value:
+                command.add_argument(
+                    flag.flag,
+                    dest=flag.setting,
+                    help=flag.help,
+                    choices=flag.choices,
+                    metavar=None if flag.choices else flag.setting.upper(),
+                )
             else:
                 command.add_argument(
-                    flag,
-                    dest=field,
-                    help=text,
-                    choices=choices,
-                    metavar=None if choices else field.upper(),
+                    flag.flag,
+                    dest=flag.setting,
+                    help=flag.help,
+                    action="store_const",
+                    const=True,
                 )
         if name in {"plan", "verify", "status", "doctor"}:
             command.add_argument("--json", action="store_true", help="print JSON")
@@ -456,7 +455,9 @@ class _RefuseToken(argparse.Action):
 
 def _load(parsed: argparse.Namespace) -> Loaded:
     given = {
-        field: value for field, *_ in flags() if (value := getattr(parsed, field, None)) is not None
+        flag.setting: value
+        for flag in flags()
+        if (value := getattr(parsed, flag.setting, None)) is not None
     }
     return load_settings(given, file=parsed.settings, environ=os.environ)
 
