@@ -112,7 +112,7 @@ def test_a_sample_is_this_sequence(tokenizer: Any) -> None:
     assistant = [turn, *ids("assistant\n"), *ids("A dog runs."), over, *ids("\n")]
     assert sample["tokens"].tolist() == bos + user + assistant
     assert len({turn, over, start, patch, end}) == 5
-    assert sample["image_paths"] == [("/cache/train/0.jpg", "image")]
+    assert sample["image_paths"] == [("/cache/train/0.jpg", 0)]
 
 
 def test_shapes_and_types_are_the_documented_ones(tokenizer: Any) -> None:
@@ -215,7 +215,7 @@ def test_a_batch_is_padded_to_its_longest(tokenizer: Any) -> None:
         counts = batch["labels"][row] != -100
         assert counts.tolist() == sample["loss_mask"].bool().tolist() + (size - len(sample["tokens"])) * [False]
         assert batch["labels"][row][counts].tolist() == sample["tokens"][sample["loss_mask"] == 1].tolist()
-    assert batch["image_paths"] == [("/cache/train/0.jpg", "image"), ("/cache/train/1.jpg", "image")]
+    assert batch["image_paths"] == [("/cache/train/0.jpg", 0), ("/cache/train/1.jpg", 0)]
 
 
 def test_the_dataset_pickles(tokenizer: Any) -> None:
@@ -237,6 +237,22 @@ def test_workers_give_what_the_process_itself_gives(folder: Path, context: str) 
     for mine, theirs in zip(alone, shared, strict=True):
         assert mine["image_paths"] == theirs["image_paths"]
         assert all(torch.equal(mine[name], theirs[name]) for name in ("input_ids", "attention_mask", "labels"))
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes"], indirect=True)
+def test_step37s_preprocessing_can_use_a_sample(tokenizer: Any) -> None:
+    """It calls ``int()`` on the type of each image path: 0 is a whole image, also when a spawned worker made the sample."""
+    dataset: Any = dataset_of(tokenizer, *CAPTIONS)
+    workers = {"num_workers": 2, "multiprocessing_context": "spawn"}
+    samples = list(DataLoader(dataset, batch_size=None, **workers))
+    assert len(samples) == len(CAPTIONS)
+    for number, sample in enumerate(samples):
+        assert [(path, int(kind)) for path, kind in sample["image_paths"]] == [(f"/cache/train/{number}.jpg", 0)]
+        assert all(type(kind) is int for _, kind in sample["image_paths"])
+        assert all(torch.equal(sample[name], dataset[number][name]) for name in ("tokens", "loss_mask"))
+    # torch's own collate makes tensors of the numbers, which int() takes too
+    batch = next(iter(DataLoader(dataset, batch_size=1, **workers)))
+    assert [int(kind) for _, kind in batch["image_paths"]] == [0]
 
 
 # --- ranks ------------------------------------------------------------------------------------------------------------------
@@ -294,7 +310,7 @@ def test_two_gloo_ranks_share_the_samples(
         for name in ("input_ids", "attention_mask", "labels"):
             assert (batch[name].dtype, batch[name].shape) == (torch.int64, (rows, width))
         for (path, kind), labels, ids in zip(batch["image_paths"], batch["labels"], batch["input_ids"], strict=True):
-            assert kind == "image"
+            assert kind == 0
             assert read(tokenizer, labels[labels != -100]) == captions[Path(path).name] + "<|im_end|>\n"
             assert int((ids == tokenizer.convert_tokens_to_ids("<im_patch>")).sum()) == 169
             Image.open(path).load()
