@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from step37_flickr8k import Flickr8kSample, Step37Flickr8kDataset, prepare_flickr8k_samples
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import Draw
-from tests.ranks import Ranks
+from tests.ranks import Ranks, torchrun
 
 ROOT = Path(__file__).parent.parent
 PHOTOGRAPHS = ROOT.parent / "shared" / "flickr8k"
@@ -334,7 +334,7 @@ def assert_trained(said: str, ranks: int, samples: int) -> None:
 
 def test_one_command_trains_on_two_ranks(hub: LocalHub, cache: Path, folder: Path) -> None:
     """The script under torchrun, as the README has it: from a cold cache, with a real tokenizer, each file downloaded once."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "examples/train.py"]
+    command = [*torchrun(2), "examples/train.py"]
     environment = os.environ | {"STEP37_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     done = subprocess.run(
         [*command, "--tokenizer", str(folder)],
