@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml constraints.txt requirements/torch.txt tools/install_to
 	touch $@
 
 demo: $(STAMP) ## the main job on an embedded Hub: 4 ranks, twice, then 2 training ranks; DATA=<folder> takes your own data
-	$(BIN)/python demo/run.py $(if $(DATA),--data '$(DATA)')
+	@$(BIN)/python demo/run.py $(if $(DATA),--data '$(DATA)')
 
 $(DIST_STAMP): requirements/dist.txt
 	$(PYTHON) -m venv $(DIST_VENV)
@@ -168,5 +168,5 @@ format: $(STAMP) ## let ruff write the files as `lint` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove the environment and all caches
-	rm -rf $(VENV) $(LINT_VENV) $(BENCH_VENV) $(DIST_VENV) $(COMPARE_VENV) dist site .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove the environment, all caches and what the demo left
+	rm -rf $(VENV) $(LINT_VENV) $(BENCH_VENV) $(DIST_VENV) $(COMPARE_VENV) dist site .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache demo-output

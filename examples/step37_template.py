@@ -17,6 +17,8 @@ IMAGE_TOKENS = ("<im_start>", "<im_patch>", "<im_end>")
 TURN_TOKENS = ("<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
 IGNORED = -100  # the label that torch's and transformers' losses leave out
+# The type of an image path in Step3.7's preprocessing, which calls int() on it; 1 would be a patch.
+WHOLE_IMAGE = 0
 
 
 class Step37Template:
@@ -65,7 +67,7 @@ class Step37Template:
             "loss_mask": torch.tensor(
                 [begin >= first for begin, _ in encoded["offset_mapping"]], dtype=torch.float32
             ),
-            "image_paths": [(path, "image") for path in dialog["images"]],
+            "image_paths": [(path, WHOLE_IMAGE) for path in dialog["images"]],
         }
 
     def _written(self, turns: list[dict[str, str]]) -> str:
@@ -92,7 +94,7 @@ def collate(samples: Sequence[MultimodalSFTSample]) -> dict[str, Any]:
 
     ``input_ids``, ``attention_mask`` and ``labels`` are int64, [B, T]; padding is 0, 0 and -100.
     ``labels`` are the tokens where ``loss_mask`` is 1, else -100, and not shifted. ``image_paths``
-    has the (path, type) pairs in the order of the ``<im_start>``.
+    has the (path, type) pairs in the order of the ``<im_start>``, type 0 for a whole image.
     """
     tokens = [sample["tokens"] for sample in samples]
     labels = [sample["tokens"].masked_fill(sample["loss_mask"] == 0, IGNORED) for sample in samples]

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -28,6 +29,21 @@ _context.set_forkserver_preload(
         "tests.ranks",
     ]
 )
+
+
+def torchrun(size: int) -> list[str]:
+    """Return torchrun for ``size`` ranks on this machine, as a run with an id of its own.
+
+    Unlike ``--standalone`` it is given addresses alone: torchrun hangs where the machine's own name
+    doesn't resolve.
+    """
+    meeting = [
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=127.0.0.1:0",
+        "--local-addr=127.0.0.1",
+        f"--rdzv-id={uuid.uuid4()}",
+    ]
+    return [sys.executable, "-m", "torch.distributed.run", *meeting, f"--nproc-per-node={size}"]
 
 
 def free_port() -> int:

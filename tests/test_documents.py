@@ -39,7 +39,8 @@ FLAGS = {flag for command in COMMANDS.values() for flag in command._option_strin
 ERRORS = {name: value for name, value in vars(errors).items() if hasattr(value, "exit_code")}
 # flags, and names that look like those of our errors, of others
 OTHERS = """
-    tar: --format; examples/train.py: --tokenizer; Python, torch and HTTP: RuntimeError DistributedSampler RateLimit
+    tar: --format; examples/train.py: --tokenizer; torchrun: --local-addr --standalone
+    Python, torch and HTTP: RuntimeError DistributedSampler RateLimit
     SLURM: --array --container-env --dependency --exclusive --kill-on-bad-exit --kill-on-invalid-dep --no-kill --nodelist --signal
     --time --wait BatchHost JobRequeue KillOnBadExit WaitTime
     Kubernetes: ContainerCreating DeadlineExceeded DoNotSchedule ErrImageNeverPull ErrImagePull FailedIndexes FailedMount

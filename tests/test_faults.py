@@ -7,7 +7,6 @@ import pickle
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ import pytest
 from step37_flickr8k import errors, prepare_flickr8k_samples
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import Draw
-from tests.ranks import Ranks
+from tests.ranks import Ranks, torchrun
 
 pytestmark = pytest.mark.slow
 needs_root = pytest.mark.skipif(
@@ -285,14 +284,7 @@ def test_torchrun_restarts_a_job_whose_rank_zero_was_killed(
         "sys.argv = ['step37-flickr8k', 'warmup', *sys.argv[1:]]\n"
         "cli.main()\n"
     )
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=3",
-        "--max-restarts=1",
-    ]
+    launch = [*torchrun(3), "--max-restarts=1"]
     done = subprocess.run(
         [*launch, str(script), "--cache-dir", str(cache), "--concurrency", "1"],
         env=os.environ | BRISK,

@@ -39,7 +39,7 @@ def expected(
 
 
 def template(dialog: dict[str, Any]) -> step37_flickr8k.MultimodalSFTSample:
-    return {"tokens": dialog, "loss_mask": None, "image_paths": [(dialog["images"][0], "image")]}
+    return {"tokens": dialog, "loss_mask": None, "image_paths": [(dialog["images"][0], 0)]}
 
 
 def test_the_first_eight_by_default(hub: LocalHub, cache: Path) -> None:
@@ -336,6 +336,15 @@ def test_the_dataset_gives_the_dialog_to_the_template() -> None:
         ],
     }
     assert pickle.loads(pickle.dumps(dataset))[0] == dataset[0]
+
+
+def test_the_dataset_keeps_its_arguments_as_attributes() -> None:
+    """Code written for the loader that this one replaces reads ``samples``, ``template`` and ``prompt``."""
+    samples = [Flickr8kSample("/c/train/a.jpg", "A dog.")]
+    dataset = Step37Flickr8kDataset(samples, template, "Describe it.")
+    assert dataset.samples is samples
+    assert dataset.template is template
+    assert dataset.prompt == "Describe it."
 
 
 def test_a_dataset_needs_samples() -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from step37_flickr8k import errors, prepare_flickr8k_samples
 from step37_flickr8k.flickr8k_loader import _is_global_rank_0, _maybe_barrier
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.ranks import Ranks
+from tests.ranks import Ranks, torchrun
 
 MakeRanks = Callable[..., Ranks]
 
@@ -162,18 +161,10 @@ def test_the_command_tells_rank_zeros_failure_on_every_rank(
 
 def test_the_command_under_torchrun(hub: LocalHub, cache: Path) -> None:
     """Under torchrun the ranks meet at its agent's store; a second run makes no file request."""
-    arguments = [
-        "--standalone",
-        "--nproc-per-node=4",
-        "-m",
-        "step37_flickr8k",
-        "warmup",
-        "--cache-dir",
-        str(cache),
-    ]
+    arguments = ["-m", "step37_flickr8k", "warmup", "--cache-dir", str(cache)]
     for expected in (13, 13):
         done = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", *arguments],
+            [*torchrun(4), *arguments],
             env=os.environ | {"TORCHELASTIC_ERROR_FILE": ""},
             capture_output=True,
             check=False,

@@ -29,7 +29,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from step37_flickr8k import Flickr8kSample, Step37Flickr8kDataset, prepare_flickr8k_samples
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import Draw
-from tests.ranks import Ranks
+from tests.ranks import Ranks, torchrun
 
 ROOT = Path(__file__).parent.parent
 PHOTOGRAPHS = ROOT.parent / "shared" / "flickr8k"
@@ -138,7 +138,7 @@ def test_a_sample_is_this_sequence(tokenizer: Any) -> None:
     assistant = [turn, *ids("assistant\n"), *ids("A dog runs."), over, *ids("\n")]
     assert sample["tokens"].tolist() == bos + user + assistant
     assert len({turn, over, start, patch, end}) == 5
-    assert sample["image_paths"] == [("/cache/train/0.jpg", "image")]
+    assert sample["image_paths"] == [("/cache/train/0.jpg", 0)]
 
 
 def test_shapes_and_types_are_the_documented_ones(tokenizer: Any) -> None:
@@ -267,10 +267,7 @@ def test_a_batch_is_padded_to_its_longest(tokenizer: Any) -> None:
             batch["labels"][row][counts].tolist()
             == sample["tokens"][sample["loss_mask"] == 1].tolist()
         )
-    assert batch["image_paths"] == [
-        ("/cache/train/0.jpg", "image"),
-        ("/cache/train/1.jpg", "image"),
-    ]
+    assert batch["image_paths"] == [("/cache/train/0.jpg", 0), ("/cache/train/1.jpg", 0)]
 
 
 def test_the_dataset_pickles(tokenizer: Any) -> None:
@@ -297,6 +294,26 @@ def test_workers_give_what_the_process_itself_gives(directory: Path, context: st
             torch.equal(mine[name], theirs[name])
             for name in ("input_ids", "attention_mask", "labels")
         )
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes"], indirect=True)
+def test_step37s_preprocessing_can_use_a_sample(tokenizer: Any) -> None:
+    """It calls ``int()`` on the type of each image path: 0 is a whole image, also when a spawned worker made the sample."""
+    dataset: Any = dataset_of(tokenizer, *CAPTIONS)
+    workers = {"num_workers": 2, "multiprocessing_context": "spawn"}
+    samples = list(DataLoader(dataset, batch_size=None, **workers))
+    assert len(samples) == len(CAPTIONS)
+    for number, sample in enumerate(samples):
+        assert [(path, int(kind)) for path, kind in sample["image_paths"]] == [
+            (f"/cache/train/{number}.jpg", 0)
+        ]
+        assert all(type(kind) is int for _, kind in sample["image_paths"])
+        assert all(
+            torch.equal(sample[name], dataset[number][name]) for name in ("tokens", "loss_mask")
+        )
+    # torch's own collate makes tensors of the numbers, which int() takes too
+    batch = next(iter(DataLoader(dataset, batch_size=1, **workers)))
+    assert [int(kind) for _, kind in batch["image_paths"]] == [0]
 
 
 # --- ranks ----------------------------------------------------------------------------------------
@@ -364,7 +381,7 @@ def test_two_gloo_ranks_share_the_samples(
         for (path, kind), labels, ids in zip(
             batch["image_paths"], batch["labels"], batch["input_ids"], strict=True
         ):
-            assert kind == "image"
+            assert kind == 0
             assert (
                 read(tokenizer, labels[labels != -100])
                 == captions[Path(path).name] + "<|im_end|>\n"
@@ -395,14 +412,7 @@ def assert_trained(said: str, ranks: int, samples: int) -> None:
 
 def test_one_command_trains_on_two_ranks(hub: LocalHub, cache: Path, directory: Path) -> None:
     """The script under torchrun, as the README has it: from a cold cache, with a real tokenizer, each file downloaded once."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "examples/train.py",
-    ]
+    command = [*torchrun(2), "examples/train.py"]
     environment = os.environ | {
         "STEP37_CACHE_DIR": str(cache),
         "OMP_NUM_THREADS": "1",

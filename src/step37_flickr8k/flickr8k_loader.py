@@ -37,11 +37,22 @@ class Flickr8kSample:
 
 
 class MultimodalSFTSample(TypedDict):
-    """What a template returns: ``tokens`` (int64, [T]), ``loss_mask`` (float32, [T]), ``image_paths`` ((path, type) pairs)."""
+    """What a template returns: one tokenized sample of T tokens.
+
+    Attributes:
+        tokens: ``torch.Tensor``, int64, [T]: the token ids of the whole dialog.
+        loss_mask: ``torch.Tensor``, float32, [T]: 1.0 where a token counts in the loss, 0.0
+        elsewhere.
+        image_paths: a ``(path, type)`` pair for each image, in the order in which ``tokens`` refer
+        to
+            them. ``path`` is a file that can be opened. ``type`` is an int, as Step3.7's
+            preprocessing
+            takes it: 0 for a whole image, 1 for a patch.
+    """
 
     tokens: Any
     loss_mask: Any
-    image_paths: list[tuple[str, str]]
+    image_paths: list[tuple[str, int]]
 
 
 class Template(Protocol):
@@ -52,7 +63,10 @@ class Template(Protocol):
 
 
 class Step37Flickr8kDataset:
-    """Map-style dataset for ``torch.utils.data.DataLoader``, by duck typing: ``template(dialog)`` of each sample."""
+    """Map-style dataset for ``torch.utils.data.DataLoader``, by duck typing: ``template(dialog)`` of each sample.
+
+    Its arguments stay readable as the attributes ``samples``, ``template`` and ``prompt``.
+    """
 
     def __init__(self, samples: Sequence[Flickr8kSample], template: Template, prompt: str) -> None:
         """Wrap samples.
@@ -69,17 +83,17 @@ class Step37Flickr8kDataset:
             raise ValueError(
                 "samples is empty: a dataset needs at least one, see prepare_flickr8k_samples"
             )
-        self._samples = samples
-        self._template = template
-        self._prompt = prompt
+        self.samples = samples
+        self.template = template
+        self.prompt = prompt
 
     def __len__(self) -> int:
         """Give the number of samples."""
-        return len(self._samples)
+        return len(self.samples)
 
     def __getitem__(self, index: int) -> MultimodalSFTSample:
         """Tokenize one sample; what the template raises goes through."""
-        return self._template(self._to_dialog(self._samples[index], self._prompt))
+        return self.template(self._to_dialog(self.samples[index], self.prompt))
 
     @staticmethod
     def _to_dialog(sample: Flickr8kSample, prompt: str) -> dict[str, Any]:
