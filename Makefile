@@ -51,6 +51,7 @@ test: $(STAMP) ## all tests but the slow ones, with coverage
 	$(BIN)/python -m coverage run -m pytest -m 'not slow' $(SIDE_BY_SIDE)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
+	@cat .pytest_cache/d/skipped/lines
 
 test-kill: $(STAMP) ## a hundred runs killed at random moments, ten machines without power; as root for these
 	tests/install e2fsprogs

@@ -17,7 +17,7 @@ import pytest
 from step37_flickr8k.folder import CacheFolder, digest_of
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.record import read_manifest, read_record
-from tests.conftest import captioned, picture, write_rows
+from tests.conftest import captioned, needs_sys_admin, picture, write_rows
 from tests.ranks import Ranks
 
 COUNT = 40  # pictures
@@ -184,7 +184,7 @@ def mounted(image: Path, place: Path) -> Iterator[Path]:
         subprocess.run(["umount", place], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="it mounts file systems: run it as root, in a container for example")
+@needs_sys_admin
 @pytest.mark.timeout(120)
 def test_the_power_fails(rounds: Rounds, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """After a power failure at any moment the next run ends well; after one just when a run was done, the cache is warm."""

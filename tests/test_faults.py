@@ -20,13 +20,11 @@ import pytest
 
 from step37_flickr8k import errors, prepare_flickr8k_samples
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.conftest import Draw
+from tests.conftest import Draw, MakeTmpfs, needs_sys_admin
+from tests.mounts import bind, enter_namespace, mount_tmpfs
 from tests.ranks import Ranks
 
 pytestmark = pytest.mark.slow
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="it mounts file systems: run the tests as root, in a container for example"
-)
 
 BRISK = {"STEP37_HEARTBEAT_TIMEOUT": "2", "STEP37_VISIBILITY_TIMEOUT": "5", "STEP37_ARRIVAL_TIMEOUT": "60"}
 MakeRanks = Callable[..., Ranks]
@@ -328,46 +326,37 @@ def test_a_frozen_lease_holder_stops_before_its_next_rename(hub: LocalHub, cache
     assert {path.name: path.stat().st_mtime_ns for path in (cache / "train").iterdir()} == stamps
 
 
-@needs_root
-def test_a_full_disk_without_a_store_is_one_try_and_eight_errors(hub: LocalHub, tmp_path: Path, ranks: MakeRanks) -> None:
+def test_a_full_disk_without_a_store_is_one_try_and_eight_errors(hub: LocalHub, tmpfs: MakeTmpfs, ranks: MakeRanks) -> None:
     """On a full file system one process tries, and its error is that of all eight."""
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", small], check=True)
-    try:
-        job = ranks(8, STEP37_RUN_ID="one-run", RANK="0", WORLD_SIZE="1")
-        for rank in range(8):
-            place = {"RANK": str(rank), "WORLD_SIZE": "8"}
-            arguments = {"cache_dir": str(small / "cache"), "sample_count": None}
-            job._start(rank, load_alone, job.environment | place, (arguments, str(job.folder / f"result-{rank}")))
-        outcomes = job.outcomes()
-    finally:
-        subprocess.run(["umount", small], check=True)
+    small = tmpfs("size=40k").path
+    job = ranks(8, STEP37_RUN_ID="one-run", RANK="0", WORLD_SIZE="1")
+    for rank in range(8):
+        place = {"RANK": str(rank), "WORLD_SIZE": "8"}
+        arguments = {"cache_dir": str(small / "cache"), "sample_count": None}
+        job._start(rank, load_alone, job.environment | place, (arguments, str(job.folder / f"result-{rank}")))
+    outcomes = job.outcomes()
     assert {type(outcome) for outcome in outcomes} == {errors.FolderFull}, outcomes
     assert len([r for r in hub.requests if r.repo_path == "train/metadata.csv" and r.kind == "resolve"]) == 1
 
 
-@needs_root
-def test_a_warm_cache_on_a_read_only_mount_is_read(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_cache_on_a_read_only_mount_is_read(hub: LocalHub, tmpfs: MakeTmpfs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training mounts the cache read-only: a warm one is read, one that would have to be filled says what is wrong."""
-    assert len(prepare_flickr8k_samples(cache_dir=str(cache))) == 8
+    mounted = tmpfs()
+    cache = str(mounted.path)
+    assert len(prepare_flickr8k_samples(cache_dir=cache)) == 8
     hub.clear_requests()
     monkeypatch.setenv("STEP37_RUN_ID", "a-run-that-would-confirm-the-record")
-    subprocess.run(["mount", "--bind", cache, cache], check=True)
-    try:
-        subprocess.run(["mount", "-o", "remount,ro,bind", cache], check=True)
-        assert len(prepare_flickr8k_samples(cache_dir=str(cache))) == 8
-        assert not hub.requests
-        with pytest.raises(errors.FolderNotUsable, match="Read-only file system"):
-            prepare_flickr8k_samples(cache_dir=str(cache), sample_count=None)
-    finally:
-        subprocess.run(["umount", cache], check=True)
+    mounted.make_read_only()
+    assert len(prepare_flickr8k_samples(cache_dir=cache)) == 8
+    assert not hub.requests
+    with pytest.raises(errors.FolderNotUsable, match="Read-only file system"):
+        prepare_flickr8k_samples(cache_dir=cache, sample_count=None)
 
 
 # --- folders that are not shared ----------------------------------------------------------------------------------------------
 
 
-@needs_root
+@needs_sys_admin
 def test_a_folder_that_is_not_shared_is_said_with_the_ranks(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
     """Each rank with a folder of its own: every rank ends as NotVisible, which names those that don't see it, and the remedy."""
     cache.mkdir()
@@ -378,7 +367,7 @@ def test_a_folder_that_is_not_shared_is_said_with_the_ranks(hub: LocalHub, cache
     assert max(served(hub).values()) == 1
 
 
-@needs_root
+@needs_sys_admin
 def test_a_warm_rank_zero_waits_for_a_node_that_sees_nothing_yet(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
     """Rank 0 finds the cache warm at once; a rank whose node shows it 1.5 s later is waited for, and downloads nothing."""
     cache.mkdir()
@@ -393,37 +382,20 @@ def call_on_a_node_that_lags(rank: int, arguments: dict[str, Any]) -> int:
     """Call the loader where ranks other than 0 see an empty folder for a while."""
     folder = arguments["bind"]
     if rank:
-        mount_own(folder)
+        enter_namespace()
+        mount_tmpfs(folder)
         threading.Timer(1.5, lambda: ctypes.CDLL(None).umount2(folder.encode(), 2)).start()
     return len(prepare_flickr8k_samples(cache_dir=f"{folder}/shared"))
 
 
 def call_in_namespace(_: int, arguments: dict[str, Any]) -> int:
     """Call the loader where the cache folder is this rank's own: a mount namespace with a file system of its own on it."""
-    mount_own(arguments["bind"])
+    enter_namespace()
+    mount_tmpfs(arguments["bind"])
     return len(prepare_flickr8k_samples(cache_dir=f"{arguments['bind']}/shared", **arguments.get("call", {})))
 
 
-def mount_own(folder: str) -> None:
-    """Give this process a mount namespace in which ``folder`` is an empty file system."""
-    _mount_privately(b"tmpfs", folder, b"tmpfs", 0)
-
-
-def bind_own(source: str, folder: str) -> None:
-    """Give this process a mount namespace in which ``folder`` is ``source``."""
-    ms_bind = 4096
-    _mount_privately(source.encode(), folder, None, ms_bind)
-
-
-def _mount_privately(source: bytes, folder: str, kind: bytes | None, how: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    clone_newns, ms_rec, ms_private = 0x20000, 0x4000, 1 << 18
-    assert libc.unshare(clone_newns) == 0, os.strerror(ctypes.get_errno())
-    assert libc.mount(b"none", b"/", None, ms_rec | ms_private, None) == 0
-    assert libc.mount(source, folder.encode(), kind, how, None) == 0
-
-
-@needs_root
+@needs_sys_admin
 @pytest.mark.parametrize("late", [{}, {3: 1.5}])
 def test_node_local_folders_have_one_downloader_each(
     hub: LocalHub, cache: Path, ranks: MakeRanks, late: dict[int, float]
@@ -455,5 +427,6 @@ def test_a_late_rank_of_a_node_needs_rank_0_for_the_commit_alone(hub: LocalHub, 
 def call_on_node(rank: int, arguments: dict[str, Any]) -> int:
     """Call the loader where the cache folder is this rank's node's: ranks 0 and 1 share one, 2 and 3 another."""
     time.sleep(arguments["late"].get(rank, 0))
-    bind_own(f"{arguments['bind']}/node-{rank // 2}", f"{arguments['bind']}/shared")
+    enter_namespace()
+    bind(f"{arguments['bind']}/node-{rank // 2}", f"{arguments['bind']}/shared")
     return len(prepare_flickr8k_samples(cache_dir=f"{arguments['bind']}/shared"))

@@ -14,14 +14,11 @@ from step37_flickr8k.folder import CacheFolder, digest_of
 from step37_flickr8k.localhub import LocalHub
 from step37_flickr8k.plan import METADATA
 from step37_flickr8k.record import Coverage, Proven, Record, write_manifest, write_record
-from tests.conftest import Draw, captioned, picture, write_rows
+from tests.conftest import Draw, captioned, needs_sys_admin, picture, write_rows
 from tests.ranks import Ranks
 
 pytestmark = pytest.mark.slow
 needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="strace isn't here: apt-get install strace")
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="it mounts and changes its user: run the tests as root, in a container for example"
-)
 
 READ = """
 import sys
@@ -173,7 +170,7 @@ def as_another_user(cache: Path, *command: str, **environment: str) -> subproces
     )
 
 
-@needs_root
+@needs_sys_admin
 def test_another_user_reads_from_a_read_only_mount(hub: LocalHub, cache: Path, tmp_path: Path) -> None:
     """The library and the command, which adds nothing to the record then, alone and under a run's name."""
     Ranks(1, tmp_path / "job").start_all("warmup", "--cache-dir", str(cache)).wait()
@@ -189,7 +186,7 @@ def test_another_user_reads_from_a_read_only_mount(hub: LocalHub, cache: Path, t
     assert (cache / ".step37-flickr8k" / "train.json").read_bytes() == before
 
 
-@needs_root
+@needs_sys_admin
 @pytest.mark.parametrize(
     ("mode", "said"),
     [(0o700, "Permission denied: choose another cache_dir, or have its owner let this user"), (0o755, "Read-only file system")],

@@ -263,7 +263,7 @@ def batches_of(_: int, step: Step) -> tuple[int, list[dict[str, Any]]]:
 def pictures(request: pytest.FixtureRequest, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     """Serve drawn pictures or real photographs, and point the environment to them."""
     if request.param == "photographs" and not PHOTOGRAPHS.is_dir():
-        pytest.skip("NOT RUN, the tokenize step over photographs: put a folder with train/metadata.csv at ../shared/flickr8k")
+        pytest.skip("the tokenize step over photographs: put a folder with train/metadata.csv at ../shared/flickr8k")
     with LocalHub(draw(26) if request.param == "drawn" else PHOTOGRAPHS) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         yield hub
