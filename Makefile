@@ -1,9 +1,11 @@
 # Works with nothing but python3 with venv. `make help` lists what there is.
 PYTHON ?= python3
 VENV ?= .venv
-# Where torch's build comes from; empty: wherever pip looks. TORCH_BUILD=any takes whatever comes, CUDA too.
+# The index to take torch from; empty: a CPU build, from where pip looks or from PyTorch's index, else a CUDA build (tools/install_torch.py).
 TORCH_INDEX_URL ?=
-TORCH_BUILD ?= cpu
+# Another address for PyTorch's public index of CPU builds: a mirror of it, or a test's own.
+PYTORCH_CPU_INDEX ?=
+INSTALL_TORCH = tools/install_torch.py --requirement requirements/torch.txt --index-url '$(TORCH_INDEX_URL)' --cpu-index '$(PYTORCH_CPU_INDEX)'
 DATA ?=
 # The container image: its name, what builds it (docker, podman or buildah; empty: whichever works), what it stands on.
 IMAGE ?= step37-flickr8k
@@ -28,10 +30,9 @@ SIDE_BY_SIDE := --numprocesses 3 --dist worksteal
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-$(STAMP): pyproject.toml constraints.txt tools/check_torch_build.py
+$(STAMP): pyproject.toml constraints.txt requirements/torch.txt tools/install_torch.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python tools/check_torch_build.py --constraints constraints.txt --build '$(TORCH_BUILD)' --index-url '$(TORCH_INDEX_URL)'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX_URL),--index-url '$(TORCH_INDEX_URL)') torch
+	$(BIN)/python $(INSTALL_TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -78,6 +79,7 @@ image test-image test-k8s clean-image: export IMAGE := $(IMAGE)
 image test-image test-k8s clean-image: export ENGINE := $(ENGINE)
 image test-image test-k8s clean-image: export BASE_IMAGE := $(BASE_IMAGE)
 image test-k8s: export TORCH_INDEX_URL := $(TORCH_INDEX_URL)
+image test-k8s: export PYTORCH_CPU_INDEX := $(PYTORCH_CPU_INDEX)
 
 image: ## the container image, by docker, podman or buildah; TORCH_INDEX_URL, BASE_IMAGE, IMAGE and ENGINE choose
 	tools/image build
@@ -147,10 +149,9 @@ $(BENCH_STAMP): pyproject.toml constraints.txt
 bench-fetch: $(BENCH_STAMP) ## how fast a cache is filled, beside the usual ways; needs nginx with its echo module, curl, aria2c; DATA=<folder>
 	PYTHONPATH=demo $(BENCH_VENV)/bin/python benchmarks/fetch.py $(if $(DATA),--data '$(DATA)')
 
-$(COMPARE_STAMP): pyproject.toml constraints.txt requirements/compare.txt tools/check_torch_build.py
+$(COMPARE_STAMP): pyproject.toml constraints.txt requirements/compare.txt requirements/torch.txt tools/install_torch.py
 	$(PYTHON) -m venv $(COMPARE_VENV)
-	$(COMPARE_VENV)/bin/python tools/check_torch_build.py --constraints constraints.txt --build '$(TORCH_BUILD)' --index-url '$(TORCH_INDEX_URL)'
-	$(COMPARE_VENV)/bin/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX_URL),--index-url '$(TORCH_INDEX_URL)') torch
+	$(COMPARE_VENV)/bin/python $(INSTALL_TORCH)
 	$(COMPARE_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --requirement requirements/compare.txt --editable .
 	touch $@
 
