@@ -27,7 +27,7 @@ DIST_STAMP := $(DIST_VENV)/.installed
 SIDE_BY_SIDE := --numprocesses 3 --dist worksteal
 
 .DELETE_ON_ERROR:
-.PHONY: help compare demo dist test test-kill test-sharedfs test-fuse test-nfs test-slow test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types docs pictures bench bench-barrier bench-fetch format clean
+.PHONY: help compare demo dist test test-kill test-sharedfs test-fuse test-nfs test-fresh test-slow test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types docs pictures bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,7 @@ test: $(STAMP) ## all tests but the slow ones, with coverage
 	$(BIN)/python -m coverage run -m pytest -m 'not slow' $(SIDE_BY_SIDE)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
+	@cat .pytest_cache/d/skipped/lines
 
 test-kill: $(STAMP) ## a hundred runs killed at random moments, ten machines without power; as root for these
 	tests/install e2fsprogs
@@ -73,6 +74,9 @@ test-fuse: $(STAMP) # one half of test-sharedfs: side by side, since each waits 
 
 test-nfs: $(STAMP) # the other
 	$(BIN)/python -m pytest tests/sharedfs/test_nfs.py
+
+test-fresh: $(STAMP) ## the first two commands on bare Debians, as an ordinary user; as root with CAP_SYS_ADMIN; SUITES=bookworm takes one
+	tests/fresh/run '$(abspath $(BIN)/python)' $(SUITES)
 
 test-slurm: $(STAMP) ## the SLURM scripts on a real cluster of 12 nodes on this machine; as root
 	tests/slurm/run '$(abspath $(BIN)/python)'
@@ -126,7 +130,7 @@ requirements: $(LINT_STAMP) ## renew constraints.txt and requirements/*.txt: the
 lint: $(STAMP) ## ruff and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck .ci/run tests/install tools/audit tools/image tools/kubectl tools/lint-k8s tests/image/install tests/image/stand-in-base tests/sharedfs/nfs/run tests/sharedfs/nfs/init
+	$(BIN)/shellcheck .ci/run tests/install tests/fresh/run tests/fresh/without-torch tools/audit tools/image tools/kubectl tools/lint-k8s tests/image/install tests/image/stand-in-base tests/sharedfs/nfs/run tests/sharedfs/nfs/init
 	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR slurm/*.sbatch slurm/*.sh slurm/chain tests/slurm/run tests/slurm/cluster tests/k8s/run
 
 types: $(STAMP) ## mypy, strict

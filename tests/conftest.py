@@ -1,16 +1,40 @@
 """What the tests share: drawn datasets, a local Hub, and an environment without anybody's settings."""
 
+import contextlib
 import csv
 import io
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from step37_flickr8k.localhub import LocalHub
+from tests.mounts import CannotMount, Tmpfs, has_sys_admin
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Generator[None]:
+    """List what was skipped, a line for each reason, after all else; `make test` repeats it after the coverage."""
+    yield
+    skipped = [
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+    ]
+    lines = [f"{count} skipped: {reason}" for reason, count in Counter(skipped).most_common()]
+    if lines:
+        terminalreporter.section("skipped")
+    for line in lines:
+        terminalreporter.line(line)
+    if config.cache is not None:
+        (config.cache.mkdir("skipped") / "lines").write_text(
+            "".join(f"{line}\n" for line in lines), encoding="utf-8"
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +114,29 @@ def hub(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     with LocalHub(draw()) as serving:
         monkeypatch.setenv("HF_ENDPOINT", serving.endpoint)
         yield serving
+
+
+MakeTmpfs = Callable[..., Tmpfs]
+needs_sys_admin = pytest.mark.skipif(
+    not has_sys_admin(),
+    reason="it mounts what no user namespace may: run it as root with CAP_SYS_ADMIN",
+)
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[MakeTmpfs]:
+    """Mount a small file system for the time of a test."""
+    with contextlib.ExitStack() as stack:
+
+        def mounted(options: str = "") -> Tmpfs:
+            try:
+                return stack.enter_context(contextlib.closing(Tmpfs(tmp_path / "mounted", options)))
+            except CannotMount as error:
+                pytest.skip(
+                    f"no tmpfs can be mounted here ({error}): run it as root, or where user namespaces are allowed"
+                )
+
+        yield mounted
 
 
 @pytest.fixture

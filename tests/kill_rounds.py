@@ -18,7 +18,7 @@ from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.record import read_manifest, read_record
 from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.conftest import captioned, picture, write_rows
+from tests.conftest import captioned, needs_sys_admin, picture, write_rows
 from tests.ranks import Ranks
 
 COUNT = 40  # pictures
@@ -222,9 +222,7 @@ def mounted(image: Path, place: Path) -> Iterator[Path]:
         subprocess.run(["umount", place], check=True)
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0, reason="it mounts file systems: run it as root, in a container for example"
-)
+@needs_sys_admin
 @pytest.mark.timeout(120)
 def test_the_power_fails(
     rounds: Rounds, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -23,11 +23,8 @@ import pytest
 from step37_flickr8k import cli
 from step37_flickr8k.diagnostics import doctor
 from step37_flickr8k.localhub import LocalHub
-from tests.conftest import Draw, picture
+from tests.conftest import Draw, MakeTmpfs, picture
 from tests.ranks import Ranks, free_port
-from tests.test_space import Mount, mount, needs_root
-
-__all__ = ["mount"]  # the fixture
 
 Examine = Callable[..., dict[str, dict[str, str]]]
 TWO_NODES = {"folder shared", "locks", "lag"}
@@ -243,7 +240,6 @@ def test_a_clock_that_is_wrong_is_found(seconds: float, said: str) -> None:
     assert doctor._clock({}).state == "not checked"
 
 
-@needs_root
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -254,7 +250,7 @@ def test_a_clock_that_is_wrong_is_found(seconds: float, said: str) -> None:
 def test_too_little_space_and_too_few_inodes_are_found(
     draw: Draw,
     examine: Examine,
-    mount: Mount,
+    tmpfs: MakeTmpfs,
     monkeypatch: pytest.MonkeyPatch,
     options: str,
     said: str,
@@ -263,7 +259,7 @@ def test_too_little_space_and_too_few_inodes_are_found(
     directory = draw()
     for number in range(12):
         (directory / "train" / f"{number:04}.jpg").write_bytes(picture(number).ljust(50_000, b"x"))
-    cache = mount("-t", "tmpfs", "-o", options, "tmpfs") / "cache"
+    cache = tmpfs(options).path / "cache"
     with LocalHub(directory) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         found = examine("--cache-dir", str(cache))
@@ -272,13 +268,14 @@ def test_too_little_space_and_too_few_inodes_are_found(
     assert not cache.exists()
 
 
-@needs_root
 def test_a_directory_that_cannot_be_written_is_found(
-    hub: LocalHub, examine: Examine, mount: Mount
+    hub: LocalHub, examine: Examine, tmpfs: MakeTmpfs
 ) -> None:
     """Read-only is said before a job is queued."""
     assert hub.commit
-    found = examine("--cache-dir", str(mount("-t", "tmpfs", "-o", "ro", "tmpfs")))
+    mounted = tmpfs()
+    mounted.make_read_only()
+    found = examine("--cache-dir", str(mounted.path))
     assert (found["folder"]["state"], found["space"]["state"]) == ("problem", "not checked")
     assert "Read-only file system: choose another cache_dir" in found["folder"]["told"]
 

@@ -19,14 +19,11 @@ import pytest
 
 from step37_flickr8k import errors, prepare_flickr8k_samples
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.conftest import Draw
+from tests.conftest import Draw, MakeTmpfs, needs_sys_admin
+from tests.mounts import bind, enter_namespace, mount_tmpfs
 from tests.ranks import Ranks, torchrun
 
 pytestmark = pytest.mark.slow
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0,
-    reason="it mounts file systems: run the tests as root, in a container for example",
-)
 
 BRISK = {
     "STEP37_HEARTBEAT_TIMEOUT": "2",
@@ -377,28 +374,22 @@ def test_a_frozen_lease_holder_stops_before_its_next_rename(
     assert {path.name: path.stat().st_mtime_ns for path in (cache / "train").iterdir()} == stamps
 
 
-@needs_root
 def test_a_full_disk_without_a_store_is_one_try_and_eight_errors(
-    hub: LocalHub, tmp_path: Path, ranks: MakeRanks
+    hub: LocalHub, tmpfs: MakeTmpfs, ranks: MakeRanks
 ) -> None:
     """On a full file system one process tries, and its error is that of all eight."""
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", small], check=True)
-    try:
-        job = ranks(8, STEP37_RUN_ID="one-run", RANK="0", WORLD_SIZE="1")
-        for rank in range(8):
-            place = {"RANK": str(rank), "WORLD_SIZE": "8"}
-            arguments = {"cache_dir": str(small / "cache"), "sample_count": None}
-            job._start(
-                rank,
-                load_alone,
-                job.environment | place,
-                (arguments, str(job.directory / f"result-{rank}")),
-            )
-        outcomes = job.outcomes()
-    finally:
-        subprocess.run(["umount", small], check=True)
+    small = tmpfs("size=40k").path
+    job = ranks(8, STEP37_RUN_ID="one-run", RANK="0", WORLD_SIZE="1")
+    for rank in range(8):
+        place = {"RANK": str(rank), "WORLD_SIZE": "8"}
+        arguments = {"cache_dir": str(small / "cache"), "sample_count": None}
+        job._start(
+            rank,
+            load_alone,
+            job.environment | place,
+            (arguments, str(job.directory / f"result-{rank}")),
+        )
+    outcomes = job.outcomes()
     assert {type(outcome) for outcome in outcomes} == {errors.FolderFull}, outcomes
     assert (
         len(
@@ -408,29 +399,26 @@ def test_a_full_disk_without_a_store_is_one_try_and_eight_errors(
     )
 
 
-@needs_root
 def test_a_warm_cache_on_a_read_only_mount_is_read(
-    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+    hub: LocalHub, tmpfs: MakeTmpfs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Training mounts the cache read-only: a warm one is read, one that would have to be filled says what is wrong."""
-    assert len(prepare_flickr8k_samples(cache_dir=str(cache))) == 8
+    mounted = tmpfs()
+    cache = str(mounted.path)
+    assert len(prepare_flickr8k_samples(cache_dir=cache)) == 8
     hub.clear_requests()
     monkeypatch.setenv("STEP37_RUN_ID", "a-run-that-would-confirm-the-record")
-    subprocess.run(["mount", "--bind", cache, cache], check=True)
-    try:
-        subprocess.run(["mount", "-o", "remount,ro,bind", cache], check=True)
-        assert len(prepare_flickr8k_samples(cache_dir=str(cache))) == 8
-        assert not hub.requests
-        with pytest.raises(errors.FolderNotUsable, match="Read-only file system"):
-            prepare_flickr8k_samples(cache_dir=str(cache), sample_count=None)
-    finally:
-        subprocess.run(["umount", cache], check=True)
+    mounted.make_read_only()
+    assert len(prepare_flickr8k_samples(cache_dir=cache)) == 8
+    assert not hub.requests
+    with pytest.raises(errors.FolderNotUsable, match="Read-only file system"):
+        prepare_flickr8k_samples(cache_dir=cache, sample_count=None)
 
 
 # --- directories that are not shared --------------------------------------------------------------
 
 
-@needs_root
+@needs_sys_admin
 def test_a_directory_that_is_not_shared_is_said_with_the_ranks(
     hub: LocalHub, cache: Path, ranks: MakeRanks
 ) -> None:
@@ -446,7 +434,7 @@ def test_a_directory_that_is_not_shared_is_said_with_the_ranks(
     assert max(served(hub).values()) == 1
 
 
-@needs_root
+@needs_sys_admin
 def test_a_warm_rank_zero_waits_for_a_node_that_sees_nothing_yet(
     hub: LocalHub, cache: Path, ranks: MakeRanks
 ) -> None:
@@ -463,14 +451,16 @@ def call_on_a_node_that_lags(rank: int, arguments: dict[str, Any]) -> int:
     """Call the loader where ranks other than 0 see an empty directory for a while."""
     directory = arguments["bind"]
     if rank:
-        mount_own(directory)
+        enter_namespace()
+        mount_tmpfs(directory)
         threading.Timer(1.5, lambda: ctypes.CDLL(None).umount2(directory.encode(), 2)).start()
     return len(prepare_flickr8k_samples(cache_dir=f"{directory}/shared"))
 
 
 def call_in_namespace(_: int, arguments: dict[str, Any]) -> int:
     """Call the loader where the cache directory is this rank's own: a mount namespace with a file system of its own on it."""
-    mount_own(arguments["bind"])
+    enter_namespace()
+    mount_tmpfs(arguments["bind"])
     return len(
         prepare_flickr8k_samples(
             cache_dir=f"{arguments['bind']}/shared", **arguments.get("call", {})
@@ -478,26 +468,7 @@ def call_in_namespace(_: int, arguments: dict[str, Any]) -> int:
     )
 
 
-def mount_own(directory: str) -> None:
-    """Give this process a mount namespace in which ``directory`` is an empty file system."""
-    _mount_privately(b"tmpfs", directory, b"tmpfs", 0)
-
-
-def bind_own(source: str, directory: str) -> None:
-    """Give this process a mount namespace in which ``directory`` is ``source``."""
-    ms_bind = 4096
-    _mount_privately(source.encode(), directory, None, ms_bind)
-
-
-def _mount_privately(source: bytes, directory: str, kind: bytes | None, how: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    clone_newns, ms_rec, ms_private = 0x20000, 0x4000, 1 << 18
-    assert libc.unshare(clone_newns) == 0, os.strerror(ctypes.get_errno())
-    assert libc.mount(b"none", b"/", None, ms_rec | ms_private, None) == 0
-    assert libc.mount(source, directory.encode(), kind, how, None) == 0
-
-
-@needs_root
+@needs_sys_admin
 @pytest.mark.parametrize("late", [{}, {3: 1.5}])
 def test_node_local_directories_have_one_downloader_each(
     hub: LocalHub, cache: Path, ranks: MakeRanks, late: dict[int, float]
@@ -540,5 +511,6 @@ def test_a_late_rank_of_a_node_needs_rank_0_for_the_commit_alone(
 def call_on_node(rank: int, arguments: dict[str, Any]) -> int:
     """Call the loader where the cache directory is this rank's node's: ranks 0 and 1 share one, 2 and 3 another."""
     time.sleep(arguments["late"].get(rank, 0))
-    bind_own(f"{arguments['bind']}/node-{rank // 2}", f"{arguments['bind']}/shared")
+    enter_namespace()
+    bind(f"{arguments['bind']}/node-{rank // 2}", f"{arguments['bind']}/shared")
     return len(prepare_flickr8k_samples(cache_dir=f"{arguments['bind']}/shared"))

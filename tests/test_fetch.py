@@ -25,6 +25,7 @@ from step37_flickr8k.errors import AccessDenied, FetchFailed, FolderFull, Folder
 from step37_flickr8k.hub.source import Source, TransferStatistics
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings import WarmupSettings
+from tests.conftest import MakeTmpfs
 
 from .faulty_worker import start_instead
 
@@ -288,27 +289,18 @@ def test_an_interrupt_does_not_wait_for_decoders(fetching: Fetching) -> None:
     fetching.assert_nothing_torn()
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0,
-    reason="it mounts a small file system: run the tests as root, in a container for example",
-)
-def test_a_file_system_that_turns_read_only_ends_the_fetch(hub: LocalHub, tmp_path: Path) -> None:
+def test_a_file_system_that_turns_read_only_ends_the_fetch(hub: LocalHub, tmpfs: MakeTmpfs) -> None:
     """Where neither a rename nor the deletion of what was written succeeds any more the error comes through, at once."""
-    turning = tmp_path / "turning"
-    turning.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", turning], check=True)
-    try:
-        fetching = Fetching(hub, turning)
-        fetching.files = fetching.files[:1]
+    turning = tmpfs("size=4m")
+    fetching = Fetching(hub, turning.path)
+    fetching.files = fetching.files[:1]
 
-        def land(batch: Sequence[Arrived]) -> None:
-            subprocess.run(["mount", "-o", "remount,ro", turning], check=True)
-            fetching.publish(batch)
+    def land(batch: Sequence[Arrived]) -> None:
+        turning.make_read_only()
+        fetching.publish(batch)
 
-        with pytest.raises(FolderNotUsable, match="Read-only file system"):
-            fetching.run(land)
-    finally:
-        subprocess.run(["umount", turning], check=True)
+    with pytest.raises(FolderNotUsable, match="Read-only file system"):
+        fetching.run(land)
 
 
 def test_what_progress_raises_ends_the_fetch(fetching: Fetching) -> None:
@@ -344,23 +336,15 @@ def test_a_large_file_cut_short_leaves_nothing_torn(hub: LocalHub, cache: Path) 
     fetching.assert_nothing_torn()
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0,
-    reason="it mounts a small file system: run the tests as root, in a container for example",
-)
 @pytest.mark.parametrize("size", [50_000, 5 << 20], ids=["whole", "in blocks"])
-def test_a_full_disk_in_mid_file_is_said_as_such(hub: LocalHub, tmp_path: Path, size: int) -> None:
+def test_a_full_disk_in_mid_file_is_said_as_such(
+    hub: LocalHub, tmpfs: MakeTmpfs, size: int
+) -> None:
     """However a file is written, no space left ends the fetch as FolderFull, which names the remedy, with nothing torn."""
     (hub.directory / "train" / "big.jpg").write_bytes(os.urandom(size))
     hub.refresh()
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", small], check=True)
-    try:
-        fetching = Fetching(hub, small)
-        fetching.files = [file for file in fetching.files if file.name == "big.jpg"]
-        with pytest.raises(FolderFull, match="free space"):
-            fetching.run()
-        fetching.assert_nothing_torn()
-    finally:
-        subprocess.run(["umount", small], check=True)
+    fetching = Fetching(hub, tmpfs("size=40k").path)
+    fetching.files = [file for file in fetching.files if file.name == "big.jpg"]
+    with pytest.raises(FolderFull, match="free space"):
+        fetching.run()
+    fetching.assert_nothing_torn()

@@ -100,7 +100,7 @@ def _kubectl() -> None:
         [KUBECTL, "version", "--client"], capture_output=True, text=True, check=False
     )
     if tried.returncode != 0:
-        pytest.skip(f"NOT RUN, the tests of the manifests in k8s/: {tried.stderr.strip()}")
+        pytest.skip(f"the tests of the manifests in k8s/: {tried.stderr.strip()}")
 
 
 # --- what the API server accepts ------------------------------------------------------------------

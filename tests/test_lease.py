@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.lease import Claim, Lease, take
 from step37_flickr8k.errors import FolderFull, LeaseLost
+from tests.conftest import MakeTmpfs
 
 TIMEOUT = 1.0
 
@@ -169,28 +169,19 @@ def test_a_beat_that_fails_is_tried_again(
     assert json.loads((directory.home / "train.lease.1").read_text())["state"] == "released"
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0,
-    reason="it mounts a small file system: run the tests as root, in a container for example",
-)
-def test_a_lease_ends_on_a_full_disk(tmp_path: Path) -> None:
+def test_a_lease_ends_on_a_full_disk(tmpfs: MakeTmpfs) -> None:
     """On a disk without a free block the end, with its reason, is still written; what doesn't fit is FolderFull, never NULs."""
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], check=True)
-    try:
-        directory = CacheDirectory(small, "train")
-        directory.make()
-        lease = take_now(directory, claim())
-        with (small / "ballast").open("wb", buffering=0) as ballast:
-            while os.statvfs(small).f_bavail:
-                ballast.write(bytes(4096))
-        with pytest.raises(FolderFull), lease:
-            raise FolderFull("no space left" * 1000)
-        end = json.loads((directory.home / "train.lease.1").read_bytes())
-        assert (end["state"], end["failure"]["error"]) == ("failed", "FolderFull")
-        with pytest.raises(FolderFull, match="free space"):
-            directory.rewrite("train.lease.1", b"x" * 10_000)
-        assert b"\0" not in (directory.home / "train.lease.1").read_bytes()
-    finally:
-        subprocess.run(["umount", small], check=True)
+    small = tmpfs("size=64k").path
+    directory = CacheDirectory(small, "train")
+    directory.make()
+    lease = take_now(directory, claim())
+    with (small / "ballast").open("wb", buffering=0) as ballast:
+        while os.statvfs(small).f_bavail:
+            ballast.write(bytes(4096))
+    with pytest.raises(FolderFull), lease:
+        raise FolderFull("no space left" * 1000)
+    end = json.loads((directory.home / "train.lease.1").read_bytes())
+    assert (end["state"], end["failure"]["error"]) == ("failed", "FolderFull")
+    with pytest.raises(FolderFull, match="free space"):
+        directory.rewrite("train.lease.1", b"x" * 10_000)
+    assert b"\0" not in (directory.home / "train.lease.1").read_bytes()

@@ -21,16 +21,12 @@ from step37_flickr8k.cache.record import (
 from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.localhub import LocalHub
-from tests.conftest import Draw, captioned, picture, write_rows
+from tests.conftest import Draw, captioned, needs_sys_admin, picture, write_rows
 from tests.ranks import Ranks
 
 pytestmark = pytest.mark.slow
 needs_strace = pytest.mark.skipif(
     not shutil.which("strace"), reason="strace isn't here: apt-get install strace"
-)
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0,
-    reason="it mounts and changes its user: run the tests as root, in a container for example",
 )
 
 READ = """
@@ -224,7 +220,7 @@ def as_another_user(
     )
 
 
-@needs_root
+@needs_sys_admin
 def test_another_user_reads_from_a_read_only_mount(
     hub: LocalHub, cache: Path, tmp_path: Path
 ) -> None:
@@ -251,7 +247,7 @@ def test_another_user_reads_from_a_read_only_mount(
     assert (cache / ".step37-flickr8k" / "train.json").read_bytes() == before
 
 
-@needs_root
+@needs_sys_admin
 @pytest.mark.parametrize(
     ("mode", "said"),
     [

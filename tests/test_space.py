@@ -1,13 +1,12 @@
 """Room: what is looked at before the first byte, and a disk that fills up in the middle. Real file systems, mounted small."""
 
-import contextlib
 import errno
 import logging
 import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,30 +14,10 @@ import pytest
 from step37_flickr8k import errors, prepare_flickr8k_samples
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.conftest import Draw, picture
+from tests.conftest import Draw, MakeTmpfs, needs_sys_admin, picture
 from tests.ranks import Ranks
 
 SIZE = 100_000  # bytes of a picture here
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0,
-    reason="it mounts small file systems: run the tests as root, in a container for example",
-)
-Mount = Callable[..., Path]
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Mount file systems for the time of a test."""
-    with contextlib.ExitStack() as stack:
-
-        def mounted(*arguments: str) -> Path:
-            place = tmp_path / "mounted"
-            place.mkdir()
-            subprocess.run(["mount", *arguments, place], check=True)
-            stack.callback(lambda: subprocess.run(["umount", "--lazy", place], check=True))
-            return place
-
-        yield mounted
 
 
 @pytest.fixture
@@ -58,10 +37,9 @@ def images_sent(hub: LocalHub) -> int:
     return sum(request.repo_path.endswith(".jpg") for request in hub.file_requests())
 
 
-@needs_root
-def test_too_little_space_is_said_before_the_first_image(heavy: LocalHub, mount: Mount) -> None:
+def test_too_little_space_is_said_before_the_first_image(heavy: LocalHub, tmpfs: MakeTmpfs) -> None:
     """What is there, what is needed, what to do; 75, since space may be freed; a selection that fits comes."""
-    cache = mount("-t", "tmpfs", "-o", "size=1m", "tmpfs")
+    cache = tmpfs("size=1m").path
     with pytest.raises(
         errors.FolderFull,
         match=r"train has 1\.0 MB free, the plan needs 1\.2 MB: free space or lower",
@@ -72,10 +50,9 @@ def test_too_little_space_is_said_before_the_first_image(heavy: LocalHub, mount:
     assert len(prepare_flickr8k_samples(sample_count=5, cache_dir=str(cache))) == 5
 
 
-@needs_root
-def test_too_few_inodes_are_said_before_the_first_image(heavy: LocalHub, mount: Mount) -> None:
+def test_too_few_inodes_are_said_before_the_first_image(heavy: LocalHub, tmpfs: MakeTmpfs) -> None:
     """A file system may have bytes and no names left."""
-    cache = mount("-t", "tmpfs", "-o", "size=10m,nr_inodes=16", "tmpfs")
+    cache = tmpfs("size=10m,nr_inodes=16").path
     with pytest.raises(
         errors.FolderFull, match=r"has \d+ inodes free, the plan needs 12: delete files"
     ):
@@ -83,13 +60,12 @@ def test_too_few_inodes_are_said_before_the_first_image(heavy: LocalHub, mount: 
     assert images_sent(heavy) == 0
 
 
-@needs_root
 def test_a_commit_that_replaces_files_needs_room_for_what_is_new(
-    heavy: LocalHub, mount: Mount, monkeypatch: pytest.MonkeyPatch
+    heavy: LocalHub, tmpfs: MakeTmpfs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files that are replaced give their space back: a cache can change its commit on a disk that wouldn't hold both."""
     monkeypatch.setenv("STEP37_CONCURRENCY", "2")
-    cache = mount("-t", "tmpfs", "-o", "size=2m", "tmpfs")
+    cache = tmpfs("size=2m").path
     assert len(prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))) == 12
     for number in range(12):
         (heavy.directory / "train" / f"{number:04}.jpg").write_bytes(
@@ -105,10 +81,8 @@ def test_a_commit_that_replaces_files_needs_room_for_what_is_new(
     ).read_bytes()
 
 
-@needs_root
-def test_too_small_a_quota_is_said_before_the_first_image(
-    heavy: LocalHub, mount: Mount, tmp_path: Path
-) -> None:
+@needs_sys_admin
+def test_too_small_a_quota_is_said_before_the_first_image(heavy: LocalHub, tmp_path: Path) -> None:
     """A quota that free space says nothing of is asked, too: here the real one of a btrfs subvolume."""
     if not shutil.which("mkfs.btrfs"):
         pytest.skip("no mkfs.btrfs: apt-get install btrfs-progs")
@@ -116,21 +90,26 @@ def test_too_small_a_quota_is_said_before_the_first_image(
     with image.open("wb") as out:
         out.truncate(256 << 20)
     subprocess.run(["mkfs.btrfs", "--quiet", image], check=True)
-    place = mount("-o", "loop", str(image))
-    cache = place / "cache"
-    for command in (
-        ("subvolume", "create", cache),
-        ("quota", "enable", place),
-        ("qgroup", "limit", "600K", cache),
-    ):
-        subprocess.run(["btrfs", *command], check=True, stdout=subprocess.DEVNULL)
-    with pytest.raises(
-        errors.FolderFull,
-        match=r"the quota has room for some \d\S* MB, the plan needs 1\.2 MB: raise the quota",
-    ):
-        prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
-    assert images_sent(heavy) == 0
-    assert not list((cache / "train").glob("*.jpg"))
+    place = tmp_path / "mounted"
+    place.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, place], check=True)
+    try:
+        cache = place / "cache"
+        for command in (
+            ("subvolume", "create", cache),
+            ("quota", "enable", place),
+            ("qgroup", "limit", "600K", cache),
+        ):
+            subprocess.run(["btrfs", *command], check=True, stdout=subprocess.DEVNULL)
+        with pytest.raises(
+            errors.FolderFull,
+            match=r"quota has room for some \d\S* MB, the plan needs 1\.2 MB: raise the quota",
+        ):
+            prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
+        assert images_sent(heavy) == 0
+        assert not list((cache / "train").glob("*.jpg"))
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def test_a_directory_that_does_not_show_what_was_written_is_refused(
@@ -182,14 +161,13 @@ def test_files_that_nobody_else_could_read_are_a_warning(
     )
 
 
-@needs_root
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["2m", "20m,nr_inodes=30"], ids=["space", "inodes"])
 def test_a_disk_that_fills_up_in_the_middle(
-    heavy: LocalHub, mount: Mount, tmp_path: Path, size: str
+    heavy: LocalHub, tmpfs: MakeTmpfs, tmp_path: Path, size: str
 ) -> None:
     """Every rank ends with 75 and the remedy; what was verified stays, nothing is torn, and the next run fetches the rest."""
-    cache = mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs")
+    cache = tmpfs(f"size={size}").path
     heavy.faults.add(Fault.delay(0.2, kind="resolve"))
     job = Ranks(3, tmp_path / "job", {"STEP37_CONCURRENCY": "2"}).start_all(
         "warmup", "--cache-dir", str(cache)

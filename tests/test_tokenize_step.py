@@ -345,7 +345,7 @@ def pictures(
     """Serve drawn pictures or real photographs, and point the environment to them."""
     if request.param == "photographs" and not PHOTOGRAPHS.is_dir():
         pytest.skip(
-            "NOT RUN, the tokenize step over photographs: put a directory with train/metadata.csv at ../shared/flickr8k"
+            "the tokenize step over photographs: put a directory with train/metadata.csv at ../shared/flickr8k"
         )
     with LocalHub(draw(26) if request.param == "drawn" else PHOTOGRAPHS) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)

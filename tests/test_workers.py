@@ -19,6 +19,7 @@ from step37_flickr8k.dataset.digests import digest_of_bytes
 from step37_flickr8k.download import worker
 from step37_flickr8k.download.workers import Done, Job, Workers
 from step37_flickr8k.errors import FolderFull, Step37Error, TransientError
+from tests.conftest import MakeTmpfs
 
 from .conftest import picture
 from .faulty_worker import start_instead, where_a_picture
@@ -85,28 +86,16 @@ def test_what_the_file_system_says_comes_back_as_it_is(pool: Workers, count: int
     assert errors.count(None) == count - 1
 
 
-def test_a_full_disk_is_said_as_such(tmp_path: Path) -> None:
-    """What a worker's file system has no room for is FolderFull here; /dev/full is such a place."""
+def test_a_full_disk_is_said_as_such(tmp_path: Path, tmpfs: MakeTmpfs) -> None:
+    """What a worker's file system has no room for is FolderFull here."""
     directory = CacheDirectory(tmp_path, "train")
     directory.make()
     with contextlib.closing(Workers(directory)) as pool:
         pool.start()
-        full = tmp_path / "full"
-        full.mkdir()
-        try:
-            subprocess.run(
-                ["mount", "-t", "tmpfs", "-o", "size=8k", "full", full],
-                check=True,
-                capture_output=True,
-            )
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"needs to mount a tmpfs: run it as root ({error})")
-        try:
-            done = pool.do([Job(full / "a.tmp", "a.jpg", bytes(100_000))])
-            assert isinstance(done[0].error, FolderFull)
-            assert not list(full.iterdir())
-        finally:
-            subprocess.run(["umount", full], check=True)
+        full = tmpfs("size=8k").path
+        done = pool.do([Job(full / "a.tmp", "a.jpg", bytes(100_000))])
+        assert isinstance(done[0].error, FolderFull)
+        assert not list(full.iterdir())
 
 
 def test_images_in_place_are_only_decoded(pool: Workers) -> None:

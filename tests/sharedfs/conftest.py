@@ -4,7 +4,6 @@ import io
 import os
 import random
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,15 +17,6 @@ from tests.sharedfs.nodes import LatentMount, Node, NodeRanks, own_mounts
 COUNT = 40  # pictures of some 15 KB each
 MakeNodes = Callable[..., list[LatentMount]]
 MakeJob = Callable[..., NodeRanks]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say last, and so that nobody overlooks it, what could not be run here, why, and what would help."""
-    reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.getreports("skipped"))
-    for reason, count in reasons.items():
-        terminalreporter.write_line(
-            f"!!! NOT RUN: {count} tests: {reason.removeprefix('Skipped: ')}", red=True
-        )
 
 
 @pytest.fixture(scope="session")
