@@ -160,5 +160,5 @@ format: $(STAMP) ## let ruff write the files as `lint` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove the environment and all caches
-	rm -rf $(VENV) $(LINT_VENV) $(BENCH_VENV) $(DIST_VENV) $(COMPARE_VENV) dist site .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove the environment, all caches and the logs of failed tests
+	rm -rf $(VENV) $(LINT_VENV) $(BENCH_VENV) $(DIST_VENV) $(COMPARE_VENV) dist site test-logs .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

@@ -12,6 +12,8 @@ from PIL import Image
 
 from step37_flickr8k.localhub import LocalHub
 
+pytest_plugins = ["tests.failure_logs"]
+
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
