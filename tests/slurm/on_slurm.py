@@ -13,6 +13,7 @@ import pytest
 
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import captioned, picture, write_rows
+from tests.failure_logs import copy_texts, on_failure
 from tests.slurm.rig import CONTROLLER, RIG, SCRIPTS, USER, Desk, Job, on, power_off, power_on, until
 
 pytestmark = pytest.mark.timeout(900)
@@ -50,6 +51,7 @@ def desk(hub: LocalHub, request: pytest.FixtureRequest) -> Desk:
     made = Desk(name, variables)
     made.folder.mkdir()
     made.folder.chmod(0o777)
+    on_failure(request, lambda folder: copy_texts(made.folder, folder))
     return made
 
 
