@@ -20,13 +20,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from step37_flickr8k.cluster.group import Group, Patience, Progress, share
+from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.stores import job_group
 from step37_flickr8k.errors import RankZeroLost
-from step37_flickr8k.group import Group, Patience, Progress, share
-from step37_flickr8k.rendezvous import job_group
-from step37_flickr8k.world import World
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch.distributed", "step37_flickr8k.rendezvous"])
+_context.set_forkserver_preload(["torch.distributed", "step37_flickr8k.cluster.stores"])
 
 HEARTBEAT = 2.0
 WORK = 2.0  # s

@@ -148,7 +148,7 @@ WAYS = (
     Way("`snapshot_download` on rank 0, then `barrier()`", "torch", with_a_barrier),
     Way("`main_process_first()`", "accelerate", with_accelerate, ("accelerate",)),
     Way("`rank_zero_first()`", "lightning-fabric", with_fabric, ("lightning_fabric", "lightning_fabric.strategies")),
-    Way("`step37-flickr8k warmup`", "step37-flickr8k", with_ours, ("step37_flickr8k.warmup", "step37_flickr8k.look.report")),
+    Way("`step37-flickr8k warmup`", "step37-flickr8k", with_ours, ("step37_flickr8k.job.warmup", "step37_flickr8k.report.model")),
 )
 
 

@@ -21,8 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
 from step37_flickr8k import Flickr8kSample, Step37Error, Step37Flickr8kDataset, prepare_flickr8k_samples
+from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.settings import load_settings
-from step37_flickr8k.world import World
 
 EPOCHS = 2
 BATCH_SIZE = 4

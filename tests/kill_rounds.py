@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from step37_flickr8k.folder import CacheFolder, digest_of
+from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.record import read_manifest, read_record
+from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.localhub import Fault, LocalHub
-from step37_flickr8k.record import read_manifest, read_record
 from tests.conftest import captioned, picture, write_rows
 from tests.ranks import Ranks
 

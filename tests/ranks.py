@@ -19,7 +19,7 @@ from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["torch.distributed", "step37_flickr8k.warmup", "step37_flickr8k.look.report", "huggingface_hub.hf_api", "tests.ranks"]
+    ["torch.distributed", "step37_flickr8k.job.warmup", "step37_flickr8k.report.model", "huggingface_hub.hf_api", "tests.ranks"]
 )
 
 

@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from step37_flickr8k.cluster.group import Group
+from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.dataset.digests import digest_of
+from step37_flickr8k.download.parquet import Images, NotReadable
+from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import InvalidSettings, Step37Error
-from step37_flickr8k.folder import digest_of
-from step37_flickr8k.group import Group
+from step37_flickr8k.job.warmup import Warmup
 from step37_flickr8k.localhub import Fault, LocalHub
-from step37_flickr8k.parquet import Images, NotReadable
 from step37_flickr8k.settings import WarmupSettings
-from step37_flickr8k.warmup import Warmup
-from step37_flickr8k.workers import Workers
-from step37_flickr8k.world import World
 
 from .conftest import Draw, picture
 
@@ -189,7 +189,7 @@ def test_parquet_mode_without_a_conversion_says_so(draw: Draw, cache: Path) -> N
 
 def test_parquet_mode_without_pyarrow_says_so(bulk: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pyarrow auto takes the files, and fetch_mode=parquet names what to install."""
-    monkeypatch.setattr("step37_flickr8k.survey.is_available", lambda: False)
+    monkeypatch.setattr("step37_flickr8k.download.planner.is_available", lambda: False)
     with pytest.raises(InvalidSettings, match=r"needs pyarrow: pip install 'step37-flickr8k\[parquet\]'"):
         warm(bulk, cache, fetch_mode="parquet")
     assert warm(bulk, cache)["files"] == COUNT

@@ -17,14 +17,14 @@ import pytest
 import trustme
 
 from step37_flickr8k import __version__, get_flickr8k_dataset_file, prepare_flickr8k_samples
+from step37_flickr8k.cluster.group import Group
+from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.errors import CacheDamaged, FetchFailed, InvalidSettings
-from step37_flickr8k.group import Group
-from step37_flickr8k.hub import Hub
+from step37_flickr8k.hub.api import Hub
+from step37_flickr8k.hub.source import Quota
+from step37_flickr8k.job.warmup import Warmup
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings import WarmupSettings
-from step37_flickr8k.source import Quota
-from step37_flickr8k.warmup import Warmup
-from step37_flickr8k.world import World
 
 from .conftest import Draw
 

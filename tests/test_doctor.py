@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from step37_flickr8k import cli
+from step37_flickr8k.diagnostics import doctor
 from step37_flickr8k.localhub import LocalHub
-from step37_flickr8k.look import doctor
 from tests.conftest import Draw, picture
 from tests.ranks import Ranks, free_port
 from tests.test_space import Mount, mount, needs_root

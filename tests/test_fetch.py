@@ -14,16 +14,19 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k import workers
+from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.dataset.digests import digest_of
+from step37_flickr8k.dataset.listing import RemoteFile
+from step37_flickr8k.download import workers
+from step37_flickr8k.download.files import fetch
+from step37_flickr8k.download.landing import Arrived, Landing
+from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import AccessDenied, FetchFailed, FolderFull, FolderNotUsable, LeaseLost
-from step37_flickr8k.fetch import fetch
-from step37_flickr8k.folder import CacheFolder, digest_of
-from step37_flickr8k.landing import Arrived, Landing
+from step37_flickr8k.hub.source import Source, Tally
 from step37_flickr8k.localhub import Fault, LocalHub
-from step37_flickr8k.plan import RemoteFile
 from step37_flickr8k.settings import WarmupSettings
-from step37_flickr8k.source import Source, Tally
-from step37_flickr8k.workers import Workers
+
+from .faulty_worker import start_instead
 
 
 class Fetching:
@@ -218,10 +221,10 @@ def test_an_interrupt_ends_it_at_once_with_nothing_torn(fetching: Fetching) -> N
 
 
 @pytest.fixture
-def _endless_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+def _endless_decoding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let workers take for ever to decode a picture."""
-    hangs = "import time\nfrom step37_flickr8k import workers\nworkers.why_undecodable = lambda *_: time.sleep(600)\nserve(sys"
-    monkeypatch.setattr(workers, "_START", workers._START.replace("serve(sys", hangs))
+    hangs = "import time\nworker.why_undecodable = lambda *_: time.sleep(600)"
+    start_instead(monkeypatch, tmp_path, late=hangs)
     monkeypatch.setattr(workers, "_FEW", 0)
 
 

@@ -9,11 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from step37_flickr8k.errors import CommitChanged, FolderFull, FolderNotUsable, NotVisible, TransientError
-from step37_flickr8k.folder import CacheFolder, digest_of
-from step37_flickr8k.images import why_undecodable
-from step37_flickr8k.plan import METADATA, Row, Selection
-from step37_flickr8k.record import (
+from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.record import (
     Coverage,
     Proven,
     Record,
@@ -24,6 +21,11 @@ from step37_flickr8k.record import (
     write_manifest,
     write_record,
 )
+from step37_flickr8k.dataset.digests import digest_of
+from step37_flickr8k.dataset.metadata import METADATA
+from step37_flickr8k.dataset.selection import Row, Selection
+from step37_flickr8k.errors import CommitChanged, FolderFull, FolderNotUsable, NotVisible, TransientError
+from step37_flickr8k.images import why_undecodable
 from tests.conftest import picture
 
 
@@ -121,9 +123,9 @@ def test_flushing_reaches_the_file_system(folder: CacheFolder, monkeypatch: pyte
     """The file system is flushed by syncfs, by sync where there is none, and an error of it is told."""
     with folder.flushing() as flush:
         flush()
-        monkeypatch.setattr("step37_flickr8k.linux._SYNCFS", None)
+        monkeypatch.setattr("step37_flickr8k.cache.linux._SYNCFS", None)
         flush()
-        monkeypatch.setattr("step37_flickr8k.linux._SYNCFS", lambda _: -1)
+        monkeypatch.setattr("step37_flickr8k.cache.linux._SYNCFS", lambda _: -1)
         with pytest.raises(TransientError):
             flush()
     with folder.flushing():
@@ -133,7 +135,7 @@ def test_flushing_reaches_the_file_system(folder: CacheFolder, monkeypatch: pyte
 def test_what_failed_before_is_let_go_by(folder: CacheFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Syncfs tells of old errors until it was asked: they are asked for once, and don't count; later ones do."""
     told = [-1, 0, -1]
-    monkeypatch.setattr("step37_flickr8k.linux._SYNCFS", lambda _: told.pop(0))
+    monkeypatch.setattr("step37_flickr8k.cache.linux._SYNCFS", lambda _: told.pop(0))
     with folder.flushing() as flush:
         flush()
         with pytest.raises(TransientError):
@@ -225,7 +227,7 @@ def test_a_killed_writer_leaves_no_file_under_a_final_name(folder: CacheFolder) 
     """SIGKILL in the middle of writing one of our own files leaves the old content."""
     folder.write("x", b"old")
     code = (
-        "import os, signal, sys; from pathlib import Path; from step37_flickr8k.folder import CacheFolder\n"
+        "import os, signal, sys; from pathlib import Path; from step37_flickr8k.cache.directory import CacheFolder\n"
         "f = CacheFolder(Path(sys.argv[1]), 'train'); os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
         "f.write('x', b'new')"
     )

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k import rendezvous
+from step37_flickr8k.cluster import stores
+from step37_flickr8k.cluster.group import Group, Patience, Progress, share
 from step37_flickr8k.errors import (
     CallMismatch,
     EmptySelection,
@@ -23,7 +24,6 @@ from step37_flickr8k.errors import (
     Terminated,
     TransientError,
 )
-from step37_flickr8k.group import Group, Patience, Progress, share
 from tests.fake_store import FakeServer, FakeStore
 
 BRISK = Patience(arrival=5, heartbeat=1, stall=5, visibility=1)
@@ -458,6 +458,6 @@ def test_unknown_errors_of_rank_zero_are_named() -> None:
 
 def test_no_process_group_means_rank_zero_and_no_barrier() -> None:
     """Without an initialised process group there is no group, this is rank 0, and the barrier is a no-op."""
-    assert rendezvous.current_group() is None
-    assert rendezvous.is_rank_zero()
-    rendezvous.barrier()
+    assert stores.current_group() is None
+    assert stores.is_rank_zero()
+    stores.barrier()

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from step37_flickr8k.cluster.group import Group, Patience, Progress, share
 from step37_flickr8k.errors import RankZeroLost
-from step37_flickr8k.group import Group, Patience, Progress, share
 from tests.fake_store import FakeServer, FakeStore
 
 pytestmark = pytest.mark.slow

@@ -17,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from step37_flickr8k import errors, get_flickr8k_dataset_file, prepare_flickr8k_samples
-from step37_flickr8k.folder import CacheFolder, lines_of
-from step37_flickr8k.lease import Claim, take
+from step37_flickr8k.cache.directory import CacheFolder, lines_of
+from step37_flickr8k.cache.lease import Claim, take
+from step37_flickr8k.dataset.metadata import METADATA, read_rows, why_not_plain
+from step37_flickr8k.dataset.selection import Selection
+from step37_flickr8k.download.planner import MANY
 from step37_flickr8k.localhub import Fault, LocalHub
-from step37_flickr8k.plan import METADATA, Selection, read_rows, why_not_plain
-from step37_flickr8k.survey import MANY
 from tests.conftest import Draw, captioned, picture, write_rows
 from tests.test_connection import listening
 

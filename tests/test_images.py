@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from step37_flickr8k import cli, errors, filling, prepare_flickr8k_samples, workers
+from step37_flickr8k import cli, errors, prepare_flickr8k_samples
+from step37_flickr8k.download import downloader
 from step37_flickr8k.images import why_undecodable
 from step37_flickr8k.localhub import LocalHub
 
 from .conftest import Draw, picture
+from .faulty_worker import start_instead, where_a_picture
 
 # --- what is found -------------------------------------------------------------------------------------------------------------
 
@@ -129,14 +131,12 @@ def test_what_is_adopted_is_decoded_too(with_bad_ones: LocalHub, cache: Path) ->
     assert not with_bad_ones.file_requests()
 
 
-def test_a_decoder_that_died_is_forgotten(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_died_is_forgotten(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where the decoder dies the call fails and may be tried again; on a machine where it lives no image is missing."""
     assert hub.commit
     with monkeypatch.context() as here:
-        here.setattr(filling, "MANY", 0)  # so that workers decode these few, too
-        dies = "lambda _, name: os.abort() if name == '0003.jpg' else None"
-        dies = f"from step37_flickr8k import workers\nimport os\nworkers.why_undecodable = {dies}\nserve(sys"
-        here.setattr(workers, "_START", workers._START.replace("serve(sys", dies))
+        here.setattr(downloader, "MANY", 0)  # so that workers decode these few, too
+        start_instead(here, tmp_path, late=where_a_picture("os.abort()", "0003.jpg"))
         with pytest.raises(errors.TransientError, match=r"0003\.jpg: the process that decodes it died twice \(Aborted\)"):
             names(cache, None)
     assert len(names(cache, None)) == 12

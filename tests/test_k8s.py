@@ -20,10 +20,10 @@ import pytest
 import yaml
 
 from step37_flickr8k import __version__, cli
+from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.errors import ConfigurationError, RankZeroLost
 from step37_flickr8k.localhub import LocalHub
 from step37_flickr8k.settings import WarmupSettings
-from step37_flickr8k.world import World
 
 Value = dict[str, Any]
 ROOT = Path(__file__).parent.parent

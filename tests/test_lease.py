@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.lease import Claim, Lease, take
 from step37_flickr8k.errors import FolderFull, LeaseLost
-from step37_flickr8k.folder import CacheFolder
-from step37_flickr8k.lease import Claim, Lease, take
 
 TIMEOUT = 1.0
 

@@ -13,11 +13,11 @@ import pytest
 
 import step37_flickr8k
 from step37_flickr8k import Flickr8kSample, Step37Flickr8kDataset, errors, flickr8k_loader, prepare_flickr8k_samples
+from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.flickr8k_loader import get_flickr8k_dataset_file
+from step37_flickr8k.job.warmup import Warmup
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings import WarmupSettings
-from step37_flickr8k.warmup import Warmup
-from step37_flickr8k.world import World
 from tests.conftest import Draw, captioned, write_rows
 
 
@@ -309,7 +309,7 @@ def test_without_a_group_this_is_rank_zero_and_the_barrier_is_a_no_op() -> None:
 def test_an_old_error_of_the_file_system_is_not_this_runs(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What another run couldn't write is told once, by the first syncfs after it; what this run can't fails it."""
     told = [-1, 0]
-    monkeypatch.setattr("step37_flickr8k.linux._SYNCFS", lambda _: told.pop(0))
+    monkeypatch.setattr("step37_flickr8k.cache.linux._SYNCFS", lambda _: told.pop(0))
     assert len(prepare_flickr8k_samples(cache_dir=str(cache))) == 8
     told += [0, -1]
     with pytest.raises(errors.TransientError):

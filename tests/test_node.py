@@ -11,12 +11,13 @@ from typing import Literal
 import pytest
 
 from step37_flickr8k import cli
-from step37_flickr8k.group import Progress
+from step37_flickr8k.cache.filesystem import local_file_system
+from step37_flickr8k.cluster.group import Progress
+from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.hub.proxies import proxy_before
+from step37_flickr8k.job.warmup import Warmup
 from step37_flickr8k.localhub import LocalHub
-from step37_flickr8k.node import local_file_system, proxy_before
 from step37_flickr8k.settings import WarmupSettings
-from step37_flickr8k.warmup import Warmup
-from step37_flickr8k.world import World
 
 
 def test_a_tmpfs_is_seen_by_this_node_alone() -> None:

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from step37_flickr8k.dataset.listing import Listing, RemoteFile
+from step37_flickr8k.dataset.metadata import read_rows
+from step37_flickr8k.dataset.plan import decide
+from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.errors import CaptionKeyNotFound, EmptySelection, ImageNotFound, InvalidMetadata
-from step37_flickr8k.plan import Listing, RemoteFile, Row, Selection, decide, read_rows
 
 
 def selection(sample_count: int | None = None, caption_key: str = "caption_0") -> Selection:

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from step37_flickr8k import cli
+from step37_flickr8k.diagnostics.preview import _MOST_ROWS
 from step37_flickr8k.images import contact_sheet, thumbnail
 from step37_flickr8k.localhub import LocalHub
-from step37_flickr8k.look.preview import _MOST_ROWS
 from tests.conftest import captioned, write_rows
 
 HOSTILE = "</script><script>alert(1)</script><b>'\"&\u202egpj.exe"

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from step37_flickr8k.folder import CacheFolder, digest_of
+from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.record import Coverage, Proven, Record, write_manifest, write_record
+from step37_flickr8k.dataset.digests import digest_of
+from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.localhub import LocalHub
-from step37_flickr8k.plan import METADATA
-from step37_flickr8k.record import Coverage, Proven, Record, write_manifest, write_record
 from tests.conftest import Draw, captioned, picture, write_rows
 from tests.ranks import Ranks
 

@@ -12,8 +12,8 @@ import pytest
 
 from step37_flickr8k import cli
 from step37_flickr8k.localhub import Fault, LocalHub
-from step37_flickr8k.look.recorder import Recorder
-from step37_flickr8k.look.report import json_schema
+from step37_flickr8k.report.model import json_schema
+from step37_flickr8k.report.recorder import Recorder
 from tests.ranks import Ranks
 
 ROOT = Path(__file__).parents[1]

@@ -57,7 +57,7 @@ def test_a_signal_that_the_fetch_s_thread_takes_ends_it(number: signal.Signals, 
     """The main thread sleeps on then, as after one that comes just before it begins to wait: it looks by itself."""
     code = f"""
 import asyncio, signal, threading
-from step37_flickr8k.loop import in_own_loop
+from step37_flickr8k.download.loop import in_own_loop
 async def main():
     time.sleep(0.5)
     signal.pthread_kill(threading.get_ident(), {int(number)})

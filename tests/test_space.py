@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from step37_flickr8k import errors, prepare_flickr8k_samples
-from step37_flickr8k.folder import CacheFolder
+from step37_flickr8k.cache.directory import CacheFolder
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import Draw, picture
 from tests.ranks import Ranks

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from step37_flickr8k import workers
+from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.dataset.digests import digest_of_bytes
+from step37_flickr8k.download import worker
+from step37_flickr8k.download.workers import Done, Job, Workers
 from step37_flickr8k.errors import FolderFull, Step37Error, TransientError
-from step37_flickr8k.folder import CacheFolder, digest_of_bytes
-from step37_flickr8k.workers import Done, Job, Workers
 
 from .conftest import picture
+from .faulty_worker import start_instead, where_a_picture
 
 
 @pytest.fixture
@@ -128,7 +130,7 @@ def test_a_slow_folder_has_many_writers(folder: CacheFolder, monkeypatch: pytest
             at_once[0] -= 1
 
     monkeypatch.setattr(CacheFolder, "put", slowly)
-    hands = workers._Hands(folder)
+    hands = worker.JobRunner(folder)
     for expected in (1, 4):
         assert [*hands.do(jobs_for(folder, [picture(number) for number in range(8)]))] == [Done()] * 8
         assert most[0] >= expected
@@ -148,9 +150,11 @@ def test_a_killed_worker_is_replaced(pool: Workers) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_a_picture_that_kills_its_worker_twice_is_named_and_not_condemned(pool: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_kills_its_worker_twice_is_named_and_not_condemned(
+    pool: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """It may be this machine: that is an error, with how the worker died, and no flaw; the others are done all the same."""
-    monkeypatch.setattr(workers, "_START", _where_a_picture("os.abort()"))
+    start_instead(monkeypatch, tmp_path, late=where_a_picture("os.abort()"))
     jobs = jobs_for(pool.folder, [picture(number) for number in range(12)])
     done = pool.do(jobs)
     assert [each for number, each in enumerate(done) if number != 3] == [Done()] * 11
@@ -164,10 +168,14 @@ def test_a_picture_that_kills_its_worker_twice_is_named_and_not_condemned(pool: 
     "start", ["raise SystemExit(3)", "sys.path = []", "import os; os.kill(os.getpid(), 9)"], ids=["exits", "no path", "killed"]
 )
 def test_workers_that_can_not_start_prove_nothing(
-    pool: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, start: str
+    pool: Workers,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    start: str,
 ) -> None:
     """Their work is done here then, with a warning that says how they ended: no picture is to blame."""
-    monkeypatch.setattr(workers, "_START", workers._START.replace("import types\n", f"import types\n{start}\n"))
+    start_instead(monkeypatch, tmp_path, early=start)
     contents = [picture(number) for number in range(12)]
     contents[5] = b"text"
     for _ in range(2 * len(pool._all)):
@@ -185,8 +193,8 @@ import sys
 sys.path[:] = {sys.path!r}
 import logging
 from pathlib import Path
-from step37_flickr8k.folder import CacheFolder
-from step37_flickr8k.workers import Job, Workers
+from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.download.workers import Job, Workers
 logging.basicConfig()
 pool = Workers(CacheFolder(Path({str(folder.root)!r}), "train"))
 print([done.flaw for done in pool.do([Job(Path({str(folder.root)!r}) / "gone", "a.jpg", b"text")] * 5)])
@@ -198,24 +206,23 @@ pool.close()
     assert told.stdout.count("cannot identify") == 5, told.stderr
 
 
-def test_what_others_print_in_a_worker_is_no_answer(pool: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_others_print_in_a_worker_is_no_answer(pool: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A sitecustomize, or a library, that speaks on stdout, at the start or later, changes nothing."""
-    noisy = _where_a_picture("print('late', flush=True)").replace("import sys\n", "import sys\nprint('early', flush=True)\n", 1)
-    monkeypatch.setattr(workers, "_START", noisy)
+    late = where_a_picture("print('late', flush=True)")
+    start_instead(monkeypatch, tmp_path, early="print('early', flush=True)", late=late)
     for _ in range(3):
         done = pool.do(jobs_for(pool.folder, [picture(number) for number in range(12)]))
         assert done == [Done()] * 12
 
 
-def test_too_little_memory_is_no_flaw(pool: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_no_flaw(pool: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A good picture for which this machine has no room is an error that says so, and nothing unfinished stays."""
-    before, _, after = workers._START.rpartition("serve(")
     limit = """
 import resource
 room = resource.getpagesize() * int(open("/proc/self/statm").read().split()[0]) + (50 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (room, room))
 """
-    monkeypatch.setattr(workers, "_START", f"{before}{limit}serve({after}")
+    start_instead(monkeypatch, tmp_path, late=limit)
     large = io.BytesIO()
     Image.new("L", (9000, 9000)).save(large, "PNG")
     contents = [*(picture(number) for number in range(6)), large.getvalue()]
@@ -230,8 +237,8 @@ resource.setrlimit(resource.RLIMIT_AS, (room, room))
 def test_workers_end_with_whom_they_serve(tmp_path: Path) -> None:
     """SIGKILL of the warming process leaves no worker behind."""
     script = (
-        "import time; from pathlib import Path; from step37_flickr8k.folder import CacheFolder; "
-        "from step37_flickr8k.workers import Workers; "
+        "import time; from pathlib import Path; from step37_flickr8k.cache.directory import CacheFolder; "
+        "from step37_flickr8k.download.workers import Workers; "
         "Workers(CacheFolder(Path(), 'train')).start(); print(flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=tmp_path) as process:
@@ -249,8 +256,8 @@ def test_workers_end_with_whom_they_serve(tmp_path: Path) -> None:
 _DIES = """
 import json, os, signal, sys
 from pathlib import Path
-from step37_flickr8k.folder import CacheFolder
-from step37_flickr8k.workers import _Worker
+from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.download.workers import _Worker
 folder = CacheFolder(Path(sys.argv[1]), "train")
 worker = _Worker(folder).start()
 os.kill(worker.pid, signal.SIGSTOP)
@@ -273,18 +280,3 @@ def test_a_worker_writes_nothing_for_a_dead_one(folder: CacheFolder) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert not list(folder.files.iterdir())
-
-
-def _where_a_picture(does: str) -> str:
-    """Give the start of a worker in which one picture does something while it is decoded."""
-    before, _, after = workers._START.rpartition("serve(")
-    return f"""{before}
-import os, time
-from step37_flickr8k import workers
-why = workers.why_undecodable
-def strange(source, name):
-    if name == "3.jpg":
-        {does}
-    return why(source, name)
-workers.why_undecodable = strange
-serve({after}"""

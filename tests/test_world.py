@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
+from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.errors import InvalidWorld
-from step37_flickr8k.world import World
 
 TORCHRUN = {
     "RANK": "5",

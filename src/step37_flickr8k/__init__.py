@@ -1,23 +1,29 @@
-"""Fills a shared cache with the image-caption dataset ``intro/flickr8k``, and reads it on every rank.
+"""Downloads an image-caption dataset once for all ranks to a file system that they share.
 
-One downloads, all know; what is there is right; cheap to be many. The loader API is that of `step37_flickr8k.flickr8k_loader`.
-Importing this imports neither torch nor huggingface_hub nor Pillow.
+The loader API is `step37_flickr8k.flickr8k_loader`; the command is ``step37-flickr8k``.
+
+Public names are imported when they are first used (PEP 562). Importing the package imports none of
+torch, huggingface_hub, Pillow, aiohttp and pydantic.
 """
 
-from step37_flickr8k.errors import (
-    ConfigurationError,
-    RankZeroLost,
-    Step37Error,
-    TransientError,
-)
-from step37_flickr8k.flickr8k_loader import (
-    Flickr8kSample,
-    MultimodalSFTSample,
-    Step37Flickr8kDataset,
-    Template,
-    get_flickr8k_dataset_file,
-    prepare_flickr8k_samples,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from step37_flickr8k.errors import (
+        ConfigurationError,
+        RankZeroLost,
+        Step37Error,
+        TransientError,
+    )
+    from step37_flickr8k.flickr8k_loader import (
+        Flickr8kSample,
+        MultimodalSFTSample,
+        Step37Flickr8kDataset,
+        Template,
+        get_flickr8k_dataset_file,
+        prepare_flickr8k_samples,
+    )
 
 __version__ = "0.1.0.dev0"
 
@@ -33,3 +39,19 @@ __all__ = [
     "get_flickr8k_dataset_file",
     "prepare_flickr8k_samples",
 ]
+
+_ERRORS = {"ConfigurationError", "RankZeroLost", "Step37Error", "TransientError"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on its first use."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "errors" if name in _ERRORS else "flickr8k_loader"
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
-from step37_flickr8k.group import Group
-from step37_flickr8k.rendezvous import barrier, current_group, is_rank_zero
+from step37_flickr8k.cluster.group import Group
+from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.stores import barrier, current_group, is_rank_zero
 from step37_flickr8k.settings import WarmupSettings, library_settings
-from step37_flickr8k.world import World
 
 __all__ = [
     "Flickr8kSample",
@@ -105,7 +105,7 @@ def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -
         ConfigurationError: what is asked for doesn't exist or may not be read.
         TransientError: the Hub doesn't answer, or there is no space.
     """
-    from step37_flickr8k.hub import Hub  # noqa: PLC0415 - the package imports without huggingface_hub
+    from step37_flickr8k.hub.api import Hub  # noqa: PLC0415 - the package imports without huggingface_hub
 
     selection = {"repo_id": repo_id, "cache_dir": cache_dir, "revision": None}
     return Hub(library_settings(selection, os.environ).settings).download(filename, Path(cache_dir), revision=None)
@@ -159,7 +159,7 @@ def prepare_flickr8k_samples(
         TransientError: the same call may well succeed later.
         RankZeroLost: rank 0 was signalled, killed, silent or never met.
     """
-    from step37_flickr8k.warmup import Warmup  # noqa: PLC0415 - imports the HTTP client
+    from step37_flickr8k.job.warmup import Warmup  # noqa: PLC0415 - imports the HTTP client
 
     selection = {
         "repo_id": repo_id,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from step37_flickr8k.cache.directory import CacheFolder
 from step37_flickr8k.errors import FolderFull
-from step37_flickr8k.folder import CacheFolder
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.ranks import Ranks
 from tests.sharedfs.conftest import COUNT, assert_nothing_torn, assert_whole, fetched, images

@@ -1,0 +1,24 @@
+"""What a call asks for, and what a row of the metadata table says."""
+
+from dataclasses import dataclass
+
+__all__ = ["Row", "Selection"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What a call asks for; ``sample_count`` None is every row that counts, ``revision`` None no request for one."""
+
+    repo_id: str
+    split: str
+    caption_key: str
+    sample_count: int | None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row that counts: both cells non-empty after stripping."""
+
+    file_name: str
+    caption: str

@@ -1,0 +1,1 @@
+"""What an operator asks: `doctor`, `status`, `preview`. They change nothing in the cache directory."""

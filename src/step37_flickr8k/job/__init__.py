@@ -1,0 +1,1 @@
+"""The use cases: warm the cache, plan, verify and repair."""
