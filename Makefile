@@ -172,5 +172,5 @@ format: $(STAMP) ## let ruff write the files as `lint` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove the environment, all caches and what the demo left
-	rm -rf $(VENV) $(LINT_VENV) $(BENCH_VENV) $(DIST_VENV) $(COMPARE_VENV) dist site .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache demo-output
+clean: ## remove the environment, all caches, the logs of failed tests and what the demo left
+	rm -rf $(VENV) $(LINT_VENV) $(BENCH_VENV) $(DIST_VENV) $(COMPARE_VENV) dist site test-logs demo-output .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

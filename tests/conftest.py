@@ -37,6 +37,9 @@ def pytest_terminal_summary(
         )
 
 
+pytest_plugins = ["tests.failure_logs"]
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Hide the settings, tokens, proxies and launchers of whoever runs the tests."""

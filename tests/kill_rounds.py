@@ -48,8 +48,7 @@ class Rounds:
 
     def run(self, cache: Path, number: int, *arguments: str, hub: LocalHub | None = None) -> Ranks:
         """Start a run of the command; runs of one number are tries of one job, which don't wait for a dead one's lease."""
-        job = Ranks(1, self.place / "job", BRISK | {"STEP37_RUN_ID": f"run-{number}"})
-        job.out(0).unlink(missing_ok=True)
+        job = Ranks(1, self.place / f"job-{number}", BRISK | {"STEP37_RUN_ID": f"run-{number}"})
         job.start_command(
             0,
             "warmup",
@@ -80,15 +79,12 @@ class Rounds:
             (cache / "train" / "0001.jpg").write_bytes(b"torn")
 
     def seconds(self, beginning: str, cache: Path) -> float:
-        """Give how long an undisturbed run takes, at best."""
-        taken = []
-        for _ in range(3):
-            self.begin(beginning, cache)
-            start = time.monotonic()
-            job = self.run(cache, -1)
-            assert job.wait() == {0: 0}, job.log(0)
-            taken.append(time.monotonic() - start)
-        return min(taken)
+        """Give how long an undisturbed run takes."""
+        self.begin(beginning, cache)
+        job = self.run(cache, -1)
+        start = time.monotonic()
+        assert job.wait() == {0: 0}, job.log(0)
+        return time.monotonic() - start
 
     def right(self, cache: Path) -> set[str]:
         """Give the names of the files that have the new commit's bytes."""
@@ -153,7 +149,7 @@ def rounds(tmp_path: Path) -> Iterator[Rounds]:
         yield Rounds(old, new, tmp_path)
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(1200)
 def test_a_hundred_killed_runs(
     rounds: Rounds, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,20 +160,23 @@ def test_a_hundred_killed_runs(
     last = {beginning: rounds.seconds(beginning, cache) for beginning in BEGINNINGS}
     struck: Counter[str] = Counter()
     came = 0
-    start = time.monotonic()
+    begin = time.monotonic()
     for number in range(ROUNDS):
         beginning = BEGINNINGS[number % len(BEGINNINGS)]
         rounds.begin(beginning, cache)
         job = rounds.run(cache, number)
-        time.sleep(chance.uniform(0, last[beginning]))
+        start = time.monotonic()
+        job.processes[0].join(chance.uniform(0, last[beginning]))
         job.signal(0, signal.SIGKILL)
         killed = job.wait()[0] == -signal.SIGKILL
+        # a run takes longer and shorter with what else the machine does
+        last[beginning] = 1.02 * last[beginning] if killed else time.monotonic() - start
         struck[moment(cache, rounds) if killed else "after its end"] += 1
         rounds.assert_whole(cache)
         if beginning != "purged":  # there it was us who broke what a record speaks of
             rounds.assert_true_to_its_word(cache)
         came += rounds.assert_ends_well(cache, number)
-    seconds = time.monotonic() - start
+    seconds = time.monotonic() - begin
     figures = [
         f"{ROUNDS} rounds of SIGKILL in {seconds:.0f} s (seed {seed}): no wrong byte, no orphan; killed"
     ]
@@ -223,7 +222,7 @@ def mounted(image: Path, place: Path) -> Iterator[Path]:
 
 
 @needs_sys_admin
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_the_power_fails(
     rounds: Rounds, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -268,9 +267,45 @@ def power_failure(
     with mounted(image, tmp_path / "before") as place:
         job = rounds.run(place / "cache", number)
         pause(job)
-        job.signal(0, signal.SIGSTOP)
-        time.sleep(0.3)  # what it asked for before is through
+        frozen = freeze(job.processes[0].pid)
         shutil.copy(image, lost)
-        job.signal(0, signal.SIGKILL)
+        for pid in reversed(frozen):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         job.wait()
+        for pid in frozen:  # else the file system is still in use
+            until_in(pid, "Z")
     return lost
+
+
+def freeze(pid: int) -> list[int]:
+    """Stop a run, then its workers, and wait until none of their threads is in a system call any more; gives whom."""
+    try:
+        os.kill(pid, signal.SIGSTOP)
+    except ProcessLookupError:  # it has ended
+        return []
+    until_in(pid, "TZ")
+    return [pid, *(frozen for child in children(pid) for frozen in freeze(child))]
+
+
+def until_in(pid: int, those: str) -> None:
+    """Wait until a process's threads are all in one of those states, or have ended."""
+    deadline = time.monotonic() + 60
+    while not states(pid) <= set(those):
+        assert time.monotonic() < deadline, f"process {pid} is in state {states(pid)}"
+        time.sleep(0.01)
+
+
+def states(pid: int) -> set[str]:
+    """Give the states of a process's threads; none when it has ended and been waited for."""
+    found = set()
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            found.add(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0])
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Give the processes that a process has started."""
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for file in files for child in file.read_text(encoding="utf-8").split()]

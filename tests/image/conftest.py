@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.failure_logs import on_failure
 from tests.image.containers import (
     BASE_IMAGE,
     IMAGE,
@@ -42,9 +43,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def containers() -> Iterator[Containers]:
+def containers(request: pytest.FixtureRequest) -> Iterator[Containers]:
     """Start containers that end with the test."""
     started = Containers()
+    on_failure(request, started.write_logs)
     yield started
     started.end()
 

@@ -119,6 +119,7 @@ class Containers:
 
     def __init__(self) -> None:
         self._mark = f"step37.test={os.getpid()}"
+        self._started: list[Container] = []
 
     def _arguments(
         self, command: tuple[str, ...], options: tuple[str, ...], environment: Mapping[str, str]
@@ -155,7 +156,13 @@ class Containers:
         """Start a container."""
         name = f"step37-test-{os.getpid()}-{next(_numbers)}"
         podman("run", "--detach", "--name", name, *self._arguments(command, options, environment))
-        return Container(name)
+        self._started.append(Container(name))
+        return self._started[-1]
+
+    def write_logs(self, directory: Path) -> None:
+        """Write what each container that was started has said."""
+        for container in self._started:
+            (directory / f"{container.name}.log").write_text(container.log(), encoding="utf-8")
 
     def end(self) -> None:
         """Remove every container that was started."""

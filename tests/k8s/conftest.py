@@ -10,6 +10,7 @@ import pytest
 
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import captioned, picture, write_rows
+from tests.failure_logs import on_failure
 from tests.k8s.rig import HUB_HOST, Api, Job, Room
 
 COUNT = 40
@@ -63,6 +64,7 @@ def make_room(
         scratch.mkdir()
         settings = {"STEP37_ENDPOINT": hub.endpoint, **settings}
         made.append(Room(api, f"{name}-{len(made)}" if made else name, scratch, settings))
+        on_failure(request, made[-1].write_logs)
         return made[-1]
 
     yield make

@@ -208,6 +208,20 @@ class Room:
         """The directory behind all mounts."""
         return BACKING / self.name
 
+    def write_logs(self, directory: Path) -> None:
+        """Write what every pod has said, how it ended, and what the cluster says of all of them."""
+        for pod in list(self.pods.values()):
+            status = json.dumps(pod.manifest["status"], indent=1)
+            (directory / f"{pod.name}.log").write_text(
+                f"{pod.log}--- on {pod.node or 'no node'}, gone: {pod.gone}\n{status}\n",
+                encoding="utf-8",
+            )
+        for kind in ("events", "jobs,pods"):
+            told = kubectl("get", kind, "--namespace", self.name, "--output", "wide", check=False)
+            (directory / f"{self.name}.{kind}.log").write_text(
+                told.stdout + told.stderr, encoding="utf-8"
+            )
+
     def end(self) -> None:
         """Delete what the case made; the rest of it goes on its own."""
         self._ended.set()

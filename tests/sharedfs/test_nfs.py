@@ -56,7 +56,12 @@ def test_two_nodes_on_a_linux_nfs_server(tmp_path: Path, capfd: pytest.CaptureFi
         str(root / "pyproject.toml"),
         str(HERE / "on_nfs.py"),
     ]
-    inside = ["env", f"PYTHONPATH={root}:{os.environ.get('PYTHONPATH', '')}", *tests]
+    inside = [
+        "env",
+        f"TEST_LOGS={tmp_path / 'logs'}",
+        f"PYTHONPATH={root}:{os.environ.get('PYTHONPATH', '')}",
+        *tests,
+    ]
     with capfd.disabled():
         print(flush=True)  # noqa: T201 - the lines of the tests inside follow
         machine = subprocess.Popen(

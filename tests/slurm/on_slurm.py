@@ -14,6 +14,7 @@ import pytest
 
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import captioned, picture, write_rows
+from tests.failure_logs import copy_texts, on_failure
 from tests.slurm.rig import (
     CONTROLLER,
     RIG,
@@ -65,6 +66,7 @@ def desk(hub: LocalHub, request: pytest.FixtureRequest) -> Desk:
     made = Desk(name, variables)
     made.directory.mkdir()
     made.directory.chmod(0o777)
+    on_failure(request, lambda directory: copy_texts(made.directory, directory))
     return made
 
 
