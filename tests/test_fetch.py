@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.dataset.listing import RemoteFile
 from step37_flickr8k.download import workers
@@ -37,7 +38,7 @@ class Fetching:
         self.hub = hub
         self.directory = CacheDirectory(cache, "train")
         self.directory.make()
-        self.told: list[dict[str, Any]] = []
+        self.told: list[Progress] = []
         self.settings: dict[str, Any] = {"read_timeout": 0.5, "attempts": 6}
         paths = sorted((hub.directory / "train").glob("*.jpg"))
         self.files = [
@@ -56,8 +57,7 @@ class Fetching:
                 hands,
                 land or self.publish,
                 settings=WarmupSettings(**self.settings),
-                progress=progress
-                or (lambda state, **numbers: self.told.append({"state": state, **numbers})),
+                progress=progress or self.told.append,
             )
         return source.account
 
@@ -124,7 +124,7 @@ def test_a_used_up_quota_is_waited_for(fetching: Fetching) -> None:
     statistics = fetching.run()
     fetching.assert_all_right()
     assert statistics.retries["429"] > 0
-    assert any(told["state"].startswith("waiting for quota") for told in fetching.told)
+    assert any(told.state is State.WAITING_FOR_RATE_LIMIT for told in fetching.told)
 
 
 def test_a_file_that_waited_for_its_connection_asks_whether_the_quota_has_closed(
@@ -277,7 +277,7 @@ def test_an_interrupt_does_not_wait_for_decoders(fetching: Fetching) -> None:
     """Ctrl-C while large pictures are decoded ends the workers, too, with nothing torn."""
     interrupted: list[float] = []
 
-    def interrupt(*_: str, **__: float) -> None:
+    def interrupt(_: Progress) -> None:
         if list(fetching.directory.files.glob(".*")) and not interrupted:
             interrupted.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGINT)
@@ -310,8 +310,8 @@ def test_what_progress_raises_ends_the_fetch(fetching: Fetching) -> None:
     class Enough(Exception):
         pass
 
-    def refuse(state: str, **_: float) -> None:
-        raise Enough(state)
+    def refuse(progress: Progress) -> None:
+        raise Enough(progress.text)
 
     with pytest.raises(Enough):
         fetching.run(progress=refuse)
@@ -327,9 +327,9 @@ def test_a_large_file_cut_short_leaves_nothing_torn(hub: LocalHub, cache: Path) 
     fetching.settings["read_timeout"] = 60
     fetching.files = [file for file in fetching.files if file.name == "big.jpg"]
 
-    def refuse(state: str, **_: float) -> None:
+    def refuse(progress: Progress) -> None:
         if list(fetching.directory.files.glob(".*")):
-            raise LeaseLost(state)
+            raise LeaseLost(progress.text)
 
     with pytest.raises(LeaseLost):
         fetching.run(progress=refuse)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from step37_flickr8k.cluster import stores
-from step37_flickr8k.cluster.group import Group, Progress, Timeouts, share
+from step37_flickr8k.cluster.group import Group, Timeouts, share
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.errors import (
     CallMismatch,
     EmptySelection,
@@ -47,7 +48,11 @@ class Ranks:
         return Group(**values)
 
     def start(
-        self, rank: int, work: Callable[[Progress], Any], group: Group | None = None, **call: Any
+        self,
+        rank: int,
+        work: Callable[[ProgressTracker], Any],
+        group: Group | None = None,
+        **call: Any,
     ) -> threading.Thread:
         def run() -> None:
             try:
@@ -61,7 +66,7 @@ class Ranks:
         thread.start()
         return thread
 
-    def run(self, work: Callable[[Progress], Any], **call: Any) -> dict[int, Any]:
+    def run(self, work: Callable[[ProgressTracker], Any], **call: Any) -> dict[int, Any]:
         threads = [self.start(rank, work, **call) for rank in range(self.size)]
         for thread in threads:
             thread.join(20)
@@ -69,17 +74,17 @@ class Ranks:
         return self.outcomes
 
 
-def call_number(number: int, _: Progress) -> dict[str, Any]:
+def call_number(number: int, _: ProgressTracker) -> dict[str, Any]:
     return {"call": number}
 
 
-def never(_: Progress) -> dict[str, Any]:
+def never(_: ProgressTracker) -> dict[str, Any]:
     raise AssertionError("only rank 0 works")
 
 
-def until_stopped(progress: Progress) -> dict[str, Any]:
+def until_stopped(progress: ProgressTracker) -> dict[str, Any]:
     for number in range(400):
-        progress("fetching", files=number)
+        progress.report(Progress(State.FETCHING, files=number))
         time.sleep(0.02)
     raise AssertionError("nobody stopped the work")
 
@@ -102,7 +107,7 @@ def test_every_rank_gets_rank_zeros_result() -> None:
 def test_every_rank_gets_rank_zeros_error(error: Exception) -> None:
     """Whatever rank 0 raises, all raise: same class, same message, at once."""
 
-    def work(_: Progress) -> dict[str, Any]:
+    def work(_: ProgressTracker) -> dict[str, Any]:
         raise error
 
     start = time.monotonic()
@@ -118,7 +123,7 @@ def test_every_rank_gets_rank_zeros_error(error: Exception) -> None:
 def test_a_signalled_rank_zero_is_lost_to_the_others(signal: type[BaseException]) -> None:
     """SIGTERM and Ctrl-C on rank 0 are its own end, and RankZeroLost for the others."""
 
-    def work(_: Progress) -> dict[str, Any]:
+    def work(_: ProgressTracker) -> dict[str, Any]:
         raise signal
 
     outcomes = Ranks(3).run(work)
@@ -154,7 +159,7 @@ def test_rank_zeros_own_failure_to_confirm_reaches_all() -> None:
     ranks, threads = Ranks(2), []
     ready = threading.Event()
 
-    def work(_: Progress) -> dict[str, Any]:
+    def work(_: ProgressTracker) -> dict[str, Any]:
         ready.wait()
         return {}
 
@@ -171,7 +176,7 @@ def test_rank_zeros_own_failure_to_confirm_reaches_all() -> None:
 def test_different_arguments_are_a_mismatch_on_all(fails: bool) -> None:
     """Ranks that passed different arguments all raise CallMismatch naming what differs, whether rank 0 succeeds or not."""
 
-    def work(_: Progress) -> dict[str, Any]:
+    def work(_: ProgressTracker) -> dict[str, Any]:
         if fails:
             raise EmptySelection("no rows")
         return {}
@@ -208,7 +213,7 @@ def test_a_late_waiter_gets_the_outcome() -> None:
     """A rank that comes when rank 0 has long finished its work still gets the outcome."""
     ranks, done = Ranks(2), threading.Event()
 
-    def work(_: Progress) -> dict[str, Any]:
+    def work(_: ProgressTracker) -> dict[str, Any]:
         done.set()
         return {"rows": 3}
 
@@ -234,24 +239,24 @@ def test_a_late_rank_zero_is_waited_for() -> None:
 def test_work_has_no_time_limit() -> None:
     """Work that takes several heartbeat timeouts is waited for as long as it makes progress."""
 
-    def work(progress: Progress) -> dict[str, Any]:
+    def work(progress: ProgressTracker) -> dict[str, Any]:
         for number in range(30):
-            progress("fetching", files=number)
+            progress.report(Progress(State.FETCHING, files=number))
             time.sleep(0.1)
         return {}
 
-    seen: list[dict[str, Any]] = []
+    seen: list[Progress] = []
     outcomes = Ranks(3).run(work, watch=seen.append)
     assert outcomes[1] == {}
-    assert any(told.get("kind") == "beat" and told["files"] > 5 for told in seen if "files" in told)
+    assert any(progress.files is not None and progress.files > 5 for progress in seen)
 
 
 def test_a_rank_zero_without_progress_has_stalled_for_all() -> None:
     """A living rank 0 whose work stands still is Stalled on every rank, and its work is told to end."""
 
-    def work(progress: Progress) -> dict[str, Any]:
+    def work(progress: ProgressTracker) -> dict[str, Any]:
         while True:
-            progress("fetching", files=1)
+            progress.report(Progress(State.FETCHING, files=1))
             time.sleep(0.05)
 
     outcomes = Ranks(3).run(work, timeouts=Timeouts(arrival=5, heartbeat=1, stall=0.5))
@@ -261,9 +266,9 @@ def test_a_rank_zero_without_progress_has_stalled_for_all() -> None:
 def test_waiting_for_quota_is_no_stall() -> None:
     """Rank 0 may wait for quota or the lease for longer than the stall timeout."""
 
-    def work(progress: Progress) -> dict[str, Any]:
+    def work(progress: ProgressTracker) -> dict[str, Any]:
         for _ in range(20):
-            progress("waiting for quota, 43 s")
+            progress.report(Progress(State.WAITING_FOR_RATE_LIMIT, "43 s"))
             time.sleep(0.05)
         return {}
 
@@ -393,7 +398,7 @@ def test_rank_zero_without_its_store_finishes_its_work(caplog: pytest.LogCapture
     """When the store dies under rank 0 the cache is filled all the same; the others look at the record."""
     ranks = Ranks(2)
 
-    def work(_: Progress) -> dict[str, Any]:
+    def work(_: ProgressTracker) -> dict[str, Any]:
         ranks.server.die()
         time.sleep(0.3)
         return {"rows": 1}
@@ -488,7 +493,7 @@ def test_unknown_errors_of_rank_zero_are_named() -> None:
     class Odd(Exception):
         pass
 
-    def work(_: Progress) -> dict[str, Any]:
+    def work(_: ProgressTracker) -> dict[str, Any]:
         raise Odd("strange")
 
     outcomes = Ranks(2).run(work)

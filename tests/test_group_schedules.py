@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k.cluster.group import Group, Progress, Timeouts, share
+from step37_flickr8k.cluster.group import Group, Timeouts, share
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.errors import RankZeroLost
 from tests.fake_store import FakeServer, FakeStore
 
@@ -107,7 +108,7 @@ class Schedule:
     def look(self, _: bool) -> dict[str, Any] | None:
         return {"rows": 1} if self.recorded_at is not None else None
 
-    def work(self, progress: Progress, killed: threading.Event) -> dict[str, Any]:
+    def work(self, progress: ProgressTracker, killed: threading.Event) -> dict[str, Any]:
         if self.recorded_at is not None:
             return {"rows": 1}
         with self.lock:
@@ -115,7 +116,7 @@ class Schedule:
             self.most_working = max(self.working, self.most_working)
         try:
             for number in range(self.chance.randint(5, 40)):
-                progress("fetching", files=number)
+                progress.report(Progress(State.FETCHING, files=number))
                 if killed.wait(0.05):
                     raise Killed
             self.recorded_at = time.monotonic()
@@ -137,7 +138,7 @@ class Schedule:
         self.run(Group(rank=rank, size=self.size, connect=connect, reconnects=True), killed)
 
     def run(self, group: Group, killed: threading.Event) -> None:
-        def watch(_: dict[str, Any]) -> None:
+        def watch(_: Progress) -> None:
             if group.rank and killed.is_set():
                 raise Killed
 

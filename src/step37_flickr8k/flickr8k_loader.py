@@ -13,7 +13,9 @@ from typing import Any, Literal, Protocol, TypedDict
 
 from step37_flickr8k.cluster.group import Group
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.cluster.stores import barrier, current_group, is_rank_zero
+from step37_flickr8k.report.progress import how_far
 from step37_flickr8k.settings import WarmupSettings, library_settings
 
 __all__ = [
@@ -140,11 +142,8 @@ def _maybe_barrier() -> None:
     barrier()
 
 
-def _log_progress(told: dict[str, Any]) -> None:
-    numbers = ", ".join(
-        f"{name} {number:,}" for name, number in told.items() if name not in {"kind", "state"}
-    )
-    log.debug("rank 0: %s %s", told["state"], numbers)
+def _log_progress(progress: Progress) -> None:
+    log.debug("rank 0: %s", how_far(progress))
 
 
 def prepare_flickr8k_samples(

@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, TypeGuard
+from typing import Any
 
 from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.errors import LeaseLost, RankZeroLost, Step37Error, as_value, from_value
 
 __all__ = ["Claim", "Holder", "Lease", "holder", "take"]
@@ -52,7 +53,7 @@ class Holder(Claim):
     state: str
     silent: float
     timeout: float
-    progress: Mapping[str, Any]
+    progress: Progress | None
     failure: str | None
 
 
@@ -70,7 +71,7 @@ def holder(directory: CacheDirectory) -> Holder | None:
         **{name: said.get(name) for name in ("run", "rank", "host", "pid", "state")},  # type: ignore[arg-type]
         silent=time.time() - directory.written(f"{directory.split}.lease.{generation}"),
         timeout=timeout if isinstance(timeout := said.get("timeout"), int | float) else _USUAL,
-        progress=progress if _is_progress(progress := said.get("progress")) else {},
+        progress=_progress(said.get("progress")),
         failure=_told(failure) if isinstance(failure, dict) else None,
     )
 
@@ -85,20 +86,12 @@ def _told(failure: Mapping[str, Any]) -> str:
     )
 
 
-def _is_progress(told: object) -> TypeGuard[dict[str, Any]]:
-    """Tell whether it can be shown: a hand may have been at the lease."""
-    if (
-        not isinstance(told, dict)
-        or not isinstance(told.get("state"), str)
-        or not isinstance(told.get("retries", {}), dict)
-    ):
-        return False
-    numbers = [
-        *told.get("retries", {}).values(),
-        *(value for name, value in told.items() if name not in {"state", "retries"}),
-    ]
-    paired = all(name in told for name in ("files", "bytes") if f"of_{name}" in told)
-    return paired and all(isinstance(number, int | float) for number in numbers)
+def _progress(value: object) -> Progress | None:
+    """Return how far the holder was; None where the lease doesn't say it, or was edited."""
+    try:
+        return Progress.from_json(value)
+    except ValueError:
+        return None
 
 
 def take(
@@ -106,12 +99,12 @@ def take(
     claim: Claim,
     timeout: float,
     waiting: Callable[[str], bool],
-    tell: Callable[[], Mapping[str, Any]] = dict,
+    progress: Callable[[], Progress | None] = lambda: None,
 ) -> "Lease | None":
     """Take the lease, however long its holder works.
 
     ``waiting(holder)`` is asked every few seconds whether to go on waiting; None is returned when
-    it says no. ``tell()`` gives how far the work is, for those who look at the lease meanwhile.
+    it says no. ``progress()`` gives how far the work is, for those who look at the lease meanwhile.
     Raises the failure that another rank of this same run has left there meanwhile or within the
     last quarter of ``timeout``: one try is enough for all of them, but a job that is started again
     tries again.
@@ -129,7 +122,7 @@ def take(
             ):
                 raise from_value(holder["failure"])
         if generation == 0 or _may_take(holder, claim) or time.monotonic() - since >= timeout:
-            lease = Lease(directory, claim, generation + 1, timeout, tell)
+            lease = Lease(directory, claim, generation + 1, timeout, progress)
             if lease.taken():
                 return lease
             continue
@@ -198,13 +191,13 @@ class Lease:
         claim: Claim,
         generation: int,
         timeout: float,
-        tell: Callable[[], Mapping[str, Any]] = dict,
+        progress: Callable[[], Progress | None] = lambda: None,
     ) -> None:
         """Describe the lease; `taken` takes it."""
         self._directory = directory
         self._generation = generation
         self._timeout = timeout
-        self._tell = tell
+        self._progress = progress
         who = asdict(claim) | {"timeout": timeout}
         self._content: dict[str, Any] = {
             "nonce": secrets.token_hex(8),
@@ -277,7 +270,8 @@ class Lease:
             if generation != self._generation:
                 self._lost = True
                 return
-            self._content |= {"progress": dict(self._tell())} | change
+            progress = self._progress()
+            self._content |= {"progress": progress.as_json() if progress else {}} | change
             self._content["beat"] += 1
             self._directory.rewrite(
                 f"{self._directory.split}.lease.{self._generation}", self._written()

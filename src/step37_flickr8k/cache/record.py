@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from step37_flickr8k.cache.directory import CacheDirectory, Entry, lines_of
+from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.dataset.metadata import METADATA, read_rows
 from step37_flickr8k.dataset.selection import Row, Selection
@@ -221,7 +222,7 @@ def prove(
     scan: Mapping[str, Entry],
     like: Mapping[str, str],
     find_decode_errors: Callable[[Sequence[tuple[Path, str]]], Sequence[str | None]] | None,
-    progress: Callable[..., None],
+    progress: Callable[[Progress], None],
 ) -> dict[str, ManifestEntry]:
     """Hash files of a scan side by side and give those that have the digests of ``like``.
 
@@ -251,7 +252,7 @@ def prove(
         for batch, some in zip(batches, pool.map(prove_some, batches), strict=True):
             proven |= some
             done += len(batch)
-            progress("verifying", files=done, of_files=len(names))
+            progress(Progress(State.VERIFYING, files=done, of_files=len(names)))
     return proven
 
 

@@ -134,7 +134,7 @@ def _warmup(parsed: argparse.Namespace) -> int:
         )
     finally:
         ignore_sigterm()
-        recorder({"state": "done"})
+        recorder.close()
         if world.rank == 0:
             _write_report(report | recorder.value() | report, settings)
     return 0
@@ -237,7 +237,7 @@ def _preview(parsed: argparse.Namespace) -> int:
     try:
         made = preview.preview(settings, show)
     finally:
-        show({"state": "done"})
+        show.close()
     page.write(parsed.output, made.page())
     if parsed.png is not None:
         page.write(parsed.png, made.sheet())

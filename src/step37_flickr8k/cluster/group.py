@@ -34,6 +34,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.errors import (
     CallMismatch,
     RankZeroLost,
@@ -44,7 +45,7 @@ from step37_flickr8k.errors import (
     from_value,
 )
 
-__all__ = ["Group", "Progress", "Store", "Timeouts", "difference", "share"]
+__all__ = ["Group", "Store", "Timeouts", "difference", "share"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -122,49 +123,6 @@ class Group:
         return Group(rank=0, size=1, connect=_no_store)
 
 
-class Progress:
-    """What rank 0's work tells of itself, from any of its threads: a state, and numbers such as files and bytes."""
-
-    def __init__(self, watch: Callable[[Value], None] = lambda _: None) -> None:
-        """Begin with the state "starting"; ``watch`` is shown every change."""
-        self._watch = watch
-        self._told: Value = {"state": "starting"}
-        self._tried: Value = {}
-        self._moved = time.monotonic()
-        self._stop: Step37Error | None = None
-
-    def __call__(
-        self, state: str, *, retries: Mapping[str, int] | None = None, **numbers: float
-    ) -> None:
-        """Tell where the work is; raises what `stop` was given, so that work which nobody waits for any more ends.
-
-        ``retries`` counts by cause: trying again is worth telling, and no progress.
-        """
-        if self._stop is not None:
-            raise self._stop
-        told = {"state": state, **numbers}
-        tried = {"retries": dict(retries)} if retries else {}
-        # waiting for quota or for a lease is no stall: whoever waits says so again and again
-        if told != self._told or state.startswith("waiting"):
-            self._moved = time.monotonic()
-        elif tried == self._tried:
-            return
-        self._told, self._tried = told, tried
-        self._watch(told | tried)
-
-    def stop(self, reason: Step37Error) -> None:
-        """Make the next call raise ``reason``."""
-        self._stop = reason
-
-    def snapshot(self) -> Value:
-        """Give what was told last."""
-        return self._told | self._tried
-
-    def idle(self) -> float:
-        """Give the seconds since anything changed."""
-        return time.monotonic() - self._moved
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Call:
     group: Group
@@ -175,17 +133,17 @@ class _Call:
 
 def share(
     group: Group,
-    work: Callable[[Progress], Value],
+    work: Callable[[ProgressTracker], Value],
     *,
     confirm: Callable[[Value], Value | None] = lambda _: None,
     look: Callable[[bool], Value | None] = lambda _: None,
-    watch: Callable[[Value], None] = lambda _: None,
+    watch: Callable[[Progress], None] = lambda _: None,
     arguments: Mapping[str, Any] | None = None,
     timeouts: Timeouts = Timeouts(),
 ) -> Value:
     """Run ``work`` on rank 0 and give its result to every rank, or raise its error on every rank.
 
-    work:      runs on rank 0 alone, is handed a `Progress`, and returns what JSON can carry.
+    work:      runs on rank 0 alone, is handed a `ProgressTracker`, and returns what JSON can carry.
     confirm:   runs on every rank with the result and raises if this rank can't use it; that fails
     all ranks, by name. What it
                returns, if anything, is told to rank 0.
@@ -208,7 +166,7 @@ def share(
         prefix=f"step37/{group.name}/{next(group.calls)}",
     )
     if group.size == 1:
-        result = work(Progress(watch))
+        result = work(ProgressTracker(watch))
         confirm(result)
         return result
     try:
@@ -230,11 +188,11 @@ def share(
 
 def _lead(
     call: _Call,
-    work: Callable[[Progress], Value],
+    work: Callable[[ProgressTracker], Value],
     confirm: Callable[[Value], Value | None],
-    watch: Callable[[Value], None],
+    watch: Callable[[Progress], None],
 ) -> Value:
-    progress = Progress(watch)
+    progress = ProgressTracker(watch)
     herald = _Herald(call, progress)
     herald.start()
     error: BaseException | None = None
@@ -249,7 +207,7 @@ def _lead(
         if error is None and not outcome["ok"]:
             error = from_value(outcome)  # what the others were told meanwhile stands
         if error is None:
-            progress("confirming")
+            progress.report(Progress(State.CONFIRMING))
         verdict = herald.conclude(
             error, _heard(confirm, result, 0.0) if error is None else {"ok": True}
         )
@@ -280,7 +238,7 @@ def _heard(confirm: Callable[[Value], Value | None], result: Value, waited: floa
 class _Herald(threading.Thread):
     """Rank 0's voice: beats, answers arrivals, speaks words; the only user of rank 0's store connection."""
 
-    def __init__(self, call: _Call, progress: Progress) -> None:
+    def __init__(self, call: _Call, progress: ProgressTracker) -> None:
         super().__init__(name="step37-herald", daemon=True)
         self._call = call
         self._timeouts = call.timeouts
@@ -403,7 +361,7 @@ class _Herald(threading.Thread):
         if before:
             keys = (f"{self._call.prefix}/{before}/word/{k}" for k in itertools.count(1))
             next(key for key in keys if self._store.compare_set(key, "", moved) == moved)
-        self._speak("beat", self._progress.snapshot())
+        self._speak("beat", self._progress.snapshot().as_json())
 
     def _answer(self) -> None:
         prefix = self._call.prefix
@@ -417,7 +375,7 @@ class _Herald(threading.Thread):
     def _keep_alive(self) -> None:
         stall = self._timeouts.stall
         if self._outcome is None and stall and self._progress.idle() > stall:
-            state = self._progress.snapshot()["state"]
+            state = self._progress.snapshot().text
             reason = Stalled(
                 f"rank 0 has made no progress for {stall:g} s while {state}: look at its node and the Hub"
             )
@@ -426,7 +384,7 @@ class _Herald(threading.Thread):
                 "outcome", {"ok": False, **as_value(reason), "arguments": self._call.arguments}
             )
         if time.monotonic() >= self._beat_due:
-            self._speak("beat", self._progress.snapshot())
+            self._speak("beat", self._progress.snapshot().as_json())
 
     def _speak(self, kind: str, value: Value) -> Value:
         if kind == "outcome" and self._outcome is not None:
@@ -495,7 +453,7 @@ def _follow(
     call: _Call,
     confirm: Callable[[Value], Value | None],
     look: Callable[[bool], Value | None],
-    watch: Callable[[Value], None],
+    watch: Callable[[Progress], None],
 ) -> Value:
     start = time.monotonic()
     listener = _Listener(call)
@@ -553,7 +511,7 @@ class _Listener(threading.Thread):
     def next(
         self,
         kind: str,
-        watch: Callable[[Value], None],
+        watch: Callable[[Progress], None],
         look: Callable[[bool], Value | None] = lambda _: None,
     ) -> Value:
         """Give rank 0's next word of this kind; raises RankZeroLost after the silence that is too long."""
@@ -565,7 +523,7 @@ class _Listener(threading.Thread):
                 if isinstance(word, RankZeroLost):
                     raise word
                 if word["kind"] == "beat":
-                    watch(word)
+                    watch(Progress.from_json(word))
                 if word["kind"] == kind:
                     return word
                 continue

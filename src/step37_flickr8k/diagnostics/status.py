@@ -97,7 +97,15 @@ def _left_out(directory: CacheDirectory, record: Record, key: str) -> int:
 
 def as_value(root: Path, splits: list[SplitStatus]) -> dict[str, Any]:
     """Give what a program reads."""
-    return {"cache_dir": str(root), "splits": [asdict(split) for split in splits]}
+    return {"cache_dir": str(root), "splits": [_split_as_value(split) for split in splits]}
+
+
+def _split_as_value(split: SplitStatus) -> dict[str, Any]:
+    value = asdict(split)
+    if split.downloader:
+        progress = split.downloader.progress
+        value["downloader"]["progress"] = progress.as_json() if progress else {}
+    return value
 
 
 def as_lines(root: Path, splits: list[SplitStatus]) -> list[str]:

@@ -18,7 +18,7 @@ from step37_flickr8k.cache.record import (
     write_manifest,
     write_record,
 )
-from step37_flickr8k.cluster.group import Progress
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.download.landing import IN_HAND, Arrived
@@ -39,7 +39,7 @@ Flush = Callable[[], None]
 class Downloader:
     """Fills the directory while its lease is held; to be closed, so that nothing unfinished stays, whatever ends it."""
 
-    def __init__(self, task: Task, hub: Hub, lease: Lease, progress: Progress) -> None:
+    def __init__(self, task: Task, hub: Hub, lease: Lease, progress: ProgressTracker) -> None:
         """Take up the work."""
         self._task = task
         self._directory = task.directory
@@ -60,7 +60,7 @@ class Downloader:
             lost = self._lost(before, survey)
             self._check_space(survey, lost)
             self._fetch(lost, survey)
-            self._progress("publishing")
+            self._progress.report(Progress(State.PUBLISHING))
             record = self._publish(survey, before, flush)
         skipped = skipped_rows(self._directory, record, self._task.selection)
         return result_of(
@@ -185,7 +185,7 @@ class Downloader:
 
     @property
     def _ways(self) -> dict[str, Any]:
-        return {"settings": self._task.settings, "progress": self._progress}
+        return {"settings": self._task.settings, "progress": self._progress.report}
 
     def _landing(self, proven: dict[str, ManifestEntry]) -> Callable[[Sequence[Arrived]], None]:
         """Give what publishes verified files and notes them as proven."""

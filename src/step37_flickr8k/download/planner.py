@@ -7,7 +7,7 @@ from pathlib import Path
 
 from step37_flickr8k.cache.directory import CacheDirectory, Entry, lines_of
 from step37_flickr8k.cache.record import ManifestEntry, prove, read_manifest, unchanged
-from step37_flickr8k.cluster.group import Progress
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import METADATA, read_rows
 from step37_flickr8k.dataset.plan import Plan, decide
@@ -70,7 +70,7 @@ class Planner:
     task: Task
     hub: Hub
     workers: Workers
-    progress: Progress
+    progress: ProgressTracker
 
     def survey(self, commit: str, listing: Listing, scratch: CacheDirectory) -> Survey:
         """Decide what to fetch; a metadata.csv that isn't in the directory yet is fetched into ``scratch``."""
@@ -91,9 +91,9 @@ class Planner:
                 for n in names
                 if n in scan and n not in proven and listing[n].size == scan[n].size
             }
-            proven.update(prove(directory, scan, like, self.workers.check, self.progress))
+            proven.update(prove(directory, scan, like, self.workers.check, self.progress.report))
 
-        self.progress("reading the metadata")
+        self.progress.report(Progress(State.READING_METADATA))
         prove_also([METADATA])
         metadata, quota = directory.files / METADATA, None
         if METADATA not in proven:
@@ -130,7 +130,7 @@ class Planner:
                     lambda batch: kept.extend(arrived.temporary for arrived in batch),
                 ),
                 settings=self.task.settings,
-                progress=lambda *_, **__: self.progress("reading the metadata"),
+                progress=lambda _: self.progress.report(Progress(State.READING_METADATA)),
             )
         finally:  # it is no image
             self.hub.count(source.account)

@@ -25,8 +25,9 @@ from step37_flickr8k.cache.record import (
     skipped_rows,
     write_record,
 )
-from step37_flickr8k.cluster.group import Group, Progress, Timeouts, share
+from step37_flickr8k.cluster.group import Group, Timeouts, share
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.download.downloader import Done, Downloader, result_of
 from step37_flickr8k.download.parquet import is_available, preload
@@ -98,7 +99,7 @@ class Warmup:
         return Timeouts(**{name: getattr(self.settings, f"{name}_timeout") for name in names})
 
     def run(
-        self, group: Group, watch: Callable[[Value], None] = lambda _: None
+        self, group: Group, watch: Callable[[Progress], None] = lambda _: None
     ) -> tuple[Value, list[Row]]:
         """Warm the cache and read the selection on every rank; gives rank 0's report and this rank's rows."""
         if self.settings.cache_scope == "shared":
@@ -120,13 +121,13 @@ class Warmup:
         # Each node's own lease elects its downloader; rank 0 is that of its node, or waits for it
         if group.rank != 0:
             try:
-                pinned.warm(Progress(watch))
+                pinned.warm(ProgressTracker(watch))
             except (Step37Error, OSError) as error:
                 problem = error
         return pinned._share(group, watch, problem)
 
     def _share(
-        self, group: Group, watch: Callable[[Value], None], problem: Exception | None = None
+        self, group: Group, watch: Callable[[Progress], None], problem: Exception | None = None
     ) -> tuple[Value, list[Row]]:
         rows: list[Row] = []
 
@@ -157,14 +158,14 @@ class Warmup:
         others = {"cache_dir": str(self.settings.cache_dir), "bad_images": self.settings.bad_images}
         return {**vars(self.selection), **others}
 
-    def _agree(self, _: Progress) -> Value:
+    def _agree(self, _: ProgressTracker) -> Value:
         """Give the commit that all nodes fetch: what is asked for, else what rank 0's node holds, else ``main``."""
         record = read_record(self.directory)
         if record is not None and record.fits(self.selection, self.world.run):
             return {"commit": record.commit}
         return {"commit": self._hub().resolve(self.selection.revision or "main")}
 
-    def warm(self, progress: Progress) -> Value:
+    def warm(self, progress: ProgressTracker) -> Value:
         """Do rank 0's work: nothing if a ready record fits, else fill the directory as the holder of its lease."""
         return self._accepted(self._warm(progress))
 
@@ -180,10 +181,10 @@ class Warmup:
             )
         return result
 
-    def _warm(self, progress: Progress) -> Value:
+    def _warm(self, progress: ProgressTracker) -> Value:
         if found := self._ready(self.selection):
             return self._warm_result(found)
-        progress("listing")
+        progress.report(Progress(State.LISTING))
         hub = self._hub()
         commit = self.done.commit = hub.resolve(self.selection.revision or "main")
         wanted = replace(self.selection, revision=commit)
@@ -195,7 +196,7 @@ class Warmup:
         self.directory.make()
 
         def go_on(holder: str) -> bool:
-            progress(f"waiting for the lease, which is held on {holder}")
+            progress.report(Progress(State.WAITING_FOR_LEASE, f"which is held on {holder}"))
             return self._ready(wanted) is None
 
         lease = self._lease(go_on, progress.snapshot)
@@ -264,7 +265,7 @@ class Warmup:
             directory = CacheDirectory(Path(scratch), self.selection.split)
             directory.make()
             with contextlib.closing(Workers(directory)) as workers:
-                survey = Planner(self.task, hub, workers, Progress()).survey(
+                survey = Planner(self.task, hub, workers, ProgressTracker()).survey(
                     commit, listing, directory
                 )
         return {
@@ -316,7 +317,7 @@ class Warmup:
             )
         scan = self.directory.scan()
         like = {name: proof.digest for name, proof in manifest.items() if name in scan}
-        right = prove(self.directory, scan, like, None, lambda *_, **__: None)
+        right = prove(self.directory, scan, like, None, lambda _: None)
         missing = sorted(manifest.keys() - scan.keys())
         wrong = sorted(like.keys() - right.keys())
         foreign = sorted(scan.keys() - manifest.keys())
@@ -368,7 +369,7 @@ class Warmup:
         lease = self._lease(go_on)
         assert lease is not None  # noqa: S101 - it waits as long as it takes
         with lease:
-            Downloader(self.task, hub, lease, Progress()).repair(record, listing, names)
+            Downloader(self.task, hub, lease, ProgressTracker()).repair(record, listing, names)
 
     # --- the steps ---
 
@@ -409,12 +410,14 @@ class Warmup:
                     write_record(self.directory, record.confirmed_by(self.world.run))
 
     def _lease(
-        self, waiting: Callable[[str], bool], tell: Callable[[], Value] = dict
+        self, waiting: Callable[[str], bool], progress: Callable[[], Progress | None] = lambda: None
     ) -> Lease | None:
         claim = Claim(
             run=self.world.run, rank=self.world.rank, host=self.world.host, pid=os.getpid()
         )
-        return take(self.directory, claim, _LEASE_BEATS * self.timeouts.heartbeat, waiting, tell)
+        return take(
+            self.directory, claim, _LEASE_BEATS * self.timeouts.heartbeat, waiting, progress
+        )
 
     def _warm_result(self, record: Record) -> Value:
         coverage, count = record.captions[self.selection.caption_key], self.selection.sample_count
