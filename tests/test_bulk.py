@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from step37_flickr8k.cache.record import digest_of_file
 from step37_flickr8k.cluster.group import Group
 from step37_flickr8k.cluster.launcher import World
-from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.download.parquet import Images, NotReadable
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import InvalidSettings, Step37Error
@@ -74,8 +74,8 @@ def warm(hub: LocalHub, cache: Path, **settings: Any) -> dict[str, Any]:
     told = WarmupSettings(endpoint=hub.endpoint, cache_dir=cache, read_timeout=1, **settings)
     result, rows = Warmup(told, World.from_environment({})).run(Group.alone())
     for row in rows:
-        expected = digest_of(hub.directory / "train" / row.file_name, "sha256:")
-        assert digest_of(cache / "train" / row.file_name, "sha256:") == expected
+        expected = digest_of_file(hub.directory / "train" / row.file_name, "sha256:")
+        assert digest_of_file(cache / "train" / row.file_name, "sha256:") == expected
     assert not list((cache / "train").glob(".*"))
     return result
 

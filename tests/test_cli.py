@@ -256,7 +256,7 @@ def test_a_failure_is_in_the_report(cache: Path, capsys: pytest.CaptureFixture[s
     assert (report["ok"], report["error"], report["exit_code"]) == (False, "HubUnavailable", 75)
     assert (
         report["what_to_do"]
-        == "see with doctor whether the endpoint can be reached, then run it again"
+        == "check with doctor whether the endpoint can be reached, then run it again"
     )
 
 

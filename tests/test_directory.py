@@ -14,6 +14,7 @@ from step37_flickr8k.cache.record import (
     Coverage,
     ManifestEntry,
     Record,
+    digest_of_file,
     read_manifest,
     read_record,
     rows_when_visible,
@@ -21,7 +22,6 @@ from step37_flickr8k.cache.record import (
     write_manifest,
     write_record,
 )
-from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.errors import (
@@ -58,7 +58,7 @@ def ready(directory: CacheDirectory, commit: str = "c1", rows: int = 3) -> Recor
     """Publish a small cache and its record."""
     (directory.files / METADATA).write_text("file_name,caption_0\na.jpg,x\n")
     (directory.files / "a.jpg").write_bytes(picture(1))
-    digest = digest_of(directory.files / METADATA, "git-sha1:")
+    digest = digest_of_file(directory.files / METADATA, "git-sha1:")
     proven = {n: ManifestEntry(e.size, "sha256:x", e.mtime_ns) for n, e in directory.scan().items()}
     record = Record(repo_id="intro/flickr8k", commit=commit, metadata=digest, captions={})
     record = record.grown("caption_0", Coverage(rows, everything=False), proven)
@@ -74,11 +74,11 @@ def test_digests_are_the_hubs_own(tmp_path: Path) -> None:
     git = subprocess.run(
         ["git", "hash-object", path], capture_output=True, text=True, check=True
     ).stdout.strip()
-    assert digest_of(path, "git-sha1:") == f"git-sha1:{git}"
+    assert digest_of_file(path, "git-sha1:") == f"git-sha1:{git}"
     sha256 = subprocess.run(
         ["sha256sum", path], capture_output=True, text=True, check=True
     ).stdout.split()[0]
-    assert digest_of(path, "sha256:") == f"sha256:{sha256}"
+    assert digest_of_file(path, "sha256:") == f"sha256:{sha256}"
 
 
 def test_a_file_in_the_directories_place_is_said(tmp_path: Path) -> None:

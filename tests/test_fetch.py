@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.record import digest_of_file
 from step37_flickr8k.cluster.progress import Progress, State
-from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.dataset.listing import RemoteFile
 from step37_flickr8k.download import workers
 from step37_flickr8k.download.files import fetch
@@ -42,7 +42,8 @@ class Fetching:
         self.settings: dict[str, Any] = {"read_timeout": 0.5, "attempts": 6}
         paths = sorted((hub.directory / "train").glob("*.jpg"))
         self.files = [
-            RemoteFile(path.name, path.stat().st_size, digest_of(path, "sha256:")) for path in paths
+            RemoteFile(path.name, path.stat().st_size, digest_of_file(path, "sha256:"))
+            for path in paths
         ]
 
     def run(
@@ -67,7 +68,7 @@ class Fetching:
 
     def assert_all_right(self) -> None:
         for file in self.files:
-            assert digest_of(self.directory.files / file.name, file.digest) == file.digest
+            assert digest_of_file(self.directory.files / file.name, file.digest) == file.digest
         self.assert_nothing_torn()
 
     def assert_nothing_torn(self) -> None:

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from step37_flickr8k.dataset.decide import decide
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import read_rows
-from step37_flickr8k.dataset.plan import decide
 from step37_flickr8k.dataset.selection import Row, Selection
+from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.errors import (
     CaptionKeyNotFound,
     EmptySelection,
@@ -130,3 +131,13 @@ def test_a_narrow_selection_is_the_head_of_a_wide_one(
     csv.writer(out).writerows([("file_name", "caption_0"), *cells, ("z", "last")])
     every = rows_of(out.getvalue())
     assert rows_of(out.getvalue(), count) == every[:count]
+
+
+def test_a_list_in_a_message_names_a_few_and_counts_the_rest() -> None:
+    """Up to the limit all names stand there; of a longer list the first ones, and how many follow."""
+    assert listed([]) == ""
+    assert listed(["a", "b"], 2) == "a, b"
+    assert listed(iter("abcde"), 2) == "a, b and 3 more"
+    assert listed(map(str, range(2008)), more="more (see the report)").endswith(
+        "6, 7 and 2,000 more (see the report)"
+    )

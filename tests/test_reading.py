@@ -15,10 +15,10 @@ from step37_flickr8k.cache.record import (
     Coverage,
     ManifestEntry,
     Record,
+    digest_of_file,
     write_manifest,
     write_record,
 )
-from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import Draw, captioned, needs_sys_admin, picture, write_rows
@@ -156,7 +156,7 @@ def ready_cache(root: Path, count: int) -> CacheDirectory:
         directory.files,
         [captioned(number) | {"file_name": f"{number:05}.jpg"} for number in range(count)],
     )
-    digest = digest_of(directory.files / METADATA, "git-sha1:")
+    digest = digest_of_file(directory.files / METADATA, "git-sha1:")
     proven = {
         name: ManifestEntry(entry.size, digest, entry.mtime_ns)
         for name, entry in directory.scan().items()

@@ -68,7 +68,7 @@ def test_damage_is_told_as_json_too(
         )
         assert "foreign: mine.txt" in captured.err
         assert (
-            "0007.jpg is missing, 0010.jpg has wrong bytes, and 2 more (--json names all)"
+            "0007.jpg is missing and 2 more (--json names all), 0010.jpg has wrong bytes"
             in captured.err
         )
 

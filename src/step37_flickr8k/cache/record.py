@@ -24,6 +24,7 @@ __all__ = [
     "Coverage",
     "ManifestEntry",
     "Record",
+    "digest_of_file",
     "lies_there",
     "prove",
     "read_manifest",
@@ -256,9 +257,15 @@ def prove(
     return proven
 
 
+def digest_of_file(path: Path, like: str) -> str:
+    """Return a file's digest, of the same kind as the digest ``like``."""
+    with path.open("rb") as file:
+        return digest_of(file, like)
+
+
 def _has_digest(path: Path, digest: str) -> bool:
     try:
-        return digest_of(path, digest) == digest
+        return digest_of_file(path, digest) == digest
     except OSError as error:  # it has vanished, or can't be read: not proven
         log.warning("%s can't be read: %s", path, error.strerror)
         return False
@@ -337,7 +344,7 @@ def _look(directory: CacheDirectory, selection: Selection, commit: str, *, close
 
 def _missing_or_wrong(directory: CacheDirectory, record: Record) -> str:
     try:
-        if digest_of(directory.files / METADATA, record.metadata) != record.metadata:
+        if digest_of_file(directory.files / METADATA, record.metadata) != record.metadata:
             return f"{directory.files / METADATA} has other bytes"
         for name, size in record.probes.items():
             # Open, then ask: only that is fresh on NFS

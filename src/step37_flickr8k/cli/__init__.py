@@ -14,12 +14,13 @@ from typing import Any, NoReturn
 
 from step37_flickr8k import __version__
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.errors import (
     InvalidSettings,
     Terminated,
     TransientError,
     exit_code_of,
-    words_of,
+    message_of,
 )
 from step37_flickr8k.report.progress import CLEAR, count_rows, display, terminal
 from step37_flickr8k.settings import Loaded, WarmupSettings, contradictions, load_settings
@@ -80,7 +81,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _say(error: BaseException) -> None:
     name = "" if isinstance(error, KeyboardInterrupt | Terminated) else f"{type(error).__name__}: "
     is_bug = exit_code_of(error) == 1
-    message = f"{name}{words_of(error)}{_BUG if is_bug else ''}"
+    message = f"{name}{message_of(error)}{_BUG if is_bug else ''}"
     if log.handlers:
         log.error("%s", message)
         log.debug("where it happened", exc_info=error)
@@ -141,8 +142,7 @@ def _warmup(parsed: argparse.Namespace) -> int:
 
 
 def _few(names: Collection[str]) -> str:
-    more = f" and {len(names) - 8:,} more (all are in the report)" if len(names) > 8 else ""
-    return ", ".join([*names][:8]) + more
+    return listed(names, more="more (all are in the report)")
 
 
 def _plan(parsed: argparse.Namespace) -> int:

@@ -35,6 +35,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
+from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.errors import (
     CallMismatch,
     RankZeroLost,
@@ -423,8 +424,7 @@ def _joined(failed: dict[int, Value]) -> Value:
 
 
 def _first(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return listed(names, _NAMED)
 
 
 def _roll(size: int, reports: dict[int, Value]) -> dict[str, Value]:

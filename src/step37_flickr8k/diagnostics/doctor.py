@@ -20,6 +20,7 @@ from step37_flickr8k.cache.directory import CacheDirectory, Probe, lock, nearest
 from step37_flickr8k.cache.filesystem import local_file_system
 from step37_flickr8k.cluster.group import Group, difference, share
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.diagnostics.memory import memory_limit
 from step37_flickr8k.download.files import memory_in_flight
 from step37_flickr8k.errors import (
@@ -425,8 +426,7 @@ def _node(host: str) -> str:
 
 
 def _which(away: Mapping[str, Value], fits: Callable[[Value], bool]) -> str:
-    names = [name for name, said in away.items() if fits(said)]
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return listed(name for name, said in away.items() if fits(said))
 
 
 def _shared(second: Value, away: Mapping[str, Value]) -> Finding:

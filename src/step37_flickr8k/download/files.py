@@ -10,6 +10,7 @@ from typing import BinaryIO
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.dataset.digests import hasher
 from step37_flickr8k.dataset.listing import RemoteFile
+from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.download.landing import IN_HAND, Land, Landing
 from step37_flickr8k.download.loop import Report, beside, in_own_loop, tell
 from step37_flickr8k.download.workers import Workers
@@ -192,6 +193,8 @@ class _Arriving:
 
 
 def _summary(failed: dict[str, str], total: int) -> str:
-    told = ", ".join(f"{name} ({reason})" for name, reason in list(failed.items())[:5])
-    more = f" and {len(failed) - 5:,} more" if len(failed) > 5 else ""
-    return f"{len(failed):,} of {total:,} files could not be fetched: {told}{more}: what came is kept, run it again"
+    named = listed((f"{name} ({reason})" for name, reason in failed.items()), 5)
+    return (
+        f"{len(failed):,} of {total:,} files could not be fetched: {named}:"
+        " what was fetched is kept, run it again"
+    )

@@ -8,9 +8,9 @@ from pathlib import Path
 from step37_flickr8k.cache.directory import CacheDirectory, Entry, lines_of
 from step37_flickr8k.cache.record import ManifestEntry, prove, read_manifest, unchanged
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
+from step37_flickr8k.dataset.decide import Decision, decide
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import METADATA, read_rows
-from step37_flickr8k.dataset.plan import Plan, decide
 from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.download.parquet import is_available
 from step37_flickr8k.download.workers import Workers
@@ -48,7 +48,7 @@ class Survey:
     scan: Mapping[str, Entry]
     proven: dict[str, ManifestEntry]
     metadata: Path
-    plan: Plan
+    plan: Decision
     shards: Sequence[RemoteFile] = ()  # of the Parquet conversion, if it is to be read
     quota: Quota | None = None  # as the Hub told it last
 
@@ -138,11 +138,11 @@ class Planner:
 
     def _decide(
         self, metadata: Path, listing: Listing, proven: Mapping[str, ManifestEntry]
-    ) -> Plan:
+    ) -> Decision:
         rows = read_rows(lines_of(metadata), self.task.selection)
         return decide(rows, listing, {name: proof.digest for name, proof in proven.items()})
 
-    def _shards(self, plan: Plan) -> Sequence[RemoteFile]:
+    def _shards(self, plan: Decision) -> Sequence[RemoteFile]:
         """Decide whether the images come in bulk: give the Parquet files to read, if they do."""
         mode, split = self.task.settings.fetch_mode, self.task.selection.split
         if mode == "parquet" and not is_available():

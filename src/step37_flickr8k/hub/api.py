@@ -449,7 +449,10 @@ def _is_right(path: Path, cache_dir: Path, filename: str) -> bool:
     except (OSError, IndexError):
         return True  # nothing is known
     kind = {64: "sha256", 40: "git-sha1"}.get(len(etag))
-    return kind is None or digest_of(path, f"{kind}:") == f"{kind}:{etag}"
+    if kind is None:
+        return True
+    with path.open("rb") as file:
+        return digest_of(file, f"{kind}:") == f"{kind}:{etag}"
 
 
 def _first_line(error: Exception) -> str:

@@ -29,6 +29,7 @@ from step37_flickr8k.cluster.group import Group, Timeouts, share
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.dataset.selection import Row, Selection
+from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.download.downloader import Done, Downloader, result_of
 from step37_flickr8k.download.parquet import is_available, preload
 from step37_flickr8k.download.planner import MANY, Planner, Task
@@ -51,9 +52,9 @@ __all__ = ["Warmup"]
 log = logging.getLogger("step37_flickr8k")
 
 Value = dict[str, Any]
+_MORE = "more (--json names all)"
 # Heartbeat timeouts without a change of the lease's bytes: NFS may show old ones for a minute
 _LEASE_BEATS = 4
-_NAMED = 8  # files that a message names
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,7 @@ class Warmup:
     def _accepted(self, result: Value) -> Value:
         """Refuse a selection with images that can't be decoded, where that was asked for; the record stands all the same."""
         if result["skipped"] and self.settings.bad_images == "error":
-            named = ", ".join(
-                f"{name} ({why})" for name, why in [*result["skipped"].items()][:_NAMED]
-            )
+            named = listed(f"{name} ({why})" for name, why in result["skipped"].items())
             told = f"{len(result['skipped']):,} of the {result['rows']:,} rows name images that can't be decoded: {named}"
             raise BadImages(
                 f"{told}: set bad_images=skip to do without them, or choose another revision or sample_count"
@@ -342,14 +341,13 @@ class Warmup:
 
     def _damage(self, found: Value) -> str:
         missing, wrong = found["missing"], found["wrong"]
-        named = [
-            *(f"{name} is missing" for name in missing[:_NAMED]),
-            *(f"{name} has wrong bytes" for name in wrong[:_NAMED]),
-        ]
-        more = len(missing) + len(wrong) - len(named)
-        named += [f"and {more:,} more (--json names all)"] if more else []
+        kinds = (
+            listed((f"{name} is missing" for name in missing), more=_MORE),
+            listed((f"{name} has wrong bytes" for name in wrong), more=_MORE),
+        )
+        named = ", ".join(filter(None, kinds))
         count = f"{len(missing):,} of {found['files']:,} files are missing and {len(wrong):,} wrong"
-        return f"{count} in {self.directory.files}: {', '.join(named)}"
+        return f"{count} in {self.directory.files}: {named}"
 
     def _repair(self, names: list[str]) -> None:
         record = read_record(self.directory)
