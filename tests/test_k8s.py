@@ -298,7 +298,7 @@ def test_ranks_meet_at_the_service_that_follows_rank_0(overlay: str) -> None:
         assert service["spec"]["selector"] == index
         assert service["spec"]["publishNotReadyAddresses"] is True
         assert world.host.startswith("n1/")
-        assert world.run == ("uid-1" if job["metadata"]["name"] == "warmup" else None)
+        assert world.run_id == ("uid-1" if job["metadata"]["name"] == "warmup" else None)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -42,7 +42,7 @@ def test_a_local_directory_is_warned_of_where_there_are_several_nodes(
         settings = WarmupSettings(
             cache_dir=Path(directory) / "cache", endpoint=hub.endpoint, cache_scope=scope
         )
-        Warmup(settings, World(nodes=nodes)).warm(ProgressTracker())
+        Warmup(settings, World(node_count=nodes)).warm(ProgressTracker())
     assert ("tmpfs" in caplog.text and "cache_scope=node" in caplog.text) == warned
 
 

@@ -543,7 +543,7 @@ class _JsonFormatter(logging.Formatter):
         """Give one line of JSON."""
         place = {
             "host": self._world.host,
-            "node": self._world.node,
+            "node": self._world.node_rank,
             "rank": self._world.rank,
             "world_size": self._world.size,
         }

@@ -90,7 +90,7 @@ class Warmup:
     def task(self) -> Task:
         """What the work on the directory needs to know."""
         return Task(
-            self.settings, self.selection, self.directory, self.world.run, self.done.fetched
+            self.settings, self.selection, self.directory, self.world.run_id, self.done.fetched
         )
 
     @cached_property
@@ -162,7 +162,7 @@ class Warmup:
     def _agree(self, _: ProgressTracker) -> Value:
         """Give the commit that all nodes fetch: what is asked for, else what rank 0's node holds, else ``main``."""
         record = read_record(self.directory)
-        if record is not None and record.fits(self.selection, self.world.run):
+        if record is not None and record.fits(self.selection, self.world.run_id):
             return {"commit": record.commit}
         return {"commit": self._hub().resolve(self.selection.revision or "main")}
 
@@ -221,10 +221,10 @@ class Warmup:
 
     def _warn_of_local_directory(self) -> None:
         """Say early what would end as NotVisible late; only a warning, since this node may be the one that exports the directory."""
-        several = self.settings.cache_scope == "shared" and (self.world.nodes or 1) > 1
+        several = self.settings.cache_scope == "shared" and (self.world.node_count or 1) > 1
         if several and (kind := local_file_system(self.directory.root)):
             told = "%s is on %s, which other nodes can't see, and there are %d: choose one that they share, or cache_scope=node"
-            log.warning(told, self.directory.root, kind, self.world.nodes)
+            log.warning(told, self.directory.root, kind, self.world.node_count)
 
     def _hub(self) -> Hub:
         if self.settings.offline:
@@ -245,7 +245,7 @@ class Warmup:
     def _lack(self) -> str:
         """Tell why the directory as it is can't be used."""
         record, asked = read_record(self.directory), self.selection
-        if record is not None and record.fits(asked, self.world.run):
+        if record is not None and record.fits(asked, self.world.run_id):
             return f"files that the ready record in {self.directory.home} speaks of are missing or were changed"
         rows = "all rows" if asked.sample_count is None else f"{asked.sample_count:,} rows"
         of = f"{asked.repo_id}, split {asked.split}, revision {asked.revision or 'any'}: {rows} with {asked.caption_key}"
@@ -375,9 +375,9 @@ class Warmup:
         record = None
         with contextlib.suppress(TransientError):  # a look that fails sees nothing
             record = read_record(self.directory)
-        if record is None or not record.fits(self.selection, self.world.run):
+        if record is None or not record.fits(self.selection, self.world.run_id):
             return None
-        if this_run_only and not record.names(self.world.run):
+        if this_run_only and not record.names(self.world.run_id):
             return None
         # Then this node doesn't show what the record speaks of
         with contextlib.suppress(TransientError):
@@ -387,11 +387,11 @@ class Warmup:
     def _ready(self, selection: Selection) -> Record | None:
         """Give a record that fits while all it speaks of lies there; adds this run to it, where that can be done at once."""
         record = read_record(self.directory)
-        if record is None or not record.fits(selection, self.world.run):
+        if record is None or not record.fits(selection, self.world.run_id):
             return None
         if not lies_there(self.directory, record, closely=self.closely):
             return None
-        if self.world.run is not None and not record.names(self.world.run):
+        if self.world.run_id is not None and not record.names(self.world.run_id):
             # A reader of a directory that others fill
             with contextlib.suppress(FolderNotUsable, TransientError):
                 self._confirm_run()
@@ -405,13 +405,13 @@ class Warmup:
                 self.directory.sweep()
                 record = read_record(self.directory)
                 if record is not None:
-                    write_record(self.directory, record.confirmed_by(self.world.run))
+                    write_record(self.directory, record.confirmed_by(self.world.run_id))
 
     def _lease(
         self, waiting: Callable[[str], bool], progress: Callable[[], Progress | None] = lambda: None
     ) -> Lease | None:
         claim = Claim(
-            run=self.world.run, rank=self.world.rank, host=self.world.host, pid=os.getpid()
+            run=self.world.run_id, rank=self.world.rank, host=self.world.host, pid=os.getpid()
         )
         return take(
             self.directory, claim, _LEASE_BEATS * self.timeouts.heartbeat, waiting, progress

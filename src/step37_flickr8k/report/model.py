@@ -146,7 +146,7 @@ def beginning(settings: WarmupSettings, world: World) -> dict[str, Any]:
         "cache_dir": str(settings.cache_dir.absolute()),
         "host": world.host,
         "world_size": world.size,
-        "run": world.run,
+        "run": world.run_id,
     }
 
 
