@@ -65,7 +65,9 @@ class Template(Protocol):
 
 
 class Step37Flickr8kDataset:
-    """Map-style dataset for ``torch.utils.data.DataLoader``, by duck typing: ``template(dialog)`` of each sample.
+    """Map-style dataset for ``torch.utils.data.DataLoader``, by duck typing.
+
+    ``template(dialog)`` of each sample.
 
     Its arguments stay readable as the attributes ``samples``, ``template`` and ``prompt``.
     """
@@ -90,7 +92,7 @@ class Step37Flickr8kDataset:
         self.prompt = prompt
 
     def __len__(self) -> int:
-        """Give the number of samples."""
+        """Return the number of samples."""
         return len(self.samples)
 
     def __getitem__(self, index: int) -> MultimodalSFTSample:
@@ -99,7 +101,10 @@ class Step37Flickr8kDataset:
 
     @staticmethod
     def _to_dialog(sample: Flickr8kSample, prompt: str) -> dict[str, Any]:
-        """Give the dialog of a sample: the image and the prompt from the user, the caption from the assistant."""
+        """Return the dialog of a sample.
+
+        The image and the prompt from the user, the caption from the assistant.
+        """
         return {
             "images": [sample.image_path],
             "conversations": [
@@ -133,12 +138,18 @@ def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -
 
 
 def _is_global_rank_0() -> bool:
-    """Tell whether this is global rank 0; True without an initialised process group, so it never decides who downloads."""
+    """Return whether this is global rank 0.
+
+    True without an initialised process group, so it never decides who downloads.
+    """
     return is_rank_zero()
 
 
 def _maybe_barrier() -> None:
-    """Wait at ``torch.distributed.barrier()`` if a process group is initialised, else return at once."""
+    """Wait at ``torch.distributed.barrier()`` if a process group is initialised.
+
+    Else return at once.
+    """
     barrier()
 
 
@@ -156,7 +167,9 @@ def prepare_flickr8k_samples(
     revision: str | None = None,
     bad_images: Literal["skip", "error"] = "skip",
 ) -> list[Flickr8kSample]:
-    """Make the first ``sample_count`` rows of a split ready in ``cache_dir`` and give them, the same list on every rank.
+    """Make the first ``sample_count`` rows of a split ready in ``cache_dir`` and give them.
+
+    The same list on every rank.
 
     With an initialised process group, whatever its backend, every rank must call it with the same
     arguments: rank 0 downloads and its outcome, or its error, reaches all. Without one, the lease
