@@ -9,11 +9,16 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from PIL import Image
 
 from step37_flickr8k.localhub import LocalHub
 from tests.mounts import CannotMount, Tmpfs, has_sys_admin
+
+# How long an example takes says more of the machine's load than of the code.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -31,10 +36,11 @@ def pytest_terminal_summary(
         terminalreporter.section("skipped")
     for line in lines:
         terminalreporter.line(line)
-    if config.cache is not None:
-        (config.cache.mkdir("skipped") / "lines").write_text(
-            "".join(f"{line}\n" for line in lines), encoding="utf-8"
-        )
+    # some suites run without pytest's cache
+    cache: pytest.Cache | None = getattr(config, "cache", None)
+    if cache is not None:
+        said = "".join(f"{line}\n" for line in lines)
+        (cache.mkdir("skipped") / "lines").write_text(said, encoding="utf-8")
 
 
 pytest_plugins = ["tests.failure_logs"]

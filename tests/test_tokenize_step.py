@@ -424,7 +424,7 @@ def test_one_command_trains_on_two_ranks(hub: LocalHub, cache: Path, directory: 
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -443,7 +443,7 @@ def test_the_script_needs_no_more_than_the_image_holds(hub: LocalHub, cache: Pat
         f"import runpy, sys; {hidden}; runpy.run_path('examples/train.py', run_name='__main__')",
     ]
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr
     assert_trained(done.stdout, ranks=1, samples=12)
@@ -456,7 +456,7 @@ def script(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
     environment = inherited | {"OMP_NUM_THREADS": "1"} | variables
     command = [sys.executable, "examples/train.py", "--workers", "0", *arguments]
     return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
 
 
