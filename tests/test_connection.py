@@ -101,7 +101,7 @@ def warm(**settings: Any) -> dict[str, Any]:
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "step37_flickr8k", *arguments]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_a_proxy_of_the_environment_is_used(hub: LocalHub, cache: Path) -> None:

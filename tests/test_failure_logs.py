@@ -61,7 +61,7 @@ def test_a_failed_case_leaves_its_logs_where_the_last_lines_say(tmp_path: Path, 
     ]
     logs = tmp_path / "logs"
     environment = os.environ | {"TEST_LOGS": str(logs), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
 
     last = done.stdout.splitlines()[-3:-1]

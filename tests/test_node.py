@@ -53,7 +53,7 @@ def test_a_hub_behind_a_proxy_is_said(hub: LocalHub, cache: Path) -> None:
     """A job whose requests all go through a proxy says which one: whoever uses it shares the Hub's quota."""
     command = [sys.executable, "-m", "step37_flickr8k", "plan", "--cache-dir", str(cache), "--attempts", "1"]
     proxied = os.environ | {"http_proxy": hub.endpoint}  # a Hub is no proxy, but it answers what is asked of it
-    done = subprocess.run(command, env=proxied, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=proxied, capture_output=True, text=True, timeout=240, check=False)
     assert f"through the proxy {hub.endpoint.removeprefix('http://')} alone" in done.stderr
 
 

@@ -75,7 +75,6 @@ def ours(cache: Path) -> int:
 
 
 @needs_strace
-@pytest.mark.timeout(300)
 def test_reading_six_thousand_rows(draw: Draw, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """At most 60 calls that name a path of the cache, on rank 0 alone, of a new run, on a waiting rank; no lock, cold or warm."""
     count = 6_000
@@ -99,7 +98,6 @@ def test_reading_six_thousand_rows(draw: Draw, cache: Path, tmp_path: Path, caps
 
 
 @needs_strace
-@pytest.mark.timeout(300)
 def test_reading_sixty_thousand_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same calls as for six thousand, to the last one."""
     figures = {}

@@ -112,7 +112,7 @@ def seen() -> Iterator[Browser]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_every_page_fits_two_widths(site: Path, seen: Browser) -> None:
     """Opened from the folder, without a network: nothing sticks out, nothing is missing, the text can be read, light and dark."""
     pages = [file for file in site.glob("**/*.html") if file.name != "404.html"]
@@ -122,7 +122,7 @@ def test_every_page_fits_two_widths(site: Path, seen: Browser) -> None:
         for width in (1280, 390):
             for dark in (False, True):
                 seen.open(file, width, dark=dark)
-                WebDriverWait(seen.driver, 10).until(lambda _: seen.fits(), f"{file} at {width}")  # scripts are still at it
+                WebDriverWait(seen.driver, 60).until(lambda _: seen.fits(), f"{file} at {width}")  # scripts are still at it
                 assert seen.contrast() >= 4.5, f"{file}, dark: {dark}"
         assert seen.complaints() == [], file
 
@@ -133,7 +133,7 @@ def test_what_is_searched_for_is_found(site: Path, seen: Browser) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         seen.driver.get(f"http://127.0.0.1:{server.server_port}/index.html")
-        seen.driver.implicitly_wait(10)
+        seen.driver.implicitly_wait(60)
         seen.press("/")
         seen.press(*"heartbeat_timeout")
         found = seen.one(".md-search-result__item").get_attribute("textContent")

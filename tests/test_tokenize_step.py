@@ -326,7 +326,7 @@ def test_one_command_trains_on_two_ranks(hub: LocalHub, cache: Path, folder: Pat
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -340,7 +340,7 @@ def test_the_script_needs_no_more_than_the_image_holds(hub: LocalHub, cache: Pat
     hidden = "sys.modules |= {'numpy': None, 'transformers': None}; sys.argv = ['train.py']; sys.path[0] = 'examples'"
     environment = os.environ | {"STEP37_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", f"import runpy, sys; {hidden}; runpy.run_path('examples/train.py', run_name='__main__')"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert_trained(done.stdout, ranks=1, samples=12)
     assert hub.requests
@@ -351,7 +351,7 @@ def script(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
     inherited = {name: value for name, value in os.environ.items() if name != "HF_ENDPOINT"}
     environment = inherited | {"OMP_NUM_THREADS": "1"} | variables
     command = [sys.executable, "examples/train.py", "--workers", "0", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_the_script_takes_all_of_the_warmups_settings_file(hub: LocalHub, cache: Path, tmp_path: Path) -> None:

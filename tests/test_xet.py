@@ -29,7 +29,7 @@ def run(hub: LocalHub, tmp_path: Path, *arguments: str, token: str | None = "hf_
     told = {"HF_ENDPOINT": hub.endpoint, "HF_XET_TELEMETRY_ENABLED": "0", "HF_XET_CACHE": str(tmp_path / "xet-cache")}
     if token:
         told["HF_TOKEN"] = token
-    subprocess.run([sys.executable, *arguments], env={**os.environ, **told}, check=True, timeout=60)
+    subprocess.run([sys.executable, *arguments], env={**os.environ, **told}, check=True, timeout=240)
 
 
 def kinds(hub: LocalHub) -> list[tuple[str, str]]:
