@@ -150,8 +150,6 @@ def test_waiters_frozen_past_the_heartbeat_timeout_go_on(hub: LocalHub, cache: P
     assert "publishing" not in job.log(0)
     for rank in range(1, 6):
         job.signal(rank, signal.SIGCONT)
-        words = job.log(rank).count("fetching")
-        until(lambda rank=rank, words=words: job.log(rank).count("fetching") > words, "a word that it hears thawed")
     hub.faults.clear()
     assert set(job.wait().values()) == {0}, job.log(1)
 
