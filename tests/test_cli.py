@@ -15,7 +15,7 @@ import pytest
 
 from step37_flickr8k import cli
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.ranks import Ranks
+from tests.ranks import PATIENCE, Ranks
 
 
 def test_plan_says_what_warmup_does(
@@ -194,7 +194,7 @@ def shell(line: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         ["bash", "-c", line, "sh", *command],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -327,10 +327,10 @@ def test_signals_end_it_at_once_with_nothing_torn(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """SIGTERM is 143, Ctrl-C 130; no unfinished file stays, and what was verified does."""
-    hub.faults.add(Fault.stall(60, path="train/0003.jpg"))
+    hub.faults.add(Fault.stall(600, path="train/0003.jpg"))
     job.start_all("warmup", "--cache-dir", str(cache), "--concurrency", "2")
     job.until_logged(0, "fetching 12 of 12 files")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while len(list((cache / "train").glob("*.jpg"))) < 8:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -338,7 +338,7 @@ def test_signals_end_it_at_once_with_nothing_torn(
     job.signal(0, number)
     job.signal(0, number) if number is signal.SIGTERM else None
     assert job.wait() == {0: code}
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 60
     words = {143: "ended by SIGTERM", 130: "interrupted"}[code]
     assert f'"message": "{words}"' in job.log(0), "in the report"
     report = tmp_path / "report.json"
@@ -360,11 +360,11 @@ def test_every_command_obeys_sigterm(hub: LocalHub, cache: Path, job: Ranks, com
     gone = {"plan": "metadata.csv", "verify": "0003.jpg"}[command]
     (cache / "train" / gone).unlink()
     hub.clear_requests()
-    hub.faults.add(Fault.stall(60))
+    hub.faults.add(Fault.stall(600))
     job.start_all(
         command, "--cache-dir", str(cache), *(["--repair"] if command == "verify" else [])
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not any(request.repo_path.endswith(gone) for request in hub.requests):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -380,7 +380,7 @@ def test_hub_serves_a_directory_until_it_is_told_to_stop(hub: LocalHub, cache: P
         endpoint = process.stdout.readline().strip().removeprefix("export HF_ENDPOINT=")
         assert cli.run(["warmup", "--cache-dir", str(cache), "--endpoint", endpoint]) == 0
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
     assert len(list((cache / "train").iterdir())) == 13
 
 

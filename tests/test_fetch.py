@@ -27,6 +27,7 @@ from step37_flickr8k.hub.source import Source, TransferStatistics
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings import WarmupSettings
 from tests.conftest import MakeTmpfs
+from tests.ranks import PATIENCE
 
 from .faulty_worker import start_instead
 
@@ -176,14 +177,14 @@ def test_an_error_is_not_hidden_by_the_clearing_up(hub: LocalHub, cache: Path) -
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not any(request.repo_path.endswith(".jpg") for request in hub.requests):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         (cache / "train").rename(cache / "away")
         (cache / "train").write_text("no directory")
         process.terminate()
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143, told
     assert "what was unfinished stays until the next run" in told
 
@@ -233,13 +234,13 @@ def test_large_files_are_written_as_they_come(hub: LocalHub, cache: Path) -> Non
 
 def test_an_interrupt_ends_it_at_once_with_nothing_torn(fetching: Fetching) -> None:
     """Ctrl-C in mid-download: the interrupt comes through at once and no unfinished file stays."""
-    fetching.settings["read_timeout"] = 60
-    fetching.hub.faults.add(Fault.stall(60, path="train/*.jpg"))
+    fetching.settings["read_timeout"] = 600
+    fetching.hub.faults.add(Fault.stall(600, path="train/*.jpg"))
     threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         fetching.run()
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 60
     fetching.assert_nothing_torn()
 
 
@@ -274,8 +275,11 @@ def test_an_error_does_not_wait_for_decoders(fetching: Fetching) -> None:
 
 
 @pytest.mark.usefixtures("_endless_decoding")
-def test_an_interrupt_does_not_wait_for_decoders(fetching: Fetching) -> None:
+def test_an_interrupt_does_not_wait_for_decoders(
+    fetching: Fetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C while large pictures are decoded ends the workers, too, with nothing torn."""
+    monkeypatch.setattr(workers, "_CLOSING", 300)
     interrupted: list[float] = []
 
     def interrupt(_: Progress) -> None:
@@ -285,8 +289,8 @@ def test_an_interrupt_does_not_wait_for_decoders(fetching: Fetching) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         fetching.run(progress=interrupt)
-    # It would wait 2 s for the fetch and then 5 s for the workers
-    assert time.monotonic() - interrupted[0] < 6
+    # Of the 300 in which workers may end by themselves
+    assert time.monotonic() - interrupted[0] < 100
     fetching.assert_nothing_torn()
 
 

@@ -66,7 +66,7 @@ def outcomes_of(size: int, faulty: int, step: int) -> dict[int, Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive(), (
             f"a rank hangs: rank {faulty} lost its connection at request {step}"
         )
@@ -103,9 +103,11 @@ class Schedule:
         self.most_working = 0
         self.recorded_at: float | None = None
         self.failures: list[tuple[int, float, RankZeroLost]] = []
+        self.looked = threading.local()  # when a rank last looked
         self.threads: list[threading.Thread] = []
 
     def look(self, _: bool) -> dict[str, Any] | None:
+        self.looked.at = time.monotonic()
         return {"rows": 1} if self.recorded_at is not None else None
 
     def work(self, progress: ProgressTracker, killed: threading.Event) -> dict[str, Any]:
@@ -149,7 +151,7 @@ class Schedule:
         except Killed:
             pass
         except RankZeroLost as error:
-            self.failures.append((group.rank, time.monotonic(), error))
+            self.failures.append((group.rank, self.looked.at, error))
 
     def start(self, target: Any, *arguments: Any) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)
@@ -178,15 +180,15 @@ class Schedule:
                 break
             killed.set()
             self.servers[-1].die()
-            self.threads[-1].join(10)  # a scheduler starts a rank anew only when it has ended
+            self.threads[-1].join(120)  # a scheduler starts a rank anew only when it has ended
         for thread in self.threads:
-            thread.join(25)
+            thread.join(120)
             assert not thread.is_alive(), "a rank hangs beyond the limits"
 
     def check(self) -> None:
         assert self.most_working <= 1, "two downloaders at once"
         for rank, when, error in self.failures:
-            assert self.recorded_at is None or when <= self.recorded_at + 0.1, (
+            assert self.recorded_at is None or when <= self.recorded_at, (
                 f"rank {rank} failed beside a record: {error}"
             )
 

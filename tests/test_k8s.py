@@ -553,7 +553,7 @@ def test_a_training_job_waits_for_the_ready_record(
     assert wait.stdout is not None
     assert "holds no ready record that fits" in wait.stdout.readline()
     assert cli.run(["warmup", "--cache-dir", str(cache), "--endpoint", hub.endpoint]) == 0
-    assert wait.wait(60) == 0
+    assert wait.wait(240) == 0
     assert "nothing to do" in wait.stdout.read()
 
 
@@ -562,7 +562,7 @@ def test_a_wait_ends_by_sigterm(wait: subprocess.Popen[str]) -> None:
     assert wait.stdout is not None
     assert "holds no ready record that fits" in wait.stdout.readline()
     wait.terminate()
-    assert wait.wait(30) == 143
+    assert wait.wait(240) == 143
 
 
 @pytest.mark.parametrize("wait", [{"STEP37_SAMPLE_CONT": "8"}], indirect=True)
@@ -570,7 +570,7 @@ def test_a_wait_ends_at_once_where_the_settings_are_wrong(wait: subprocess.Popen
     """A typo is said once and fails the Job, by a rule of its own for exit code 2: pods would never see the setting mended."""
     assert wait.stdout is not None
     assert "STEP37_SAMPLE_COUNT?" in wait.stdout.read()
-    assert wait.wait(30) == 2
+    assert wait.wait(240) == 2
     failing = [
         rule["onExitCodes"]
         for rule in find(build("train"), "Job")["spec"]["podFailurePolicy"]["rules"]

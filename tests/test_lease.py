@@ -71,7 +71,7 @@ def test_who_waits_gets_it_after_its_end(directory: CacheDirectory) -> None:
     with take_now(directory, claim()):
         thread.start()
         time.sleep(0.4)
-    thread.join(20)
+    thread.join(120)
     assert waiter[0] is not None
     assert leases(directory) == ["train.lease.2"]
     assert told[0] == "n1 (rank 0, run None)"
@@ -84,16 +84,17 @@ def test_a_silent_holder_is_taken_over_and_stops_before_its_next_rename(
     frozen = take_now(directory, claim())  # never entered: it doesn't beat
     start = time.monotonic()
     assert take(directory, claim(1), TIMEOUT, lambda _: True) is not None
-    assert 0.9 < time.monotonic() - start < 15
+    assert time.monotonic() - start > 0.9
     with pytest.raises(LeaseLost):
         frozen.check()
 
 
 def test_a_beating_holder_keeps_it_for_long(directory: CacheDirectory) -> None:
     """As long as it beats, a holder may work for many timeouts."""
-    until = time.monotonic() + 2.5 * TIMEOUT
-    with take_now(directory, claim()) as lease:
-        assert take(directory, claim(1), TIMEOUT, lambda _: time.monotonic() < until) is None
+    timeout = 4.0  # of which a starved machine may take some for a beat
+    until = time.monotonic() + 2.5 * timeout
+    with take(directory, claim(), timeout, lambda _: False) or pytest.fail("it is taken") as lease:
+        assert take(directory, claim(1), timeout, lambda _: time.monotonic() < until) is None
         lease.check()
 
 
@@ -124,7 +125,7 @@ def test_a_failure_reaches_those_of_the_same_run_who_wait(directory: CacheDirect
 
     with pytest.raises(FolderFull):
         fail()
-    waiter.join(10)
+    waiter.join(120)
     assert outcomes["same"] == "no space left"
     assert take(directory, claim(run="b"), 30, lambda _: True) is not None
 
@@ -158,7 +159,7 @@ def test_a_beat_that_fails_is_tried_again(
         with lease._lock:  # a beat between the two steps would find no lease, and believe it lost
             path.rename(away)
             path.mkdir()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while "beat failed" not in caplog.text and time.monotonic() < deadline:
             time.sleep(0.02)
         with lease._lock:

@@ -71,7 +71,7 @@ def test_a_hub_behind_a_proxy_is_said(hub: LocalHub, cache: Path) -> None:
     # A Hub is no proxy, but it answers what is asked of it
     proxied = os.environ | {"http_proxy": hub.endpoint}
     done = subprocess.run(
-        command, env=proxied, capture_output=True, text=True, timeout=60, check=False
+        command, env=proxied, capture_output=True, text=True, timeout=240, check=False
     )
     assert f"through the proxy {hub.endpoint.removeprefix('http://')} alone" in done.stderr
 

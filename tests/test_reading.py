@@ -100,7 +100,6 @@ def ours(cache: Path) -> int:
 
 
 @needs_strace
-@pytest.mark.timeout(300)
 def test_reading_six_thousand_rows(
     draw: Draw, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,7 +129,6 @@ def test_reading_six_thousand_rows(
 
 
 @needs_strace
-@pytest.mark.timeout(300)
 def test_reading_sixty_thousand_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same calls as for six thousand, to the last one."""
     figures = {}

@@ -156,7 +156,7 @@ class Session:
         }
         with subprocess.Popen(["bash", "-c", script], **ways, **said) as shell:
             try:
-                text, _ = shell.communicate(timeout=280)
+                text, _ = shell.communicate(timeout=560)
             finally:
                 if shell.poll() is None:
                     os.killpg(shell.pid, signal.SIGKILL)
@@ -190,7 +190,6 @@ def session(draw: Draw, tmp_path: Path) -> Iterator[Session]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", [name for name, file in DOCUMENTS.items() if blocks(file)])
 def test_what_a_page_shows_works(name: str, session: Session) -> None:
     """Its commands and Python blocks, in one shell, end with 0 and print what it shows, but for those that are listed."""

@@ -22,7 +22,7 @@ def ended(code: str, number: signal.Signals, place: Path) -> tuple[int, str]:
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
         os.kill(process.pid, number)
-        printed = process.communicate(timeout=20)[0]
+        printed = process.communicate(timeout=120)[0]
     return process.returncode, printed
 
 
@@ -85,7 +85,7 @@ in_own_loop(main)
     with subprocess.Popen(
         [sys.executable, "-c", BEGIN + code], cwd=tmp_path, stderr=subprocess.DEVNULL
     ) as process:
-        assert process.wait(20) == CODES[number]
+        assert process.wait(120) == CODES[number]
 
 
 def test_ignored_it_stays_ignored(tmp_path: Path) -> None:
