@@ -129,11 +129,17 @@ def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -
         ConfigurationError: what is asked for doesn't exist or may not be read.
         TransientError: the Hub doesn't answer, or there is no space.
     """
-    from step37_flickr8k.hub.api import Hub  # noqa: PLC0415 - the package imports without huggingface_hub
+    # The package imports without huggingface_hub.
+    from step37_flickr8k.hub.single_file import download_file  # noqa: PLC0415
 
     selection = {"repo_id": repo_id, "cache_dir": cache_dir, "revision": None}
-    return Hub(library_settings(selection, os.environ).settings).download(
-        filename, Path(cache_dir), revision=None
+    settings = library_settings(selection, os.environ).settings
+    return download_file(
+        repo_id,
+        filename,
+        Path(cache_dir),
+        options=settings.hub_options(),
+        attempts=settings.attempts,
     )
 
 

@@ -35,7 +35,8 @@ from step37_flickr8k.errors import (
 )
 from step37_flickr8k.hub.api import Hub
 from step37_flickr8k.hub.proxies import proxy_before
-from step37_flickr8k.hub.source import Quota
+from step37_flickr8k.hub.rate_limit import RateLimit
+from step37_flickr8k.hub.refusals import Refused
 from step37_flickr8k.job.warmup import Warmup
 from step37_flickr8k.report.progress import counted
 from step37_flickr8k.settings import WarmupSettings
@@ -129,25 +130,25 @@ def _network(settings: WarmupSettings) -> list[Finding]:
             Finding(check, _SKIPPED, "offline is set")
             for check in ("endpoint", "proxy", "token", "clock")
         ]
-    hub = Hub(_quick(settings))
+    hub = Hub(settings.repo_id, settings.hub_options(), _quick(settings).fetch_options())
     proxy = proxy_before(hub.endpoint)
     through = f"through the proxy {proxy}, whose users share one quota" if proxy else "none"
     if why := _unreachable(f"//{proxy}" if proxy else hub.endpoint, settings.connect_timeout):
         return _not_reached(hub, proxy, why, settings)
     start = time.monotonic()
     try:
-        headers = hub.look(hub.resolve(settings.revision or "main"), settings.split)
+        headers = hub.head_metadata(hub.resolve(settings.revision or "main"), settings.split)
     except (Step37Error, ValueError, KeyError, TypeError) as error:
         return _refused(hub, proxy, error, settings)
-    quota = Quota.told(headers)
-    left = f", {quota.left:,} file requests left in {quota.reset:.0f} s" if quota else ""
+    limit = RateLimit.from_headers(headers)
+    left = f", {limit.remaining:,} file requests left in {limit.reset:.0f} s" if limit else ""
     return [
         Finding("endpoint", _OK, f"{hub.name} answers in {time.monotonic() - start:.1f} s{left}"),
         Finding("proxy", _OK, through),
         Finding(
             "token",
             _OK,
-            "it may read the files" if hub.token else "none is set, and none is needed",
+            "it may read the files" if hub.has_token else "none is set, and none is needed",
         ),
         _clock(headers),
     ]
@@ -195,8 +196,8 @@ def _refused(
     hub: Hub, proxy: str | None, error: Exception, settings: WarmupSettings
 ) -> list[Finding]:
     """Tell whose answer it is: the Hub's says so in a header, and 401 is never a proxy's."""
-    answer = getattr(error.__cause__, "response", None)
-    by_hub = answer is not None and ("x-error-code" in answer.headers or answer.status_code == 401)
+    answer = error.__cause__
+    by_hub = isinstance(answer, Refused) and answer.by_hub
     no_clock = Finding("clock", _SKIPPED, "the Hub didn't answer")
     why = (
         str(error)

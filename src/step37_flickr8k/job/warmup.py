@@ -39,6 +39,7 @@ from step37_flickr8k.errors import (
 )
 from step37_flickr8k.hub.api import Hub, is_commit
 from step37_flickr8k.hub.proxies import proxy_before
+from step37_flickr8k.hub.rate_limit import RateLimit
 from step37_flickr8k.settings import WarmupSettings
 
 __all__ = ["Warmup"]
@@ -84,7 +85,11 @@ class Warmup:
     def task(self) -> Task:
         """What the work on the directory needs to know."""
         return Task(
-            self.settings, self.selection, self.directory, self.world.run_id, self.done.fetched
+            self.settings.fetch_options(),
+            self.selection,
+            self.directory,
+            self.world.run_id,
+            self.done.fetched,
         )
 
     @cached_property
@@ -202,7 +207,7 @@ class Warmup:
         count, mode = self.selection.sample_count, self.settings.fetch_mode
         bulk = mode != "files" and (count is None or count >= MANY) and is_available()
         if bulk and read_record(self.directory) is None:
-            hub.look_for_parquet(self.selection.split)
+            hub.start_listing_parquet(self.selection.split)
 
         def load() -> None:
             import step37_flickr8k.download.files  # noqa: F401, PLC0415
@@ -226,7 +231,9 @@ class Warmup:
             )
         if self.done.hub is not None:
             return self.done.hub
-        hub = self.done.hub = Hub(self.settings)
+        hub = self.done.hub = Hub(
+            self.settings.repo_id, self.settings.hub_options(), self.settings.fetch_options()
+        )
         if proxy := proxy_before(hub.endpoint):
             log.warning(
                 "%s is reached through the proxy %s alone: all who use that share one quota",
@@ -273,7 +280,7 @@ class Warmup:
             else "one for each file",
             "requests": hub.requests + survey.requests,
             "wait": survey.wait,
-            "quota": survey.quota and vars(survey.quota),
+            "quota": _quota_json(survey.rate_limit),
             "warm": False,
         }
 
@@ -417,3 +424,15 @@ class Warmup:
         return result_of(
             Done(hub=self.done.hub, commit=record.commit), rows, warm=True, skipped=skipped
         )
+
+
+def _quota_json(limit: RateLimit | None) -> Value | None:
+    """Return the rate limit as `plan --json` names its parts."""
+    if limit is None:
+        return None
+    return {
+        "left": limit.remaining,
+        "reset": limit.reset,
+        "limit": limit.limit,
+        "window": limit.window,
+    }
