@@ -17,8 +17,8 @@ import pytest
 import trustme
 
 from step37_flickr8k import __version__, get_flickr8k_dataset_file, prepare_flickr8k_samples
-from step37_flickr8k.cluster.group import Group
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.errors import CacheDamaged, FetchFailed, InvalidSettings
 from step37_flickr8k.hub.api import Hub
 from step37_flickr8k.hub.rate_limit import RateLimit

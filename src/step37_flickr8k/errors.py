@@ -50,7 +50,7 @@ class Step37Error(Exception):
 
     exit_code: ClassVar[int] = 1
     what_to_do: ClassVar[str] = "it's a bug: report it, with the log at --log-level debug"
-    ranks: Mapping[str, Any] = {}
+    ranks: Mapping[int, Any] = {}
 
 
 class ConfigurationError(Step37Error):

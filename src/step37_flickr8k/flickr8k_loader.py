@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
-from step37_flickr8k.cluster.group import Group
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import Progress
+from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.cluster.stores import barrier, current_group, is_rank_zero
 from step37_flickr8k.report.progress import how_far
 from step37_flickr8k.settings import WarmupSettings, library_settings

@@ -20,8 +20,10 @@ from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.filesystem import local_file_system
 from step37_flickr8k.cache.preflight import Probe, check_space, lock, try_out
 from step37_flickr8k.cache.scan import nearest
-from step37_flickr8k.cluster.group import Group, difference, share
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.messages import JsonObject, RankReport
+from step37_flickr8k.cluster.protocol import difference
+from step37_flickr8k.cluster.share import CallResult, Group, share
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.diagnostics.memory import memory_limit
 from step37_flickr8k.download.files import memory_in_flight
@@ -83,7 +85,7 @@ def examine(
     warmup = Warmup(settings, world)
     if world.rank == 0:
         others = "rank 1" if world.size == 2 else f"the {world.size - 1:,} other ranks"
-        log.info("waiting for %s, %.0f s at the most", others, warmup.timeouts.confirming)
+        log.info("waiting for %s, %.0f s at the most", others, warmup.timeouts.confirmation)
     yield _together(warmup, group, found)
 
 
@@ -317,7 +319,7 @@ def _together(warmup: Warmup, group: Group, own: list[Finding]) -> list[Finding]
     probe = Probe(place)
     within = min(_SEEN_WITHIN, timeouts.visibility)
 
-    def miss(result: Value) -> Value:
+    def miss(result: JsonObject) -> JsonObject:
         Path(result["probe"]).exists()
         return {
             "findings": [
@@ -340,9 +342,9 @@ def _together(warmup: Warmup, group: Group, own: list[Finding]) -> list[Finding]
         begun = {"probe": str(probe.path), "arguments": warmup.arguments()}
         first = share(group, lambda _: begun, confirm=miss, timeouts=timeouts)
         if group.rank == 0 and all(
-            said["ok"] is None for rank, said in first["ranks"].items() if rank != "0"
+            report.ok is None for rank, report in first.ranks.items() if rank != 0
         ):
-            return [*_of_others(first["ranks"]), *_unchecked("no other rank came")]
+            return [*_of_others(first.ranks), *_unchecked("no other rank came")]
         second = share(
             group,
             make,
@@ -353,10 +355,10 @@ def _together(warmup: Warmup, group: Group, own: list[Finding]) -> list[Finding]
         probe.close()
     if group.rank:
         return []
-    return [*_of_others(first["ranks"]), *_compared(second, within)]
+    return [*_of_others(first.ranks), *_compared(second, within)]
 
 
-def _arguments(ours: Value, rank_0s: Value) -> list[Finding]:
+def _arguments(ours: JsonObject, rank_0s: JsonObject) -> list[Finding]:
     told = difference(ours, rank_0s)
     return (
         [
@@ -369,7 +371,7 @@ def _arguments(ours: Value, rank_0s: Value) -> list[Finding]:
     )
 
 
-def _seen(made: Value, within: float) -> Value:
+def _seen(made: JsonObject, within: float) -> Value:
     """Look for rank 0's file as the project looks, by listing its directory first, and try its lock."""
     path, start = Path(made["probe"]), time.monotonic()
     said: Value = {"late": not path.exists(), "listed": False, "seen_after": None, "locked": None}
@@ -387,16 +389,16 @@ def _seen(made: Value, within: float) -> Value:
         time.sleep(0.1)
 
 
-def _of_others(ranks: Mapping[str, Value]) -> list[Finding]:
-    silent = [rank for rank, said in ranks.items() if said["ok"] is None]
+def _of_others(ranks: Mapping[int, RankReport]) -> list[Finding]:
+    silent = [rank for rank, report in ranks.items() if report.ok is None]
     found = [
         Finding("ranks", _PROBLEM, f"rank {rank} never came", "look at its own log and node")
         for rank in silent[:8]
     ]
-    for rank, said in ranks.items():
-        others = said.get("findings", []) if rank != "0" else []
+    for rank, report in ranks.items():
+        others = report.found.get("findings", []) if rank != 0 else []
         found += [
-            Finding(**finding | {"rank": f"rank {rank} on {said['host']}"})
+            Finding(**finding | {"rank": f"rank {rank} on {report.host}"})
             for finding in others
             if finding["state"] != _OK
         ]
@@ -407,33 +409,34 @@ def _unchecked(why: str) -> list[Finding]:
     return [Finding(check, _SKIPPED, why, _HOW) for check in _TWO_NODES]
 
 
-def _compared(second: Value, within: float) -> list[Finding]:
-    if second["problem"]:
+def _compared(second: CallResult, within: float) -> list[Finding]:
+    made = second.result
+    if made["problem"]:
         return [
-            Finding(check, _SKIPPED, f"rank 0 can't make a file: {second['problem']}")
+            Finding(check, _SKIPPED, f"rank 0 can't make a file: {made['problem']}")
             for check in _TWO_NODES
         ]
-    home = _node(second["ranks"]["0"]["host"])
+    home = _node(second.ranks[0].host)
     away = {
-        f"rank {r} on {s['host']}": s
-        for r, s in second["ranks"].items()
-        if s["ok"] and _node(s["host"]) != home
+        f"rank {rank} on {report.host}": report.found
+        for rank, report in second.ranks.items()
+        if report.ok and _node(report.host) != home
     }
     if not away:
         return _unchecked(f"all ranks that answered are on {home}: needs two nodes")
-    return [_shared(second, away), _locks(second, away), _lag(away, within)]
+    return [_shared(made, away), _locks(made, away), _lag(away, within)]
 
 
-def _node(host: str) -> str:
-    return host.partition("/")[0]  # of a pod: node/pod
+def _node(host: str | None) -> str:
+    return (host or "").partition("/")[0]  # of a pod: node/pod
 
 
-def _which(away: Mapping[str, Value], fits: Callable[[Value], bool]) -> str:
+def _which(away: Mapping[str, JsonObject], fits: Callable[[JsonObject], bool]) -> str:
     return listed(name for name, said in away.items() if fits(said))
 
 
-def _shared(second: Value, away: Mapping[str, Value]) -> Finding:
-    place = Path(second["probe"]).parent
+def _shared(made: JsonObject, away: Mapping[str, JsonObject]) -> Finding:
+    place = Path(made["probe"]).parent
     if blind := _which(away, lambda said: not said["listed"]):
         remedy = "choose a cache_dir on a file system that all nodes share, at the same path, or cache_scope=node"
         return Finding(
@@ -446,9 +449,9 @@ def _shared(second: Value, away: Mapping[str, Value]) -> Finding:
     )
 
 
-def _locks(second: Value, away: Mapping[str, Value]) -> Finding:
+def _locks(made: JsonObject, away: Mapping[str, JsonObject]) -> Finding:
     remedy = "nothing here rests on locks; with other programs (datasets, huggingface_hub) let one rank write, or mount with -o flock"
-    if second["locked"] is None:
+    if made["locked"] is None:
         return Finding("locks", _WARNING, "flock is refused", remedy)
     seeing = {name: said for name, said in away.items() if said["seen_after"] is not None}
     if not seeing:
@@ -462,7 +465,7 @@ def _locks(second: Value, away: Mapping[str, Value]) -> Finding:
     return Finding("locks", _OK, "flock holds between nodes")
 
 
-def _lag(away: Mapping[str, Value], within: float) -> Finding:
+def _lag(away: Mapping[str, JsonObject], within: float) -> Finding:
     listing = {name: said for name, said in away.items() if said["listed"]}
     if not listing:
         return Finding("lag", _SKIPPED, "the directory isn't shared")

@@ -19,9 +19,10 @@ from step37_flickr8k.cache.record import Record, read_record, write_record
 from step37_flickr8k.cache.rows import rows_of, skipped_rows
 from step37_flickr8k.cache.verify import is_complete, verify_files
 from step37_flickr8k.cache.visible import rows_when_visible
-from step37_flickr8k.cluster.group import Group, Timeouts, share
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
+from step37_flickr8k.cluster.protocol import Timeouts
+from step37_flickr8k.cluster.share import Group, share
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.download.downloader import Done, Downloader, result_of
@@ -107,10 +108,10 @@ class Warmup:
         commit = self.selection.revision
         # A pinned one needs nobody: a rank that is started again may be the last one left
         if not is_commit(commit):
-            ways: dict[str, Any] = {"look": self._look, "watch": watch}
+            ways: dict[str, Any] = {"find_result": self._look, "watch": watch}
             commit = share(
                 group, self._agree, arguments=self.arguments(), timeouts=self.timeouts, **ways
-            )["commit"]
+            ).result["commit"]
         pinned = Warmup(
             self.settings.model_copy(update={"revision": commit}),
             self.world,
@@ -146,8 +147,13 @@ class Warmup:
                     f"no image of the selection in {self.directory.files} can be decoded: choose another split"
                 )
 
-        ways: dict[str, Any] = {"confirm": confirm, "look": self._look, "watch": watch}
-        result = share(group, self.warm, arguments=self.arguments(), timeouts=self.timeouts, **ways)
+        ways: dict[str, Any] = {"confirm": confirm, "find_result": self._look, "watch": watch}
+        shared = share(group, self.warm, arguments=self.arguments(), timeouts=self.timeouts, **ways)
+        result = dict(shared.result)
+        if shared.ranks:
+            result["ranks"] = {
+                str(rank): report.as_json(traceback=False) for rank, report in shared.ranks.items()
+            }
         if not rows:  # after a last look nobody has asked this rank to confirm
             confirm(result)
         return result, rows
