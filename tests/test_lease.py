@@ -59,7 +59,7 @@ def test_one_of_many_gets_it(directory: CacheDirectory) -> None:
 
 
 def test_a_waiting_process_gets_it_after_its_end(directory: CacheDirectory) -> None:
-    """A released lease passes to a waiting process, as the next generation; the old file is gone."""
+    """A released lease passes to a waiting process, as the next generation, and its file goes."""
     holders: list[str] = []
 
     def wait() -> None:
@@ -83,7 +83,7 @@ def test_a_waiting_process_gets_it_after_its_end(directory: CacheDirectory) -> N
 def test_a_silent_holder_is_taken_over_and_stops_before_its_next_rename(
     directory: CacheDirectory,
 ) -> None:
-    """A holder without a heartbeat for the timeout loses the lease; after its freeze `check` raises."""
+    """A holder without a heartbeat for the timeout loses the lease, and its `check` raises."""
     frozen = take_now(directory, claim())  # never entered: no heartbeats
     start = time.monotonic()
     assert take(directory, claim(1), TIMEOUT, lambda _: True) is not None
@@ -212,7 +212,8 @@ def test_the_bytes_on_disk_are_the_ones_of_other_versions(directory: CacheDirect
     )
     assert failed.as_bytes() == (
         b'{"nonce": "5e", "state": "failed", "beat": 2, "run": null, "rank": 0, "host": "n1",'
-        b' "pid": 7, "timeout": 120.0, "progress": {"state": "waiting for quota, 43 s", "files": 1},'
+        b' "pid": 7, "timeout": 120.0,'
+        b' "progress": {"state": "waiting for quota, 43 s", "files": 1},'
         b' "failure": {"error": "FolderFull", "message": "no space"}}'
     ).ljust(4096)
     for lease in (held, failed):

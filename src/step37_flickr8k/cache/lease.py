@@ -171,9 +171,9 @@ class Lease:
                 self._heartbeat("failed", _short_report(error))
 
     def check(self) -> None:
-        """Raise `LeaseLost` if another process holds the lease now; to be called before each rename.
+        """Raise `LeaseLost` if another process holds the lease now; for use before each rename.
 
-        Costs nothing while heartbeats succeed. After a freeze, or if they fail, it reads the lease.
+        Costs nothing while heartbeats succeed. After a freeze, or if they fail, it sends one.
         """
         if not self._lost and time.monotonic() - self._confirmed > self._timeout / 2:
             self._heartbeat()
