@@ -1,27 +1,18 @@
-"""The cache directory and the ready record."""
+"""The cache directory: publish, own files, errors with their remedy, sweep."""
 
 import errno
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.cache.manifest import ManifestEntry, read_manifest, unchanged, write_manifest
 from step37_flickr8k.cache.preflight import check_space
-from step37_flickr8k.cache.record import Coverage, Record, read_record, write_record
-from step37_flickr8k.cache.verify import digest_of_file
-from step37_flickr8k.cache.visible import rows_when_visible
-from step37_flickr8k.dataset.metadata import METADATA
-from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.errors import (
-    CommitChanged,
     FolderFull,
     FolderNotUsable,
-    NotVisible,
     TransientError,
 )
 from step37_flickr8k.images import why_undecodable
@@ -33,47 +24,6 @@ def directory(cache: Path) -> CacheDirectory:
     made = CacheDirectory(cache, "train")
     made.make()
     return made
-
-
-def selection(
-    count: int | None = 3, revision: str | None = None, key: str = "caption_0"
-) -> Selection:
-    return Selection(
-        repo_id="intro/flickr8k",
-        split="train",
-        caption_key=key,
-        sample_count=count,
-        revision=revision,
-    )
-
-
-def ready(directory: CacheDirectory, commit: str = "c1", rows: int = 3) -> Record:
-    """Publish a small cache and its record."""
-    (directory.files / METADATA).write_text("file_name,caption_0\na.jpg,x\n")
-    (directory.files / "a.jpg").write_bytes(picture(1))
-    digest = digest_of_file(directory.files / METADATA, "git-sha1:")
-    manifest = {
-        n: ManifestEntry(e.size, "sha256:x", e.mtime_ns) for n, e in directory.scan().items()
-    }
-    record = Record(repo_id="intro/flickr8k", commit=commit, metadata=digest, captions={})
-    record = record.grown("caption_0", Coverage(rows, everything=False), manifest)
-    write_manifest(directory, manifest)
-    write_record(directory, record)
-    return record
-
-
-def test_digests_are_the_hubs_own(tmp_path: Path) -> None:
-    """A plain file's digest is git's blob sha1, an LFS file's its sha256."""
-    path = tmp_path / "file"
-    path.write_bytes(b"hello\n")
-    git = subprocess.run(
-        ["git", "hash-object", path], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    assert digest_of_file(path, "git-sha1:") == f"git-sha1:{git}"
-    sha256 = subprocess.run(
-        ["sha256sum", path], capture_output=True, text=True, check=True
-    ).stdout.split()[0]
-    assert digest_of_file(path, "sha256:") == f"sha256:{sha256}"
 
 
 def test_a_file_instead_of_the_directory_is_refused(tmp_path: Path) -> None:
@@ -207,7 +157,7 @@ def test_a_cache_directory_behind_a_link_to_nowhere_is_searched_there(
     assert linked.refresh() == {"x"}
 
 
-def test_a_stale_handle_is_opened_anew(
+def test_a_stale_handle_is_opened_again(
     directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After ESTALE, when the file was replaced, it is read once more.
@@ -253,7 +203,7 @@ def test_only_orphans_of_others_are_swept(directory: CacheDirectory) -> None:
     assert not own.exists()
 
 
-def test_a_swept_contender_asks_again(
+def test_a_swept_contender_writes_again(
     directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that is swept before it has its name is written again.
@@ -300,7 +250,7 @@ def test_a_scan_sees_files_alone(directory: CacheDirectory) -> None:
     assert CacheDirectory(directory.root, "validation").scan() == {}
 
 
-def test_pictures_that_can_and_cannot_be_decoded(tmp_path: Path) -> None:
+def test_images_that_can_and_cannot_be_decoded(tmp_path: Path) -> None:
     """A truncated JPEG is found, and the reason names the file, not its path."""
     path = tmp_path / "a.jpg"
     path.write_bytes(picture(1, size=64))
@@ -318,88 +268,3 @@ def test_an_image_that_cannot_be_read_is_not_called_broken(tmp_path: Path) -> No
     """
     with pytest.raises(OSError, match="Is a directory"):
         why_undecodable(tmp_path, "a.jpg")
-
-
-def test_a_record_survives_writing_and_reading(directory: CacheDirectory) -> None:
-    """A record and a manifest are read as they were written."""
-    record = ready(directory)
-    assert read_record(directory) == record
-    assert unchanged(read_manifest(directory), directory.scan()) == read_manifest(directory)
-    (directory.files / "a.jpg").write_bytes(b"changed")
-    assert set(unchanged(read_manifest(directory), directory.scan())) == {METADATA}
-
-
-def test_what_a_record_fits() -> None:
-    """A record fits a selection that it covers if its commit is wanted.
-
-    It is if no other commit is asked for, or if this run has confirmed the record.
-    """
-    record = Record(
-        repo_id="intro/flickr8k",
-        commit="c1",
-        metadata="m",
-        captions={"caption_0": Coverage(3, everything=False)},
-    )
-    assert record.fits(selection(3), None)
-    assert record.fits(selection(3, "c1"), None)
-    assert not record.fits(selection(4), None)
-    assert not record.fits(selection(None), None)
-    assert not record.fits(selection(3, key="caption_1"), None)
-    assert not record.fits(selection(3, "main"), "run-1")
-    assert record.confirmed_by("run-1").fits(selection(3, "main"), "run-1")
-    assert record.grown("caption_0", Coverage(5, everything=True), {}).fits(selection(None), None)
-    assert record.grown("caption_0", Coverage(2, everything=False), {}).fits(selection(3), None)
-
-
-def test_a_record_remembers_the_last_sixteen_runs() -> None:
-    """Runs are remembered once each, the oldest forgotten first."""
-    record = Record(repo_id="r", commit="c", metadata="m", captions={})
-    for number in [*range(20), 19]:
-        record = record.confirmed_by(f"run-{number}")
-    assert record.runs == tuple(f"run-{number}" for number in range(4, 20))
-    assert record.confirmed_by(None) is record
-
-
-def test_visible_is_when_record_metadata_and_probes_are_there(directory: CacheDirectory) -> None:
-    """A node sees the cache once its metadata and probes open with the right size.
-
-    Until then the error names what is missing.
-    """
-    with pytest.raises(NotVisible, match="doesn't see a ready record"):
-        rows_when_visible(directory, selection(), "c1", 0.05)
-    ready(directory)
-    assert rows_when_visible(directory, selection(), "c1", 1) == [Row("a.jpg", "x")]
-    with pytest.raises(NotVisible, match="older ready record"):
-        rows_when_visible(directory, selection(99), "c1", 0.05)
-    with pytest.raises(CommitChanged, match="holds commit c1, not c2"):
-        rows_when_visible(directory, selection(), "c2", 0.05)
-    good = (directory.files / "a.jpg").read_bytes()
-    (directory.files / "a.jpg").write_bytes(b"short")
-    with pytest.raises(NotVisible, match=r"a\.jpg doesn't have"):
-        rows_when_visible(directory, selection(), "c1", 0.05)
-    (directory.files / "a.jpg").unlink()
-    with pytest.raises(NotVisible, match="No such file"):
-        rows_when_visible(directory, selection(), "c1", 0.05)
-    threading.Timer(0.2, lambda: (directory.files / "a.jpg").write_bytes(good)).start()
-    assert rows_when_visible(directory, selection(), "c1", 5) == [Row("a.jpg", "x")]
-    (directory.files / METADATA).write_text("other")
-    with pytest.raises(NotVisible, match="other bytes"):
-        rows_when_visible(directory, selection(), "c1", 0.05)
-
-
-def test_a_look_that_fails_is_followed_by_another(directory: CacheDirectory) -> None:
-    """An error of the file system ends the wait only when its time is over."""
-    ready(directory)
-    away = directory.root / "away"
-    directory.home.rename(away)
-    # ELOOP: an error that has no class of its own, as EIO
-    directory.home.symlink_to(directory.home)
-    with pytest.raises(TransientError, match=r"after 0\.05 s, .*symbolic links"):
-        rows_when_visible(directory, selection(), "c1", 0.05)
-
-    def mend() -> None:
-        directory.home.unlink()
-        away.rename(directory.home)
-
-    threading.Timer(0.2, mend).start()
-    assert rows_when_visible(directory, selection(), "c1", 5) == [Row("a.jpg", "x")]
