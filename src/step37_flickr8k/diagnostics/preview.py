@@ -58,7 +58,7 @@ class Preview:
             for t in self.tiles
         ]
         # within a script element only "<" could end it; the rest is JSON's own escaping
-        told = json.dumps({"perPage": _PER_PAGE, "rows": rows}, separators=(",", ":")).replace(
+        data = json.dumps({"perPage": _PER_PAGE, "rows": rows}, separators=(",", ":")).replace(
             "<", "\\u003c"
         )
         counts = {
@@ -66,7 +66,7 @@ class Preview:
             "bad": self.bad,
             "lines": len(self.tiles) - self.shown - self.bad,
         }
-        return render("preview.html", script="preview.js", preview=self, told=told, **counts)
+        return render("preview.html", script="preview.js", preview=self, data=data, **counts)
 
     def sheet(self) -> bytes:
         """Give the first pictures as PNG."""
