@@ -12,5 +12,5 @@ _HIDDEN = re.compile(
 
 
 def visible(text: str) -> str:
-    """Return a text with hidden characters written out: U+202E as ``\\\\u202e``."""
+    """Return a text with hidden characters written out as Python escapes them."""
     return _HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
