@@ -232,7 +232,7 @@ def test_the_plan_foretells_the_mode(bulk: LocalHub, cache: Path) -> None:
     """Plan decides as warmup does, and its number of requests is one that warmup keeps to."""
     settings = WarmupSettings(endpoint=bulk.endpoint, cache_dir=cache)
     plan = Warmup(settings, World.from_environment({})).plan()
-    assert plan["mode"].startswith("in bulk")
+    assert plan["mode"] == "parquet"
     bulk.clear_requests()
     warm(bulk, cache)
     assert len([one for one in bulk.requests if one.origin == "hub"]) <= plan["requests"] < 20

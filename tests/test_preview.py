@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from step37_flickr8k import cli
-from step37_flickr8k.diagnostics.preview import _MOST_ROWS
+from step37_flickr8k.diagnostics.preview import _MAXIMUM_ROWS
 from step37_flickr8k.images import contact_sheet, thumbnail
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import captioned, write_rows
@@ -145,7 +145,7 @@ def test_six_thousand_rows_stay_below_25_megabytes(hub: LocalHub, shown: Any) ->
     )
     rows = [
         {"file_name": f"{number % 12:04}.jpg", "caption_0": f"{number} {long}"}
-        for number in range(_MOST_ROWS + 10)
+        for number in range(_MAXIMUM_ROWS + 10)
     ]
     write_rows(hub.directory / "train", rows)
     page, told = shown()
@@ -217,7 +217,7 @@ def test_what_cannot_be_shown_is_said(
     """No ready record, captions that aren't ready, a page that can't be written: 2, with the remedy."""
     assert hub.commit
     assert cli.run(["preview", "--cache-dir", str(cache)]) == 2
-    assert "has no ready record of train: run warmup first" in capsys.readouterr().err
+    assert "has no ready record of train; run warmup first" in capsys.readouterr().err
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     assert cli.run(["preview", "--cache-dir", str(cache), "--caption-key", "caption_1"]) == 2
     assert "caption_key 'caption_1' isn't ready in" in (told := capsys.readouterr().err)
@@ -236,5 +236,5 @@ def test_what_cannot_be_shown_is_said(
         assert f"{file} can't be written" in capsys.readouterr().err
     page = tmp_path / "y.html"
     assert cli.run(["preview", "--cache-dir", str(cache), "--output", str(page)]) == 2
-    assert "train/metadata.csv is no longer there: run warmup" in capsys.readouterr().err
+    assert "train/metadata.csv is no longer there; run warmup" in capsys.readouterr().err
     assert not page.exists()

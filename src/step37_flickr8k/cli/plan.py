@@ -11,6 +11,13 @@ from step37_flickr8k.job.warmup import Warmup
 
 __all__ = ["run"]
 
+# What the modes of ``plan --json`` mean for the number of requests
+_MODES = {
+    "files": "one for each file",
+    "parquet": "in bulk, from its Parquet conversion",
+    "nothing": "nothing to fetch",
+}
+
 
 def run(parsed: argparse.Namespace) -> int:
     """Print the plan."""
@@ -33,7 +40,7 @@ def _lines(plan: dict[str, Any]) -> list[str]:
         f"commit    {plan['commit']}",
         f"rows      {plan['rows']:,} with {plan['files']:,} images",
         f"to fetch  {plan['fetch']:,} images, {size}, into {plan['cache_dir']}",
-        f"requests  {plan['requests']:,} to the Hub, {plan['mode']}",
+        f"requests  {plan['requests']:,} to the Hub, {_MODES[plan['mode']]}",
     ]
     if plan["wait"]:
         quota = f"{plan['quota']['limit']:,} requests in {plan['quota']['window']:.0f} s"

@@ -281,9 +281,7 @@ class Warmup:
             "files": survey.plan.files,
             "fetch": len(survey.plan.fetch),
             "bytes": survey.plan.bytes,
-            "mode": "in bulk, from its Parquet conversion"
-            if survey.shards
-            else "one for each file",
+            "mode": "parquet" if survey.shards else "files",
             "requests": hub.requests + survey.requests,
             "wait": survey.wait,
             "quota": _quota_json(survey.rate_limit),
@@ -301,7 +299,7 @@ class Warmup:
         nothing = {
             "fetch": 0,
             "bytes": 0,
-            "mode": "nothing to fetch",
+            "mode": "nothing",
             "wait": 0,
             "quota": None,
             "warm": True,
