@@ -1,4 +1,4 @@
-"""The samples of a warm cache for people: a page with a search box, and a PNG of the first images."""
+"""The samples of a warm cache: a page with a search box, and a PNG of the first images."""
 
 import base64
 import json
@@ -146,7 +146,7 @@ def _tiles(
     selection: Selection,
     watch: Callable[[Progress], None],
 ) -> Iterator[Tile]:
-    """Return the lines of metadata.csv in order; an image that several rows name is decoded once."""
+    """Return a tile for each line of metadata.csv, in its order; each image is decoded once."""
     rows: list[Row | Tile] = []
 
     def leave_out(line: int, reason: str) -> None:

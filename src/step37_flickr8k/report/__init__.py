@@ -1,4 +1,4 @@
-"""The run report and progress, and how both are rendered: on a terminal, in a log, as JSON, as HTML.
+"""The run report and progress, and how both are rendered: terminal, log, JSON, HTML.
 
 - `model`: the report of a run as a model, its schema, and how it is read.
 - `build`: how a run becomes its report.

@@ -1,8 +1,7 @@
 """The report of a run as a model: what rank 0 writes as JSON, its schema, and how it is read.
 
-To add a field, give `RunReport` the field with a description, and `step37_flickr8k.report.build` its
-value. A new field keeps the format's number; removing a field, or changing its meaning, needs a new
-number.
+To add a field, give `RunReport` the field with a description, and `report.build` its value. A new
+field keeps the format's number. Removing a field, or changing its meaning, needs a new number.
 """
 
 import sys
