@@ -17,7 +17,7 @@ from step37_flickr8k.errors import Step37Error
 
 __all__ = ["SplitStatus", "as_json", "status"]
 
-# The names beside the data that tell which splits there are
+# The names that show which splits there are
 _NAMES = re.compile(r"(?P<split>.+)\.(json|lease\.\d+)")
 
 
