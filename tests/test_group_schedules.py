@@ -35,7 +35,7 @@ class FailingStore:
 
 
 def brisk(confirming: float = 1.0) -> Timeouts:
-    """Give short limits; the time for confirming is derived, so it is moved by its base."""
+    """Return short timeouts; the time for confirming is derived, so its base is moved."""
     timeouts = Timeouts(arrival=6, heartbeat=1, stall=5, visibility=1)
     object.__setattr__(timeouts, "visibility", confirming - 30)
     return timeouts
@@ -104,11 +104,11 @@ class Schedule:
         self.most_working = 0
         self.recorded_at: float | None = None
         self.failures: list[tuple[int, float, RankZeroLost]] = []
-        self.looked = threading.local()  # when a rank last looked
+        self.searched = threading.local()  # when a rank last searched for a result
         self.threads: list[threading.Thread] = []
 
     def find_result(self, _: bool) -> dict[str, Any] | None:
-        self.looked.at = time.monotonic()
+        self.searched.at = time.monotonic()
         return {"rows": 1} if self.recorded_at is not None else None
 
     def work(self, progress: ProgressTracker, killed: threading.Event) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class Schedule:
         except Killed:
             pass
         except RankZeroLost as error:
-            self.failures.append((group.rank, self.looked.at, error))
+            self.failures.append((group.rank, self.searched.at, error))
 
     def start(self, target: Any, *arguments: Any) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)
@@ -185,7 +185,7 @@ class Schedule:
                 break
             killed.set()
             self.servers[-1].die()
-            self.threads[-1].join(120)  # a scheduler starts a rank anew only when it has ended
+            self.threads[-1].join(120)  # a scheduler starts a rank again only when it has ended
         for thread in self.threads:
             thread.join(120)
             assert not thread.is_alive(), "a rank hangs beyond the limits"
