@@ -1,4 +1,4 @@
-"""How long until all ranks know: after rank 0's outcome, its failure, its death; beside a bare barrier of the same run.
+"""How long until all ranks know rank 0's outcome, failure or death, and a bare barrier.
 
 ``make bench-barrier``. Real processes over the real store; times on a shared machine vary, so
 compare within a run. All ranks read one monotonic clock, since they are on one machine.
@@ -100,7 +100,7 @@ def rank_of_a_barrier(rank: int, size: int, port: int, out: str) -> None:
 
 
 def free_port() -> int:
-    """Find a port below the ones that connections come from: there a client that comes early may connect to itself."""
+    """Return a free port below the ephemeral ones: there an early client may connect to itself."""
     for port in random.sample(range(15000, 30000), 100):
         with suppress(OSError), socket.create_server(("", port)):
             return port
@@ -108,7 +108,7 @@ def free_port() -> int:
 
 
 def last_return(target: Callable[..., None], size: int, *more: Any) -> float | None:
-    """Return the seconds from rank 0's end to the last rank's return; None where the ranks couldn't even start."""
+    """Return the seconds from rank 0's end to the last rank's return; None if they didn't start."""
     with tempfile.TemporaryDirectory() as directory:
         out, port = f"{directory}/rank", free_port()
         processes = [
@@ -130,7 +130,7 @@ def last_return(target: Callable[..., None], size: int, *more: Any) -> float | N
 
 
 def requests_per_second(seconds: float) -> float:
-    """Count the requests of one follower in one call, over a long work with the default heartbeat."""
+    """Return a follower's requests per second in one long call with the default heartbeat."""
     with tempfile.TemporaryDirectory() as directory:
         arguments = (2, free_port(), f"{directory}/rank", "success", seconds)
         processes = [
@@ -145,7 +145,7 @@ def requests_per_second(seconds: float) -> float:
 
 
 def wake(clients: int) -> float:
-    """Return the seconds until all of so many real clients, blocked in one real store, have read a message."""
+    """Return the seconds until all clients that block in one real store have read a message."""
     import torch.distributed as dist  # noqa: PLC0415 - the other parts have it in their own processes
 
     server = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
@@ -189,16 +189,17 @@ def main() -> None:
         shown = [f"{value:.3f}" if value is not None else "failed" for value in row]
         print(f"{size:>6} {shown[0]:>9} {shown[1]:>9} {shown[2]:>9} {shown[3]:>13}", flush=True)
     print(
-        f"death: SIGKILL, found after the heartbeat timeout, {HEARTBEAT:g} s here, since the last heartbeat\n"
+        "death: SIGKILL, found after the heartbeat timeout, "
+        f"{HEARTBEAT:g} s here, since the last heartbeat\n"
     )
     rate = requests_per_second(60)
     print(
-        f"store requests of a follower in a call of 60 s, arriving and leaving included: {rate:.2f} a second; waiting: 2 a heartbeat"
+        "store requests of a follower in a call of 60 s, arriving and leaving included: "
+        f"{rate:.2f} a second; waiting: 2 a heartbeat"
     )
     for ranks in (10, 1000, 10000):
-        print(
-            f"{ranks:>6} ranks waiting: {2 * (ranks - 1) / Timeouts().heartbeat_interval:,.0f} requests a second (computed)"
-        )
+        per_second = 2 * (ranks - 1) / Timeouts().heartbeat_interval
+        print(f"{ranks:>6} ranks waiting: {per_second:,.0f} requests a second (computed)")
     print()
     spent: dict[int, float] = {}
     for clients in arguments.clients:

@@ -93,7 +93,7 @@ def until_stopped(progress: ProgressTracker) -> dict[str, Any]:
 
 
 def test_every_rank_gets_rank_zeros_result() -> None:
-    """All of 64 ranks get the same result; rank 0 also gets each rank's report, with its times and what it found."""
+    """All of 64 ranks get the same result; rank 0 also gets each rank's report."""
     ranks = Ranks(64)
     ranks.run(lambda _: {"commit": "c"}, confirm=lambda result: {"saw": result["commit"]})
     reports = ranks.reports.pop(0)
@@ -179,7 +179,7 @@ def test_rank_zeros_own_failure_to_confirm_reaches_all() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_different_arguments_are_a_mismatch_on_all(fails: bool) -> None:
-    """Ranks that passed different arguments all raise CallMismatch naming what differs, whether rank 0 succeeds or not."""
+    """If arguments differ all ranks raise CallMismatch, whether rank 0 succeeds or not."""
 
     def work(_: ProgressTracker) -> dict[str, Any]:
         if fails:
@@ -281,7 +281,7 @@ def test_waiting_for_quota_is_no_stall() -> None:
 
 
 def test_a_rank_zero_that_never_starts_is_never_met() -> None:
-    """Without a rank 0 a follower ends after the arrival timeout, with the code that asks for another start."""
+    """Without a rank 0 a follower ends as RankZeroLost after the arrival timeout."""
     ranks = Ranks(2)
     ranks.start(1, never, timeouts=Timeouts(arrival=0.3, heartbeat=1)).join(120)
     assert isinstance(ranks.outcomes[1], RankZeroLost)
@@ -302,7 +302,7 @@ def silent_rank_zero(ranks: Ranks, messages: int) -> str:
 
 
 def test_silence_is_a_lost_rank_zero() -> None:
-    """A rank 0 that was met and falls silent is lost after the heartbeat timeout, and `Lost` stands where it would write next."""
+    """A silent rank 0 is lost after the heartbeat timeout; its next key holds `Lost`."""
     ranks = Ranks(2)
     follower = ranks.start(1, never, timeouts=SILENT)
     next_word = silent_rank_zero(ranks, 3)
@@ -381,7 +381,7 @@ def test_a_lost_store_loses_rank_zero_at_once_where_it_cannot_be_reached_again()
 
 
 def test_a_lost_connection_is_made_again() -> None:
-    """Over a bare store a follower connects again, and finds the rank 0 that has meanwhile come back."""
+    """Over a bare store a follower connects again, and finds the rank 0 that has come back."""
     ranks = Ranks(2)
     servers = [ranks.server]
     follower_group = ranks.group(
@@ -474,7 +474,7 @@ def test_a_single_rank_needs_no_store() -> None:
 
 
 def test_waiting_costs_a_fifth_of_a_request_per_second() -> None:
-    """A follower blocks in the store: with the default heartbeat it makes at most 0.2 requests a second."""
+    """A follower blocks in the store: it makes at most 0.2 requests a second."""
     ranks = Ranks(2)
     heartbeat = 1.0
     follower = ranks.start(1, never, timeouts=Timeouts(arrival=30, heartbeat=heartbeat))
@@ -512,7 +512,7 @@ def test_unknown_errors_of_rank_zero_are_named() -> None:
 
 
 def test_no_process_group_means_rank_zero_and_no_barrier() -> None:
-    """Without an initialised process group there is no group, this is rank 0, and the barrier is a no-op."""
+    """Without a process group there is no group, this is rank 0, and the barrier is a no-op."""
     assert stores.current_group() is None
     assert stores.is_rank_zero()
     stores.barrier()

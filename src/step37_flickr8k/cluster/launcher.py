@@ -28,7 +28,7 @@ _VARIABLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The rank of this process among all processes of the job; what the launcher doesn't say is None.
+    """This process's rank among the processes of the job; None is what the launcher doesn't say.
 
     ``run_id`` names the run of a job, the same on all its ranks and after restarts.
     ``agent_store`` says that torchrun's agent serves the store at ``master_addr``, not rank 0.
@@ -97,7 +97,7 @@ class World:
         return f"{self.host}{node} rank {self.rank}/{self.size}"
 
     def describe(self) -> str:
-        """Return the first line that every rank logs; "-" stands for what the launcher doesn't say."""
+        """Return the first line that every rank logs; what the launcher doesn't say is "-"."""
         return (
             f"host {self.host}, "
             f"local rank {self.local_rank} of {_or_dash(self.local_world_size)}, "

@@ -48,7 +48,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How the work ended, with its result or its failure; and the arguments of the leader's call."""
+    """How the work ended: its result or its failure; and the arguments of the leader's call."""
 
     arguments: JsonObject
     result: JsonObject = field(default_factory=dict)
