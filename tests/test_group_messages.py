@@ -86,7 +86,7 @@ def test_what_is_no_message_is_refused(text: str) -> None:
 def test_how_a_call_ends(
     error: Exception | None, failures: dict[int, ErrorReport | None], expected: str | None
 ) -> None:
-    """Different arguments come first, then the work's error, then ranks that can't use its result."""
+    """Different arguments come first, then the work's error, then failed reports."""
     reports = {
         rank: RankReport(ok=failure is None, host=f"n{rank}", failure=failure)
         for rank, failure in failures.items()
