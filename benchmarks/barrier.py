@@ -1,7 +1,7 @@
-"""How long until all ranks know: after rank 0's outcome, its failure, its death; beside a bare barrier of the same run.
+"""How long until all ranks know rank 0's outcome, failure or death, and a bare barrier.
 
 ``make bench-barrier``. Real processes over the real store; times on a shared machine vary, so
-compare within a run. Rank 0 and the others read one monotonic clock, since they are on one machine.
+compare within a run. All ranks read one monotonic clock, since they are on one machine.
 """
 
 import argparse
@@ -56,8 +56,6 @@ def rank_of_a_share(rank: int, size: int, port: int, out: str, ending: str, seco
         Path(out).with_name(f"ready.{rank}").touch()
         return stores[-1]
 
-    told: dict[str, float] = {}
-
     def work(progress: ProgressTracker) -> dict[str, Any]:
         # Starting and connecting is not what is measured
         while len(list(Path(out).parent.glob("ready.*"))) < size:
@@ -66,8 +64,7 @@ def rank_of_a_share(rank: int, size: int, port: int, out: str, ending: str, seco
         for number in range(int(seconds * 10)):
             progress.report(Progress(State.FETCHING, files=number))
             time.sleep(0.1)
-        told["end"] = time.monotonic()
-        Path(f"{out}.end").write_text(str(told["end"]))
+        Path(f"{out}.end").write_text(str(time.monotonic()))
         if ending == "death":
             os.kill(os.getpid(), signal.SIGKILL)
         if ending == "failure":
@@ -103,7 +100,7 @@ def rank_of_a_barrier(rank: int, size: int, port: int, out: str) -> None:
 
 
 def free_port() -> int:
-    """Find a port below the ones that connections come from: there a client that comes early may connect to itself."""
+    """Return a free port below the ephemeral ones: there an early client may connect to itself."""
     for port in random.sample(range(15000, 30000), 100):
         with suppress(OSError), socket.create_server(("", port)):
             return port
@@ -111,7 +108,7 @@ def free_port() -> int:
 
 
 def last_return(target: Callable[..., None], size: int, *more: Any) -> float | None:
-    """Give the seconds from rank 0's end to the last rank's return; None where the ranks couldn't even start."""
+    """Return the seconds from rank 0's end to the last rank's return; None if they didn't start."""
     with tempfile.TemporaryDirectory() as directory:
         out, port = f"{directory}/rank", free_port()
         processes = [
@@ -133,7 +130,7 @@ def last_return(target: Callable[..., None], size: int, *more: Any) -> float | N
 
 
 def requests_per_second(seconds: float) -> float:
-    """Count the requests of one waiter in one call, over a long work with the default heartbeat."""
+    """Return a follower's requests per second in one long call with the default heartbeat."""
     with tempfile.TemporaryDirectory() as directory:
         arguments = (2, free_port(), f"{directory}/rank", "success", seconds)
         processes = [
@@ -148,7 +145,7 @@ def requests_per_second(seconds: float) -> float:
 
 
 def wake(clients: int) -> float:
-    """Give the seconds until the last of so many real clients, blocked in one real store, has read a word."""
+    """Return the seconds until all clients that block in one real store have read a message."""
     import torch.distributed as dist  # noqa: PLC0415 - the other parts have it in their own processes
 
     server = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
@@ -158,8 +155,8 @@ def wake(clients: int) -> float:
     def client() -> None:
         store = dist.TCPStore("localhost", server.port, is_master=False, wait_for_workers=False)
         ready.release()
-        store.wait(["word"], timedelta(seconds=120))
-        store.get("word")
+        store.wait(["message"], timedelta(seconds=120))
+        store.get("message")
         returned.append(time.monotonic())
 
     threading.stack_size(256 << 10)
@@ -170,7 +167,7 @@ def wake(clients: int) -> float:
         ready.acquire()
     time.sleep(1)
     start = time.monotonic()
-    server.set("word", "x" * 200)
+    server.set("message", "x" * 200)
     for thread in threads:
         thread.join()
     return max(returned) - start
@@ -181,7 +178,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[4, 16, 64])
     parser.add_argument("--clients", type=int, nargs="+", default=[1000, 4000])
     arguments = parser.parse_args()
-    print("seconds from rank 0's word, or death, to the last rank's return")
+    print("seconds from rank 0's outcome, or death, to the last rank's return")
     print(f"{'ranks':>6} {'outcome':>9} {'failure':>9} {'death':>9} {'bare barrier':>13}")
     for size in arguments.sizes:
         row = [
@@ -192,22 +189,23 @@ def main() -> None:
         shown = [f"{value:.3f}" if value is not None else "failed" for value in row]
         print(f"{size:>6} {shown[0]:>9} {shown[1]:>9} {shown[2]:>9} {shown[3]:>13}", flush=True)
     print(
-        f"death: SIGKILL, found after the heartbeat timeout, {HEARTBEAT:g} s here, since the last word\n"
+        "death: SIGKILL, found after the heartbeat timeout, "
+        f"{HEARTBEAT:g} s here, since the last heartbeat\n"
     )
     rate = requests_per_second(60)
     print(
-        f"store requests of a waiter in a call of 60 s, coming and leaving included: {rate:.2f} a second; waiting: 2 a beat"
+        "store requests of a follower in a call of 60 s, arriving and leaving included: "
+        f"{rate:.2f} a second; waiting: 2 a heartbeat"
     )
     for ranks in (10, 1000, 10000):
-        print(
-            f"{ranks:>6} ranks waiting: {2 * (ranks - 1) / Timeouts().heartbeat_interval:,.0f} requests a second (computed)"
-        )
+        per_second = 2 * (ranks - 1) / Timeouts().heartbeat_interval
+        print(f"{ranks:>6} ranks waiting: {per_second:,.0f} requests a second (computed)")
     print()
     spent: dict[int, float] = {}
     for clients in arguments.clients:
         spent[clients] = wake(clients)
         print(
-            f"{clients:>6} clients of one store wake and read a word in {spent[clients]:.3f} s",
+            f"{clients:>6} clients of one store wake and read a message in {spent[clients]:.3f} s",
             flush=True,
         )
     most = max(spent)

@@ -48,7 +48,7 @@ class FakeStore:
 
 
 class FakeServer:
-    """The memory; ``gone`` refuses every request, as a store whose host has died; counts requests."""
+    """The memory; counts requests, and refuses them when ``gone``, as if its host had died."""
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}

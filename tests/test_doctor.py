@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from step37_flickr8k import cli
-from step37_flickr8k.diagnostics import doctor
+from step37_flickr8k.diagnostics.finding import State
+from step37_flickr8k.diagnostics.network_checks import check_clock
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import Draw, MakeTmpfs, picture
 from tests.ranks import Ranks, free_port
@@ -123,7 +124,7 @@ def test_nothing_wrong_is_said_check_by_check(hub: LocalHub, cache: Path, examin
     fine = {"settings", "endpoint", "proxy", "token", "clock", "space", "memory"}
     assert {check for check, finding in found.items() if finding["state"] == "ok"} >= fine
     assert all(
-        (found[check]["state"], found[check]["told"]) == ("not checked", "needs two nodes")
+        (found[check]["state"], found[check]["message"]) == ("not checked", "needs two nodes")
         for check in TWO_NODES
     )
     assert "srun --nodes=2" in found["lag"]["remedy"]
@@ -155,7 +156,7 @@ def test_a_wrong_or_missing_token_is_found(
         found = examine()
         assert (found["endpoint"]["state"], found["token"]["state"]) == ("ok", "problem")
         assert "HF_TOKEN" in found["token"]["remedy"]
-        assert "hf_" not in found["token"]["told"]
+        assert "hf_" not in found["token"]["message"]
         monkeypatch.setenv("HF_TOKEN", "hf_right")
         assert examine()["token"]["state"] == "ok"
 
@@ -169,7 +170,7 @@ def test_a_token_without_access_to_a_gated_repository_is_found(
         monkeypatch.setenv("HF_TOKEN", "hf_right")
         found = examine()
     assert found["token"]["state"] == "problem"
-    assert "is gated: ask for access on its page" in found["token"]["told"]
+    assert "is gated: ask for access on its page" in found["token"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_no_route_to_the_endpoint_is_found(examine: Examine, host: str, said: st
     """A closed port, and a name that nobody knows; what depends on the endpoint isn't judged."""
     found = examine("--endpoint", f"http://{host}:{free_port()}")
     assert found["endpoint"]["state"] == "problem"
-    assert said in found["endpoint"]["told"]
+    assert said in found["endpoint"]["message"]
     assert "HTTPS_PROXY" in found["endpoint"]["remedy"]
     assert {found[check]["state"] for check in ("token", "clock", "space")} == {"not checked"}
 
@@ -196,11 +197,11 @@ def test_a_proxy_in_the_way_is_found(
         monkeypatch.setenv("http_proxy", f"http://user:secret@{at}")
         found = alone(cache)
         assert (found["proxy"]["state"], found["token"]["state"]) == ("problem", "not checked")
-        assert f"go through the proxy {at}: " in found["proxy"]["told"]
+        assert f"go through the proxy {at}: " in found["proxy"]["message"]
         assert {"refuses": "403", "isn't there": "refused", "is not known": "isn't known here"}[
             kind
-        ] in found["proxy"]["told"]
-        assert found["proxy"]["remedy"] == "without it 127.0.0.1 is reached: add that to NO_PROXY"
+        ] in found["proxy"]["message"]
+        assert found["proxy"]["remedy"] == "127.0.0.1 is reached without it: add it to NO_PROXY"
         assert "secret" not in json.dumps(found)
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         assert alone(cache)["proxy"]["state"] == "ok"
@@ -217,7 +218,7 @@ def test_a_proxy_that_works_is_named(
             monkeypatch.setenv("HF_TOKEN", token)
             found = alone(cache, "--endpoint", "http://hub.invalid")
             assert (found["proxy"]["state"], found["token"]["state"]) == ("ok", state), found
-            assert f"through the proxy {proxy}" in found["proxy"]["told"]
+            assert f"through the proxy {proxy}" in found["proxy"]["message"]
 
 
 def test_a_login_page_in_the_way_is_found(examine: Examine) -> None:
@@ -225,17 +226,17 @@ def test_a_login_page_in_the_way_is_found(examine: Examine) -> None:
     with answering(lambda _: (200, {}, b"<html>please log in</html>")) as portal:
         found = examine("--endpoint", f"http://{portal}")
     assert found["endpoint"]["state"] == "problem"
-    assert "does a login page or a proxy answer in its place?" in found["endpoint"]["told"]
+    assert "does a login page or a proxy answer in its place?" in found["endpoint"]["message"]
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(-3600, "ahead of"), (3600, "behind")])
 def test_a_clock_that_is_wrong_is_found(seconds: float, said: str) -> None:
     """By the date in the endpoint's answer; a minute is nothing."""
-    finding = doctor._clock({"Date": formatdate(time.time() + seconds)})
-    assert finding.state == "warning"
-    assert said in finding.told
-    assert doctor._clock({"date": formatdate(time.time() + 20)}).state == "ok"
-    assert doctor._clock({}).state == "not checked"
+    finding = check_clock({"Date": formatdate(time.time() + seconds)})
+    assert finding.state is State.WARNING
+    assert said in finding.message
+    assert check_clock({"date": formatdate(time.time() + 20)}).state is State.OK
+    assert check_clock({}).state is State.NOT_CHECKED
 
 
 @pytest.mark.parametrize(
@@ -262,7 +263,7 @@ def test_too_little_space_and_too_few_inodes_are_found(
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         found = examine("--cache-dir", str(cache))
     assert found["space"]["state"] == "problem"
-    assert said in found["space"]["told"]
+    assert said in found["space"]["message"]
     assert not cache.exists()
 
 
@@ -275,7 +276,7 @@ def test_a_directory_that_cannot_be_written_is_found(
     mounted.make_read_only()
     found = examine("--cache-dir", str(mounted.path))
     assert (found["folder"]["state"], found["space"]["state"]) == ("problem", "not checked")
-    assert "Read-only file system: choose another cache_dir" in found["folder"]["told"]
+    assert "Read-only file system: choose another cache_dir" in found["folder"]["message"]
 
 
 @contextmanager
@@ -325,9 +326,10 @@ def test_a_memory_limit_below_what_the_concurrency_needs_is_found(
                 )
     assert first["state"] == "problem"
     assert (
-        f"{'ulimit -v' if by == 'ulimit' else 'its control group'} allows 2,147 MB" in first["told"]
+        f"{'ulimit -v' if by == 'ulimit' else 'its control group'} allows 2,147 MB"
+        in first["message"]
     )
-    assert "concurrency 1024 may need 3,431 MB" in first["told"]
+    assert "concurrency 1024 may need 3,431 MB" in first["message"]
     assert second["state"] == "ok", second
 
 
@@ -360,7 +362,7 @@ def test_an_environment_that_contradicts_the_settings_file_is_found(
     assert cli.run(["doctor", "--cache-dir", str(cache), "--settings", str(file), "--json"]) == 0
     said = capsys.readouterr().out
     told = [
-        finding["told"]
+        finding["message"]
         for finding in json.loads(said)
         if finding["state"] == "warning" and finding["check"] == "settings"
     ]
@@ -377,7 +379,7 @@ def test_an_environment_that_contradicts_the_settings_file_is_found(
 def test_offline_nothing_is_asked(hub: LocalHub, examine: Examine) -> None:
     """The checks of the network say why they weren't made."""
     found = examine("--offline")
-    assert {found[check]["told"] for check in ("endpoint", "proxy", "token", "clock")} == {
+    assert {found[check]["message"] for check in ("endpoint", "proxy", "token", "clock")} == {
         "offline is set"
     }
     assert not hub.requests
@@ -424,10 +426,10 @@ def test_ranks_of_one_node_tell_what_each_of_them_sees(
         if finding["state"] == "warning" and finding["check"] == "settings"
     ]
     assert warning["rank"].startswith("rank 1 on ")
-    assert "concurrency is 9 by STEP37_CONCURRENCY" in warning["told"]
+    assert "concurrency is 9 by STEP37_CONCURRENCY" in warning["message"]
     assert [finding["check"] for finding in found if finding["state"] == "problem"] == ["endpoint"]
     away = [finding for finding in found if finding["check"] in TWO_NODES]
-    assert all("all ranks that answered are on " in finding["told"] for finding in away)
+    assert all("all ranks that answered are on " in finding["message"] for finding in away)
     assert not list(tmp_path.glob(".step37*"))
 
 
@@ -442,14 +444,14 @@ def test_ranks_with_different_arguments_are_a_problem_here_too(
     (problem,) = [finding for finding in findings(job) if finding["state"] == "problem"]
     assert problem["check"] == "arguments"
     assert problem["rank"].startswith("rank 1 on ")
-    assert problem["told"] == f"cache_dir is '{cache}-1' here and '{cache}-0' on rank 0"
+    assert problem["message"] == f"cache_dir is '{cache}-1' here and '{cache}-0' on rank 0"
 
 
 def test_a_place_that_takes_no_files_comes_with_a_remedy(hub: LocalHub, examine: Examine) -> None:
     """It is named itself, not a file that was tried there."""
     assert hub.commit
     found = examine("--cache-dir", "/proc/none")["folder"]
-    assert (found["state"], found["told"], found["remedy"]) == (
+    assert (found["state"], found["message"], found["remedy"]) == (
         "problem",
         "/proc: No such file or directory",
         "choose another cache_dir",
@@ -460,7 +462,7 @@ def test_what_rank_0_finds_is_said_before_it_waits(hub: LocalHub, cache: Path, j
     """Who ends it while nobody else comes has its findings, and knows whom it waited for."""
     assert hub.commit
     job.start_command(0, "doctor", "--cache-dir", str(cache))
-    job.until_logged(0, "waiting for rank 1, 150 s at the most")
+    job.until_logged(0, "waiting for rank 1, at most 150 s")
     assert re.search(r"^ ok +endpoint +intro/flickr8k at ", job.log(0), re.MULTILINE)
     job.signal(0, signal.SIGTERM)
     assert job.wait() == {0: 143}
@@ -473,4 +475,4 @@ def test_a_rank_that_never_comes_is_named(hub: LocalHub, cache: Path, job: Ranks
     job.start_command(0, "doctor", "--cache-dir", str(cache), "--visibility-timeout", "1", "--json")
     assert job.wait() == {0: 2}
     (missing,) = [finding for finding in findings(job) if finding["check"] == "ranks"]
-    assert (missing["state"], missing["told"]) == ("problem", "rank 1 never came")
+    assert (missing["state"], missing["message"]) == ("problem", "rank 1 never came")

@@ -62,7 +62,7 @@ VARYING = {
     "waited",
 }
 # Sentences for people.
-PROSE = {"description", "message", "remedy", "told", "traceback", "what_to_do"}
+PROSE = {"description", "message", "remedy", "traceback", "what_to_do"}
 
 
 # --- the dataset and the command -----------------------------------------------------------------

@@ -93,7 +93,7 @@ def until_stopped(progress: ProgressTracker) -> dict[str, Any]:
 
 
 def test_every_rank_gets_rank_zeros_result() -> None:
-    """All of 64 ranks get the same result, and rank 0 also what each reported, how long it waited, and what it looked at."""
+    """All of 64 ranks get the same result; rank 0 also gets each rank's report."""
     ranks = Ranks(64)
     ranks.run(lambda _: {"commit": "c"}, confirm=lambda result: {"saw": result["commit"]})
     reports = ranks.reports.pop(0)
@@ -125,8 +125,8 @@ def test_every_rank_gets_rank_zeros_error(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("signal", [Terminated, KeyboardInterrupt])
-def test_a_signalled_rank_zero_is_lost_to_the_others(signal: type[BaseException]) -> None:
-    """SIGTERM and Ctrl-C on rank 0 are its own end, and RankZeroLost for the others."""
+def test_a_signalled_rank_zero_is_lost_to_the_other_ranks(signal: type[BaseException]) -> None:
+    """SIGTERM and Ctrl-C on rank 0 are its own end, and RankZeroLost for the other ranks."""
 
     def work(_: ProgressTracker) -> dict[str, Any]:
         raise signal
@@ -155,7 +155,7 @@ def test_a_rank_that_cannot_use_the_outcome_fails_all_by_name() -> None:
 
 
 def test_rank_zeros_own_failure_to_confirm_reaches_all() -> None:
-    """Rank 0 is a rank like the others when it can't use its own outcome."""
+    """Rank 0 is a rank like any other when it can't use its own outcome."""
 
     def confirm(_: dict[str, Any]) -> None:
         if threading.current_thread() is threads[0]:
@@ -179,7 +179,7 @@ def test_rank_zeros_own_failure_to_confirm_reaches_all() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_different_arguments_are_a_mismatch_on_all(fails: bool) -> None:
-    """Ranks that passed different arguments all raise CallMismatch naming what differs, whether rank 0 succeeds or not."""
+    """If arguments differ all ranks raise CallMismatch, whether rank 0 succeeds or not."""
 
     def work(_: ProgressTracker) -> dict[str, Any]:
         if fails:
@@ -214,8 +214,8 @@ def test_rank_zero_works_without_waiting_for_anybody(caplog: pytest.LogCaptureFi
     assert "rank 2 never reported" in caplog.text
 
 
-def test_a_late_waiter_gets_the_outcome() -> None:
-    """A rank that comes when rank 0 has long finished its work still gets the outcome."""
+def test_a_late_follower_gets_the_outcome() -> None:
+    """A rank that arrives long after rank 0 has finished its work still gets the outcome."""
     ranks, done = Ranks(2), threading.Event()
 
     def work(_: ProgressTracker) -> dict[str, Any]:
@@ -232,12 +232,12 @@ def test_a_late_waiter_gets_the_outcome() -> None:
 
 
 def test_a_late_rank_zero_is_waited_for() -> None:
-    """Waiters wait for a rank 0 that starts after them."""
+    """Followers wait for a rank 0 that starts after them."""
     ranks = Ranks(2)
-    waiter = ranks.start(1, never)
+    follower = ranks.start(1, never)
     time.sleep(1.5)
     ranks.start(0, lambda _: {"rows": 3}).join(120)
-    waiter.join(120)
+    follower.join(120)
     assert ranks.outcomes[1] == {"rows": 3}
 
 
@@ -257,7 +257,7 @@ def test_work_has_no_time_limit() -> None:
 
 
 def test_a_rank_zero_without_progress_has_stalled_for_all() -> None:
-    """A living rank 0 whose work stands still is Stalled on every rank, and its work is told to end."""
+    """A living rank 0 whose work stands still is Stalled on every rank, and its work is stopped."""
 
     def work(progress: ProgressTracker) -> dict[str, Any]:
         while True:
@@ -281,49 +281,49 @@ def test_waiting_for_quota_is_no_stall() -> None:
 
 
 def test_a_rank_zero_that_never_starts_is_never_met() -> None:
-    """Without a rank 0 a waiter ends after the arrival timeout, with the code that asks for another start."""
+    """Without a rank 0 a follower ends as RankZeroLost after the arrival timeout."""
     ranks = Ranks(2)
     ranks.start(1, never, timeouts=Timeouts(arrival=0.3, heartbeat=1)).join(120)
     assert isinstance(ranks.outcomes[1], RankZeroLost)
     assert "never met rank 0 within 0.3 s" in str(ranks.outcomes[1])
 
 
-def silent_rank_zero(ranks: Ranks, words: int) -> str:
-    """Speak as a rank 0 that falls silent after some beats."""
+def silent_rank_zero(ranks: Ranks, messages: int) -> str:
+    """Write as a rank 0 that falls silent after some heartbeats; return the key that comes next."""
     store, nonce = FakeStore(ranks.server), "dead"
     store.set("step37/job/0/nonce", nonce)
-    for word in range(1, words + 1):
+    for number in range(1, messages + 1):
         store.set(
-            f"step37/job/0/{nonce}/word/{word}", json.dumps({"kind": "beat", "state": "fetching"})
+            f"step37/job/0/{nonce}/word/{number}", json.dumps({"kind": "beat", "state": "fetching"})
         )
     store.wait("step37/job/0/arrival/1", 120)
-    store.set("step37/job/0/answer/1", json.dumps({"nonce": nonce, "word": words}))
-    return f"step37/job/0/{nonce}/word/{words + 1}"
+    store.set("step37/job/0/answer/1", json.dumps({"nonce": nonce, "word": messages}))
+    return f"step37/job/0/{nonce}/word/{messages + 1}"
 
 
 def test_silence_is_a_lost_rank_zero() -> None:
-    """A rank 0 that was met and falls silent is lost after the heartbeat timeout, and its place is taken in the log of words."""
+    """A silent rank 0 is lost after the heartbeat timeout; its next key holds `Lost`."""
     ranks = Ranks(2)
-    waiter = ranks.start(1, never, timeouts=SILENT)
+    follower = ranks.start(1, never, timeouts=SILENT)
     next_word = silent_rank_zero(ranks, 3)
     start = time.monotonic()
-    waiter.join(120)
+    follower.join(120)
     assert time.monotonic() - start > 0.5
     assert isinstance(ranks.outcomes[1], RankZeroLost)
     assert json.loads(ranks.server.values[next_word])["kind"] == "lost"
 
 
 def test_a_thawed_rank_zero_adopts_what_stands() -> None:
-    """A rank 0 that was given up while it was frozen ends as lost, too, and its work is told to end."""
+    """A rank 0 that was given up while it was frozen ends as lost, too, and its work is stopped."""
     ranks = Ranks(2)
     thread = ranks.start(0, until_stopped, timeouts=Timeouts(arrival=60, heartbeat=2))
     store = FakeStore(ranks.server)
     assert store.wait("step37/job/0/nonce", 120)
     nonce = store.get("step37/job/0/nonce")
     lost = json.dumps({"kind": "lost", "message": "given up by rank 1"})
-    words = (f"step37/job/0/{nonce}/word/{number}" for number in itertools.count(1))
-    # The first that it hasn't said yet
-    next(word for word in words if store.compare_set(word, "", lost) == lost)
+    keys = (f"step37/job/0/{nonce}/word/{number}" for number in itertools.count(1))
+    # The first that it hasn't written yet
+    next(key for key in keys if store.compare_set(key, "", lost) == lost)
     thread.join(120)
     assert isinstance(ranks.outcomes[0], RankZeroLost)
     assert "given up by rank 1" in str(ranks.outcomes[0])
@@ -337,8 +337,8 @@ def test_a_dead_attempts_outcome_is_not_believed() -> None:
     assert ranks.run(lambda _: {"attempt": 2})[1] == {"attempt": 2}
 
 
-def test_waiters_follow_a_rank_zero_that_starts_anew() -> None:
-    """A new rank 0 takes the call over: the waiters of the dead one follow it at once."""
+def test_followers_come_over_to_a_new_rank_zero() -> None:
+    """A new rank 0 takes the call over: the followers of the dead one follow it at once."""
     ranks = Ranks(3)
     threads = [
         ranks.start(rank, never, timeouts=Timeouts(arrival=30, heartbeat=30)) for rank in (1, 2)
@@ -356,7 +356,7 @@ def test_waiters_follow_a_rank_zero_that_starts_anew() -> None:
     assert ranks.outcomes[1] == ranks.outcomes[2] == {"attempt": 2}
 
 
-def test_an_earlier_rank_zero_that_lives_on_is_told_that_it_was_replaced() -> None:
+def test_an_earlier_rank_zero_that_lives_on_learns_that_it_was_replaced() -> None:
     """Of two rank 0s of one call the newer counts; the older one's work ends."""
     ranks = Ranks(2)
     old = ranks.start(0, until_stopped, timeouts=Timeouts(arrival=60, heartbeat=2))
@@ -370,37 +370,37 @@ def test_an_earlier_rank_zero_that_lives_on_is_told_that_it_was_replaced() -> No
     assert newer.outcomes[1] == {"attempt": 2}
 
 
-def test_a_lost_store_loses_rank_zero_at_once_where_it_cannot_be_mended() -> None:
+def test_a_lost_store_loses_rank_zero_at_once_where_it_cannot_be_reached_again() -> None:
     """In a process group the store's end is rank 0's end."""
     ranks = Ranks(2)
-    waiter = ranks.start(1, never, timeouts=Timeouts(arrival=60, heartbeat=30))
+    follower = ranks.start(1, never, timeouts=Timeouts(arrival=60, heartbeat=30))
     silent_rank_zero(ranks, 1)
     ranks.server.die()
-    waiter.join(120)
+    follower.join(120)
     assert isinstance(ranks.outcomes[1], RankZeroLost)
 
 
-def test_a_lost_connection_is_mended() -> None:
-    """Over a bare store a waiter connects again, and finds the rank 0 that has meanwhile come back."""
+def test_a_lost_connection_is_made_again() -> None:
+    """Over a bare store a follower connects again, and finds the rank 0 that has come back."""
     ranks = Ranks(2)
     servers = [ranks.server]
-    waiter_group = ranks.group(
+    follower_group = ranks.group(
         1,
         reconnects=True,
         connect=lambda seconds: servers[-1].connect(seconds),  # noqa: PLW0108 - the last one then
     )
-    waiter = ranks.start(1, never, waiter_group, timeouts=Timeouts(arrival=30, heartbeat=10))
+    follower = ranks.start(1, never, follower_group, timeouts=Timeouts(arrival=30, heartbeat=10))
     silent_rank_zero(ranks, 1)
     servers.append(FakeServer())
     ranks.server.die()
     reborn = Ranks(2, servers[-1])
     reborn.start(0, lambda _: {"attempt": 2}).join(120)
-    waiter.join(120)
+    follower.join(120)
     assert ranks.outcomes[1] == {"attempt": 2}
 
 
 def test_rank_zero_without_its_store_finishes_its_work(caplog: pytest.LogCaptureFixture) -> None:
-    """When the store dies under rank 0 the cache is filled all the same; the others look at the record."""
+    """When the store dies under rank 0 the work is finished all the same, with a warning."""
     ranks = Ranks(2)
 
     def work(_: ProgressTracker) -> dict[str, Any]:
@@ -415,7 +415,7 @@ def test_rank_zero_without_its_store_finishes_its_work(caplog: pytest.LogCapture
 
 
 def test_a_store_that_cannot_be_reached_by_rank_zero_is_transient() -> None:
-    """Rank 0 doesn't work when it can't even open the store: the others would wait in vain."""
+    """Rank 0 doesn't work when it can't even open the store: the other ranks would wait in vain."""
 
     def refuse(_: float) -> FakeStore:
         raise ConnectionError("port 29500 is taken")
@@ -424,17 +424,17 @@ def test_a_store_that_cannot_be_reached_by_rank_zero_is_transient() -> None:
         share(Group(rank=0, size=2, connect=refuse), never)
 
 
-def test_the_last_look_turns_a_lost_rank_zero_into_success() -> None:
-    """Whoever loses rank 0 looks once more, and goes on if a fitting record is there."""
+def test_an_earlier_success_turns_a_lost_rank_zero_into_success() -> None:
+    """A rank that loses rank 0 continues if the result of an earlier success is there."""
     ranks = Ranks(2)
-    waiter = ranks.start(
+    follower = ranks.start(
         1,
         never,
         find_result=lambda this_run_only: None if this_run_only else {"warm": True},
         timeouts=SILENT,
     )
     silent_rank_zero(ranks, 1)
-    waiter.join(120)
+    follower.join(120)
     assert ranks.outcomes[1] == {"warm": True}
 
 
@@ -442,10 +442,10 @@ def test_a_record_that_names_this_run_needs_no_rank_zero() -> None:
     """A replaced rank of a finished job doesn't wait for a rank 0 that is gone."""
     ranks = Ranks(2)
     start = time.monotonic()
-    waiter = ranks.start(
+    follower = ranks.start(
         1, never, find_result=lambda _: {"warm": True}, timeouts=Timeouts(arrival=60, heartbeat=1)
     )
-    waiter.join(120)
+    follower.join(120)
     assert ranks.outcomes[1]["warm"] is True
     assert time.monotonic() - start < 10
 
@@ -474,26 +474,27 @@ def test_a_single_rank_needs_no_store() -> None:
 
 
 def test_waiting_costs_a_fifth_of_a_request_per_second() -> None:
-    """A waiter blocks in the store: with the default heartbeat it makes at most 0.2 requests a second."""
+    """A follower blocks in the store: it makes at most 0.2 requests a second."""
     ranks = Ranks(2)
     heartbeat = 1.0
-    waiter = ranks.start(1, never, timeouts=Timeouts(arrival=30, heartbeat=heartbeat))
+    follower = ranks.start(1, never, timeouts=Timeouts(arrival=30, heartbeat=heartbeat))
 
-    def speak() -> int:
+    def requests_of_heartbeats() -> int:
         silent_rank_zero(ranks, 1)
         time.sleep(0.2)
         before = ranks.server.requests
         store = FakeStore(ranks.server)
-        for word in range(2, 8):
+        for number in range(2, 8):
             store.set(
-                f"step37/job/0/dead/word/{word}", json.dumps({"kind": "beat", "state": "fetching"})
+                f"step37/job/0/dead/word/{number}",
+                json.dumps({"kind": "beat", "state": "fetching"}),
             )
             time.sleep(heartbeat / 2)
         return ranks.server.requests - before - 6
 
-    per_beat = speak() / 6
-    waiter.join(120)
-    assert per_beat / Timeouts().heartbeat_interval <= 0.2
+    per_heartbeat = requests_of_heartbeats() / 6
+    follower.join(120)
+    assert per_heartbeat / Timeouts().heartbeat_interval <= 0.2
 
 
 def test_unknown_errors_of_rank_zero_are_named() -> None:
@@ -511,7 +512,7 @@ def test_unknown_errors_of_rank_zero_are_named() -> None:
 
 
 def test_no_process_group_means_rank_zero_and_no_barrier() -> None:
-    """Without an initialised process group there is no group, this is rank 0, and the barrier is a no-op."""
+    """Without a process group there is no group, this is rank 0, and the barrier is a no-op."""
     assert stores.current_group() is None
     assert stores.is_rank_zero()
     stores.barrier()

@@ -42,7 +42,7 @@ FULL = Progress(
     ],
 )
 def test_progress_and_its_json(progress: Progress, value: dict[str, Any]) -> None:
-    """The JSON form holds what is known, and is read back as the same value; other keys are ignored."""
+    """The JSON form is read back as the same value; other keys are ignored."""
     assert progress.as_json() == value
     assert Progress.from_json({**value, "kind": "beat"}) == progress
 
@@ -63,7 +63,7 @@ def test_progress_and_its_json(progress: Progress, value: dict[str, Any]) -> Non
 )
 def test_what_is_no_progress_is_refused(value: object) -> None:
     """A value of another shape, an unknown state and a total without its count are a ValueError."""
-    with pytest.raises(ValueError, match=r"has no state|validation error|needs its count"):
+    with pytest.raises(ValueError, match="validation error"):
         Progress.from_json(value)
 
 

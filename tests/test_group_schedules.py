@@ -1,4 +1,4 @@
-"""Rank zero first under every failing step and under random schedules of starts, deaths, freezes and returns."""
+"""Rank zero first under every failing step and under random starts, deaths and freezes."""
 
 import random
 import threading
@@ -35,14 +35,14 @@ class FailingStore:
 
 
 def brisk(confirming: float = 1.0) -> Timeouts:
-    """Give short limits; the time for confirming is derived, so it is moved by its base."""
+    """Return short timeouts; the time for confirming is derived, so its base is moved."""
     timeouts = Timeouts(arrival=6, heartbeat=1, stall=5, visibility=1)
     object.__setattr__(timeouts, "visibility", confirming - 30)
     return timeouts
 
 
 def outcomes_of(size: int, faulty: int, step: int) -> dict[int, Any]:
-    """Run a call whose rank ``faulty`` loses its connection at its step-th request; later connections hold."""
+    """Run a call whose rank ``faulty`` loses its first connection at its step-th request."""
     server = FakeServer()
     outcomes: dict[int, Any] = {}
     connected: list[int] = []
@@ -76,7 +76,7 @@ def outcomes_of(size: int, faulty: int, step: int) -> dict[int, Any]:
 
 @pytest.mark.parametrize("faulty", [0, 1, 15])
 def test_every_step_failing_hangs_nobody_and_fails_nobody_who_sees_a_record(faulty: int) -> None:
-    """Whichever request of whichever rank fails, every rank ends, and well, since the record is there."""
+    """Whichever request of whichever rank fails, every rank succeeds, since the record is there."""
     with ThreadPoolExecutor(5) as pool:
         for outcomes in pool.map(lambda step: outcomes_of(16, faulty, step), range(16)):
             assert outcomes == dict.fromkeys(range(16), 1)
@@ -93,7 +93,7 @@ class Killed(BaseException):
 
 
 class Schedule:
-    """A job whose ranks start, die, freeze and return at random; what it sees is checked against the invariants."""
+    """A job whose ranks start, die, freeze and return at random; `check` checks the invariants."""
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
@@ -104,11 +104,11 @@ class Schedule:
         self.most_working = 0
         self.recorded_at: float | None = None
         self.failures: list[tuple[int, float, RankZeroLost]] = []
-        self.looked = threading.local()  # when a rank last looked
+        self.searched = threading.local()  # when a rank last searched for a result
         self.threads: list[threading.Thread] = []
 
     def find_result(self, _: bool) -> dict[str, Any] | None:
-        self.looked.at = time.monotonic()
+        self.searched.at = time.monotonic()
         return {"rows": 1} if self.recorded_at is not None else None
 
     def work(self, progress: ProgressTracker, killed: threading.Event) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class Schedule:
         except Killed:
             pass
         except RankZeroLost as error:
-            self.failures.append((group.rank, self.looked.at, error))
+            self.failures.append((group.rank, self.searched.at, error))
 
     def start(self, target: Any, *arguments: Any) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)
@@ -185,7 +185,7 @@ class Schedule:
                 break
             killed.set()
             self.servers[-1].die()
-            self.threads[-1].join(120)  # a scheduler starts a rank anew only when it has ended
+            self.threads[-1].join(120)  # a scheduler starts a rank again only when it has ended
         for thread in self.threads:
             thread.join(120)
             assert not thread.is_alive(), "a rank hangs beyond the limits"
@@ -206,6 +206,6 @@ def play(seed: int) -> None:
 
 @pytest.mark.parametrize("first", range(0, 60, 20))
 def test_random_schedules_hold_the_invariants(first: int) -> None:
-    """Never two downloaders, never a hang beyond the limits, never a failure when a fitting record is there."""
+    """Never two downloaders, never a hang, never a failure when a fitting record is there."""
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(play, range(first, first + 20)))

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from step37_flickr8k import cli
-from step37_flickr8k.diagnostics.preview import _MOST_ROWS
+from step37_flickr8k.diagnostics.preview import _MAXIMUM_ROWS
 from step37_flickr8k.images import contact_sheet, thumbnail
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import captioned, write_rows
@@ -72,7 +72,7 @@ def test_the_page_holds_each_row_and_asks_for_nothing(hub: LocalHub, shown: Any)
     with Image.open(io.BytesIO(base64.b64decode(rows[3][6]))) as copy:
         assert (copy.format, copy.size) == ("WEBP", (16, 16))
     assert hub.commit in page
-    assert "12 rows with caption_0, 12 pictures here" in page
+    assert "12 rows with caption_0, 12 images here" in page
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
     assert "default-src 'none'" in page
     assert "url(" not in page
@@ -104,7 +104,7 @@ def test_what_has_no_picture_is_shown_with_its_reason(
     assert decode_errors["metadata.csv, line 8"] == "the row has no file_name"
     assert decode_errors["0008.jpg"] == "No such file or directory"
     assert "truncated" in decode_errors["0009.jpg"].lower()
-    assert "10 rows with caption_0, 7 pictures here" in page.read_text()
+    assert "10 rows with caption_0, 7 images here" in page.read_text()
     assert (
         "3 without one</span>; 2 lines of metadata.csv without a name or a caption"
         in page.read_text()
@@ -145,7 +145,7 @@ def test_six_thousand_rows_stay_below_25_megabytes(hub: LocalHub, shown: Any) ->
     )
     rows = [
         {"file_name": f"{number % 12:04}.jpg", "caption_0": f"{number} {long}"}
-        for number in range(_MOST_ROWS + 10)
+        for number in range(_MAXIMUM_ROWS + 10)
     ]
     write_rows(hub.directory / "train", rows)
     page, told = shown()
@@ -154,8 +154,7 @@ def test_six_thousand_rows_stay_below_25_megabytes(hub: LocalHub, shown: Any) ->
     assert min(len(base64.b64decode(row[6])) for row in told) > 1000
     assert len(page.encode()) < 25_000_000
     assert (
-        "6,010 rows with caption_0, 6,000 pictures here; this page holds the first 6,000 rows"
-        in page
+        "6,010 rows with caption_0, 6,000 images here; this page holds the first 6,000 rows" in page
     )
 
 
@@ -218,7 +217,7 @@ def test_what_cannot_be_shown_is_said(
     """No ready record, captions that aren't ready, a page that can't be written: 2, with the remedy."""
     assert hub.commit
     assert cli.run(["preview", "--cache-dir", str(cache)]) == 2
-    assert "has no ready record of train: run warmup first" in capsys.readouterr().err
+    assert "has no ready record of train; run warmup first" in capsys.readouterr().err
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     assert cli.run(["preview", "--cache-dir", str(cache), "--caption-key", "caption_1"]) == 2
     assert "caption_key 'caption_1' isn't ready in" in (told := capsys.readouterr().err)
@@ -237,5 +236,5 @@ def test_what_cannot_be_shown_is_said(
         assert f"{file} can't be written" in capsys.readouterr().err
     page = tmp_path / "y.html"
     assert cli.run(["preview", "--cache-dir", str(cache), "--output", str(page)]) == 2
-    assert "train/metadata.csv is no longer there: run warmup" in capsys.readouterr().err
+    assert "train/metadata.csv is no longer there; run warmup" in capsys.readouterr().err
     assert not page.exists()

@@ -94,7 +94,7 @@ def test_a_cold_and_a_warm_run_are_told_apart(
     assert slow["0007.jpg"]["tries"] == 3
     said = shown(file, capsys)
     assert re.search(r"ready after [\d.]+ s: 12 rows; 12 files, 0\.0 MB fetched", said)
-    assert re.search(r"tried again because of +times.*\n +503 +2", said)
+    assert re.search(r"retries because of +times.*\n +503 +2", said)
     warm = report_of(cache, file)
     assert (warm["warm"], warm["files"], warm["timeline"], warm["slowest"]) == (True, 0, [], [])
     assert "12 rows; the cache was warm" in shown(file, capsys)
@@ -228,7 +228,7 @@ def test_a_shortened_report_says_so(
     ("content", "said"),
     [
         (None, "can't be read: No such file"),
-        (b"\xff\xfe", "can't be read: it is no text"),
+        (b"\xff\xfe", "can't be read: it is not UTF-8 text"),
         (b"no JSON", "Invalid JSON"),
         (b'{"ok": true}', "format: Field required"),
         (b'{"format": 2}', "format: Input should be 1"),
@@ -250,7 +250,7 @@ def test_what_is_no_report_is_refused(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rows": None}, "a run that went well has rows"),
+        ({"rows": None}, "a successful run has rows"),
         ({"ranks": {"x": {"ok": True}}}, "ranks are numbers"),
         (
             {
@@ -331,11 +331,11 @@ def test_the_timeline_of_a_long_run_stays_short() -> None:
         )
         now[0] += 0.5
     recorder.close()
-    told = recorder.value()
-    assert told["seconds"] == {"starting": 0.0, "fetching": 9000.0, "waiting for quota": 1000.0}
-    moments = [point["seconds"] for point in told["timeline"]]
+    recording = recorder.value()
+    assert recording.seconds == {"starting": 0.0, "fetching": 9000.0, "waiting for quota": 1000.0}
+    moments = [point.seconds for point in recording.timeline]
     assert 60 < len(moments) <= 240
     assert moments[0] < 200
     assert moments[-1] > 9_700
     assert max(after - before for before, after in itertools.pairwise(moments)) < 500
-    assert {point["state"] for point in told["timeline"]} == {"fetching", "waiting for quota"}
+    assert {point.state for point in recording.timeline} == {"fetching", "waiting for quota"}

@@ -40,11 +40,11 @@ def job(tmp_path: Path) -> Iterator[Ranks]:
 
 def test_nothing_is_said_to_be_nothing(say: Say, cache: Path) -> None:
     """A directory that isn't there, or holds nothing of ours, is no error, and isn't made."""
-    assert say() == f"{cache} is not there, and nobody is filling it\n"
+    assert say() == f"{cache} doesn't exist, and no warmup is running\n"
     assert json.loads(say("--json")) == {"cache_dir": str(cache), "splits": []}
     assert not cache.exists()
     cache.mkdir()
-    assert say() == f"{cache} holds no ready record, and nobody is filling it\n"
+    assert say() == f"{cache} holds no ready record, and no warmup is running\n"
 
 
 def test_each_split_is_shown_with_what_is_ready(
@@ -95,7 +95,7 @@ def test_what_is_no_longer_there_and_what_is_bad_is_said(
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     (cache / "train" / "0001.jpg").unlink()
     said = say()
-    assert "missing    1 of 13 files no longer there: run warmup" in said
+    assert "missing    1 of 13 files no longer there; run warmup" in said
     assert "  not ready  intro/flickr8k at commit" in said
     assert "left out   1 image that can't be decoded" in said
     assert "rows       11 (all) with caption_0, 1 left out" in said
@@ -112,7 +112,7 @@ def test_a_manifest_that_cannot_be_read_is_said(hub: LocalHub, cache: Path, say:
     said = say()
     assert "  not ready  intro/flickr8k at commit" in said
     assert (
-        "  files      not known, since the manifest can't be read: run warmup, which hashes them again"
+        "  files      unknown, because the manifest can't be read; run warmup, which hashes them again"
         in said
     )
 
@@ -125,7 +125,7 @@ def test_who_is_filling_it_and_how_far_is_told(
     job.start_all("warmup", "--cache-dir", str(cache), STEP37_RUN_ID="night")
     deadline = time.monotonic() + 60
     while not re.search(
-        r"filling    \S+, rank 0, run night: fetching: 11 of 12 files, 0\.0 of 0\.0 MB, \d+ s ago",
+        r"running    \S+, rank 0, run night: fetching: 11 of 12 files, 0\.0 of 0\.0 MB, \d+ s ago",
         said := say(),
     ):
         assert time.monotonic() < deadline, said
@@ -141,7 +141,7 @@ def test_who_is_filling_it_and_how_far_is_told(
     (lease,) = (cache / ".step37-flickr8k").glob("train.lease.*")
     os.utime(lease, (time.time() - 7200,) * 2)
     assert re.search(
-        r"given up   \S+, rank 0, run night, silent for 2 h \(fetching: 11 of 12", say()
+        r"lost       \S+, rank 0, run night, silent for 2 h \(fetching: 11 of 12", say()
     )
 
 
@@ -164,7 +164,7 @@ def test_a_lease_that_a_hand_has_been_at_is_still_shown(
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     (lease,) = (cache / ".step37-flickr8k").glob("train.lease.*")
     lease.write_text(json.dumps(json.loads(lease.read_text()) | {"state": "held"} | damage))
-    assert re.search(r"  filling    \S+, rank 0: \S", say())
+    assert re.search(r"  running    \S+, rank 0: \S", say())
 
 
 def test_a_run_that_was_ended_is_no_lost_rank(

@@ -55,7 +55,7 @@ MPI = {
     ],
 )
 def test_each_launcher_is_read(environ: dict[str, str], expected: tuple[object, ...]) -> None:
-    """torchrun, plain variables, an Indexed Job, a SLURM step, Open MPI, none; a batch script outside srun is one process."""
+    """The launcher's variables say the rank; a batch script outside srun is one process."""
     world = World.from_environment(environ)
     assert (
         world.launcher,
@@ -89,7 +89,7 @@ def test_each_launcher_is_read(environ: dict[str, str], expected: tuple[object, 
     ],
 )
 def test_a_partial_set_of_variables_is_refused(environ: dict[str, str], named: str) -> None:
-    """A rank that can't know its rank never takes itself for rank 0 of 1: one line names the variable."""
+    """A process that can't know its rank is never rank 0 of 1: one line names the variable."""
     with pytest.raises(InvalidWorld) as caught:
         World.from_environment(environ)
     assert named in str(caught.value)
@@ -115,7 +115,7 @@ def test_the_run_id_is_the_same_on_all_ranks_and_after_restarts(
 
 
 def test_several_ranks_need_a_store_to_meet_at() -> None:
-    """The address of the store is asked for only when it is needed, and what is missing is named."""
+    """The store's address is needed only by several ranks; the error names what is missing."""
     assert World.from_environment(TORCHRUN).rendezvous() == ("n0", 29500)
     assert World.from_environment(TORCHRUN).agent_store
     with pytest.raises(InvalidWorld, match="MASTER_ADDR"):
@@ -149,7 +149,7 @@ def test_every_line_of_a_log_says_where_it_is_from() -> None:
 
 
 def test_a_pod_names_its_node() -> None:
-    """With the node's name from the Job every line of a pod's log, and what others say of it, names node and pod."""
+    """If the Job passes in the node's name, every line of a pod's log names node and pod."""
     pod = {"JOB_COMPLETION_INDEX": "1", "WORLD_SIZE": "4", "STEP37_NODE_NAME": "n2"}
     world = World.from_environment(pod)
     assert world.host == f"n2/{socket.gethostname()}"

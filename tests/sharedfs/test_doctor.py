@@ -30,7 +30,7 @@ def test_a_shared_directory_with_honest_locks_is_told_so(
     found, _, codes = examined(job, nodes("--nfs"))
     assert codes == {0: 0, 1: 0}, found
     assert {found[check]["state"] for check in ("folder shared", "locks", "lag")} == {"ok"}, found
-    assert found["locks"]["told"] == "flock holds between nodes"
+    assert found["locks"]["message"] == "flock holds between nodes"
     assert not list(backing.iterdir())
 
 
@@ -48,7 +48,7 @@ def test_a_directory_that_is_not_shared_is_found(
         lonely.end()
     assert codes == {0: 2, 1: 0}, found
     assert found["folder shared"]["state"] == "problem"
-    assert "rank 1 on lonely doesn't see what rank 0 writes" in found["folder shared"]["told"]
+    assert "rank 1 on lonely doesn't see what rank 0 writes" in found["folder shared"]["message"]
     assert "cache_scope=node" in found["folder shared"]["remedy"]
     assert {found[check]["state"] for check in ("locks", "lag")} == {"not checked"}
     assert not [*backing.iterdir(), *other.iterdir()]
@@ -69,8 +69,8 @@ def test_locks_that_lie_or_are_refused_are_found(
     found, _, codes = examined(job, mounts)
     assert codes == {0: 0, 1: 0}, found
     assert (found["locks"]["state"], found["folder shared"]["state"]) == ("warning", "ok")
-    assert said in found["locks"]["told"]
-    assert "nothing here rests on locks" in found["locks"]["remedy"]
+    assert said in found["locks"]["message"]
+    assert "doesn't depend on locks" in found["locks"]["remedy"]
 
 
 def test_a_name_that_was_looked_for_too_early_is_seen_by_listing(
@@ -81,8 +81,8 @@ def test_a_name_that_was_looked_for_too_early_is_seen_by_listing(
     found, _, codes = examined(job, nodes("--nfs", "--negative", "60", "--attr", "60"))
     assert codes == {0: 0, 1: 0}, found
     assert (found["folder shared"]["state"], found["lag"]["state"]) == ("ok", "ok")
-    assert "by name alone not at once by rank 1 on node-1" in found["lag"]["told"]
-    assert "list a directory before you look" in found["lag"]["remedy"]
+    assert "by name alone not at once by rank 1 on node-1" in found["lag"]["message"]
+    assert "list a directory before you open" in found["lag"]["remedy"]
 
 
 def test_a_name_that_stays_missing_though_it_is_listed_is_found(
@@ -93,5 +93,7 @@ def test_a_name_that_stays_missing_though_it_is_listed_is_found(
     found, _, codes = examined(job, nodes("--negative", "60"))
     assert codes == {0: 0, 1: 0}, found
     assert (found["folder shared"]["state"], found["lag"]["state"]) == ("ok", "warning")
-    assert "rank 1 on node-1 lists the file, but can't open it within 4 s" in found["lag"]["told"]
+    assert (
+        "rank 1 on node-1 lists the file, but can't open it within 4 s" in found["lag"]["message"]
+    )
     assert "visibility_timeout" in found["lag"]["remedy"]

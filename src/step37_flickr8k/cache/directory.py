@@ -144,7 +144,7 @@ class CacheDirectory:
     # --- temporary files ---
 
     def temporary(self, parent: Path | None = None) -> Path:
-        """Return a new name for an unfinished file, in the split's directory unless said."""
+        """Return a new name for an unfinished file, by default in the split's directory."""
         return (parent or self.files) / (
             f"{TEMPORARY}{self.split}-{self._nonce}-{next(self._numbers)}.tmp"
         )

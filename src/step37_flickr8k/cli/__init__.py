@@ -46,7 +46,10 @@ def main() -> NoReturn:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code. Without ``arguments`` they come from the process."""
+    """Run the command and return its exit code.
+
+    ``arguments`` are those of the process unless given.
+    """
     parsed = build_parser().parse_args(arguments)
     try:
         return _dispatch(parsed)

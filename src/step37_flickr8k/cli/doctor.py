@@ -9,8 +9,9 @@ from step37_flickr8k.cli.output import print_json, print_text
 from step37_flickr8k.cli.parser import read_settings
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.stores import job_group
-from step37_flickr8k.diagnostics.doctor import Finding, examine
+from step37_flickr8k.diagnostics.doctor import examine
 from step37_flickr8k.diagnostics.doctor_text import findings_as_text
+from step37_flickr8k.diagnostics.finding import Finding, State
 from step37_flickr8k.settings import contradictions
 
 __all__ = ["run"]
@@ -30,5 +31,5 @@ def run(parsed: argparse.Namespace) -> int:
     if world.rank != 0:
         return 0
     if parsed.json:
-        print_json([vars(finding) for finding in found])
-    return 2 if any(finding.state == "problem" for finding in found) else 0
+        print_json([finding.as_json() for finding in found])
+    return 2 if any(finding.state is State.PROBLEM for finding in found) else 0

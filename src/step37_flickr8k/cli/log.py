@@ -7,7 +7,7 @@ import traceback
 
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.errors import Terminated, exit_code_of, message_of
-from step37_flickr8k.report.progress import CLEAR, terminal
+from step37_flickr8k.report.display import CLEAR, shows_bar
 from step37_flickr8k.settings import WarmupSettings
 
 __all__ = ["log", "report_error", "reset_logging", "set_up_logging"]
@@ -23,7 +23,7 @@ _INTERNAL = (
 def set_up_logging(settings: WarmupSettings, world: World) -> None:
     """Send the package's log to stderr, in the format and from the level that the settings name."""
     handler = logging.StreamHandler(sys.stderr)
-    text = TextFormatter(world, CLEAR if terminal(settings) else "")
+    text = TextFormatter(world, CLEAR if shows_bar(settings) else "")
     handler.setFormatter(JsonFormatter(world) if settings.log_format == "json" else text)
     log.handlers[:] = [handler]
     log.setLevel(settings.log_level.upper())

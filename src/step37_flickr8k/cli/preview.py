@@ -7,7 +7,7 @@ from step37_flickr8k.cli.parser import read_settings
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.diagnostics.preview import preview
 from step37_flickr8k.report import page
-from step37_flickr8k.report.progress import display
+from step37_flickr8k.report.display import display
 
 __all__ = ["run"]
 
@@ -18,7 +18,7 @@ def run(parsed: argparse.Namespace) -> int:
     set_up_logging(settings, world)
     for file in (parsed.output, parsed.png):
         if file is not None:
-            page.try_out(file)
+            page.check_writable(file)
     show = display(settings, world)
     try:
         made = preview(settings, show)

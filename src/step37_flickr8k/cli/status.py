@@ -6,7 +6,8 @@ from step37_flickr8k.cli.log import set_up_logging
 from step37_flickr8k.cli.output import print_json, print_text
 from step37_flickr8k.cli.parser import read_settings
 from step37_flickr8k.cluster.launcher import World
-from step37_flickr8k.diagnostics import status
+from step37_flickr8k.diagnostics.status import as_json, status
+from step37_flickr8k.diagnostics.status_text import status_as_text
 
 __all__ = ["run"]
 
@@ -16,9 +17,9 @@ def run(parsed: argparse.Namespace) -> int:
     settings = read_settings(parsed).settings
     set_up_logging(settings, World.from_environment({}))
     root = settings.cache_dir.absolute()
-    splits = status.status(root)
+    splits = status(root)
     if parsed.json:
-        print_json(status.as_value(root, splits))
+        print_json(as_json(root, splits))
     else:
-        print_text("\n".join(status.as_lines(root, splits)))
+        print_text(status_as_text(root, splits))
     return 0

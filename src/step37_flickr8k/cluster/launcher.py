@@ -28,7 +28,7 @@ _VARIABLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The rank of this process among all processes of the job; what the launcher doesn't say is None.
+    """This process's rank among the processes of the job; None is what the launcher doesn't say.
 
     ``run_id`` names the run of a job, the same on all its ranks and after restarts.
     ``agent_store`` says that torchrun's agent serves the store at ``master_addr``, not rank 0.
@@ -61,7 +61,7 @@ class World:
         """Read the variables of torchrun (or set by hand), Kubernetes, a SLURM step or Open MPI.
 
         Without any of them this is rank 0 of 1. A partial set raises `InvalidWorld`: a rank that
-        takes itself for rank 0 of 1 would download beside all others.
+        takes itself for rank 0 of 1 would download in addition to all others.
         """
         variables = _Variables(environ)
         found = (world for read in _READERS if (world := read(variables)) is not None)
@@ -97,7 +97,7 @@ class World:
         return f"{self.host}{node} rank {self.rank}/{self.size}"
 
     def describe(self) -> str:
-        """Return the first line that every rank logs; "-" stands for what the launcher doesn't say."""
+        """Return the first line that every rank logs; what the launcher doesn't say is "-"."""
         return (
             f"host {self.host}, "
             f"local rank {self.local_rank} of {_or_dash(self.local_world_size)}, "
@@ -131,11 +131,11 @@ class _Variables:
             )
         return int(text)
 
-    def required(self, name: str, *, beside: str, remedy: str) -> int:
-        """Return a world size, which must be set because ``beside`` is."""
+    def required(self, name: str, *, because: str, remedy: str) -> int:
+        """Return a world size, which must be set if ``because`` is."""
         number = self.number(name, 1)
         if number is None:
-            raise InvalidWorld(f"{beside} is set, but {name} isn't. {remedy}.")
+            raise InvalidWorld(f"{because} is set, but {name} isn't. {remedy}.")
         return number
 
 
@@ -156,7 +156,7 @@ def _environment(variables: _Variables) -> World | None:
     rank = variables.number("RANK")
     if rank is None:
         return None
-    size = variables.required("WORLD_SIZE", beside="RANK", remedy="Set it to the number of ranks")
+    size = variables.required("WORLD_SIZE", because="RANK", remedy="Set it to the number of ranks")
     local_world_size = variables.number("LOCAL_WORLD_SIZE", 1)
     return World(
         rank=rank,
@@ -175,7 +175,7 @@ def _kubernetes(variables: _Variables) -> World | None:
     if rank is None:
         return None
     size = variables.required(
-        "WORLD_SIZE", beside="JOB_COMPLETION_INDEX", remedy="Set it to the Job's completions"
+        "WORLD_SIZE", because="JOB_COMPLETION_INDEX", remedy="Set it to the Job's completions"
     )
     return World(rank=rank, size=size, launcher="kubernetes")
 
@@ -190,7 +190,7 @@ def _slurm(variables: _Variables) -> World | None:
     if rank is None:
         return None
     size = variables.required(
-        "SLURM_STEP_NUM_TASKS", beside="SLURM_PROCID", remedy="Start the command with srun"
+        "SLURM_STEP_NUM_TASKS", because="SLURM_PROCID", remedy="Start the command with srun"
     )
     world_size = variables.number("WORLD_SIZE", 1)
     if world_size not in {None, size}:
@@ -215,7 +215,7 @@ def _open_mpi(variables: _Variables) -> World | None:
         return None
     size = variables.required(
         "OMPI_COMM_WORLD_SIZE",
-        beside="OMPI_COMM_WORLD_RANK",
+        because="OMPI_COMM_WORLD_RANK",
         remedy="Start the command with mpirun",
     )
     return World(

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from step37_flickr8k.cluster.messages import (
@@ -31,10 +30,9 @@ from step37_flickr8k.cluster.messages import (
     read_message,
 )
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
-from step37_flickr8k.cluster.protocol import Call
-from step37_flickr8k.dataset.words import listed
+from step37_flickr8k.cluster.protocol import Call, CallResult
+from step37_flickr8k.cluster.verdict import decide_verdict
 from step37_flickr8k.errors import (
-    CallMismatch,
     ErrorReport,
     RankZeroLost,
     Stalled,
@@ -42,28 +40,18 @@ from step37_flickr8k.errors import (
     TransientError,
 )
 
-__all__ = ["CallResult", "lead"]
+__all__ = ["lead"]
 
 log = logging.getLogger("step37_flickr8k")
 
 _T = TypeVar("_T")
 
-# Seconds between two reads of the leader's own store: the only polling, by one rank, on its own host
+# Seconds between two reads of the leader's own store. Nobody else polls, and this is local.
 _POLL = 0.05
 # Seconds that the leader keeps its store open for followers that still fetch the verdict
 _FAREWELL = 5.0
 # Seconds for the followers to report on a failure; a signalled leader has twice that in all
 _LAST_REPORTS = 1.0
-# Reasons that the message of a verdict gives
-_MOST_REASONS = 8
-
-
-@dataclass(frozen=True)
-class CallResult:
-    """What a call returns on each rank: the work's result; on rank 0 also each rank's report."""
-
-    result: JsonObject
-    ranks: Mapping[int, RankReport]
 
 
 def lead(call: Call, work: Callable[[ProgressTracker], JsonObject]) -> CallResult:
@@ -156,7 +144,7 @@ class _Leader(threading.Thread):
         self._wait_for_count(self._keys.reports(self._nonce), followers, seconds)
         none: dict[int, RankReport] = {}
         reports = {0: own} | self._run_task(self._reports, default=none)
-        decided = _verdict(error, reports, self._call.size)
+        decided = decide_verdict(error, reports, self._call.size)
         verdict = self._run_task(lambda: self._write_verdict(decided), default=decided)
         leaves = self._keys.leaves(self._nonce)
         if error is None:
@@ -224,7 +212,7 @@ class _Leader(threading.Thread):
         return True
 
     def _take_over(self) -> None:
-        """Take the call over from an earlier leader, dead or frozen: its last message is `Moved`."""
+        """Take the call over from an earlier leader, dead or frozen: write `Moved` after it."""
         before = ""
         while (
             stands := self._store.compare_set(self._keys.nonce, before, self._nonce)
@@ -299,36 +287,3 @@ def _why_replaced(message: Message) -> str:
     if isinstance(message, Lost):
         return message.message
     return "another process has taken over as rank 0 of this call"
-
-
-def _verdict(error: BaseException | None, reports: Mapping[int, RankReport], size: int) -> Verdict:
-    """Decide how the call ends for all ranks."""
-    failed = {rank: report.failure for rank, report in reports.items() if report.failure}
-    mismatched = {
-        rank: failure for rank, failure in failed.items() if failure.error == CallMismatch.__name__
-    }
-    if mismatched or (failed and error is None):
-        return _joined(mismatched or failed, reports)
-    if error is not None:
-        return Verdict(failure=ErrorReport.of(error))
-    if silent := sorted(set(range(size)) - set(reports)):
-        log.warning(
-            "rank %s never reported whether it can use the outcome", listed(map(str, silent))
-        )
-    return Verdict()
-
-
-def _joined(failed: Mapping[int, ErrorReport], reports: Mapping[int, RankReport]) -> Verdict:
-    """Return one failure of several ranks: the lowest rank's class, and the reasons of all."""
-    ranks_by_message: dict[str, list[str]] = {}
-    for rank, failure in sorted(failed.items()):
-        name = f"rank {rank} on {reports[rank].host}"
-        ranks_by_message.setdefault(failure.message, []).append(name)
-    reasons = [f"{listed(names)}: {message}" for message, names in ranks_by_message.items()]
-    first = min(failed)
-    return Verdict(
-        failure=replace(failed[first], message="; ".join(reasons[:_MOST_REASONS])),
-        host=reports[first].host,
-        waited=reports[first].waited,
-        lag=reports[first].lag,
-    )

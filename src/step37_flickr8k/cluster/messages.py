@@ -36,7 +36,7 @@ JsonObject: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """The leader is alive, and so far."""
+    """The leader is alive, and how far its work is."""
 
     progress: Annotated[Progress, BeforeValidator(Progress.from_json)]
     kind: Literal["beat"] = "beat"
@@ -48,7 +48,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How the work ended, with its result or its failure; and the arguments of the leader's call."""
+    """How the work ended: its result or its failure; and the arguments of the leader's call."""
 
     arguments: JsonObject
     result: JsonObject = field(default_factory=dict)
@@ -98,7 +98,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Moved:
-    """A newer leader has taken the call over; written behind the last message of the one before."""
+    """A newer leader has taken the call over; written after the last message of the one before."""
 
     to: str
     kind: Literal["moved"] = "moved"
@@ -113,7 +113,7 @@ Message: TypeAlias = Heartbeat | Outcome | Verdict | Lost | Moved
 
 @dataclass(frozen=True)
 class Arrival:
-    """A follower is there and looks for the leader."""
+    """A follower has connected and asks for a living leader."""
 
     rank: int
     host: str

@@ -21,7 +21,7 @@ from step37_flickr8k.cluster.messages import JsonObject, RankReport
 from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.errors import ErrorReport, Step37Error
 
-__all__ = ["Call", "Keys", "Store", "Timeouts", "difference"]
+__all__ = ["Call", "CallResult", "Keys", "Store", "Timeouts", "difference"]
 
 
 class Store(Protocol):
@@ -43,7 +43,7 @@ class Store(Protocol):
         """Add to a counter and return its new value."""
 
     def compare_set(self, key: str, expected: str, desired: str) -> str:
-        """Write ``desired`` if the key holds ``expected`` ("" for none); return what it holds now."""
+        """Write ``desired`` if the key holds ``expected`` ("" for none); return what it holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Timeouts:
 
     @property
     def heartbeat_interval(self) -> float:
-        """Seconds between two heartbeats: half the timeout, so that a late one is not yet silence."""
+        """Seconds between two heartbeats: half the timeout, so that a late one isn't silence."""
         return self.heartbeat / 2
 
     @property
@@ -140,6 +140,14 @@ class Call:
             waited=round(waited, 3),
             lag=round(time.monotonic() - start, 3),
         )
+
+
+@dataclass(frozen=True)
+class CallResult:
+    """What a call returns on each rank: the work's result; on rank 0 also each rank's report."""
+
+    result: JsonObject
+    ranks: Mapping[int, RankReport]
 
 
 def difference(own: Mapping[str, Any], leaders: Mapping[str, Any]) -> str:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from step37_flickr8k.cluster.follower import follow
-from step37_flickr8k.cluster.leader import CallResult, lead
+from step37_flickr8k.cluster.leader import lead
 from step37_flickr8k.cluster.messages import JsonObject
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker
-from step37_flickr8k.cluster.protocol import Call, Keys, Store, Timeouts
+from step37_flickr8k.cluster.protocol import Call, CallResult, Keys, Store, Timeouts
 from step37_flickr8k.errors import RankZeroLost
 
 __all__ = ["CallResult", "Group", "share"]

@@ -1,4 +1,4 @@
-"""Where the ranks of a group meet: the store of the caller's process group, or one of our own; the only torch user."""
+"""The stores: that of the caller's process group, or a bare TCPStore; the only user of torch."""
 
 import contextlib
 import itertools
@@ -19,16 +19,28 @@ from step37_flickr8k.errors import InvalidWorld
 
 __all__ = ["barrier", "current_group", "is_rank_zero", "job_group"]
 
-# By store; weak: it may hold a port that is wanted again
+# File descriptors of the serving process other than one connection per rank
+_OTHER_FILES = 1024
+# torch's limit for one request; `_TorchStore.wait` passes its own
+_REQUEST_TIMEOUT = timedelta(seconds=60)
+# Seconds for one try to connect, and between tries: short at first, since rank 0 often starts last
+_CONNECT_TIMEOUT = 5.0
+_PAUSES = (0.05, 0.1, 0.2, 0.5)
+_LAST_PAUSE = 1.0
+
+# Calls so far by store, so that each call has keys of its own. Weak: a store that is kept alive
+# here would keep its port, which may be wanted again.
 _calls: WeakKeyDictionary[Any, Iterator[int]] = WeakKeyDictionary()
 
 
 def current_group() -> Group | None:
-    """Give the group of the caller's initialised process group, any backend; None without one."""
-    dist = sys.modules.get("torch.distributed")  # whoever initialised a group has imported it
+    """Return the group of the caller's initialised process group, any backend; None without one."""
+    # Whoever has initialised a process group has imported this module
+    dist = sys.modules.get("torch.distributed")
     if dist is None or not dist.is_available() or not dist.is_initialized():
         return None
-    store = dist.distributed_c10d._get_default_store()  # noqa: SLF001 - torch has no public name for it
+    # torch has no public name for the store of the default process group
+    store = dist.distributed_c10d._get_default_store()  # noqa: SLF001
     return Group(
         rank=dist.get_rank(),
         size=dist.get_world_size(),
@@ -39,22 +51,22 @@ def current_group() -> Group | None:
 
 
 def is_rank_zero() -> bool:
-    """Tell whether this is global rank 0; True without a process group."""
+    """Return whether this is global rank 0; True without a process group."""
     group = current_group()
     return group is None or group.rank == 0
 
 
 def barrier() -> None:
-    """Wait for all ranks of the process group, if there is one; an error of the barrier is the caller's."""
+    """Wait for all ranks of the process group, if there is one; raises what the barrier raises."""
     if current_group() is not None:
         sys.modules["torch.distributed"].barrier()
 
 
 def job_group(world: World) -> Group:
-    """Give the group of a job's ranks over a bare TCPStore that rank 0 serves (under torchrun: its agent).
+    """Return the group of a job's ranks, over a bare TCPStore that rank 0 serves.
 
-    Not a process group: gloo fails at initialisation when one rank is missing, and a restarted rank
-    could not join again.
+    Under torchrun its agent serves the store. This is no process group: gloo fails at
+    initialisation when one rank is missing, and a restarted rank could not join again.
     """
     if world.size == 1:
         return Group.alone()
@@ -63,11 +75,9 @@ def job_group(world: World) -> Group:
     serves = world.rank == 0 and not world.agent_store
 
     def connect(seconds: float) -> Store:
-        return (
-            _TorchStore(_serve_store(port, world.size))
-            if serves
-            else _TorchStore(_reach_store(host, port, seconds))
-        )
+        if serves:
+            return _TorchStore(_serve_store(port, world.size))
+        return _TorchStore(_connect_to_store(host, port, seconds))
 
     return Group(
         rank=world.rank, size=world.size, connect=connect, host=world.host, reconnects=not serves
@@ -75,39 +85,43 @@ def job_group(world: World) -> Group:
 
 
 def _serve_store(port: int, size: int) -> Any:
+    """Return a store that serves ``size`` ranks from this process; raises ConnectionError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = size + 1024  # a connection per rank, and what this process has open anyway
+    wanted = size + _OTHER_FILES
     if soft < wanted:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (min(wanted, hard) if hard >= 0 else wanted, hard)
-        )
+        raised = min(wanted, hard) if hard >= 0 else wanted
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
     dist = _torch_distributed()
     try:
         return dist.TCPStore(
-            "localhost", port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
+            "localhost", port, is_master=True, wait_for_workers=False, timeout=_REQUEST_TIMEOUT
         )
     except dist.DistNetworkError as error:
-        reason = str(error).splitlines()[0]
         raise ConnectionError(
-            f"can't serve the store on port {port}: {reason}: set MASTER_PORT to a free one"
+            f"rank 0 can't serve the store on port {port} ({_first_line(error)}). "
+            "Set MASTER_PORT to a free port, the same on all ranks."
         ) from error
 
 
-def _reach_store(host: str, port: int, seconds: float) -> Any:
-    """Connect to rank 0's store; a name that doesn't resolve yet and a refused connection are tried again."""
+def _connect_to_store(host: str, port: int, seconds: float) -> Any:
+    """Return a client of rank 0's store within this time; raises ConnectionError after it.
+
+    A name that doesn't resolve yet and a refused connection are retried.
+    """
     dist = _torch_distributed()
     deadline = time.monotonic() + seconds
-    for pause in itertools.chain((0.05, 0.1, 0.2, 0.5), itertools.repeat(1.0)):
+    for pause in itertools.chain(_PAUSES, itertools.repeat(_LAST_PAUSE)):
         try:
-            # torch's own client would try again, too, but print a stack trace for each try
-            with socket.create_connection((host, port), timeout=5.0) as probe:
-                # Of an ephemeral port that nobody listens on yet
+            # torch's own client would retry, too, but print a stack trace for each try
+            with socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT) as probe:
+                # On an ephemeral port without a server a client can connect to itself
                 if probe.getsockname() == probe.getpeername():
                     raise ConnectionError("connected to itself")
             return dist.TCPStore(
-                host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=60)
+                host, port, is_master=False, wait_for_workers=False, timeout=_REQUEST_TIMEOUT
             )
-        except (OSError, dist.DistNetworkError) as error:  # socket.gaierror is an OSError
+        # A name that doesn't resolve is an OSError, too
+        except (OSError, dist.DistNetworkError) as error:
             if time.monotonic() + pause > deadline:
                 raise ConnectionError(f"no store at {host}:{port}: {error}") from error
             time.sleep(pause)
@@ -115,19 +129,22 @@ def _reach_store(host: str, port: int, seconds: float) -> Any:
 
 
 def _torch_distributed() -> Any:
+    """Return torch.distributed; raises `InvalidWorld` where it can't be imported."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
-            import torch.distributed as dist  # noqa: PLC0415 - seconds and hundreds of files: only where it is needed
+            # It costs seconds and hundreds of files, so it is imported only where it is needed
+            import torch.distributed as dist  # noqa: PLC0415
     except ImportError as error:
         raise InvalidWorld(
-            f"several ranks need torch, which can't be imported ({error}): install it, or run one rank"
+            f"several ranks need torch, which can't be imported ({error}). "
+            "Install it, or run one rank."
         ) from error
     return dist
 
 
 class _TorchStore:
-    """torch's store behind our `Store`: a wait that runs out is False, a lost connection a ConnectionError."""
+    """torch's store as a `Store`; a lost connection is a ConnectionError."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
@@ -149,7 +166,7 @@ class _TorchStore:
         try:
             with _network_errors():
                 self._store.wait([key], timedelta(seconds=seconds))
-        # Torch's word for "not within that time"
+        # torch raises this class for "not within that time"
         except sys.modules["torch.distributed"].DistStoreError:
             return False
         return True
@@ -166,7 +183,13 @@ class _TorchStore:
 
 @contextlib.contextmanager
 def _network_errors() -> Iterator[None]:
+    """Turn torch's error for a lost connection into ConnectionError."""
     try:
         yield
     except sys.modules["torch.distributed"].DistNetworkError as error:
-        raise ConnectionError(str(error).splitlines()[0]) from error
+        raise ConnectionError(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    """Return what torch says, without its stack trace."""
+    return str(error).splitlines()[0]

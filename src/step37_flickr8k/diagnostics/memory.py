@@ -10,7 +10,10 @@ __all__ = ["memory_limit"]
 
 
 def memory_limit() -> tuple[int, str]:
-    """Give the bytes of memory that this process and its children may use at most, and what says so."""
+    """Return the most memory that this process and its children may use, and what sets that limit.
+
+    The limit is in bytes; its source is the beginning of a sentence: "ulimit -v allows".
+    """
     limits = [(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this node has")]
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
@@ -20,7 +23,7 @@ def memory_limit() -> tuple[int, str]:
 
 
 def _control_group_limits() -> Iterator[int]:
-    """Give the memory limits of this process's control group and of those above it, of both versions."""
+    """Return the limits of this process's control group and of its parents, of both versions."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, group = line.split(":", 2)
@@ -29,7 +32,9 @@ def _control_group_limits() -> Iterator[int]:
             mount = Path("/sys/fs/cgroup") / controllers
             name = "memory.limit_in_bytes" if controllers else "memory.max"
             own = mount / group.lstrip("/")
-            # in a container the name may be that outside of it, and the mount the group itself
-            for place in (own, *(above for above in own.parents if above.is_relative_to(mount))):
-                with contextlib.suppress(OSError, ValueError):  # not there, or "max"
-                    yield int((place / name).read_text(encoding="ascii"))
+            parents = (parent for parent in own.parents if parent.is_relative_to(mount))
+            # In a container the name may be the one outside of it, and the mount the group itself:
+            # then the group's own directory doesn't exist. A limit may be "max".
+            for directory in (own, *parents):
+                with contextlib.suppress(OSError, ValueError):
+                    yield int((directory / name).read_text(encoding="ascii"))

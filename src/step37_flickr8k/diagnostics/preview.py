@@ -1,4 +1,4 @@
-"""The samples of a warm cache to look at: a page with a search box, and a picture for terminals and documents."""
+"""The samples of a warm cache: a page with a search box, and a PNG of the first images."""
 
 import base64
 import json
@@ -21,16 +21,26 @@ from step37_flickr8k.settings import WarmupSettings
 
 __all__ = ["Preview", "Tile", "preview"]
 
-_MOST_ROWS = 6000  # on one page, which stays below 25 MB then
-_MOST_BYTES = 2900  # of a small copy; as text in the page it takes a third more
-_PER_PAGE = 96  # pictures that a browser decodes at once
-_LONGEST = 1000  # characters of a caption that are shown
-_SHEET = (6, 24)  # columns and pictures of the contact sheet
+# Rows and bytes of a thumbnail that keep the page below 25 MB. As base64 a thumbnail takes a third
+# more.
+_MAXIMUM_ROWS = 6000
+_MAXIMUM_BYTES = 2900
+# Images that a browser decodes at once
+_PER_PAGE = 96
+# Characters of a caption that are shown
+_LONGEST_CAPTION = 1000
+# Columns and images of the PNG
+_SHEET = (6, 24)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One row: its image's name, caption, bytes, width and height in pixels, a small copy; or why there is none."""
+    """One row of the page.
+
+    ``file`` and ``caption`` are ready to be shown. ``weight`` is the size of the file in bytes,
+    ``size`` width and height in pixels, ``copy`` a thumbnail as WebP; ``decode_error`` says why
+    there is none. ``counts`` is False for a line of metadata.csv that is no row of the selection.
+    """
 
     file: str
     caption: str
@@ -38,12 +48,12 @@ class Tile:
     size: tuple[int, int] = (0, 0)
     copy: bytes | None = None
     decode_error: str = ""
-    counts: bool = True  # as a row: not a line of metadata.csv without a name or a caption
+    counts: bool = True
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What is shown: the record that the rows are of, where they lie, how many there are, and the tiles."""
+    """The samples of a split; ``rows`` of the selection, of which ``tiles`` shows the first."""
 
     record: Record
     directory: CacheDirectory
@@ -52,24 +62,25 @@ class Preview:
     tiles: Sequence[Tile]
 
     def page(self) -> str:
-        """Give the page: one file that needs nothing else."""
+        """Return the page: one HTML file that needs nothing else."""
         rows = [
             [t.file, t.caption, t.weight, *t.size, t.decode_error, _as_text(t.copy)]
             for t in self.tiles
         ]
-        # within a script element only "<" could end it; the rest is JSON's own escaping
-        told = json.dumps({"perPage": _PER_PAGE, "rows": rows}, separators=(",", ":")).replace(
-            "<", "\\u003c"
+        data = json.dumps({"perPage": _PER_PAGE, "rows": rows}, separators=(",", ":"))
+        return render(
+            "preview.html",
+            script="preview.js",
+            preview=self,
+            # In a script element only "<" could end the JSON
+            data=data.replace("<", "\\u003c"),
+            shown=self.shown,
+            bad=self.bad,
+            lines=len(self.tiles) - self.shown - self.bad,
         )
-        counts = {
-            "shown": self.shown,
-            "bad": self.bad,
-            "lines": len(self.tiles) - self.shown - self.bad,
-        }
-        return render("preview.html", script="preview.js", preview=self, told=told, **counts)
 
     def sheet(self) -> bytes:
-        """Give the first pictures as PNG."""
+        """Return the first images as one PNG."""
         columns, most = _SHEET
         tiles = [
             (tile.copy, f"{tile.file}: {tile.decode_error}" if tile.decode_error else tile.caption)
@@ -79,46 +90,54 @@ class Preview:
 
     @property
     def bad(self) -> int:
-        """How many rows have no picture to show."""
+        """How many rows have no image to show."""
         return sum(bool(tile.decode_error) and tile.counts for tile in self.tiles)
 
     @property
     def shown(self) -> int:
-        """How many rows have one."""
+        """How many rows have an image."""
         return sum(not tile.decode_error for tile in self.tiles)
 
 
 def preview(settings: WarmupSettings, watch: Callable[[Progress], None]) -> Preview:
-    """Look at a warm cache; raises `FolderNotUsable` where it isn't one, `InvalidSettings` for captions that aren't ready."""
+    """Return the samples of a warm cache; ``watch`` is called for each image that was decoded.
+
+    Raises `FolderNotUsable` if the cache isn't warm, and `InvalidSettings` if it has no rows with
+    this caption key.
+    """
     directory = CacheDirectory(settings.cache_dir.absolute(), settings.split)
-    record = read_record(directory)
-    if record is None:
-        raise FolderNotUsable(
-            f"{directory.home} has no ready record of {directory.split}: run warmup first, or choose another split"
-        )
-    if METADATA not in directory.names():
-        raise FolderNotUsable(
-            f"{directory.files / METADATA} is no longer there: run warmup, which fetches just what is missing"
-        )
+    record = _record_of(directory)
     coverage = record.captions.get(settings.caption_key)
     if coverage is None:
         ready = ", ".join(record.captions)
-        told = f"caption_key {settings.caption_key!r} isn't ready in {directory.root}"
-        raise InvalidSettings(f"{told}: run warmup with it, or choose from {ready}")
+        raise InvalidSettings(
+            f"caption_key {settings.caption_key!r} isn't ready in {directory.root};"
+            f" run warmup with it, or choose from {ready}"
+        )
     rows = min(coverage.rows, settings.sample_count or coverage.rows)
     selection = Selection(
         repo_id=record.repo_id,
         split=directory.split,
         caption_key=settings.caption_key,
-        sample_count=min(rows, _MOST_ROWS),
+        sample_count=min(rows, _MAXIMUM_ROWS),
     )
-    return Preview(
-        record,
-        directory,
-        settings.caption_key,
-        rows,
-        [*_tiles(directory, record, selection, watch)],
-    )
+    tiles = tuple(_tiles(directory, record, selection, watch))
+    return Preview(record, directory, settings.caption_key, rows, tiles)
+
+
+def _record_of(directory: CacheDirectory) -> Record:
+    record = read_record(directory)
+    if record is None:
+        raise FolderNotUsable(
+            f"{directory.home} has no ready record of {directory.split};"
+            " run warmup first, or choose another split"
+        )
+    if METADATA not in directory.names():
+        raise FolderNotUsable(
+            f"{directory.files / METADATA} is no longer there;"
+            " run warmup, which downloads only what is missing"
+        )
+    return record
 
 
 def _tiles(
@@ -127,50 +146,48 @@ def _tiles(
     selection: Selection,
     watch: Callable[[Progress], None],
 ) -> Iterator[Tile]:
-    """Give the rows in file order, those that don't count among them; an image that several rows name is decoded once."""
+    """Return a tile for each line of metadata.csv, in its order; each image is decoded once."""
     rows: list[Row | Tile] = []
 
-    def leave_out(line: int, why: str) -> None:
-        rows.append(Tile(f"{METADATA}, line {line}", "", decode_error=why, counts=False))
+    def leave_out(line: int, reason: str) -> None:
+        rows.append(Tile(f"{METADATA}, line {line}", "", decode_error=reason, counts=False))
 
     for row in rows_of(directory, selection, leave_out):
         rows.append(row)  # noqa: PERF402 - leave_out appends between them
     names = [*dict.fromkeys(row.file_name for row in rows if isinstance(row, Row))]
-    pictures: dict[str, Tile] = {}
+    tiles: dict[str, Tile] = {}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for name, picture in zip(
-            names, pool.map(lambda name: _picture(directory, record, name), names), strict=True
-        ):
-            pictures[name] = picture
-            watch(Progress(State.DECODING, files=len(pictures), of_files=len(names)))
+        decoded = pool.map(lambda name: _tile(directory, record, name), names)
+        for name, tile in zip(names, decoded, strict=True):
+            tiles[name] = tile
+            watch(Progress(State.DECODING, files=len(tiles), of_files=len(names)))
     for each in rows:
-        yield (
-            each
-            if isinstance(each, Tile)
-            else replace(pictures[each.file_name], caption=visible(_shortened(each.caption)))
-        )
+        if isinstance(each, Tile):
+            yield each
+        else:
+            caption = visible(_shortened(each.caption))
+            yield replace(tiles[each.file_name], caption=caption)
 
 
-def _picture(directory: CacheDirectory, record: Record, name: str) -> Tile:
+def _tile(directory: CacheDirectory, record: Record, name: str) -> Tile:
+    """Return the tile of an image, still without a caption."""
     path, shown = directory.files / name, visible(name)
     try:
         weight = path.stat().st_size
         if name in record.skipped:
             return Tile(shown, "", weight, decode_error=visible(record.skipped[name]))
-        copy, size = thumbnail(path, _MOST_BYTES)
-    except (OSError, ValueError, SyntaxError) as error:  # gone since, or changed
-        return Tile(
-            shown,
-            "",
-            decode_error=visible(
-                getattr(error, "strerror", None) or str(error).replace(str(path), name)
-            ),
-        )
+        copy, size = thumbnail(path, _MAXIMUM_BYTES)
+    # Deleted or changed since the warmup
+    except (OSError, ValueError, SyntaxError) as error:
+        reason = getattr(error, "strerror", None) or str(error).replace(str(path), name)
+        return Tile(shown, "", decode_error=visible(reason))
     return Tile(shown, "", weight, size, copy)
 
 
 def _shortened(caption: str) -> str:
-    return caption if len(caption) <= _LONGEST else f"{caption[:_LONGEST]}\u2026"
+    if len(caption) <= _LONGEST_CAPTION:
+        return caption
+    return f"{caption[:_LONGEST_CAPTION]}\u2026"
 
 
 def _as_text(copy: bytes | None) -> str:

@@ -34,10 +34,6 @@ class Traffic:
     retries: Mapping[str, int] = field(default_factory=dict)
     slowest: tuple[SlowFile, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what a report holds of it."""
-        return {**asdict(self), "slowest": [asdict(file) for file in self.slowest]}
-
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupResult:
@@ -57,8 +53,18 @@ class WarmupResult:
     slowest: tuple[SlowFile, ...]
     skipped: Mapping[str, str]
 
+    @property
+    def traffic(self) -> Traffic:
+        """What it asked the Hub for."""
+        return Traffic(
+            commit=self.commit,
+            requests=self.requests,
+            retries=self.retries,
+            slowest=self.slowest,
+        )
+
     def as_json(self) -> dict[str, Any]:
-        """Return what crosses the store, and what a report holds of it."""
+        """Return what crosses the store."""
         return {**asdict(self), "slowest": [asdict(file) for file in self.slowest]}
 
     @staticmethod

@@ -1,6 +1,10 @@
-"""The run report and progress, and how both are shown: on a terminal, in a log, as JSON, as a page.
+"""The run report and progress, and how both are rendered: terminal, log, JSON, HTML.
 
-- `model`: the report of a run. - `recorder`: progress over time, for the report; `progress`:
-progress for people. - `text`, `html`: the report on a terminal and as a page; `page`, `tables`,
-`visible`: what they share.
+- `model`: the report of a run as a model, its schema, and how it is read.
+- `build`: how a run becomes its report.
+- `recorder`: progress over time, for the report.
+- `text`, `html`: the report on a terminal and as a page.
+- `display`, `bar`: progress while a command runs, as log lines and as a bar.
+- `progress`: progress as text.
+- `page`, `tables`, `visible`: what pages and tables share.
 """

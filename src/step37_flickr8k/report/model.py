@@ -1,29 +1,33 @@
-"""The report of a run: what rank 0 writes as JSON, its schema, and what is read from it.
+"""The report of a run as a model: what rank 0 writes as JSON, its schema, and how it is read.
 
-A new field is no new format; one that is taken away, or means something else, is.
+To add a field, give `RunReport` the field with a description, and `report.build` its value. A new
+field keeps the format's number. Removing a field, or changing its meaning, needs a new number.
 """
 
 import sys
-from collections.abc import Iterator
-from datetime import datetime, timezone
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
 
-from step37_flickr8k import __version__
-from step37_flickr8k.cluster.launcher import World
-from step37_flickr8k.dataset.words import listed
-from step37_flickr8k.errors import InvalidSettings, exit_code_of, message_of, what_to_do
-from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.errors import InvalidSettings
 
-__all__ = ["Report", "beginning", "failure", "json_schema", "read_report"]
+__all__ = ["FORMAT", "Point", "RankReport", "RunReport", "SlowFile", "json_schema", "read_report"]
 
 FORMAT: Literal[1] = 1
 
-_MOST = 2**63 - 1
+_MAXIMUM = 2**63 - 1
 _Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=0, le=_MOST)]
+_Count = Annotated[int, Field(ge=0, le=_MAXIMUM)]
 
 
 class _Part(BaseModel):
@@ -31,7 +35,7 @@ class _Part(BaseModel):
 
 
 class Point(_Part):
-    """Where the fetch was at some moment."""
+    """How far the download was at some moment."""
 
     seconds: _Seconds = Field(description="since the run began")
     state: str
@@ -42,30 +46,32 @@ class Point(_Part):
 class SlowFile(_Part):
     """One of the files that took longest."""
 
-    seconds: _Seconds = Field(
-        description="of all its tries together, without the pauses between them"
-    )
+    seconds: _Seconds = Field(description="of all its attempts together, without the waits between")
     file: str
     bytes: _Count
-    tries: int = Field(ge=1, le=_MOST)
+    tries: int = Field(ge=1, le=_MAXIMUM)
 
 
 class RankReport(_Part):
-    """What one rank said of the outcome."""
+    """How the run ended on one rank."""
 
-    ok: bool | None = Field(description="null: it never said anything")
+    ok: bool | None = Field(description="null: the rank never reported")
     host: str | None = None
-    waited: _Seconds | None = Field(None, description="seconds until it heard the outcome")
-    lag: _Seconds | None = Field(None, description="seconds from then until it saw the whole cache")
+    waited: _Seconds | None = Field(None, description="seconds until it received the outcome")
+    lag: _Seconds | None = Field(
+        None, description="seconds from the outcome until it saw the whole cache"
+    )
     error: str | None = None
     message: str | None = None
 
 
-class Report(_Part):
-    """What a run of ``warmup`` did, written by rank 0 whether it went well or not."""
+class RunReport(_Part):
+    """What a run of ``warmup`` did, written by rank 0 after success and after failure."""
+
+    model_config = ConfigDict(title="Report")
 
     format: Literal[1] = Field(
-        description="of this report; new fields may come without a new number"
+        description="of this report; new fields may be added without a new number"
     )
     version: str = Field(description="of step37-flickr8k")
     started: datetime
@@ -73,9 +79,9 @@ class Report(_Part):
     split: str
     cache_dir: str
     host: str = Field(description="of rank 0")
-    world_size: int = Field(ge=1, le=_MOST)
+    world_size: int = Field(ge=1, le=_MAXIMUM)
     run: str | None = Field(
-        description="names the run of a job, the same after restarts; null: the launcher has no name for it"
+        description="run id of the job, the same after restarts; null: the launcher sets none"
     )
     ok: bool
     exit_code: int
@@ -88,37 +94,36 @@ class Report(_Part):
     what_to_do: str | None = Field(None, description="of a failure, by its class")
 
     commit: str | None = None
-    warm: bool | None = Field(None, description="the cache had it all: nothing was fetched")
-    rows: _Count | None = Field(
-        None, description="of the selection, those that are left out among them"
-    )
+    warm: bool | None = Field(None, description="the cache was complete: nothing was downloaded")
+    rows: _Count | None = Field(None, description="of the selection, including those left out")
     ready_rows: _Count | None = Field(
-        None, description="without those that are left out, since their images can't be decoded"
+        None, description="rows without those left out because their images can't be decoded"
     )
-    files: _Count = Field(description="fetched by this run")
-    bytes: _Count = Field(description="fetched by this run")
+    files: _Count = Field(description="downloaded by this run")
+    bytes: _Count = Field(description="downloaded by this run")
     requests: _Count | None = None
-    retries: dict[str, _Count] = Field(description="how often something was tried again, by cause")
+    retries: dict[str, _Count] = Field(description="number of repeated requests, by cause")
     skipped: dict[str, str] = Field(
         {}, description="images that can't be decoded, each with the reason"
     )
     slowest: list[SlowFile] = Field(
-        [], description="files fetched one by one that took longest, the slowest first"
+        [], description="files downloaded one by one that took longest, the slowest first"
     )
-    ranks: dict[str, RankReport] = Field({}, description="by rank; none where there is but one")
+    ranks: dict[str, RankReport] = Field({}, description="by rank; empty for a single rank")
 
-    seconds: dict[str, _Seconds] = Field(description="by state, as the log calls them")
-    timeline: list[Point] = Field(description="of the fetch, some 240 points at the most")
+    seconds: dict[str, _Seconds] = Field(description="by state, with the names that the log uses")
+    timeline: list[Point] = Field(description="of the download, at most about 240 points")
     total_seconds: _Seconds
     cut: list[str] = Field(
         [],
-        description="fields that were shortened, since a pod's termination message holds 4,096 bytes",
+        description="fields that were shortened, because a pod's termination message holds"
+        " 4,096 bytes",
     )
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> "Report":
+    def _is_consistent(self) -> "RunReport":
         if self.ok and self.rows is None:
-            raise ValueError("a run that went well has rows")
+            raise ValueError("a successful run has rows")
         if not all(rank.isdecimal() and len(rank) < 20 for rank in self.ranks):
             raise ValueError("ranks are numbers")
         moments = [point.seconds for point in self.timeline]
@@ -126,75 +131,96 @@ class Report(_Part):
             raise ValueError("the timeline goes back")
         return self
 
+    @field_serializer("started")
+    def _as_iso(self, started: datetime) -> str:
+        return started.isoformat(timespec="seconds")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is written: the fields that were set, in the order people read them in."""
+        value = self.model_dump(exclude_unset=True)
+        if "ranks" in value:
+            value["ranks"] = {
+                rank: _ordered(said, _RANK_KEYS) for rank, said in value["ranks"].items()
+            }
+        return _ordered(value, _FIRST_KEYS + (_SUCCESS_KEYS if self.ok else _FAILURE_KEYS))
+
     def rates(self) -> Iterator[tuple[float, float]]:
-        """Give (seconds, bytes a second) along the timeline."""
+        """Return the throughput along the timeline as pairs (seconds, bytes per second)."""
         for before, after in zip(self.timeline, self.timeline[1:], strict=False):
             if (spent := after.seconds - before.seconds) > 0:
-                came = after.bytes - before.bytes
-                # Less than before: another fetch began
-                yield after.seconds, max(0, came if came >= 0 else after.bytes) / spent
+                done = after.bytes - before.bytes
+                # Fewer bytes than before: another download began
+                yield after.seconds, max(0, done if done >= 0 else after.bytes) / spent
 
 
-def beginning(settings: WarmupSettings, world: World) -> dict[str, Any]:
-    """Give what a report says of a run before it begins."""
-    return {
-        "format": FORMAT,
-        "version": __version__,
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "repo_id": settings.repo_id,
-        "split": settings.split,
-        "cache_dir": str(settings.cache_dir.absolute()),
-        "host": world.host,
-        "world_size": world.size,
-        "run": world.run_id,
-    }
+# The order of keys in the JSON. A failure begins with its cause. Keys that aren't named here follow
+# in the order of the model's fields.
+_FIRST_KEYS = (
+    "format",
+    "version",
+    "started",
+    "repo_id",
+    "split",
+    "cache_dir",
+    "host",
+    "world_size",
+    "run",
+    "ok",
+    "exit_code",
+)
+_SUCCESS_KEYS = (
+    "warm",
+    "rows",
+    "files",
+    "bytes",
+    "commit",
+    "requests",
+    "retries",
+    "slowest",
+    "skipped",
+    "ranks",
+    "ready_rows",
+)
+_FAILURE_KEYS = (
+    "error",
+    "message",
+    "where",
+    "what_to_do",
+    "ranks",
+    "commit",
+    "requests",
+    "retries",
+    "slowest",
+    "files",
+    "bytes",
+)
+_RANK_KEYS = ("ok", "error", "message", "waited", "lag", "host")
 
 
-def failure(error: BaseException, world: World, state: str) -> dict[str, Any]:
-    """Give what a report says of a failure: what, where, and what to do."""
-    code = exit_code_of(error)
-    told = {
-        "ok": False,
-        "exit_code": code,
-        "error": type(error).__name__,
-        "message": message_of(error),
-    }
-    ranks = {
-        str(rank): report.as_json(traceback=False)
-        for rank, report in getattr(error, "ranks", {}).items()
-    }
-    where = [
-        f"rank {rank} on {said['host']}" for rank, said in ranks.items() if said["ok"] is False
-    ]
-    where = where or [f"rank {world.rank} on {world.host}"]
-    return told | {
-        "where": f"{listed(where)}, {state}",
-        "what_to_do": what_to_do(error),
-        "ranks": ranks,
-    }
+def _ordered(value: Mapping[str, Any], first: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value[name] for name in dict.fromkeys((*first, *value)) if name in value}
 
 
-def read_report(file: Path) -> Report:
-    """Read a report, ``-`` from stdin; raises `InvalidSettings` for what isn't one."""
+def read_report(file: Path) -> RunReport:
+    """Return the report in a file, ``-`` for stdin; raises `InvalidSettings` if it isn't one."""
+    remedy = "name a file that warmup --report wrote"
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
-        raise InvalidSettings(
-            f"report {file} can't be read: {why}: name a file that warmup --report wrote"
-        ) from error
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InvalidSettings(f"report {file} can't be read: {reason}; {remedy}") from error
     try:
-        return Report.model_validate_json(text)
+        return RunReport.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        why = f"{where}: {first['msg']}" if where else first["msg"]
-        told = f"{file} is no report of format {FORMAT} ({why})"
+        field = ".".join(map(str, first["loc"]))
+        reason = f"{field}: {first['msg']}" if field else first["msg"]
         raise InvalidSettings(
-            f"{told}: name a file that warmup --report wrote, with this version"
+            f"{file} is not a report of format {FORMAT} ({reason}); {remedy}, with this version"
         ) from None
 
 
 def json_schema() -> dict[str, Any]:
-    """Give the JSON schema of the report."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Report.model_json_schema()}
+    """Return the JSON schema of the report."""
+    schema = RunReport.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

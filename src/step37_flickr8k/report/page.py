@@ -1,4 +1,4 @@
-"""Pages that people open in a browser: one file each, nothing from elsewhere, and what others wrote is shown as text."""
+"""Pages for a browser: single files that load nothing, and show all text from outside as text."""
 
 import base64
 import contextlib
@@ -14,34 +14,38 @@ from step37_flickr8k.errors import InvalidSettings
 from step37_flickr8k.report.progress import counted
 from step37_flickr8k.report.visible import visible
 
-__all__ = ["render", "try_out", "write"]
+__all__ = ["check_writable", "render", "write"]
 
 
 def render(name: str, *, script: str = "", **values: Any) -> str:
-    """Fill a page of ``pages/``; it may run that one script of it, by its hash, and no other."""
+    """Return a template of ``pages/`` filled with values.
+
+    The page may run only ``script``, another file of ``pages/``: its content security policy names
+    that script's hash.
+    """
     loader = jinja2.PackageLoader("step37_flickr8k.report", "pages")
-    ways: dict[str, Any] = {
-        "undefined": jinja2.StrictUndefined,
-        "trim_blocks": True,
-        "lstrip_blocks": True,
-    }
-    environment = jinja2.Environment(loader=loader, autoescape=True, finalize=_shown, **ways)
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        finalize=_shown,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.globals["counted"] = counted
     code = loader.get_source(environment, script)[0] if script else ""
-    allowed = (
-        "'sha256-" + base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() + "'"
-        if script
-        else "'none'"
-    )
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    allowed = f"'sha256-{digest}'" if script else "'none'"
     return environment.get_template(name).render(script=code, allowed=allowed, **values)
 
 
 def _shown(value: Any) -> Any:
-    return visible(value) if type(value) is str else value  # what is markup already is our own
+    # Markup, a subclass of str, comes from the templates and stays
+    return visible(value) if type(value) is str else value
 
 
-def try_out(file: Path) -> None:
-    """See whether a file can be written, before the work for it; one that is there stays as it is. Raises like `write`."""
+def check_writable(file: Path) -> None:
+    """Raise `InvalidSettings` if a file can't be written; a file that exists isn't changed."""
     with _errors(file):
         if file.exists():
             file.open("ab").close()
@@ -50,7 +54,7 @@ def try_out(file: Path) -> None:
 
 
 def write(file: Path, content: str | bytes) -> None:
-    """Write what was asked for where it was asked for; raises `InvalidSettings` where that can't be done."""
+    """Write a file that the user named; raises `InvalidSettings` if that fails."""
     with _errors(file):
         file.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -61,5 +65,5 @@ def _errors(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InvalidSettings(
-            f"{file} can't be written: {error.strerror}: name another file"
+            f"{file} can't be written: {error.strerror}; name another file"
         ) from error

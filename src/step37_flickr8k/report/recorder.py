@@ -1,45 +1,82 @@
-"""What a run's progress was over time, for its report."""
+"""How a run's progress went over time, for its report."""
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from step37_flickr8k.cluster.progress import Progress
-from step37_flickr8k.report.progress import Display
+from step37_flickr8k.report.display import Display
+from step37_flickr8k.report.model import Point
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "Recording"]
 
-_MOST_POINTS = 240
+# Points that a timeline may have: enough for a plot that is 800 pixels wide
+_MAXIMUM_POINTS = 240
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """What a recorder has kept: files and bytes downloaded so far, and seconds by state."""
+
+    files: int
+    bytes: int
+    seconds: Mapping[str, float]
+    timeline: Sequence[Point]
+    total_seconds: float
 
 
 class Recorder:
-    """Takes in what is told of the progress, hands it on, and keeps seconds by state and a few points of files and bytes."""
+    """Records the progress of a run and passes it on to a display.
+
+    It keeps the seconds that each state took, and a timeline of files and bytes.
+    """
 
     def __init__(self, display: Display, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin now, in the state "starting"."""
         self._display = display
         self._clock = clock
         self._begun = self._since = clock()
-        self._every = 0.0
+        # Seconds between two points of the timeline
+        self._interval = 0.0
         self._latest = Progress()
-        self._retries: Mapping[str, int] = {}
         self._seconds: dict[str, float] = {}
-        self._points: list[tuple[float, str, int, int]] = []
+        self._points: list[Point] = []
 
     def __call__(self, progress: Progress) -> None:
-        """Take in how far the work is."""
+        """Record how far the work is."""
         now = self._add_seconds()
         self._latest = progress
-        self._retries = progress.retries or self._retries
         if progress.of_bytes is not None:
-            files, size = progress.files or 0, progress.bytes or 0
-            self._keep((round(now - self._begun, 3), self.state, files, size))
+            self._add_point(
+                Point(
+                    seconds=round(now - self._begun, 3),
+                    state=self.state,
+                    files=progress.files or 0,
+                    bytes=progress.bytes or 0,
+                )
+            )
         self._display(progress)
 
     def close(self) -> None:
-        """End the last state and the display."""
+        """End the last state and close the display."""
         self._add_seconds()
         self._display.close()
+
+    @property
+    def state(self) -> str:
+        """The state now, without its detail: "waiting for quota", not for how long."""
+        return self._latest.state.value
+
+    def value(self) -> Recording:
+        """Return what was recorded so far."""
+        last = self._points[-1] if self._points else None
+        return Recording(
+            files=last.files if last else 0,
+            bytes=last.bytes if last else 0,
+            seconds={state: round(spent, 3) for state, spent in self._seconds.items()},
+            timeline=tuple(self._points),
+            total_seconds=round(self._clock() - self._begun, 3),
+        )
 
     def _add_seconds(self) -> float:
         """Add the time since the last change to its state; return the time now."""
@@ -48,30 +85,16 @@ class Recorder:
         self._since = now
         return now
 
-    @property
-    def state(self) -> str:
-        """The state now, without what changes in it: "waiting for quota", not for how long."""
-        return self._latest.state.value
+    def _add_point(self, point: Point) -> None:
+        """Keep a point if it is due.
 
-    def value(self) -> dict[str, Any]:
-        """Give what a report holds of it; what came so far is of use where the run has failed."""
-        columns = ("seconds", "state", "files", "bytes")
-        timeline = [dict(zip(columns, point, strict=True)) for point in self._points]
-        return {
-            "files": timeline[-1]["files"] if timeline else 0,
-            "bytes": timeline[-1]["bytes"] if timeline else 0,
-            "retries": dict(self._retries),
-            "seconds": {state: round(spent, 3) for state, spent in self._seconds.items()},
-            "timeline": timeline,
-            "total_seconds": round(self._clock() - self._begun, 3),
-        }
-
-    def _keep(self, point: tuple[float, str, int, int]) -> None:
-        """Keep a point; when there are too many, every other one goes, and from then on half as many are taken in."""
+        With too many points every other one is dropped, and the interval between points doubles.
+        """
         last = self._points[-1] if self._points else None
-        if last and point[0] < last[0] + self._every and point[1] == last[1]:
+        if last and point.seconds < last.seconds + self._interval and point.state == last.state:
             return
         self._points.append(point)
-        if len(self._points) > _MOST_POINTS:
-            self._every = 2 * (point[0] - self._points[0][0]) / len(self._points)
+        if len(self._points) > _MAXIMUM_POINTS:
+            spent = point.seconds - self._points[0].seconds
+            self._interval = 2 * spent / len(self._points)
             self._points = [*self._points[:-1:2], point]

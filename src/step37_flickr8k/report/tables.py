@@ -12,21 +12,22 @@ from step37_flickr8k.report.visible import visible
 
 __all__ = ["table", "text_for"]
 
-_WIDE = 160  # columns where nobody looks at a terminal: a file, a pipe
+# Columns of what goes to a file or a pipe
+_WIDTH = 160
 
 
 def text_for(stream: TextIO, parts: Iterable[Table | Text | str]) -> str:
-    """Give what is to be printed to a stream; without a terminal as plain text."""
-    colours, width = (True, None) if stream.isatty() else (None, _WIDE)
+    """Return what is to be printed to a stream: in color on a terminal, otherwise plain text."""
+    color, width = (True, None) if stream.isatty() else (None, _WIDTH)
     out = StringIO()
-    console = Console(file=out, force_terminal=colours, width=width, highlight=False)
+    console = Console(file=out, force_terminal=color, width=width, highlight=False)
     for part in parts:
         console.print(part)
     return out.getvalue().removesuffix("\n")
 
 
 def table(*names: str, rows: Iterable[Sequence[str | Text]], header: bool = True) -> Table:
-    """Give a table without lines; what others wrote is text, whatever it holds."""
+    """Return a table without lines. Cells are shown as they are, never as markup."""
     made = Table(box=None, show_header=header, header_style="bold")
     for number, name in enumerate(names):
         right = name.endswith(("seconds", " s", "kB", "tries", "times"))

@@ -1,5 +1,5 @@
 "use strict";
-// All that others wrote comes in as text: textContent and alt, never HTML.
+// All text from outside is set as text (textContent, alt), never as HTML.
 const { rows, perPage } = JSON.parse(document.getElementById("rows").textContent);
 const [query, bad, back, on, page, found, tiles] = ["query", "bad", "back", "on", "page", "found", "tiles"].map((id) => document.getElementById(id));
 const sought = rows.map(([file, caption]) => `${caption} ${file}`.toLowerCase());
@@ -13,22 +13,22 @@ function element(name, className, text) {
   return made;
 }
 
-function tile([file, caption, bytes, width, height, flaw, copy]) {
+function tile([file, caption, bytes, width, height, decodeError, copy]) {
   const item = element("li");
-  const picture = element("div", "picture");
-  if (flaw) {
-    picture.append(element("span", "bad", flaw));
+  const frame = element("div", "image");
+  if (decodeError) {
+    frame.append(element("span", "bad", decodeError));
   } else {
     const image = element("img");
     image.alt = caption;
     image.src = `data:image/webp;base64,${copy}`;
-    picture.append(image);
+    frame.append(image);
   }
   const words = element("p", "words", caption);
   words.dir = "auto";
   const name = element("p", "facts mono", file);
   const facts = bytes ? `${(bytes / 1000).toFixed(1)} kB${width ? `, ${width} × ${height}` : ""}` : "";
-  item.append(picture, words, name, element("p", "facts", facts));
+  item.append(frame, words, name, element("p", "facts", facts));
   return item;
 }
 
@@ -38,7 +38,7 @@ function show() {
   tiles.replaceChildren(...hits.slice(at * perPage, (at + 1) * perPage).map((number) => tile(rows[number])));
   page.textContent = `page ${at + 1} of ${pages}`;
   found.textContent = hits.length === rows.length ? "" : `${hits.length.toLocaleString("en")} found`;
-  // not disabled, which would take the focus away from who has just turned to the last page
+  // Not disabled: that would take the focus away from a button just pressed
   back.ariaDisabled = at === 0;
   on.ariaDisabled = at === pages - 1;
 }

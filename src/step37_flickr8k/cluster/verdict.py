@@ -1,0 +1,54 @@
+"""How a call ends for all ranks, decided from the work's error and the reports of the ranks."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from step37_flickr8k.cluster.messages import RankReport, Verdict
+from step37_flickr8k.dataset.words import listed
+from step37_flickr8k.errors import CallMismatch, ErrorReport
+
+__all__ = ["decide_verdict"]
+
+log = logging.getLogger("step37_flickr8k")
+
+# Reasons that the message of a verdict gives
+_MOST_REASONS = 8
+
+
+def decide_verdict(
+    error: BaseException | None, reports: Mapping[int, RankReport], size: int
+) -> Verdict:
+    """Return how the call ends for all ranks; ranks that never reported are a warning.
+
+    Different arguments matter more than the error of the work: it may be their consequence.
+    """
+    failed = {rank: report.failure for rank, report in reports.items() if report.failure}
+    mismatched = {
+        rank: failure for rank, failure in failed.items() if failure.error == CallMismatch.__name__
+    }
+    if mismatched or (failed and error is None):
+        return _joined(mismatched or failed, reports)
+    if error is not None:
+        return Verdict(failure=ErrorReport.of(error))
+    if silent := sorted(set(range(size)) - set(reports)):
+        log.warning(
+            "rank %s never reported whether it can use the outcome", listed(map(str, silent))
+        )
+    return Verdict()
+
+
+def _joined(failed: Mapping[int, ErrorReport], reports: Mapping[int, RankReport]) -> Verdict:
+    """Return one failure of several ranks: the lowest rank's class, and the reasons of all."""
+    ranks_by_message: dict[str, list[str]] = {}
+    for rank, failure in sorted(failed.items()):
+        name = f"rank {rank} on {reports[rank].host}"
+        ranks_by_message.setdefault(failure.message, []).append(name)
+    reasons = [f"{listed(names)}: {message}" for message, names in ranks_by_message.items()]
+    first = min(failed)
+    return Verdict(
+        failure=replace(failed[first], message="; ".join(reasons[:_MOST_REASONS])),
+        host=reports[first].host,
+        waited=reports[first].waited,
+        lag=reports[first].lag,
+    )

@@ -1,0 +1,128 @@
+"""The checks that one rank makes alone: settings, plan, directory, space, memory.
+
+The checks of the network are in `network_checks`.
+"""
+
+from collections.abc import Sequence
+
+from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.filesystem import local_file_system
+from step37_flickr8k.cache.preflight import check_space, try_out
+from step37_flickr8k.cache.scan import nearest
+from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.diagnostics.finding import Finding, State
+from step37_flickr8k.diagnostics.memory import memory_limit
+from step37_flickr8k.diagnostics.network_checks import check_network, with_few_attempts
+from step37_flickr8k.download.files import memory_in_flight
+from step37_flickr8k.errors import FolderFull, Step37Error, TransientError
+from step37_flickr8k.job.plan import make_plan
+from step37_flickr8k.job.results import Plan
+from step37_flickr8k.job.run import Run
+from step37_flickr8k.job.task import Task
+from step37_flickr8k.settings import WarmupSettings
+
+__all__ = ["check_rank", "check_rank_zero"]
+
+# Bytes of an image, if the plan isn't known
+_UNKNOWN_SIZE = 1 << 20
+# Bytes of the process with its workers. Measured: 72 MB, and 110 MB more with pyarrow.
+_OWN_MEMORY = 200 << 20
+# Bytes of torch.distributed
+_TORCH_MEMORY = 250 << 20
+
+
+def check_rank(contradictions: Sequence[str]) -> list[Finding]:
+    """Return what every rank checks for itself; ``contradictions`` are those of its settings."""
+    if contradictions:
+        return [
+            Finding.warning("settings", message, "unset one of the two")
+            for message in contradictions
+        ]
+    message = "valid; environment and settings file don't contradict each other"
+    return [Finding.ok("settings", message)]
+
+
+def check_rank_zero(settings: WarmupSettings, world: World) -> list[Finding]:
+    """Return what rank 0 checks, which would download."""
+    network = check_network(settings)
+    found, plan = [*network], None
+    if all(each.state is State.OK for each in network if each.check in {"endpoint", "token"}):
+        try:
+            plan = make_plan(Run(Task.from_settings(with_few_attempts(settings)), world))
+        except Step37Error as error:
+            found.append(Finding.problem("plan", str(error), "see what the message names"))
+    if plan is not None and plan.warm:
+        return [*found, *_nothing_to_do(settings)]
+    return [*found, *_check_directory(settings, plan), _check_memory(settings, world, plan)]
+
+
+def _nothing_to_do(settings: WarmupSettings) -> list[Finding]:
+    warm = f"{settings.cache_dir.absolute()} is warm: nothing is to be written"
+    return [
+        Finding.ok("folder", warm),
+        Finding.ok("space", warm),
+        Finding.ok("memory", "nothing is to be fetched"),
+    ]
+
+
+def _check_directory(settings: WarmupSettings, plan: Plan | None) -> list[Finding]:
+    """Check that the directory can be written, is not local to this node, and has enough space."""
+    directory = CacheDirectory(settings.cache_dir.absolute(), settings.split)
+    existing = nearest(directory.root)
+    try:
+        try_out(directory)
+    except Step37Error as error:
+        # The message of a configuration error names its remedy
+        remedy = "choose another cache_dir" if isinstance(error, TransientError) else ""
+        return [
+            Finding.problem("folder", str(error), remedy),
+            Finding.not_checked("space", "the directory isn't usable"),
+        ]
+    if kind := local_file_system(directory.root):
+        usable = Finding.warning(
+            "folder",
+            f"{existing} is on {kind}, which other nodes can't see, unless this one exports it",
+            "for more than one node choose a shared cache_dir, or cache_scope=node",
+        )
+    else:
+        missing = f" ({directory.root} doesn't exist yet)" if existing != directory.root else ""
+        usable = Finding.ok("folder", f"{existing} takes files and renames{missing}")
+    return [usable, _check_space(directory, plan)]
+
+
+def _check_space(directory: CacheDirectory, plan: Plan | None) -> Finding:
+    if plan is None:
+        return Finding.not_checked(
+            "space", "what is needed isn't known, because the Hub wasn't asked"
+        )
+    try:
+        check_space(directory, plan.bytes, plan.fetch)
+    except FolderFull as error:
+        return Finding.problem("space", str(error))
+    size = f"{plan.bytes / 1e6:,.1f} MB"
+    return Finding.ok("space", f"enough for {plan.fetch:,} files, {size}")
+
+
+def _check_memory(settings: WarmupSettings, world: World, plan: Plan | None) -> Finding:
+    """Compare the memory that the download may need with the lowest limit of this process."""
+    # Twice the mean, because sizes differ
+    size = 2 * plan.bytes // max(1, plan.fetch) if plan else _UNKNOWN_SIZE
+    own = _OWN_MEMORY + (_TORCH_MEMORY if world.size > 1 else 0)
+    limit, source = memory_limit()
+    need = own + memory_in_flight(settings.concurrency, size)
+    message = (
+        f"{source} {limit / 1e6:,.0f} MB; concurrency {settings.concurrency} may need"
+        f" {need / 1e6:,.0f} MB"
+    )
+    if need <= limit:
+        return Finding.ok("memory", message)
+    fitting = next(
+        (
+            fewer
+            for fewer in range(settings.concurrency, 0, -1)
+            if own + memory_in_flight(fewer, size) <= limit
+        ),
+        0,
+    )
+    remedy = "raise the limit" + (f", or set concurrency to {fitting}" if fitting else "")
+    return Finding.problem("memory", message, remedy)
