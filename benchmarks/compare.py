@@ -342,7 +342,7 @@ class Cell:
         if "" in counted and self.missing:
             told += "; **files are missing**"
         many = sum(times > 1 for times in self.downloads) > FILES / 10
-        return told + (f"; files come up to {max(self.downloads)} times" if many else "")
+        return told + (f"; files downloaded up to {max(self.downloads)} times" if many else "")
 
 
 def in_the_middle(hub: LocalHub, bound: float) -> None:

@@ -339,10 +339,10 @@ def ways(root: Path, digests: dict[str, str]) -> list[Way]:
         ]
 
     return [
-        Way("ours, files", ours("files"), again=True),
-        Way("ours, parquet", ours("parquet")),
-        Way("ours, files, images not decoded", ours("files", ("-c", BLIND))),
-        Way("ours, parquet, images not decoded", ours("parquet", ("-c", BLIND))),
+        Way("step37-flickr8k, files", ours("files"), again=True),
+        Way("step37-flickr8k, parquet", ours("parquet")),
+        Way("step37-flickr8k, files, images not decoded", ours("files", ("-c", BLIND))),
+        Way("step37-flickr8k, parquet, images not decoded", ours("parquet", ("-c", BLIND))),
         Way("snapshot_download, 8 workers", snapshot(8), again=True),
         Way("snapshot_download, 32 workers", snapshot(32)),
         Way(f"loop of hf_hub_download ({SAMPLE} files, scaled)", loop, share=SAMPLE / len(digests)),
@@ -474,7 +474,7 @@ def faults(root: Path) -> None:
     print(
         f"### A tenth of all requests goes wrong, {count} files: wrong or missing afterwards, exit status\n"
     )
-    print("| fault | ours | snapshot_download, 8 workers |")
+    print("| fault | step37-flickr8k | snapshot_download, 8 workers |")
     print("|---|---|---|")
     for name, fault in kinds.items():
         cells = []

@@ -169,7 +169,7 @@ def tell(data: Path) -> None:
         page, report = OUTPUT / "preview.html", OUTPUT / "report.json"
         run(hub, "-m", "step37_flickr8k", "preview", "--output", page)
         run(hub, "-m", "step37_flickr8k", "report", report, "--html", OUTPUT / "report.html")
-    say("\nWhere to look next:")
+    say("\nWhat to open next:")
     say(f"  {page}  the images with their captions: open it in a browser")
     say(f"  {OUTPUT}/report.html   what the first run did, and how long each part took")
     say(f"  {CACHE}/        the cache, as training jobs find it")

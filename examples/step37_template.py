@@ -1,4 +1,7 @@
-"""The tokenize step in the layout of Step3.7: a template for `Step37Flickr8kDataset`, and how its samples become a batch."""
+"""The tokenize step in the layout of Step3.7.
+
+`Step37Template` is a template for `Step37Flickr8kDataset`; `collate` makes batches of its samples.
+"""
 
 import re
 from collections.abc import Sequence
@@ -15,23 +18,28 @@ PATCHES = 169  # of an image: 13 x 13
 IMAGE = "<im_start>" + PATCHES * "<im_patch>" + "<im_end>"
 IMAGE_TOKENS = ("<im_start>", "<im_patch>", "<im_end>")
 TURN_TOKENS = ("<|im_start|>", "<|im_end|>")
-CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}"
+)
 IGNORED = -100  # the label that torch's and transformers' losses leave out
 # The type of an image path in Step3.7's preprocessing, which calls int() on it; 1 would be a patch.
 WHOLE_IMAGE = 0
 
 
 class Step37Template:
-    """Tokenizes a dialog: each ``<image>`` becomes 171 tokens, and the loss counts the assistant's turn alone."""
+    """Tokenizes a dialog: an ``<image>`` is 171 tokens; the assistant's turn is in the loss."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Take a fast tokenizer of transformers, which says what the layout's chat template and tokens are.
+        """Take a fast tokenizer of transformers, which has the layout's chat template and tokens.
 
-        Raises ValueError where a token of an image isn't one token to it.
+        Raises ValueError if it splits one of the image tokens.
         """
         if len(tokenizer(IMAGE, add_special_tokens=False)["input_ids"]) != PATCHES + 2:
             raise ValueError(
-                f"the tokenizer doesn't have {', '.join(IMAGE_TOKENS)} as tokens: it isn't one of Step3.7's layout"
+                f"the tokenizer doesn't have {', '.join(IMAGE_TOKENS)} as tokens: "
+                "it isn't one of Step3.7's layout"
             )
         self._tokenizer = tokenizer
         self._reserved = {PLACEHOLDER, *IMAGE_TOKENS, *tokenizer.all_special_tokens}
@@ -40,9 +48,12 @@ class Step37Template:
         self._end = self._written(turns).rpartition(PLACEHOLDER)[2]
 
     def __call__(self, dialog: dict[str, Any], /) -> MultimodalSFTSample:
-        """Give ``tokens`` (int64, [T]), ``loss_mask`` (float32, [T], 1 for the caption and the end of its turn), ``image_paths``.
+        """Return ``tokens`` (int64, [T]), ``loss_mask`` (float32, [T]) and ``image_paths``.
 
-        Raises ValueError, never truncates: a dialog that is too long has lost its caption's end, or
+        ``loss_mask`` is 1 for the caption and the end of its turn, else 0. ``image_paths`` are
+        (path, type) pairs.
+
+        Raises ValueError instead of truncating: a truncated dialog would lose the caption's end, or
         a part of its image.
         """
         *asked, answer = dialog["conversations"]
@@ -53,14 +64,16 @@ class Step37Template:
         )
         if not text.endswith(counted := answer["content"] + self._end):
             raise ValueError(
-                f"the chat template doesn't end with the caption as it is, {answer['content']!r}, and {self._end!r}"
+                "the chat template doesn't end with the caption as it is, "
+                f"{answer['content']!r}, and {self._end!r}"
             )
         first = len(text) - len(counted)
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         tokens, most = encoded["input_ids"], self._tokenizer.model_max_length
         if len(tokens) > most:
             raise ValueError(
-                f"{dialog['images']}: {len(tokens)} tokens, but model_max_length is {most}: leave the sample out"
+                f"{dialog['images']}: {len(tokens)} tokens, but model_max_length is {most}: "
+                "leave the sample out"
             )
         return {
             "tokens": torch.tensor(tokens, dtype=torch.int64),
@@ -74,25 +87,27 @@ class Step37Template:
         return str(self._tokenizer.apply_chat_template(turns, tokenize=False))
 
     def _check(self, images: list[str], asked: list[dict[str, str]], caption: str) -> None:
-        """Refuse what would put special tokens where they don't belong."""
+        """Raise ValueError for a caption or prompt that would add special tokens."""
         if found := sorted(token for token in self._reserved if token in caption):
             raise ValueError(
                 f"{images}: the caption {caption!r} spells {', '.join(found)}: leave the sample out"
             )
         prompt = "\n".join(turn["content"] for turn in asked)
         if found := sorted(token for token in self._reserved - {PLACEHOLDER} if token in prompt):
-            raise ValueError(f"the prompt {prompt!r} spells {', '.join(found)}: choose other words")
-        places = prompt.count(PLACEHOLDER)
-        if places != len(images):
+            raise ValueError(f"the prompt {prompt!r} spells {', '.join(found)}: change the prompt")
+        placeholders = prompt.count(PLACEHOLDER)
+        if placeholders != len(images):
             raise ValueError(
-                f"{images}: {places} times {PLACEHOLDER} for {len(images)} images: take it out of the prompt"
+                f"{images}: {placeholders} times {PLACEHOLDER} for {len(images)} images: "
+                "remove it from the prompt"
             )
 
 
 def collate(samples: Sequence[MultimodalSFTSample]) -> dict[str, Any]:
-    """Make a batch of B samples, padded on the right to the longest, T: what a model of transformers takes.
+    """Return a batch of B samples for a model of transformers, padded to the longest, T.
 
-    ``input_ids``, ``attention_mask`` and ``labels`` are int64, [B, T]; padding is 0, 0 and -100.
+    ``input_ids``, ``attention_mask`` and ``labels`` are int64, [B, T]; padding, at the end, is 0,
+    0 and -100.
     ``labels`` are the tokens where ``loss_mask`` is 1, else -100, and not shifted. ``image_paths``
     has the (path, type) pairs in the order of the ``<im_start>``, type 0 for a whole image.
     """
@@ -109,24 +124,24 @@ def collate(samples: Sequence[MultimodalSFTSample]) -> dict[str, Any]:
 
 
 class ByteTokenizer:
-    """Stands in for a tokenizer of transformers where there is none: each byte is a token, behind them come the special ones."""
+    """Replaces a tokenizer of transformers: bytes are tokens; special ones have ids from 256."""
 
     all_special_tokens = (*TURN_TOKENS, *IMAGE_TOKENS)
     model_max_length = 4096
     _chat = jinja2.Template(CHAT_TEMPLATE)
 
     def __len__(self) -> int:
-        """Give the number of tokens."""
+        """Return the number of tokens."""
         return 256 + len(self.all_special_tokens)
 
     def apply_chat_template(self, turns: list[dict[str, str]], **_: bool) -> str:
-        """Write a dialog as text."""
+        """Return a dialog as text."""
         return str(self._chat.render(messages=turns))
 
     def __call__(self, text: str, **_: bool) -> dict[str, Any]:
-        """Give each token's number and its place in the text."""
+        """Return each token's id and its offsets in the text."""
         ids: list[int] = []
-        places: list[tuple[int, int]] = []
+        offsets: list[tuple[int, int]] = []
         for piece in re.finditer(
             "|".join(map(re.escape, self.all_special_tokens)) + "|.", text, re.DOTALL
         ):
@@ -137,5 +152,5 @@ class ByteTokenizer:
                 else list(piece[0].encode())
             )
             ids += these
-            places += [piece.span()] * len(these)
-        return {"input_ids": ids, "offset_mapping": places}
+            offsets += [piece.span()] * len(these)
+        return {"input_ids": ids, "offset_mapping": offsets}

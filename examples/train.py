@@ -1,11 +1,11 @@
-"""What a training rank does: join its group, get the samples that the warmup made ready, tokenize them, train on its share.
+"""A training rank: it joins its group, gets the prepared samples, tokenizes its share and trains.
 
-    torchrun --nproc-per-node=2 examples/train.py --tokenizer FOLDER
+    torchrun --nproc-per-node=2 examples/train.py --tokenizer DIRECTORY
 
-It runs on CPUs and trains next to nothing: to be read, and changed into yours. The samples are
-those of the command's settings (STEP37_CACHE_DIR, STEP37_SAMPLE_COUNT...; --settings), so that it
-selects what the warmup made ready; yours would rather pass arguments of its own, and needs neither
-`load_settings` nor `World`. A cache that is ready needs no Hub.
+It runs on CPUs and trains a tiny model: read it and adapt it. The samples are those of the
+command's settings (STEP37_CACHE_DIR, STEP37_SAMPLE_COUNT...; --settings), so that it selects
+what the warmup prepared. Your own script would pass its own arguments, and needs neither
+`load_settings` nor `World`. A ready cache needs no Hub.
 """
 
 import argparse
@@ -35,14 +35,14 @@ BATCH_SIZE = 4
 
 
 def prepared(settings: Path | None) -> list[Flickr8kSample]:
-    """Give the samples, the same list on every rank; where they aren't ready yet, rank 0 downloads them first."""
+    """Return the samples, the same list on every rank; rank 0 downloads what is missing."""
     if settings is not None:
-        # Where the library reads what isn't an argument: the Hub, the timeouts
+        # The library reads settings that aren't arguments from this file: the Hub, the timeouts
         os.environ["STEP37_SETTINGS"] = str(settings)
     asked = load_settings({}, environ=os.environ).settings
     return prepare_flickr8k_samples(
         repo_id=asked.repo_id,
-        # What is there, without asking what main is now
+        # None: accept the cached commit without asking the Hub for main
         revision=None if asked.revision == "main" else asked.revision,
         split=asked.split,
         sample_count=asked.sample_count,
@@ -53,16 +53,17 @@ def prepared(settings: Path | None) -> list[Flickr8kSample]:
 
 
 def load_tokenizer(directory: Path | None) -> Any:
-    """Load a tokenizer of transformers from its directory, without the network and without code of its own."""
+    """Return a tokenizer of transformers, read without the network and without running its code."""
     if directory is None:
         return ByteTokenizer()
-    from transformers import AutoTokenizer  # noqa: PLC0415 - an extra: pip install '.[transformers]'
+    # An extra: pip install '.[transformers]'
+    from transformers import AutoTokenizer  # noqa: PLC0415
 
     return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
 
 
 def train(batches: "DataLoader[Any]", tokens: int, who: str) -> None:
-    """Train a model that guesses a token from the one before, and say what went through it."""
+    """Train a model that predicts the next token; print each epoch's counts and loss."""
     model = DistributedDataParallel(
         torch.nn.Sequential(torch.nn.Embedding(tokens, 16), torch.nn.Linear(16, tokens))
     )
@@ -70,7 +71,7 @@ def train(batches: "DataLoader[Any]", tokens: int, who: str) -> None:
     for epoch in range(EPOCHS):
         batches.sampler.set_epoch(epoch)  # another order, another share
         samples, real, counting = 0, 0, 0
-        # A real model takes batch["image_paths"], too: one picture for each <im_start>
+        # A real model takes batch["image_paths"], too: one image for each <im_start>
         for batch in batches:
             if epoch == samples == 0:
                 shapes = " ".join(
@@ -89,12 +90,13 @@ def train(batches: "DataLoader[Any]", tokens: int, who: str) -> None:
             real += int(batch["attention_mask"].sum())
             counting += int(counts.sum())
         print(
-            f"{who}: epoch {epoch}: {samples:,} samples, {real:,} tokens, {counting:,} of them count; last loss {loss:.2f}"
+            f"{who}: epoch {epoch}: {samples:,} samples, {real:,} tokens, "
+            f"{counting:,} of them count; last loss {loss:.2f}"
         )
 
 
 def main() -> None:
-    """Be a rank of torchrun, of a SLURM step or of a Kubernetes Job."""
+    """Run a rank of torchrun, of a SLURM step or of a Kubernetes Job."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -104,7 +106,7 @@ def main() -> None:
     parser.add_argument(
         "--tokenizer",
         type=Path,
-        metavar="FOLDER",
+        metavar="DIRECTORY",
         help="a tokenizer of transformers (default: bytes)",
     )
     parser.add_argument(
@@ -113,15 +115,16 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.tokenizer is not None and not arguments.tokenizer.is_dir():
         parser.error(
-            f"--tokenizer {arguments.tokenizer} is not a directory: name the one with tokenizer.json in it"
+            f"--tokenizer {arguments.tokenizer} is not a directory: "
+            "name the one with tokenizer.json in it"
         )
     # Process 1 of a container ignores what it has no handler for
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     world = World.from_environment(os.environ)
-    # Else at MASTER_ADDR, MASTER_PORT
-    meeting = {"store": dist.HashStore()} if world.size == 1 else {}
-    dist.init_process_group("gloo", rank=world.rank, world_size=world.size, **meeting)
+    # A single rank needs no MASTER_ADDR and MASTER_PORT
+    store = dist.HashStore() if world.size == 1 else None
+    dist.init_process_group("gloo", rank=world.rank, world_size=world.size, store=store)
     samples, tokenizer = prepared(arguments.settings), load_tokenizer(arguments.tokenizer)
     dataset = Step37Flickr8kDataset(samples, Step37Template(tokenizer), "Describe the picture.")
     sampler: DistributedSampler[Any] = DistributedSampler(dataset, world.size, world.rank)
@@ -130,7 +133,8 @@ def main() -> None:
     )
     who = f"rank {world.rank} of {world.size}"
     print(
-        f"{who}: {len(dataset):,} samples; {samples[0].caption!r}, {len(dataset[0]['tokens'])} tokens"
+        f"{who}: {len(dataset):,} samples; {samples[0].caption!r}, "
+        f"{len(dataset[0]['tokens'])} tokens"
     )
     train(batches, len(tokenizer), who)
     dist.destroy_process_group()
@@ -141,4 +145,4 @@ if __name__ == "__main__":
         main()
     except Step37Error as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)  # which schedulers act on: 2 is never tried again
+        sys.exit(error.exit_code)  # schedulers act on it: 2 is never retried

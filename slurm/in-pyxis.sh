@@ -1,15 +1,15 @@
-# shellcheck shell=bash disable=SC2034,SC2154 # the two arrays are read by whoever sources this, which sets here and folder
+# shellcheck shell=bash disable=SC2034,SC2154 # the sourcing script reads the two arrays, and sets here and log_directory
 # Ranks run in a container that srun starts (NVIDIA's pyxis and enroot).
 #   CONTAINER_IMAGE    registry#name:tag, or a squashfs file, with at least one / in its name: ./warmup.sqsh
-#   CONTAINER_MOUNTS   SOURCE:TARGET,...: the cache folder and the token file's; the submission's, the logs' and this one come by themselves
+#   CONTAINER_MOUNTS   SOURCE:TARGET,...: the cache directory and the token file's; those of submission, logs and scripts are always mounted
 [ -n "${CONTAINER_IMAGE:-}" ] || stop "RUN_IN=pyxis needs CONTAINER_IMAGE: registry#name:tag, or a squashfs file such as ./warmup.sqsh"
-# What an image sets by ENV beats the job's environment, unless it is named here.
-ours=$(compgen -e | { grep -Ei '^(STEP37_|HF_|MASTER_(ADDR|PORT)$|SSL_CERT_|(http|https|no|all)_proxy$)' || true; } | paste -sd, -)
+# An ENV of the image overrides the job's variable, unless it is named here.
+job_variables=$(compgen -e | { grep -Ei '^(STEP37_|HF_|MASTER_(ADDR|PORT)$|SSL_CERT_|(http|https|no|all)_proxy$)' || true; } | paste -sd, -)
 srun_options=(
   --container-image="$CONTAINER_IMAGE"
-  --container-mounts="$PWD:$PWD,$folder:$folder,$here:$here${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}"
+  --container-mounts="$PWD:$PWD,$log_directory:$log_directory,$here:$here${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}"
   --container-workdir="$PWD"
   --no-container-mount-home # packages in ~/.local would shadow the image's
-  ${ours:+--container-env="$ours"}
+  ${job_variables:+--container-env="$job_variables"}
 )
 prefix=(env)

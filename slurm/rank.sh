@@ -1,5 +1,5 @@
 #!/bin/bash
-# rank.sh ID COMMAND...: runs a rank's command, and says in the job's log how it ended: srun tells the largest code alone.
+# rank.sh ID COMMAND...: runs a rank's command and logs its exit code, since srun returns only the largest code of all ranks.
 id=$1
 shift
 trap : TERM # the command gets it, too: this waits for its end
@@ -7,10 +7,10 @@ trap : TERM # the command gets it, too: this waits for its end
 code=$?
 echo "ended with $code"
 
-# Rank 0 is lost. If that is because its node is, the batch script and srun are lost with it, and the job, which --no-kill keeps, would
-# hold its nodes until SLURM looks for the script again: up to 20 pings after SlurmdTimeout, half an hour by default. So the second
-# node looks whether srun still answers; a job that somebody has cancelled isn't RUNNING. Where there is no scontrol, in a container,
-# that half hour it is.
+# Rank 0 is lost. If its node is lost, too, so are the batch script and srun. The job, which --no-kill keeps, would then hold its nodes
+# until SLURM checks for the script again: up to 20 pings after SlurmdTimeout, half an hour by default. So the second node checks
+# whether srun still answers. A job that somebody has cancelled isn't RUNNING. Without scontrol, as in a container, the job waits for
+# that half hour.
 if [ "$code" = 76 ] && [ "$SLURM_NODEID,$SLURM_LOCALID" = 1,0 ] &&
   ! timeout 10 bash -c ": </dev/tcp/$SLURM_SRUN_COMM_HOST/$SLURM_SRUN_COMM_PORT" 2>/dev/null &&
   scontrol show job "$id" 2>/dev/null | grep -q JobState=RUNNING; then

@@ -303,7 +303,7 @@ def test_the_chain_takes_no_flag_that_the_training_does_not_know(
     """What the training would refuse hours later is refused at submission."""
     done, submitted = chain(tmp_path, *arguments, RUN_IN="pyxis", **RUNTIMES["pyxis"])
     assert (done.returncode, submitted) == (2, [])
-    assert "--settings FILE alone" in done.stderr
+    assert "only --settings FILE" in done.stderr
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -205,7 +205,7 @@ def test_a_prompt_that_spells_a_special_token_is_refused(tokenizer: Any) -> None
     dataset = Step37Flickr8kDataset(
         [Flickr8kSample("/a.jpg", "A dog.")], Step37Template(tokenizer), "Say <im_patch>."
     )
-    with pytest.raises(ValueError, match=r"the prompt .* spells <im_patch>: choose other words"):
+    with pytest.raises(ValueError, match=r"the prompt .* spells <im_patch>: change the prompt"):
         dataset[0]
 
 
