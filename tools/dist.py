@@ -198,7 +198,7 @@ def main() -> None:
         (wheel,) = map(str, built.glob("*.whl"))
         claimed = re.findall(r":: (3\.\d+)$", "\n".join(metadata.get_all("Classifier", [])), re.MULTILINE)
         pythons = try_with_each(claimed, wheel, scratch, source)
-        (oldest,) = re.findall(r"^torch>=(\S+?);", "\n".join(metadata.get_all("Requires-Dist", [])), re.MULTILINE)
+        (oldest,) = set(re.findall(r"^torch>=(\S+?);", "\n".join(metadata.get_all("Requires-Dist", [])), re.MULTILINE))
         try_with_torch("the oldest torch", f"torch=={oldest}", pythons, wheel, source)
         try_with_torch("the newest torch", "torch", pythons[::-1], wheel, source)
         shutil.rmtree(DIST, ignore_errors=True)
