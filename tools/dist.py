@@ -270,8 +270,10 @@ def main() -> None:
             r":: (3\.\d+)$", "\n".join(metadata.get_all("Classifier", [])), re.MULTILINE
         )
         pythons = try_with_each(claimed, wheel, scratch, source)
-        (oldest,) = re.findall(
-            r"^torch>=(\S+?);", "\n".join(metadata.get_all("Requires-Dist", [])), re.MULTILINE
+        (oldest,) = set(
+            re.findall(
+                r"^torch>=(\S+?);", "\n".join(metadata.get_all("Requires-Dist", [])), re.MULTILINE
+            )
         )
         try_with_torch("the oldest torch", f"torch=={oldest}", pythons, wheel, source)
         try_with_torch("the newest torch", "torch", pythons[::-1], wheel, source)

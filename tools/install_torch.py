@@ -9,7 +9,6 @@ along.
 """
 
 import argparse
-import contextlib
 import json
 import re
 import subprocess
@@ -22,10 +21,13 @@ from typing import Any
 
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
-# Seconds until pip must have the metadata, two small files, from PyTorch's index. Where packets are
-# dropped silently,
-# pip would wait for each of the host's addresses in turn, so the limit is one for all.
+# Seconds until pip must have read the list of versions from PyTorch's index. Where packets are
+# dropped silently, pip would
+# wait for each of the host's addresses in turn, so the limit is one for all. It doesn't hold for
+# the wheel, which pip needs
+# as a whole where a mirror serves no metadata.
 CPU_INDEX_TIMEOUT = 30
+_HURRY = ("--timeout", "10", "--retries", "0")
 
 _CUDA = re.compile(r"(nvidia|cuda|triton)\b", re.IGNORECASE)
 _NOT_REACHED = re.compile(
@@ -92,56 +94,62 @@ class Pip:
     """Pip of the Python that runs this, at work for itself or for another one (``python``)."""
 
     def __init__(self, requirement: str, python: str) -> None:
-        self._command = [
-            sys.executable,
-            "-m",
-            "pip",
-            *(["--python", python] if python else []),
-            "install",
-            "--quiet",
-        ]
+        self._pip = [sys.executable, "-m", "pip", *(["--python", python] if python else [])]
         self._torch = ["--no-deps", "--requirement", requirement]
         self.errors = ""  # what pip said when it first found nothing
 
-    def look(self, index: str, *options: str, timeout: float | None = None) -> Build | None:
-        """Return the build that pip would install from this index, None if it finds none or takes longer than this."""
+    def look(self, index: str, *options: str) -> Build | None:
+        """Return the build that pip would install from this index, None if it finds none."""
         with tempfile.TemporaryDirectory() as directory:
-            report, errors = Path(directory, "report.json"), Path(directory, "errors")
+            report = Path(directory, "report.json")
             command = [
-                *self._command,
+                *self._pip,
+                "install",
+                "--quiet",
                 "--dry-run",
-                *self._torch,
                 "--report",
                 str(report),
                 *options,
-                *_from(index),
             ]
-            # no pipes: pip for another Python is a process of its own, which would hold them open
-            # beyond the timeout
-            with errors.open("w") as stream, contextlib.suppress(subprocess.TimeoutExpired):
-                if (
-                    subprocess.run(
-                        command, stdout=stream, stderr=stream, check=False, timeout=timeout
-                    ).returncode
-                    == 0
-                ):
-                    return Build.from_report(json.loads(report.read_text(encoding="utf-8")))
-            self.errors = self.errors or errors.read_text(encoding="utf-8", errors="replace")
-            return None
+            command += [*self._torch, *_from(index)]
+            done = subprocess.run(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+            )
+            if done.returncode == 0:
+                return Build.from_report(json.loads(report.read_text(encoding="utf-8")))
+        self.errors = self.errors or done.stderr
+        return None
+
+    def reaches(self, index: str, timeout: float = CPU_INDEX_TIMEOUT) -> bool:
+        """Return whether this index says in time that it has any torch."""
+        command = [*self._pip, "index", "versions", "torch", *_HURRY, *_from(index)]
+        # no pipes: pip for another Python is a process of its own, which would hold them open
+        # beyond the timeout
+        try:
+            done = subprocess.run(
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                check=False,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
 
     def choose(self, named: str, cpu_index: str) -> Choice | None:
-        """Return what to install, as ``choose`` decides; PyTorch's index has little time, one that is named as pip is told."""
+        """Return what to install, as ``choose`` decides; a closed network costs little time at PyTorch's index."""
 
         def look(index: str) -> Build | None:
             if index != cpu_index or index == named:
                 return self.look(index)
-            return self.look(index, "--timeout", "10", "--retries", "0", timeout=CPU_INDEX_TIMEOUT)
+            return self.look(index, *_HURRY) if self.reaches(index) else None
 
         return choose(named, cpu_index, look)
 
     def install(self, choice: Choice, *options: str) -> int:
         """Install this build and what only a CUDA build needs; return pip's exit code."""
-        command = [*self._command, *options]
+        command = [*self._pip, "install", "--quiet", *options]
         extra = ["--extra-index-url", choice.index] if choice.index else []
         if choice.build.cuda and (
             code := subprocess.run([*command, *extra, *choice.build.cuda], check=False).returncode
