@@ -20,8 +20,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from step37_flickr8k.cluster.group import Group, Progress, Timeouts, share
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
+from step37_flickr8k.cluster.protocol import Timeouts
+from step37_flickr8k.cluster.share import Group, share
 from step37_flickr8k.cluster.stores import job_group
 from step37_flickr8k.errors import RankZeroLost
 
@@ -56,13 +58,13 @@ def rank_of_a_share(rank: int, size: int, port: int, out: str, ending: str, seco
 
     told: dict[str, float] = {}
 
-    def work(progress: Progress) -> dict[str, Any]:
+    def work(progress: ProgressTracker) -> dict[str, Any]:
         # Starting and connecting is not what is measured
         while len(list(Path(out).parent.glob("ready.*"))) < size:
-            progress("waiting for the others to start")
+            progress.report(Progress(State.WAITING_FOR_LEASE, "the other ranks start"))
             time.sleep(0.1)
         for number in range(int(seconds * 10)):
-            progress("working", files=number)
+            progress.report(Progress(State.FETCHING, files=number))
             time.sleep(0.1)
         told["end"] = time.monotonic()
         Path(f"{out}.end").write_text(str(told["end"]))
@@ -198,7 +200,7 @@ def main() -> None:
     )
     for ranks in (10, 1000, 10000):
         print(
-            f"{ranks:>6} ranks waiting: {2 * (ranks - 1) / Timeouts().beat:,.0f} requests a second (computed)"
+            f"{ranks:>6} ranks waiting: {2 * (ranks - 1) / Timeouts().heartbeat_interval:,.0f} requests a second (computed)"
         )
     print()
     spent: dict[int, float] = {}

@@ -16,9 +16,13 @@ from PIL import Image
 from step37_flickr8k.localhub import LocalHub
 from tests.mounts import CannotMount, Tmpfs, has_sys_admin
 
-# How long an example takes says more of the machine's load than of the code.
-hypothesis.settings.register_profile("no deadline", deadline=None)
-hypothesis.settings.load_profile("no deadline")
+pytest_plugins = ["tests.failure_logs"]
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -41,9 +45,6 @@ def pytest_terminal_summary(
     if cache is not None:
         said = "".join(f"{line}\n" for line in lines)
         (cache.mkdir("skipped") / "lines").write_text(said, encoding="utf-8")
-
-
-pytest_plugins = ["tests.failure_logs"]
 
 
 @pytest.fixture(autouse=True)

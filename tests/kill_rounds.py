@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.cache.record import read_manifest, read_record
-from step37_flickr8k.dataset.digests import digest_of
+from step37_flickr8k.cache.manifest import read_manifest
+from step37_flickr8k.cache.record import read_record
+from step37_flickr8k.cache.verify import digest_of_file
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import captioned, needs_sys_admin, picture, write_rows
 from tests.ranks import Ranks
@@ -117,7 +118,7 @@ class Rounds:
             ).read_bytes(), name
         for name, proof in read_manifest(directory).items():
             assert (
-                digest_of(cache / "train" / name, proof.digest) == proof.digest
+                digest_of_file(cache / "train" / name, proof.digest) == proof.digest
                 or record.commit == self.old.commit
             ), name
 

@@ -19,6 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+PATIENCE = 240.0  # s for whatever must come: starved processors make everything late
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
@@ -84,7 +85,7 @@ def in_group(
     """Be a rank of an initialised gloo group that calls ``call(rank, arguments)`` and keeps what came out."""
     import torch.distributed as dist
 
-    timeout = timedelta(seconds=float(os.environ.get("GROUP_TIMEOUT", "60")))
+    timeout = timedelta(seconds=float(os.environ.get("GROUP_TIMEOUT", PATIENCE)))
     dist.init_process_group(
         "gloo", init_method=meeting, rank=rank, world_size=size, timeout=timeout
     )
@@ -167,7 +168,7 @@ class Ranks:
     def log(self, rank: int) -> str:
         return self.out(rank).read_text(encoding="utf-8") if self.out(rank).exists() else ""
 
-    def until_logged(self, rank: int, text: str, seconds: float = 30) -> None:
+    def until_logged(self, rank: int, text: str, seconds: float = PATIENCE) -> None:
         deadline = time.monotonic() + seconds
         while text not in self.log(rank):
             assert time.monotonic() < deadline, (
@@ -179,7 +180,7 @@ class Ranks:
         with suppress(ProcessLookupError):
             os.kill(self.processes[rank].pid, number)
 
-    def wait(self, seconds: float = 60) -> dict[int, int]:
+    def wait(self, seconds: float = PATIENCE) -> dict[int, int]:
         deadline = time.monotonic() + seconds
         for rank, process in self.processes.items():
             process.join(max(0.0, deadline - time.monotonic()))
@@ -189,7 +190,7 @@ class Ranks:
                 raise AssertionError(f"rank {rank} hangs:\n{logs}")
         return {rank: process.exitcode for rank, process in self.processes.items()}
 
-    def outcomes(self, seconds: float = 60) -> list[Any]:
+    def outcomes(self, seconds: float = PATIENCE) -> list[Any]:
         self.wait(seconds)
         return [
             pickle.loads((self.directory / f"result-{rank}").read_bytes())

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from step37_flickr8k.cluster.group import Group
+from step37_flickr8k.cache.verify import digest_of_file
 from step37_flickr8k.cluster.launcher import World
-from step37_flickr8k.dataset.digests import digest_of
+from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.download.parquet import Images, NotReadable
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import InvalidSettings, Step37Error
@@ -74,8 +74,8 @@ def warm(hub: LocalHub, cache: Path, **settings: Any) -> dict[str, Any]:
     told = WarmupSettings(endpoint=hub.endpoint, cache_dir=cache, read_timeout=1, **settings)
     result, rows = Warmup(told, World.from_environment({})).run(Group.alone())
     for row in rows:
-        expected = digest_of(hub.directory / "train" / row.file_name, "sha256:")
-        assert digest_of(cache / "train" / row.file_name, "sha256:") == expected
+        expected = digest_of_file(hub.directory / "train" / row.file_name, "sha256:")
+        assert digest_of_file(cache / "train" / row.file_name, "sha256:") == expected
     assert not list((cache / "train").glob(".*"))
     return result
 
@@ -255,7 +255,7 @@ def test_a_signal_in_mid_stream_ends_it_at_once(
     bulk: LocalHub, cache: Path, number: signal.Signals
 ) -> None:
     """Ctrl-C and SIGTERM while row groups come: the command ends at once, and no torn file stays."""
-    bulk.faults.add(Fault.bandwidth(6_000, path="*.parquet"))
+    bulk.faults.add(Fault.bandwidth(200, path="*.parquet"))
     command = [
         sys.executable,
         "-m",
@@ -273,6 +273,6 @@ def test_a_signal_in_mid_stream_ends_it_at_once(
         time.sleep(0.05)
     process.send_signal(number)
     start = time.monotonic()
-    assert process.wait(30) == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
-    assert time.monotonic() - start < 15
+    assert process.wait(120) == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    assert time.monotonic() - start < 60
     assert not list((cache / "train").glob(".*"))

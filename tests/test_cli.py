@@ -14,8 +14,9 @@ from typing import NoReturn
 import pytest
 
 from step37_flickr8k import cli
+from step37_flickr8k.cli.output import shortened
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.ranks import Ranks
+from tests.ranks import PATIENCE, Ranks
 
 
 def test_plan_says_what_warmup_does(
@@ -194,7 +195,7 @@ def shell(line: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         ["bash", "-c", line, "sh", *command],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -225,7 +226,7 @@ def test_a_stdout_that_takes_nothing_is_no_failure_of_the_cache(
         done = shell(where, *command)
         assert done.returncode == (75 if "full" in where else 0), done.stderr
         assert "Traceback" not in done.stderr
-        assert "a bug" not in done.stderr
+        assert "internal error" not in done.stderr
 
 
 def test_an_unforeseen_error_is_one_line(
@@ -241,7 +242,7 @@ def test_an_unforeseen_error_is_one_line(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert (
-        "ZeroDivisionError: division by zero: this is a bug: run it again with --log-level debug"
+        "ZeroDivisionError: division by zero: this is an internal error; run it again with --log-level debug"
         in said
     )
     assert cli.run(["plan", "--cache-dir", str(cache), "--log-level", "debug"]) == 1
@@ -256,7 +257,7 @@ def test_a_failure_is_in_the_report(cache: Path, capsys: pytest.CaptureFixture[s
     assert (report["ok"], report["error"], report["exit_code"]) == (False, "HubUnavailable", 75)
     assert (
         report["what_to_do"]
-        == "see with doctor whether the endpoint can be reached, then run it again"
+        == "check with doctor whether the endpoint can be reached, then run it again"
     )
 
 
@@ -290,7 +291,7 @@ def test_a_long_message_is_shortened_where_it_is_long() -> None:
         "timeline": points,
         "exit_code": 75,
     }
-    message = cli._abridged(report)
+    message = shortened(report)
     assert 1000 < len(message.encode()) <= 4096
     told = json.loads(message)
     assert (told["ok"], told["exit_code"], told["cut"]) == (
@@ -327,10 +328,10 @@ def test_signals_end_it_at_once_with_nothing_torn(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """SIGTERM is 143, Ctrl-C 130; no unfinished file stays, and what was verified does."""
-    hub.faults.add(Fault.stall(60, path="train/0003.jpg"))
+    hub.faults.add(Fault.stall(600, path="train/0003.jpg"))
     job.start_all("warmup", "--cache-dir", str(cache), "--concurrency", "2")
     job.until_logged(0, "fetching 12 of 12 files")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while len(list((cache / "train").glob("*.jpg"))) < 8:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -338,7 +339,7 @@ def test_signals_end_it_at_once_with_nothing_torn(
     job.signal(0, number)
     job.signal(0, number) if number is signal.SIGTERM else None
     assert job.wait() == {0: code}
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 60
     words = {143: "ended by SIGTERM", 130: "interrupted"}[code]
     assert f'"message": "{words}"' in job.log(0), "in the report"
     report = tmp_path / "report.json"
@@ -360,11 +361,11 @@ def test_every_command_obeys_sigterm(hub: LocalHub, cache: Path, job: Ranks, com
     gone = {"plan": "metadata.csv", "verify": "0003.jpg"}[command]
     (cache / "train" / gone).unlink()
     hub.clear_requests()
-    hub.faults.add(Fault.stall(60))
+    hub.faults.add(Fault.stall(600))
     job.start_all(
         command, "--cache-dir", str(cache), *(["--repair"] if command == "verify" else [])
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not any(request.repo_path.endswith(gone) for request in hub.requests):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -380,7 +381,7 @@ def test_hub_serves_a_directory_until_it_is_told_to_stop(hub: LocalHub, cache: P
         endpoint = process.stdout.readline().strip().removeprefix("export HF_ENDPOINT=")
         assert cli.run(["warmup", "--cache-dir", str(cache), "--endpoint", endpoint]) == 0
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
     assert len(list((cache / "train").iterdir())) == 13
 
 
@@ -395,7 +396,7 @@ def test_hub_says_what_it_cannot_serve(
     assert port in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         cli.run(["hub", str(hub.directory), "--port", "99999"])
-    assert "99999 is no port" in capsys.readouterr().err
+    assert "99999 is not a port" in capsys.readouterr().err
 
 
 def test_the_module_is_the_command() -> None:

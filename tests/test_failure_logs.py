@@ -79,7 +79,7 @@ def test_a_failed_case_leaves_its_logs_where_the_last_lines_say(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 1, done.stdout + done.stderr

@@ -21,14 +21,14 @@ from step37_flickr8k import errors, prepare_flickr8k_samples
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import Draw, MakeTmpfs, needs_sys_admin
 from tests.mounts import bind, enter_namespace, mount_tmpfs
-from tests.ranks import Ranks, torchrun
+from tests.ranks import PATIENCE, Ranks, torchrun
 
 pytestmark = pytest.mark.slow
 
 BRISK = {
-    "STEP37_HEARTBEAT_TIMEOUT": "2",
+    "STEP37_HEARTBEAT_TIMEOUT": "10",
     "STEP37_VISIBILITY_TIMEOUT": "5",
-    "STEP37_ARRIVAL_TIMEOUT": "60",
+    "STEP37_ARRIVAL_TIMEOUT": "1000",
 }
 MakeRanks = Callable[..., Ranks]
 
@@ -45,6 +45,14 @@ def ranks(tmp_path: Path) -> Iterator[MakeRanks]:
     yield make
     for job in made:
         job.end()
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} never came"
+        time.sleep(0.02)
 
 
 def served(hub: LocalHub) -> Counter[str]:
@@ -91,17 +99,15 @@ def test_rank_zero_ends_at_a_random_moment(
         # Before that a rank waits for another rank 0, as long as for the first
         job.until_logged(rank, "rank 0 answers")
     time.sleep(chance.uniform(0, 2.2))
-    before = time.monotonic()
     job.signal(0, number)
     waiters = {rank: job.processes.pop(rank) for rank in (1, 2)}
     for process in waiters.values():
-        process.join(30)
+        process.join(PATIENCE)  # of heartbeat_timeout, not of arrival_timeout
         assert process.exitcode in {0, 76}, job.log(1) + job.log(2)
     assert len({process.exitcode for process in waiters.values()}) == 1
-    assert time.monotonic() - before < 30  # of heartbeat_timeout, 2 s, not of arrival_timeout
     job.signal(0, signal.SIGCONT)  # the frozen one thaws late: it adopts what stands
     codes = {signal.SIGKILL: {-9, 0}, signal.SIGTERM: {143, 0}, signal.SIGSTOP: {0, 76}}[number]
-    assert job.wait(30)[0] in codes, job.log(0)
+    assert job.wait()[0] in codes, job.log(0)
     assert all(times == 1 for times in served(hub).values()), "somebody else downloaded"
     again = ranks(3, STEP37_RUN_ID=f"run-{round_}").start_all("warmup", "--cache-dir", str(cache))
     assert set(again.wait().values()) == {0}
@@ -123,10 +129,10 @@ def test_a_waiter_ends_at_a_random_moment(
     job.signal(2, number)
     ended = job.processes.pop(2)
     if number is signal.SIGTERM:
-        ended.join(10)
+        ended.join(PATIENCE)
         assert ended.exitcode in {143, 0}
     # Rank 0 waits 30 s for a rank that says nothing, and then says who it is
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while number is signal.SIGSTOP and job.processes[0].is_alive() and time.monotonic() < deadline:
         time.sleep(0.2)
         if "publishing" in job.log(0):
@@ -135,7 +141,7 @@ def test_a_waiter_ends_at_a_random_moment(
     job.processes[2] = ended
     if number is not signal.SIGSTOP:
         job.start_command(2, "warmup", "--cache-dir", str(cache))  # as a scheduler would
-    codes = job.wait(60)
+    codes = job.wait()
     assert codes == {0: 0, 1: 0, 2: 0}, job.log(2)
     assert max(served(hub).values()) == 1
     assert_right(hub, cache)
@@ -145,18 +151,20 @@ def test_waiters_frozen_past_the_heartbeat_timeout_go_on(
     hub: LocalHub, cache: Path, ranks: MakeRanks
 ) -> None:
     """Thawed while rank 0 still works, a waiter hears what was said meanwhile, and takes nobody for dead."""
-    hub.faults.add(Fault.delay(0.8))
-    job = ranks(6, STEP37_CONCURRENCY="1")
+    # Rank 0 still works when they thaw
+    hub.faults.add(Fault.status(503, retry_after=1, path="train/0011.jpg"))
+    job = ranks(6, STEP37_HEARTBEAT_TIMEOUT="4", STEP37_ATTEMPTS="1000")
     job.start_all("warmup", "--cache-dir", str(cache), "--log-level", "debug")
     for rank in range(1, 6):
         job.until_logged(rank, "rank 0 answers")
         job.signal(rank, signal.SIGSTOP)
-    time.sleep(5)
+    time.sleep(9)
     assert job.processes[0].is_alive()
     assert "publishing" not in job.log(0)
     for rank in range(1, 6):
         job.signal(rank, signal.SIGCONT)
-    assert set(job.wait(60).values()) == {0}, job.log(1)
+    hub.faults.clear()
+    assert set(job.wait().values()) == {0}, job.log(1)
 
 
 @pytest.mark.parametrize("moment", ["before", "during", "after"])
@@ -194,12 +202,12 @@ def test_a_download_three_times_longer_than_the_groups_timeout(
     hub: LocalHub, cache: Path, ranks: MakeRanks
 ) -> None:
     """Work has no time limit: neither the heartbeat's nor the process group's."""
-    hub.faults.add(Fault.delay(1.0))
+    hub.faults.add(Fault.delay(5.0, path="train/*.jpg"))
     arguments = {"all": {"cache_dir": str(cache), "sample_count": None}}
-    job = ranks(2, STEP37_CONCURRENCY="3", GROUP_TIMEOUT="2").start_group(call_loader, arguments)
+    job = ranks(2, STEP37_CONCURRENCY="3", GROUP_TIMEOUT="6").start_group(call_loader, arguments)
     start = time.monotonic()
     assert job.outcomes() == [12, 12]
-    assert time.monotonic() - start > 6
+    assert time.monotonic() - start > 18
     assert max(served(hub).values()) == 1
 
 
@@ -230,9 +238,9 @@ def test_ranks_that_come_late_or_never(draw: Draw, tmp_path: Path, ranks: MakeRa
         start(0, 0)
         start(1, 1)
         for number, job in enumerate(jobs):
-            assert job.wait(60) == {0: 0, 1: 0}, job.log(0) + job.log(1)
+            assert job.wait() == {0: 0, 1: 0}, job.log(0) + job.log(1)
             assert max(served(hubs[number]).values()) == 1
-    assert "rank 2 never said" in jobs[2].log(0)
+    assert "rank 2 never reported" in jobs[2].log(0)
 
 
 def test_a_waiter_started_anew_after_rank_zero_has_gone(
@@ -243,9 +251,7 @@ def test_a_waiter_started_anew_after_rank_zero_has_gone(
     assert job.wait() == {0: 0, 1: 0}
     hub.clear_requests()
     job.start_command(1, "warmup", "--cache-dir", str(cache))
-    start = time.monotonic()
     assert job.wait()[1] == 0
-    assert time.monotonic() - start < 20
     assert "names this run" in job.log(1)
     assert not hub.requests
 
@@ -255,10 +261,10 @@ def test_rank_zero_started_anew_is_joined_by_the_same_waiters(
 ) -> None:
     """Rank 0 killed and started again within the heartbeat timeout: the waiters mend the connection and go on."""
     hub.faults.add(Fault.delay(0.2))
-    job = ranks(3, STEP37_HEARTBEAT_TIMEOUT="20", STEP37_CONCURRENCY="2", STEP37_RUN_ID="r")
-    job.start_all("warmup", "--cache-dir", str(cache))
-    job.until_logged(0, "fetching")
-    job.until_logged(1, "listing") if "listing" in job.log(1) else time.sleep(0.5)
+    job = ranks(3, STEP37_HEARTBEAT_TIMEOUT="60", STEP37_CONCURRENCY="2", STEP37_RUN_ID="r")
+    job.start_all("warmup", "--cache-dir", str(cache), "--log-level", "debug")
+    for rank in (1, 2):
+        job.until_logged(rank, "rank 0 answers")
     job.signal(0, signal.SIGKILL)
     job.processes[0].join()
     job.start_command(0, "warmup", "--cache-dir", str(cache))
@@ -288,7 +294,7 @@ def test_torchrun_restarts_a_job_whose_rank_zero_was_killed(
         capture_output=True,
         check=False,
         text=True,
-        timeout=110,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert "restart" in done.stderr.lower() or json.loads(done.stdout)["ok"]
@@ -341,7 +347,7 @@ def test_another_commit_meanwhile_is_said(
 ) -> None:
     """A job pinned to a commit whose directory was refilled with another ends as CommitChanged, never on mixed commits."""
     old = hub.commit
-    waiting = ranks(2, STEP37_VISIBILITY_TIMEOUT="3")
+    waiting = ranks(2, STEP37_VISIBILITY_TIMEOUT="10")
     waiting.start_command(0, "warmup", "--cache-dir", str(cache), "--revision", old)
     waiting.until_logged(0, "publishing")
     (draw() / "train" / "0001.jpg").write_bytes((hub.directory / "train" / "0002.jpg").read_bytes())
@@ -358,11 +364,11 @@ def test_a_frozen_lease_holder_stops_before_its_next_rename(
     hub: LocalHub, cache: Path, ranks: MakeRanks
 ) -> None:
     """A downloader frozen for so long that another one took over renames nothing more when it thaws."""
-    hub.faults.add(Fault.delay(0.3))
-    first = ranks(1, STEP37_CONCURRENCY="1", STEP37_HEARTBEAT_TIMEOUT="1")
+    # It isn't done before it is frozen
+    hub.faults.add(Fault.status(503, retry_after=1, path="train/0011.jpg"))
+    first = ranks(1, STEP37_HEARTBEAT_TIMEOUT="1", STEP37_ATTEMPTS="1000")
     first.start_all("warmup", "--cache-dir", str(cache))
-    first.until_logged(0, "fetching 12 of 12 files")
-    time.sleep(0.8)
+    until(lambda: len([*(cache / "train").glob("*.jpg")]) == 11, "all but the last image")
     first.signal(0, signal.SIGSTOP)
     hub.faults.clear()
     second = ranks(1, STEP37_HEARTBEAT_TIMEOUT="1").start_all("warmup", "--cache-dir", str(cache))

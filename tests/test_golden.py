@@ -27,6 +27,7 @@ import pytest
 from pyarrow import parquet
 
 from step37_flickr8k import cli
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.errors import FolderFull, NotVisible, Step37Error
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import write_rows
@@ -539,10 +540,11 @@ class Call:
         except Step37Error:
             assert self.name in {"failed", "refused", "mismatch", "lost"}
 
-    def work(self, progress: Callable[..., None]) -> dict[str, Any]:
+    def work(self, progress: ProgressTracker) -> dict[str, Any]:
         """Tell how far it is, and end once the other rank has been answered."""
-        sizes = {"files": 3, "of_files": 4, "bytes": 30, "of_bytes": 40}
-        progress("fetching", **sizes, retries={"503": 2})
+        progress.report(
+            Progress(State.FETCHING, files=3, of_files=4, bytes=30, of_bytes=40, retries={"503": 2})
+        )
         self.begun.set()
         deadline = time.monotonic() + 20
         while "step37/golden/0/answer/1" not in self.server.values:
@@ -595,7 +597,8 @@ class Recorded:
 
 def share_as(rank: int, call: Call, arguments: Mapping[str, Any], *, heartbeat: float) -> None:
     """Be a rank of a call; the only place here that knows how the source is laid out."""
-    from step37_flickr8k.cluster.group import Group, Timeouts, share
+    from step37_flickr8k.cluster.protocol import Timeouts
+    from step37_flickr8k.cluster.share import Group, share
 
     def connect(seconds: float) -> Any:
         return Recorded(call.server.connect(seconds), call, rank)

@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from step37_flickr8k import __version__, cli
+from step37_flickr8k.cli.parser import build_parser, read_settings
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.errors import ConfigurationError, RankZeroLost
 from step37_flickr8k.localhub import LocalHub
@@ -267,7 +268,7 @@ def test_the_command_takes_what_every_container_is_given(
             with monkeypatch.context() as patch:
                 become(environment(container, objects, job), patch)
                 command = container.get("args", ["settings"])
-                settings = cli._load(cli._parser().parse_args(command)).settings
+                settings = read_settings(build_parser().parse_args(command)).settings
             assert isinstance(settings, WarmupSettings)
             assert any(
                 str(settings.cache_dir).startswith(mount["mountPath"])
@@ -298,7 +299,7 @@ def test_ranks_meet_at_the_service_that_follows_rank_0(overlay: str) -> None:
         assert service["spec"]["selector"] == index
         assert service["spec"]["publishNotReadyAddresses"] is True
         assert world.host.startswith("n1/")
-        assert world.run == ("uid-1" if job["metadata"]["name"] == "warmup" else None)
+        assert world.run_id == ("uid-1" if job["metadata"]["name"] == "warmup" else None)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -379,7 +380,7 @@ def test_a_training_rank_reads_as_somebody_else(monkeypatch: pytest.MonkeyPatch)
         cache = next(mount for mount in container["volumeMounts"] if mount["name"] == "cache")
         assert cache["readOnly"] is True
         become(environment(container, build("train") + build("local"), job), monkeypatch)
-        assert cli._load(cli._parser().parse_args(["settings"])).settings.offline
+        assert read_settings(build_parser().parse_args(["settings"])).settings.offline
 
 
 def test_a_training_rank_runs_the_one_script() -> None:
@@ -459,7 +460,7 @@ def test_the_initializer_of_kubeflow_is_one_rank(monkeypatch: pytest.MonkeyPatch
     }
     become(environ, monkeypatch)
     assert World.from_environment(environ).size == 1
-    settings = cli._load(cli._parser().parse_args(container["args"])).settings
+    settings = read_settings(build_parser().parse_args(container["args"])).settings
     assert str(settings.cache_dir) == container["volumeMounts"][0]["mountPath"]
 
 
@@ -553,7 +554,7 @@ def test_a_training_job_waits_for_the_ready_record(
     assert wait.stdout is not None
     assert "holds no ready record that fits" in wait.stdout.readline()
     assert cli.run(["warmup", "--cache-dir", str(cache), "--endpoint", hub.endpoint]) == 0
-    assert wait.wait(60) == 0
+    assert wait.wait(240) == 0
     assert "nothing to do" in wait.stdout.read()
 
 
@@ -562,7 +563,7 @@ def test_a_wait_ends_by_sigterm(wait: subprocess.Popen[str]) -> None:
     assert wait.stdout is not None
     assert "holds no ready record that fits" in wait.stdout.readline()
     wait.terminate()
-    assert wait.wait(30) == 143
+    assert wait.wait(240) == 143
 
 
 @pytest.mark.parametrize("wait", [{"STEP37_SAMPLE_CONT": "8"}], indirect=True)
@@ -570,7 +571,7 @@ def test_a_wait_ends_at_once_where_the_settings_are_wrong(wait: subprocess.Popen
     """A typo is said once and fails the Job, by a rule of its own for exit code 2: pods would never see the setting mended."""
     assert wait.stdout is not None
     assert "STEP37_SAMPLE_COUNT?" in wait.stdout.read()
-    assert wait.wait(30) == 2
+    assert wait.wait(240) == 2
     failing = [
         rule["onExitCodes"]
         for rule in find(build("train"), "Job")["spec"]["podFailurePolicy"]["rules"]

@@ -83,7 +83,6 @@ SIZE_AND_BLOB = (0, "")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_million_rows_are_planned_within_400_megabytes(tmp_path: Path) -> None:
     """The listing is held packed and the metadata is read as a stream: 400 MB above the interpreter are enough for all of it."""
     global SIZE_AND_BLOB  # noqa: PLW0603 - computed where it is needed, since it takes seconds

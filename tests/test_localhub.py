@@ -69,7 +69,7 @@ def fetch(
     """Ask for a URL; give status, headers and body, whatever the status."""
     asked = urllib.request.Request(url, method=method, headers=headers or {}, data=body)
     try:
-        with urllib.request.urlopen(asked, timeout=20) as answer:
+        with urllib.request.urlopen(asked, timeout=120) as answer:
             return answer.status, answer.headers, answer.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -289,7 +289,7 @@ def test_head_tells_size_and_hash_without_a_body(hub: LocalHub, directory: Path)
 
 def head(hub: LocalHub, repo_path: str) -> HTTPResponse:
     """Send a HEAD and follow no redirect."""
-    connection = HTTPConnection(hub.endpoint.removeprefix("http://"), timeout=5)
+    connection = HTTPConnection(hub.endpoint.removeprefix("http://"), timeout=120)
     with closing(connection):
         connection.request("HEAD", f"/datasets/{REPO}/resolve/main/{repo_path}")
         answer = connection.getresponse()
@@ -434,7 +434,7 @@ def test_run_serves_until_a_signal(directory: Path, signal_name: str) -> None:
         endpoint = process.stdout.readline().strip()
         assert fetch(f"{endpoint}/datasets/{REPO}/resolve/main/README.md")[0] == 200
         process.send_signal(signal.Signals[signal_name])
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=120)
     assert (process.returncode, said) == (0, "")
 
 

@@ -40,7 +40,7 @@ def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalHub]:
 def fetch(hub: LocalHub, path: str = FILE) -> tuple[int, dict[str, str], bytes]:
     """Ask for a path; give status, headers and body."""
     try:
-        with urllib.request.urlopen(hub.endpoint + path, timeout=20) as answer:
+        with urllib.request.urlopen(hub.endpoint + path, timeout=120) as answer:
             return answer.status, dict(answer.headers), answer.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -159,7 +159,7 @@ def test_reset_before_the_answer(hub: LocalHub) -> None:
 def test_reset_in_the_body(hub: LocalHub) -> None:
     """A reset in mid-body comes after the headers and the first bytes."""
     hub.faults.add(Fault.reset(at=0.5, times=1))
-    with urllib.request.urlopen(hub.endpoint + FILE, timeout=20) as answer:
+    with urllib.request.urlopen(hub.endpoint + FILE, timeout=120) as answer:
         assert answer.status == 200
         with pytest.raises(ConnectionResetError):
             answer.read()
@@ -198,7 +198,7 @@ def test_stall_ends_by_itself(hub: LocalHub) -> None:
 def test_cleared_log_stays_clear(hub: LocalHub) -> None:
     """A request under way when the log is cleared doesn't come back into it."""
     hub.faults.add(Fault.stall(0.1))
-    with urllib.request.urlopen(hub.endpoint + FILE, timeout=20) as answer:
+    with urllib.request.urlopen(hub.endpoint + FILE, timeout=120) as answer:
         hub.clear_requests()
         assert answer.read() == CONTENT
     assert hub.requests == ()
@@ -207,11 +207,11 @@ def test_cleared_log_stays_clear(hub: LocalHub) -> None:
 def test_stall_ends_with_the_client(hub: LocalHub) -> None:
     """A client that waits for a stalled body times out; when it goes, the server stops stalling for it."""
     hub.faults.add(Fault.stall())
-    with (
-        urllib.request.urlopen(hub.endpoint + FILE, timeout=0.2) as answer,
-        pytest.raises(TimeoutError),
-    ):
-        answer.read()
+    with urllib.request.urlopen(hub.endpoint + FILE, timeout=120) as answer:
+        # From here on: it has the headers, however long they took
+        answer.fp.raw._sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            answer.read()
     assert hub.requests[-1].bytes_sent == len(CONTENT) // 2
 
 
@@ -229,12 +229,12 @@ def test_stalled_request_does_not_keep_the_server(tmp_path: Path) -> None:
 
     with LocalHub(tmp_path, repo_id=REPO) as hub:
         hub.faults.add(Fault.stall())
-        answer = urllib.request.urlopen(hub.endpoint + FILE, timeout=5)
+        answer = urllib.request.urlopen(hub.endpoint + FILE, timeout=120)
         reader = threading.Thread(target=read_all, args=(answer,))
         reader.start()
         start = time.monotonic()
-    assert time.monotonic() - start < 15
-    reader.join(20)
+    assert time.monotonic() - start < 60
+    reader.join(120)
     answer.close()
     assert len(failures) == 1
 
@@ -253,7 +253,7 @@ def test_byte_faults_leave_other_answers_alone(hub: LocalHub) -> None:
     api = HfApi(endpoint=hub.endpoint, token=False)
     assert len(list(api.list_repo_tree(REPO, repo_type="dataset", recursive=True))) == 3
     api.get_paths_info(REPO, [IMAGE], repo_type="dataset")
-    connection = http.client.HTTPConnection(hub.endpoint.removeprefix("http://"), timeout=5)
+    connection = http.client.HTTPConnection(hub.endpoint.removeprefix("http://"), timeout=120)
     with closing(connection):
         connection.request("HEAD", FILE)
         assert connection.getresponse().status in {200, 302}
@@ -281,9 +281,9 @@ def test_client_that_leaves_during_a_delay(hub: LocalHub) -> None:
     """A client that leaves before its answer stays in the log, without a status."""
     hub.faults.add(Fault.delay(30))
     host, port = hub.endpoint.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=5) as connection:
+    with socket.create_connection((host, int(port)), timeout=120) as connection:
         connection.sendall(f"GET {FILE} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 120
         while not hub.requests and time.monotonic() < deadline:
             time.sleep(0.01)
     hub.faults.clear()
@@ -295,7 +295,7 @@ def post_faults(hub: LocalHub, content: bytes) -> int:
     """Set faults from outside; give the status."""
     asked = urllib.request.Request(f"{hub.endpoint}/_localhub/faults", method="POST", data=content)
     try:
-        with urllib.request.urlopen(asked, timeout=20) as answer:
+        with urllib.request.urlopen(asked, timeout=120) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         with error:
@@ -310,7 +310,7 @@ def test_faults_from_another_process(hub: LocalHub) -> None:
     with pytest.raises(http.client.IncompleteRead):
         fetch(hub)
     asked = urllib.request.Request(f"{hub.endpoint}/_localhub/faults", method="DELETE")
-    with urllib.request.urlopen(asked, timeout=20) as answer:
+    with urllib.request.urlopen(asked, timeout=120) as answer:
         assert answer.status == 204
     assert (fetch(hub, TREE)[0], fetch(hub)[2]) == (200, CONTENT)
 

@@ -12,8 +12,8 @@ import pytest
 
 from step37_flickr8k import cli
 from step37_flickr8k.cache.filesystem import local_file_system
-from step37_flickr8k.cluster.group import Progress
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.progress import ProgressTracker
 from step37_flickr8k.hub.proxies import proxy_before
 from step37_flickr8k.job.warmup import Warmup
 from step37_flickr8k.localhub import LocalHub
@@ -42,7 +42,7 @@ def test_a_local_directory_is_warned_of_where_there_are_several_nodes(
         settings = WarmupSettings(
             cache_dir=Path(directory) / "cache", endpoint=hub.endpoint, cache_scope=scope
         )
-        Warmup(settings, World(nodes=nodes)).warm(Progress())
+        Warmup(settings, World(node_count=nodes)).warm(ProgressTracker())
     assert ("tmpfs" in caplog.text and "cache_scope=node" in caplog.text) == warned
 
 
@@ -71,7 +71,7 @@ def test_a_hub_behind_a_proxy_is_said(hub: LocalHub, cache: Path) -> None:
     # A Hub is no proxy, but it answers what is asked of it
     proxied = os.environ | {"http_proxy": hub.endpoint}
     done = subprocess.run(
-        command, env=proxied, capture_output=True, text=True, timeout=60, check=False
+        command, env=proxied, capture_output=True, text=True, timeout=240, check=False
     )
     assert f"through the proxy {hub.endpoint.removeprefix('http://')} alone" in done.stderr
 

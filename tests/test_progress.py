@@ -49,7 +49,7 @@ class Terminal:
     def end(self) -> list[str]:
         """Give what is seen at last."""
         os.close(self.theirs)
-        self._reader.join(10)
+        self._reader.join(120)
         os.close(self._ours)
         return self.seen()
 
@@ -100,7 +100,6 @@ def until_seen(terminal: Terminal, pattern: str, seconds: float = 120) -> list[s
         time.sleep(0.02)
 
 
-@pytest.mark.timeout(300)
 def test_a_terminal_that_ranks_share_shows_one_bar_and_whole_lines(
     hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -113,7 +112,7 @@ def test_a_terminal_that_ranks_share_shows_one_bar_and_whole_lines(
         terminal, r"^fetching: [1-9]\d? of 12 files, 0\.0 of 0\.0 MB, 0\.0 MB/s, \d+ s left \S+$"
     )
     assert sum("of 12 files" in line and not LINE.fullmatch(line) for line in seen) == 1
-    assert [process.wait(90) for process in started] == [0, 0, 0], "\n".join(terminal.seen())
+    assert [process.wait(240) for process in started] == [0, 0, 0], "\n".join(terminal.seen())
     seen = terminal.end()
     begin = next(number for number, line in enumerate(seen) if line == "{")
     logged, printed = (
@@ -150,10 +149,10 @@ def test_rate_and_time_left_have_room_on_every_terminal(
     )
     terminal = Terminal(columns)
     started.append(start(terminal, cache, 0, 1, 1, "--log-level", "error", "--concurrency", "1"))
-    until_seen(terminal, rf"^{re.escape(said)}, 0\.0 MB/s, \d+ s left [━╸╺]+$", 20)
+    until_seen(terminal, rf"^{re.escape(said)}, 0\.0 MB/s, \d+ s left [━╸╺]+$")
     os.write(terminal.theirs, b"^C")
     started[0].send_signal(signal.SIGINT)
-    assert started[0].wait(30) == 130
+    assert started[0].wait(120) == 130
     seen = terminal.end()
     assert not [line for line in seen if "s left" in line or "━" in line], seen
 

@@ -12,7 +12,7 @@ import pytest
 from step37_flickr8k import errors, prepare_flickr8k_samples
 from step37_flickr8k.flickr8k_loader import _is_global_rank_0, _maybe_barrier
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.ranks import Ranks, torchrun
+from tests.ranks import PATIENCE, Ranks, torchrun
 
 MakeRanks = Callable[..., Ranks]
 
@@ -111,7 +111,7 @@ def test_processes_without_a_store_download_once(
 ) -> None:
     """Eight processes that share nothing but the directory: the lease lets one download, the others wait for the record."""
     hub.faults.add(Fault.delay(0.02))
-    job = ranks(8, STEP37_HEARTBEAT_TIMEOUT="2", RANK="0", WORLD_SIZE="1")
+    job = ranks(8, STEP37_HEARTBEAT_TIMEOUT="10", RANK="0", WORLD_SIZE="1")
     for rank in range(8):
         job._start(
             rank,
@@ -169,7 +169,7 @@ def test_the_command_under_torchrun(hub: LocalHub, cache: Path) -> None:
             capture_output=True,
             check=False,
             text=True,
-            timeout=100,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["run"].startswith("torchrun-")

@@ -11,6 +11,8 @@ import jsonschema
 import pytest
 
 from step37_flickr8k import cli
+from step37_flickr8k.cli.output import shortened
+from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.report.model import json_schema
 from step37_flickr8k.report.recorder import Recorder
@@ -215,7 +217,7 @@ def test_a_shortened_report_says_so(
         str(rank): {"ok": True, "host": f"node-{rank}", "waited": 1.5, "lag": 0.1}
         for rank in range(200)
     }
-    file.write_text(cli._abridged(report | {"ranks": ranks}))
+    file.write_text(shortened(report | {"ranks": ranks}))
     assert read(file)["cut"] == ["ranks"]
     page = file.with_suffix(".html")
     for text in (shown(file, capsys, "--html", str(page)), page.read_text()):
@@ -301,24 +303,34 @@ def test_a_report_comes_from_stdin_and_no_name_is_an_error(
     assert "page.html can't be written: No such file" in capsys.readouterr().err
 
 
+class Shown:
+    """A display that shows nothing."""
+
+    def __call__(self, progress: Progress) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def test_the_timeline_of_a_long_run_stays_short() -> None:
     """Of a day's half seconds some 240 points are kept, spread over all of it; the states' seconds stay exact."""
     now = [0.0]
-    recorder = Recorder(lambda _: None, lambda: now[0])
+    recorder = Recorder(Shown(), lambda: now[0])
     for step in range(20_000):
         waiting = 10_000 <= step < 12_000
-        state = f"waiting for quota, {step} s" if waiting else "fetching"
         recorder(
-            {
-                "state": state,
-                "files": step,
-                "of_files": 20_000,
-                "bytes": step * 1000,
-                "of_bytes": 20_000_000,
-            }
+            Progress(
+                State.WAITING_FOR_RATE_LIMIT if waiting else State.FETCHING,
+                f"{step} s" if waiting else "",
+                files=step,
+                of_files=20_000,
+                bytes=step * 1000,
+                of_bytes=20_000_000,
+            )
         )
         now[0] += 0.5
-    recorder({"state": "done"})
+    recorder.close()
     told = recorder.value()
     assert told["seconds"] == {"starting": 0.0, "fetching": 9000.0, "waiting for quota": 1000.0}
     moments = [point["seconds"] for point in told["timeline"]]

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k import cli
+from step37_flickr8k.cli.parser import build_parser
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import Draw
 from tests.ranks import free_port
@@ -156,7 +156,7 @@ class Session:
         }
         with subprocess.Popen(["bash", "-c", script], **ways, **said) as shell:
             try:
-                text, _ = shell.communicate(timeout=280)
+                text, _ = shell.communicate(timeout=560)
             finally:
                 if shell.poll() is None:
                     os.killpg(shell.pid, signal.SIGKILL)
@@ -190,7 +190,6 @@ def session(draw: Draw, tmp_path: Path) -> Iterator[Session]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", [name for name, file in DOCUMENTS.items() if blocks(file)])
 def test_what_a_page_shows_works(name: str, session: Session) -> None:
     """Its commands and Python blocks, in one shell, end with 0 and print what it shows, but for those that are listed."""
@@ -225,7 +224,7 @@ def test_commands_that_the_text_names_are_there(name: str) -> None:
     """In the midst of a sentence, too, a target is one of the Makefile, a subcommand and its flags are the command's own."""
     (group,) = (
         action
-        for action in cli._parser()._actions
+        for action in build_parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     )
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -17,7 +17,8 @@ import reference
 from selenium.webdriver.support.wait import WebDriverWait
 
 import step37_flickr8k
-from step37_flickr8k import cli, errors, localhub
+from step37_flickr8k import errors, localhub
+from step37_flickr8k.cli.parser import build_parser
 from step37_flickr8k.settings import WarmupSettings
 from tests.browser import Browser, browser
 
@@ -52,7 +53,7 @@ def test_every_command_has_a_section_with_its_arguments() -> None:
     """Each subcommand stands there, with every argument that its own help shows, or that is a setting."""
     (group,) = (
         action
-        for action in cli._parser()._actions
+        for action in build_parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     )
     told = sections(page("command"))
@@ -136,7 +137,7 @@ def seen() -> Iterator[Browser]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_every_page_fits_two_widths(site: Path, seen: Browser) -> None:
     """Opened from the directory, without a network: nothing sticks out, nothing is missing, the text can be read, light and dark."""
     pages = [file for file in site.glob("**/*.html") if file.name != "404.html"]
@@ -149,7 +150,7 @@ def test_every_page_fits_two_widths(site: Path, seen: Browser) -> None:
             for dark in (False, True):
                 seen.open(file, width, dark=dark)
                 # Scripts are still at it
-                WebDriverWait(seen.driver, 10).until(lambda _: seen.fits(), f"{file} at {width}")
+                WebDriverWait(seen.driver, 60).until(lambda _: seen.fits(), f"{file} at {width}")
                 assert seen.contrast() >= 4.5, f"{file}, dark: {dark}"
         assert seen.complaints() == [], file
 
@@ -160,7 +161,7 @@ def test_what_is_searched_for_is_found(site: Path, seen: Browser) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         seen.driver.get(f"http://127.0.0.1:{server.server_port}/index.html")
-        seen.driver.implicitly_wait(10)
+        seen.driver.implicitly_wait(60)
         seen.press("/")
         seen.press(*"heartbeat_timeout")
         found = seen.one(".md-search-result__item").get_attribute("textContent")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k import cli
+from step37_flickr8k.cli.parser import build_parser, read_settings
 from step37_flickr8k.settings import Loaded, WarmupSettings
 from step37_flickr8k.settings.reference import flags
 
@@ -68,7 +68,7 @@ class Ran:
                 patch.delenv(name)
             for name in [name for name in self.environment if name.startswith(("STEP37_", "HF_"))]:
                 patch.setenv(name, self.environment[name])
-            return cli._load(cli._parser().parse_args(command))
+            return read_settings(build_parser().parse_args(command))
 
 
 Words = dict[int, int]
@@ -279,7 +279,7 @@ def chain(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     return done, submitted.read_text(encoding="utf-8").splitlines() if submitted.exists() else []
@@ -416,7 +416,7 @@ def test_one_rank_speaks_for_a_batch_script_that_is_lost(
         command = ["bash", str(SCRIPTS / "rank.sh"), "12_1", "bash", "-c", f"exit {code}"]
         environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **slurm}
         ended = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+            command, env=environment, capture_output=True, text=True, timeout=240, check=False
         )
     assert (ended.returncode, ended.stdout) == (code, f"ended with {code}\n")
     assert (noted.read_text(encoding="utf-8").strip() if noted.exists() else "") == done

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
-from step37_flickr8k.cluster.group import Group
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.progress import Progress
+from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.cluster.stores import barrier, current_group, is_rank_zero
+from step37_flickr8k.report.progress import how_far
 from step37_flickr8k.settings import WarmupSettings, library_settings
 
 __all__ = [
@@ -63,7 +65,9 @@ class Template(Protocol):
 
 
 class Step37Flickr8kDataset:
-    """Map-style dataset for ``torch.utils.data.DataLoader``, by duck typing: ``template(dialog)`` of each sample.
+    """Map-style dataset for ``torch.utils.data.DataLoader``, by duck typing.
+
+    ``template(dialog)`` of each sample.
 
     Its arguments stay readable as the attributes ``samples``, ``template`` and ``prompt``.
     """
@@ -88,7 +92,7 @@ class Step37Flickr8kDataset:
         self.prompt = prompt
 
     def __len__(self) -> int:
-        """Give the number of samples."""
+        """Return the number of samples."""
         return len(self.samples)
 
     def __getitem__(self, index: int) -> MultimodalSFTSample:
@@ -97,7 +101,10 @@ class Step37Flickr8kDataset:
 
     @staticmethod
     def _to_dialog(sample: Flickr8kSample, prompt: str) -> dict[str, Any]:
-        """Give the dialog of a sample: the image and the prompt from the user, the caption from the assistant."""
+        """Return the dialog of a sample.
+
+        The image and the prompt from the user, the caption from the assistant.
+        """
         return {
             "images": [sample.image_path],
             "conversations": [
@@ -122,29 +129,38 @@ def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -
         ConfigurationError: what is asked for doesn't exist or may not be read.
         TransientError: the Hub doesn't answer, or there is no space.
     """
-    from step37_flickr8k.hub.api import Hub  # noqa: PLC0415 - the package imports without huggingface_hub
+    # The package imports without huggingface_hub.
+    from step37_flickr8k.hub.single_file import download_file  # noqa: PLC0415
 
     selection = {"repo_id": repo_id, "cache_dir": cache_dir, "revision": None}
-    return Hub(library_settings(selection, os.environ).settings).download(
-        filename, Path(cache_dir), revision=None
+    settings = library_settings(selection, os.environ).settings
+    return download_file(
+        repo_id,
+        filename,
+        Path(cache_dir),
+        options=settings.hub_options(),
+        attempts=settings.attempts,
     )
 
 
 def _is_global_rank_0() -> bool:
-    """Tell whether this is global rank 0; True without an initialised process group, so it never decides who downloads."""
+    """Return whether this is global rank 0.
+
+    True without an initialised process group, so it never decides who downloads.
+    """
     return is_rank_zero()
 
 
 def _maybe_barrier() -> None:
-    """Wait at ``torch.distributed.barrier()`` if a process group is initialised, else return at once."""
+    """Wait at ``torch.distributed.barrier()`` if a process group is initialised.
+
+    Else return at once.
+    """
     barrier()
 
 
-def _log_progress(told: dict[str, Any]) -> None:
-    numbers = ", ".join(
-        f"{name} {number:,}" for name, number in told.items() if name not in {"kind", "state"}
-    )
-    log.debug("rank 0: %s %s", told["state"], numbers)
+def _log_progress(progress: Progress) -> None:
+    log.debug("rank 0: %s", how_far(progress))
 
 
 def prepare_flickr8k_samples(
@@ -157,7 +173,9 @@ def prepare_flickr8k_samples(
     revision: str | None = None,
     bad_images: Literal["skip", "error"] = "skip",
 ) -> list[Flickr8kSample]:
-    """Make the first ``sample_count`` rows of a split ready in ``cache_dir`` and give them, the same list on every rank.
+    """Make the first ``sample_count`` rows of a split ready in ``cache_dir`` and give them.
+
+    The same list on every rank.
 
     With an initialised process group, whatever its backend, every rank must call it with the same
     arguments: rank 0 downloads and its outcome, or its error, reaches all. Without one, the lease

@@ -1,4 +1,7 @@
-"""The signals that end the command: exceptions in its main thread, raised where they break nothing and aren't lost."""
+"""The signals that end the command.
+
+Exceptions in its main thread, raised where they break nothing and aren't lost.
+"""
 
 import signal
 import sys
@@ -18,7 +21,9 @@ _PATIENCE = 1.5  # s for an import that is under way
 
 
 def raise_signals() -> None:
-    """Let SIGTERM raise `Terminated` in the main thread, and Ctrl-C KeyboardInterrupt, unless it is ignored here.
+    """Let SIGTERM raise `Terminated` in the main thread, and Ctrl-C KeyboardInterrupt.
+
+    Unless it is ignored here.
 
     Not in the midst of an import: locks of it would stay taken, and threads that import wait for
     them for ever. And once more where an exception is only printed, as in ``__del__`` or in the

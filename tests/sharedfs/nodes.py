@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.ranks import Ranks
+from tests.ranks import PATIENCE, Ranks
 
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWNET = 0x20000, 0x4000000, 0x40000000
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 32, 1 << 12, 1 << 14, 1 << 18
@@ -139,7 +139,7 @@ class LatentMount:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not os.path.ismount(mount):
             assert self._process.poll() is None, (
                 f"latentfs ended: {self.log.read_text(encoding='utf-8')}"
@@ -165,7 +165,7 @@ class LatentMount:
         with suppress(subprocess.SubprocessError):
             subprocess.run(["umount", "--lazy", self.mount], check=False, timeout=10)
         try:
-            self._process.wait(5)
+            self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(5)

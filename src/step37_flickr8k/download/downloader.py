@@ -3,22 +3,15 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from step37_flickr8k.cache.lease import Lease
-from step37_flickr8k.cache.record import (
-    Coverage,
-    ManifestEntry,
-    Record,
-    read_manifest,
-    read_record,
-    remove_record,
-    skipped_rows,
-    write_manifest,
-    write_record,
-)
-from step37_flickr8k.cluster.group import Progress
+from step37_flickr8k.cache.manifest import ManifestEntry, read_manifest, write_manifest
+from step37_flickr8k.cache.preflight import check_space, try_out
+from step37_flickr8k.cache.record import Coverage, Record, read_record, remove_record, write_record
+from step37_flickr8k.cache.rows import skipped_rows
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.download.landing import IN_HAND, Arrived
@@ -26,7 +19,7 @@ from step37_flickr8k.download.planner import MANY, Planner, Survey, Task
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import CommitChanged, Step37Error
 from step37_flickr8k.hub.api import Hub
-from step37_flickr8k.hub.source import Source, TransferStatistics
+from step37_flickr8k.hub.source import TransferStatistics
 
 __all__ = ["Done", "Downloader", "result_of"]
 
@@ -39,7 +32,7 @@ Flush = Callable[[], None]
 class Downloader:
     """Fills the directory while its lease is held; to be closed, so that nothing unfinished stays, whatever ends it."""
 
-    def __init__(self, task: Task, hub: Hub, lease: Lease, progress: Progress) -> None:
+    def __init__(self, task: Task, hub: Hub, lease: Lease, progress: ProgressTracker) -> None:
         """Take up the work."""
         self._task = task
         self._directory = task.directory
@@ -60,7 +53,7 @@ class Downloader:
             lost = self._lost(before, survey)
             self._check_space(survey, lost)
             self._fetch(lost, survey)
-            self._progress("publishing")
+            self._progress.report(Progress(State.PUBLISHING))
             record = self._publish(survey, before, flush)
         skipped = skipped_rows(self._directory, record, self._task.selection)
         return result_of(
@@ -79,7 +72,7 @@ class Downloader:
                     f"{self._directory.home} no longer holds commit {record.commit}: run verify again"
                 )
             files = [listing[name] for name in names if name in listing]
-            self._directory.check_space(sum(file.size for file in files), len(files))
+            check_space(self._directory, sum(file.size for file in files), len(files))
             proven: dict[str, ManifestEntry] = {}
             self._fetch_files(files, record.commit, proven)
             flush()
@@ -93,7 +86,7 @@ class Downloader:
         with contextlib.ExitStack() as at_end:
             at_end.callback(self._clear_up)  # also after a signal that comes while the workers end
             at_end.callback(self._workers.close)
-            self._directory.try_out()
+            try_out(self._directory)
             yield at_end.enter_context(self._directory.flushing())
 
     def _clear_up(self) -> None:
@@ -107,8 +100,9 @@ class Downloader:
         size = sum(file.size for file in files)
         replaced = [survey.scan[file.name].size for file in files if file.name in survey.scan]
         # those that come lie beside those that they replace until they have their bytes
-        beside = size * min(1.0, IN_HAND * self._task.settings.concurrency / max(1, len(files)))
-        self._directory.check_space(
+        beside = size * min(1.0, IN_HAND * self._task.options.concurrency / max(1, len(files)))
+        check_space(
+            self._directory,
             max(0, size - sum(replaced) + int(min(beside, sum(replaced)))),
             len(files) - len(replaced),
         )
@@ -116,7 +110,7 @@ class Downloader:
         log.info("fetching %s, at commit %s", count, survey.commit)
         if survey.wait:
             log.info(
-                "the Hub's quota will make this wait %.0f s for %s requests",
+                "the Hub's rate limit will make this wait %.0f s for %s requests",
                 survey.wait,
                 f"{survey.requests:,}",
             )
@@ -159,13 +153,11 @@ class Downloader:
     def _fetch_bulk(self, survey: Survey, files: Sequence[RemoteFile]) -> None:
         from step37_flickr8k.download.bulk import fetch_bulk  # noqa: PLC0415 - as below
 
-        source = Source(
-            base=self._hub.parquet_base(), headers=self._hub.headers(), account=self._task.account
-        )
+        source = replace(self._hub.parquet_files(), statistics=self._task.account)
         fetch_bulk(
             survey.shards, files, source, self._workers, self._landing(survey.proven), **self._ways
         )
-        came, requests = source.account.files, source.account.requests
+        came, requests = source.statistics.files, source.statistics.requests
         log.info(
             "%s of %s files came in bulk, with %s requests",
             f"{came:,}",
@@ -179,13 +171,13 @@ class Downloader:
         from step37_flickr8k.download.files import fetch  # noqa: PLC0415 - its HTTP client is a quarter of a second
 
         if files:
-            base = self._hub.base(commit, self._task.selection.split)
-            source = Source(base=base, headers=self._hub.headers(), account=self._task.account)
+            files_there = self._hub.files(commit, self._task.selection.split)
+            source = replace(files_there, statistics=self._task.account)
             fetch(files, source, self._workers, self._landing(proven), **self._ways)
 
     @property
     def _ways(self) -> dict[str, Any]:
-        return {"settings": self._task.settings, "progress": self._progress}
+        return {"options": self._task.options, "progress": self._progress.report}
 
     def _landing(self, proven: dict[str, ManifestEntry]) -> Callable[[Sequence[Arrived]], None]:
         """Give what publishes verified files and notes them as proven."""

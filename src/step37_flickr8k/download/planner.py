@@ -5,19 +5,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from step37_flickr8k.cache.directory import CacheDirectory, Entry, lines_of
-from step37_flickr8k.cache.record import ManifestEntry, prove, read_manifest, unchanged
-from step37_flickr8k.cluster.group import Progress
+from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.manifest import ManifestEntry, read_manifest, unchanged
+from step37_flickr8k.cache.rows import lines_of
+from step37_flickr8k.cache.scan import Entry
+from step37_flickr8k.cache.verify import verify_files
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
+from step37_flickr8k.dataset.decide import Decision, decide
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import METADATA, read_rows
-from step37_flickr8k.dataset.plan import Plan, decide
 from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.download.parquet import is_available
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import InvalidMetadata, InvalidSettings, Step37Error
 from step37_flickr8k.hub.api import Hub
-from step37_flickr8k.hub.source import Quota, Source, TransferStatistics
-from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.hub.rate_limit import RateLimit
+from step37_flickr8k.hub.source import TransferStatistics
+from step37_flickr8k.settings.options import FetchOptions
 
 __all__ = ["MANY", "Planner", "Survey", "Task"]
 
@@ -31,7 +35,7 @@ _LARGEST_METADATA = 1 << 30  # bytes: a million rows with five captions have a t
 class Task:
     """What is asked for, where it goes, and how."""
 
-    settings: WarmupSettings
+    options: FetchOptions
     selection: Selection
     directory: CacheDirectory
     run: str | None = None
@@ -48,9 +52,9 @@ class Survey:
     scan: Mapping[str, Entry]
     proven: dict[str, ManifestEntry]
     metadata: Path
-    plan: Plan
+    plan: Decision
     shards: Sequence[RemoteFile] = ()  # of the Parquet conversion, if it is to be read
-    quota: Quota | None = None  # as the Hub told it last
+    rate_limit: RateLimit | None = None  # as the Hub stated it last
 
     @property
     def requests(self) -> int:
@@ -60,7 +64,7 @@ class Survey:
     @property
     def wait(self) -> float:
         """Seconds that the quota will make it wait."""
-        return self.quota.wait(self.requests) if self.quota else 0.0
+        return self.rate_limit.wait(self.requests) if self.rate_limit else 0.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Planner:
     task: Task
     hub: Hub
     workers: Workers
-    progress: Progress
+    progress: ProgressTracker
 
     def survey(self, commit: str, listing: Listing, scratch: CacheDirectory) -> Survey:
         """Decide what to fetch; a metadata.csv that isn't in the directory yet is fetched into ``scratch``."""
@@ -91,26 +95,28 @@ class Planner:
                 for n in names
                 if n in scan and n not in proven and listing[n].size == scan[n].size
             }
-            proven.update(prove(directory, scan, like, self.workers.check, self.progress))
+            proven.update(
+                verify_files(directory, scan, like, self.workers.check, self.progress.report)
+            )
 
-        self.progress("reading the metadata")
+        self.progress.report(Progress(State.READING_METADATA))
         prove_also([METADATA])
-        metadata, quota = directory.files / METADATA, None
+        metadata, limit = directory.files / METADATA, None
         if METADATA not in proven:
-            metadata, quota = self._fetch_metadata(commit, listing[METADATA], scratch)
+            metadata, limit = self._fetch_metadata(commit, listing[METADATA], scratch)
         plan = self._decide(metadata, listing, proven)
         known = len(proven)
         prove_also(file.name for file in plan.fetch)
         if len(proven) > known:
             plan = self._decide(metadata, listing, proven)
-        usual = Quota(self.hub.quota, 0, self.hub.quota, 300) if self.hub.quota else None
+        usual = self.hub.public_rate_limit()
         return Survey(
-            commit, listing, scan, proven, metadata, plan, self._shards(plan), quota or usual
+            commit, listing, scan, proven, metadata, plan, self._shards(plan), limit or usual
         )
 
     def _fetch_metadata(
         self, commit: str, file: RemoteFile, scratch: CacheDirectory
-    ) -> tuple[Path, Quota | None]:
+    ) -> tuple[Path, RateLimit | None]:
         from step37_flickr8k.download.files import fetch  # noqa: PLC0415 - its HTTP client is a quarter of a second
 
         split = self.task.selection.split
@@ -120,7 +126,7 @@ class Planner:
                 f"{told}, at most {_LARGEST_METADATA / 1e9:.1f} GB are read: is it a table of captions?"
             )
         kept: list[Path] = []
-        source = Source(base=self.hub.base(commit, split), headers=self.hub.headers())
+        source = self.hub.files(commit, split)
         try:
             fetch(
                 *(
@@ -129,22 +135,22 @@ class Planner:
                     Workers(scratch),
                     lambda batch: kept.extend(arrived.temporary for arrived in batch),
                 ),
-                settings=self.task.settings,
-                progress=lambda *_, **__: self.progress("reading the metadata"),
+                options=self.task.options,
+                progress=lambda _: self.progress.report(Progress(State.READING_METADATA)),
             )
         finally:  # it is no image
-            self.hub.count(source.account)
-        return kept[0], source.account.quota
+            self.hub.count(source.statistics)
+        return kept[0], source.statistics.rate_limit
 
     def _decide(
         self, metadata: Path, listing: Listing, proven: Mapping[str, ManifestEntry]
-    ) -> Plan:
+    ) -> Decision:
         rows = read_rows(lines_of(metadata), self.task.selection)
         return decide(rows, listing, {name: proof.digest for name, proof in proven.items()})
 
-    def _shards(self, plan: Plan) -> Sequence[RemoteFile]:
+    def _shards(self, plan: Decision) -> Sequence[RemoteFile]:
         """Decide whether the images come in bulk: give the Parquet files to read, if they do."""
-        mode, split = self.task.settings.fetch_mode, self.task.selection.split
+        mode, split = self.task.options.mode, self.task.selection.split
         if mode == "parquet" and not is_available():
             raise InvalidSettings(
                 "fetch_mode=parquet needs pyarrow: pip install 'step37-flickr8k[parquet]', or choose auto"

@@ -38,6 +38,7 @@ _MODULE = "step37_flickr8k.download.worker"
 _SOURCE = Path(__file__).parents[2]  # the directory that holds this package
 _FEW = 4  # files that are sooner done here than by a process that must start first
 _PATIENCE = 1.0  # s for a worker that is to end by itself
+_CLOSING = 5.0  # s for one at work to become idle, when all are closed
 _PIPE = 1 << 20  # bytes, as many as anybody may have: a batch of small files fits
 
 
@@ -72,7 +73,7 @@ class Workers:
             if self._idle.empty():
                 self.stop()
             with contextlib.suppress(queue.Empty):
-                self._idle.get(timeout=5).end()
+                self._idle.get(timeout=_CLOSING).end()
 
     def check(self, images: Sequence[tuple[Path, str]]) -> list[str | None]:
         """Give for each image, a path and the name that it is to have, why it can't be decoded, or None.

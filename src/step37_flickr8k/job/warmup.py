@@ -14,20 +14,17 @@ from typing import Any
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.filesystem import local_file_system
 from step37_flickr8k.cache.lease import Claim, Lease, take
-from step37_flickr8k.cache.record import (
-    Record,
-    lies_there,
-    prove,
-    read_manifest,
-    read_record,
-    rows_of,
-    rows_when_visible,
-    skipped_rows,
-    write_record,
-)
-from step37_flickr8k.cluster.group import Group, Progress, Timeouts, share
+from step37_flickr8k.cache.manifest import read_manifest
+from step37_flickr8k.cache.record import Record, read_record, write_record
+from step37_flickr8k.cache.rows import rows_of, skipped_rows
+from step37_flickr8k.cache.verify import is_complete, verify_files
+from step37_flickr8k.cache.visible import rows_when_visible
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
+from step37_flickr8k.cluster.protocol import Timeouts
+from step37_flickr8k.cluster.share import Group, share
 from step37_flickr8k.dataset.selection import Row, Selection
+from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.download.downloader import Done, Downloader, result_of
 from step37_flickr8k.download.parquet import is_available, preload
 from step37_flickr8k.download.planner import MANY, Planner, Task
@@ -43,6 +40,7 @@ from step37_flickr8k.errors import (
 )
 from step37_flickr8k.hub.api import Hub, is_commit
 from step37_flickr8k.hub.proxies import proxy_before
+from step37_flickr8k.hub.rate_limit import RateLimit
 from step37_flickr8k.settings import WarmupSettings
 
 __all__ = ["Warmup"]
@@ -50,9 +48,9 @@ __all__ = ["Warmup"]
 log = logging.getLogger("step37_flickr8k")
 
 Value = dict[str, Any]
+_MORE = "more (--json names all)"
 # Heartbeat timeouts without a change of the lease's bytes: NFS may show old ones for a minute
 _LEASE_BEATS = 4
-_NAMED = 8  # files that a message names
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,11 @@ class Warmup:
     def task(self) -> Task:
         """What the work on the directory needs to know."""
         return Task(
-            self.settings, self.selection, self.directory, self.world.run, self.done.fetched
+            self.settings.fetch_options(),
+            self.selection,
+            self.directory,
+            self.world.run_id,
+            self.done.fetched,
         )
 
     @cached_property
@@ -98,7 +100,7 @@ class Warmup:
         return Timeouts(**{name: getattr(self.settings, f"{name}_timeout") for name in names})
 
     def run(
-        self, group: Group, watch: Callable[[Value], None] = lambda _: None
+        self, group: Group, watch: Callable[[Progress], None] = lambda _: None
     ) -> tuple[Value, list[Row]]:
         """Warm the cache and read the selection on every rank; gives rank 0's report and this rank's rows."""
         if self.settings.cache_scope == "shared":
@@ -106,10 +108,10 @@ class Warmup:
         commit = self.selection.revision
         # A pinned one needs nobody: a rank that is started again may be the last one left
         if not is_commit(commit):
-            ways: dict[str, Any] = {"look": self._look, "watch": watch}
+            ways: dict[str, Any] = {"find_result": self._look, "watch": watch}
             commit = share(
                 group, self._agree, arguments=self.arguments(), timeouts=self.timeouts, **ways
-            )["commit"]
+            ).result["commit"]
         pinned = Warmup(
             self.settings.model_copy(update={"revision": commit}),
             self.world,
@@ -120,34 +122,38 @@ class Warmup:
         # Each node's own lease elects its downloader; rank 0 is that of its node, or waits for it
         if group.rank != 0:
             try:
-                pinned.warm(Progress(watch))
+                pinned.warm(ProgressTracker(watch))
             except (Step37Error, OSError) as error:
                 problem = error
         return pinned._share(group, watch, problem)
 
     def _share(
-        self, group: Group, watch: Callable[[Value], None], problem: Exception | None = None
+        self, group: Group, watch: Callable[[Progress], None], problem: Exception | None = None
     ) -> tuple[Value, list[Row]]:
         rows: list[Row] = []
 
         def confirm(result: Value) -> None:
             if problem is not None:
                 raise problem
-            waiting = {"closely": group.rank != 0}
             rows[:] = rows_when_visible(
                 self.directory,
                 self.selection,
                 result["commit"],
                 self.timeouts.visibility,
-                **waiting,
+                check="names" if group.rank == 0 else "all",
             )
             if not rows:
                 raise EmptySelection(
                     f"no image of the selection in {self.directory.files} can be decoded: choose another split"
                 )
 
-        ways: dict[str, Any] = {"confirm": confirm, "look": self._look, "watch": watch}
-        result = share(group, self.warm, arguments=self.arguments(), timeouts=self.timeouts, **ways)
+        ways: dict[str, Any] = {"confirm": confirm, "find_result": self._look, "watch": watch}
+        shared = share(group, self.warm, arguments=self.arguments(), timeouts=self.timeouts, **ways)
+        result = dict(shared.result)
+        if shared.ranks:
+            result["ranks"] = {
+                str(rank): report.as_json(traceback=False) for rank, report in shared.ranks.items()
+            }
         if not rows:  # after a last look nobody has asked this rank to confirm
             confirm(result)
         return result, rows
@@ -157,33 +163,31 @@ class Warmup:
         others = {"cache_dir": str(self.settings.cache_dir), "bad_images": self.settings.bad_images}
         return {**vars(self.selection), **others}
 
-    def _agree(self, _: Progress) -> Value:
+    def _agree(self, _: ProgressTracker) -> Value:
         """Give the commit that all nodes fetch: what is asked for, else what rank 0's node holds, else ``main``."""
         record = read_record(self.directory)
-        if record is not None and record.fits(self.selection, self.world.run):
+        if record is not None and record.fits(self.selection, self.world.run_id):
             return {"commit": record.commit}
         return {"commit": self._hub().resolve(self.selection.revision or "main")}
 
-    def warm(self, progress: Progress) -> Value:
+    def warm(self, progress: ProgressTracker) -> Value:
         """Do rank 0's work: nothing if a ready record fits, else fill the directory as the holder of its lease."""
         return self._accepted(self._warm(progress))
 
     def _accepted(self, result: Value) -> Value:
         """Refuse a selection with images that can't be decoded, where that was asked for; the record stands all the same."""
         if result["skipped"] and self.settings.bad_images == "error":
-            named = ", ".join(
-                f"{name} ({why})" for name, why in [*result["skipped"].items()][:_NAMED]
-            )
+            named = listed(f"{name} ({why})" for name, why in result["skipped"].items())
             told = f"{len(result['skipped']):,} of the {result['rows']:,} rows name images that can't be decoded: {named}"
             raise BadImages(
                 f"{told}: set bad_images=skip to do without them, or choose another revision or sample_count"
             )
         return result
 
-    def _warm(self, progress: Progress) -> Value:
+    def _warm(self, progress: ProgressTracker) -> Value:
         if found := self._ready(self.selection):
             return self._warm_result(found)
-        progress("listing")
+        progress.report(Progress(State.LISTING))
         hub = self._hub()
         commit = self.done.commit = hub.resolve(self.selection.revision or "main")
         wanted = replace(self.selection, revision=commit)
@@ -195,7 +199,7 @@ class Warmup:
         self.directory.make()
 
         def go_on(holder: str) -> bool:
-            progress(f"waiting for the lease, which is held on {holder}")
+            progress.report(Progress(State.WAITING_FOR_LEASE, f"which is held on {holder}"))
             return self._ready(wanted) is None
 
         lease = self._lease(go_on, progress.snapshot)
@@ -209,7 +213,7 @@ class Warmup:
         count, mode = self.selection.sample_count, self.settings.fetch_mode
         bulk = mode != "files" and (count is None or count >= MANY) and is_available()
         if bulk and read_record(self.directory) is None:
-            hub.look_for_parquet(self.selection.split)
+            hub.start_listing_parquet(self.selection.split)
 
         def load() -> None:
             import step37_flickr8k.download.files  # noqa: F401, PLC0415
@@ -221,10 +225,10 @@ class Warmup:
 
     def _warn_of_local_directory(self) -> None:
         """Say early what would end as NotVisible late; only a warning, since this node may be the one that exports the directory."""
-        several = self.settings.cache_scope == "shared" and (self.world.nodes or 1) > 1
+        several = self.settings.cache_scope == "shared" and (self.world.node_count or 1) > 1
         if several and (kind := local_file_system(self.directory.root)):
             told = "%s is on %s, which other nodes can't see, and there are %d: choose one that they share, or cache_scope=node"
-            log.warning(told, self.directory.root, kind, self.world.nodes)
+            log.warning(told, self.directory.root, kind, self.world.node_count)
 
     def _hub(self) -> Hub:
         if self.settings.offline:
@@ -233,7 +237,9 @@ class Warmup:
             )
         if self.done.hub is not None:
             return self.done.hub
-        hub = self.done.hub = Hub(self.settings)
+        hub = self.done.hub = Hub(
+            self.settings.repo_id, self.settings.hub_options(), self.settings.fetch_options()
+        )
         if proxy := proxy_before(hub.endpoint):
             log.warning(
                 "%s is reached through the proxy %s alone: all who use that share one quota",
@@ -245,7 +251,7 @@ class Warmup:
     def _lack(self) -> str:
         """Tell why the directory as it is can't be used."""
         record, asked = read_record(self.directory), self.selection
-        if record is not None and record.fits(asked, self.world.run):
+        if record is not None and record.fits(asked, self.world.run_id):
             return f"files that the ready record in {self.directory.home} speaks of are missing or were changed"
         rows = "all rows" if asked.sample_count is None else f"{asked.sample_count:,} rows"
         of = f"{asked.repo_id}, split {asked.split}, revision {asked.revision or 'any'}: {rows} with {asked.caption_key}"
@@ -264,7 +270,7 @@ class Warmup:
             directory = CacheDirectory(Path(scratch), self.selection.split)
             directory.make()
             with contextlib.closing(Workers(directory)) as workers:
-                survey = Planner(self.task, hub, workers, Progress()).survey(
+                survey = Planner(self.task, hub, workers, ProgressTracker()).survey(
                     commit, listing, directory
                 )
         return {
@@ -280,7 +286,7 @@ class Warmup:
             else "one for each file",
             "requests": hub.requests + survey.requests,
             "wait": survey.wait,
-            "quota": survey.quota and vars(survey.quota),
+            "quota": _quota_json(survey.rate_limit),
             "warm": False,
         }
 
@@ -316,7 +322,7 @@ class Warmup:
             )
         scan = self.directory.scan()
         like = {name: proof.digest for name, proof in manifest.items() if name in scan}
-        right = prove(self.directory, scan, like, None, lambda *_, **__: None)
+        right = verify_files(self.directory, scan, like)
         missing = sorted(manifest.keys() - scan.keys())
         wrong = sorted(like.keys() - right.keys())
         foreign = sorted(scan.keys() - manifest.keys())
@@ -341,14 +347,13 @@ class Warmup:
 
     def _damage(self, found: Value) -> str:
         missing, wrong = found["missing"], found["wrong"]
-        named = [
-            *(f"{name} is missing" for name in missing[:_NAMED]),
-            *(f"{name} has wrong bytes" for name in wrong[:_NAMED]),
-        ]
-        more = len(missing) + len(wrong) - len(named)
-        named += [f"and {more:,} more (--json names all)"] if more else []
+        kinds = (
+            listed((f"{name} is missing" for name in missing), more=_MORE),
+            listed((f"{name} has wrong bytes" for name in wrong), more=_MORE),
+        )
+        named = ", ".join(filter(None, kinds))
         count = f"{len(missing):,} of {found['files']:,} files are missing and {len(wrong):,} wrong"
-        return f"{count} in {self.directory.files}: {', '.join(named)}"
+        return f"{count} in {self.directory.files}: {named}"
 
     def _repair(self, names: list[str]) -> None:
         record = read_record(self.directory)
@@ -368,7 +373,7 @@ class Warmup:
         lease = self._lease(go_on)
         assert lease is not None  # noqa: S101 - it waits as long as it takes
         with lease:
-            Downloader(self.task, hub, lease, Progress()).repair(record, listing, names)
+            Downloader(self.task, hub, lease, ProgressTracker()).repair(record, listing, names)
 
     # --- the steps ---
 
@@ -376,9 +381,9 @@ class Warmup:
         record = None
         with contextlib.suppress(TransientError):  # a look that fails sees nothing
             record = read_record(self.directory)
-        if record is None or not record.fits(self.selection, self.world.run):
+        if record is None or not record.fits(self.selection, self.world.run_id):
             return None
-        if this_run_only and not record.names(self.world.run):
+        if this_run_only and not record.names(self.world.run_id):
             return None
         # Then this node doesn't show what the record speaks of
         with contextlib.suppress(TransientError):
@@ -388,11 +393,11 @@ class Warmup:
     def _ready(self, selection: Selection) -> Record | None:
         """Give a record that fits while all it speaks of lies there; adds this run to it, where that can be done at once."""
         record = read_record(self.directory)
-        if record is None or not record.fits(selection, self.world.run):
+        if record is None or not record.fits(selection, self.world.run_id):
             return None
-        if not lies_there(self.directory, record, closely=self.closely):
+        if not is_complete(self.directory, record, check="all" if self.closely else "names"):
             return None
-        if self.world.run is not None and not record.names(self.world.run):
+        if self.world.run_id is not None and not record.names(self.world.run_id):
             # A reader of a directory that others fill
             with contextlib.suppress(FolderNotUsable, TransientError):
                 self._confirm_run()
@@ -406,15 +411,17 @@ class Warmup:
                 self.directory.sweep()
                 record = read_record(self.directory)
                 if record is not None:
-                    write_record(self.directory, record.confirmed_by(self.world.run))
+                    write_record(self.directory, record.confirmed_by(self.world.run_id))
 
     def _lease(
-        self, waiting: Callable[[str], bool], tell: Callable[[], Value] = dict
+        self, waiting: Callable[[str], bool], progress: Callable[[], Progress | None] = lambda: None
     ) -> Lease | None:
         claim = Claim(
-            run=self.world.run, rank=self.world.rank, host=self.world.host, pid=os.getpid()
+            run=self.world.run_id, rank=self.world.rank, host=self.world.host, pid=os.getpid()
         )
-        return take(self.directory, claim, _LEASE_BEATS * self.timeouts.heartbeat, waiting, tell)
+        return take(
+            self.directory, claim, _LEASE_BEATS * self.timeouts.heartbeat, waiting, progress
+        )
 
     def _warm_result(self, record: Record) -> Value:
         coverage, count = record.captions[self.selection.caption_key], self.selection.sample_count
@@ -423,3 +430,15 @@ class Warmup:
         return result_of(
             Done(hub=self.done.hub, commit=record.commit), rows, warm=True, skipped=skipped
         )
+
+
+def _quota_json(limit: RateLimit | None) -> Value | None:
+    """Return the rate limit as `plan --json` names its parts."""
+    if limit is None:
+        return None
+    return {
+        "left": limit.remaining,
+        "reset": limit.reset,
+        "limit": limit.limit,
+        "window": limit.window,
+    }

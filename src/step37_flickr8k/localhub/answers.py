@@ -47,7 +47,7 @@ class Answer:
         return len(self.body) if isinstance(self.body, bytes) else self.body.size
 
     def with_headers(self, headers: Mapping[str, str]) -> "Answer":
-        """Give the same answer with further headers."""
+        """Return the same answer with further headers."""
         return replace(self, headers={**self.headers, **headers})
 
 
@@ -62,7 +62,10 @@ def as_json(
 def refusal(
     status: int, message: str, *, code: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """Answer with an error: the Hub's words in ``X-Error-Message`` and the body, its name in ``X-Error-Code``."""
+    """Return an error as the Hub writes it.
+
+    The message stands in ``X-Error-Message`` and in the body, the error's name in ``X-Error-Code``.
+    """
     said = {
         "X-Error-Message": message,
         **({"X-Error-Code": code} if code else {}),
@@ -72,7 +75,7 @@ def refusal(
 
 
 def refuse(route: Route, authorization: str | None, policy: Policy) -> Answer | None:
-    """Decide whether the repository is closed to this request, as the real Hub does; None if it is open.
+    """Return the Hub's refusal of this request; None if the repository is open to it.
 
     Without a token a repository that is missing or private is a 401, so that nobody learns which;
     with a valid one a missing repository is a 404. A gated one shows its info and its tree, not its
@@ -86,7 +89,8 @@ def refuse(route: Route, authorization: str | None, policy: Policy) -> Answer | 
             return refusal(404, "Repository not found", code="RepoNotFound")
         return refusal(401, "Invalid username or password.", code="RepoNotFound")
     if policy.gated and route.kind in {"resolve", "xet-token"}:
-        message = f"Access to dataset {policy.repo_id} is restricted and you are not in the authorized list."
+        restricted = f"Access to dataset {policy.repo_id} is restricted"
+        message = f"{restricted} and you are not in the authorized list."
         return refusal(403, message, code="GatedRepo")
     return None
 
@@ -94,7 +98,7 @@ def refuse(route: Route, authorization: str | None, policy: Policy) -> Answer | 
 def elsewhere(
     route: Route, raw_path: str, authorization: str | None, policy: Policy
 ) -> Answer | None:
-    """Send who asks by the repository's former name to its present one, and refuse as `refuse` does; None if all is well."""
+    """Return the redirect from the repository's former name, or what `refuse` returns."""
     if route.repo_id == policy.renamed_from:
         target = raw_path.replace(f"/datasets/{route.repo_id}", f"/datasets/{policy.repo_id}")
         return Answer(307, {"Location": target})
@@ -138,7 +142,10 @@ def _sibling(file: RepoFile, *, blobs: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TreeQuery:
-    """Which part of a directory's tree is asked for; ``cursor`` is the last path of the page before."""
+    """Which part of a directory's tree is asked for.
+
+    ``cursor`` is the last path of the page before.
+    """
 
     directory: str
     recursive: bool = False

@@ -51,14 +51,20 @@ async def send_file(
 
 
 def mark(fault: Fault, size: int) -> int | None:
-    """Give the byte of a body at which the fault acts, halfway by default; None for one that has no place."""
+    """Return the byte of a body at which the fault acts, halfway by default.
+
+    None for one that has no place.
+    """
     if fault.effect == "bandwidth":
         return None
     return min(int(size * (0.5 if fault.at is None else fault.at)), size - 1)
 
 
 def pieces(size: int, faults: Iterable[Fault], rate: int | None) -> list[range]:
-    """Cut a body so that each fault's mark begins a piece, and no piece is too large for the rate in bytes a second."""
+    """Cut a body so that each fault's mark begins a piece.
+
+    And no piece is too large for the rate in bytes a second.
+    """
     step = CHUNK if rate is None else max(1, min(CHUNK, rate // PIECES_PER_SECOND))
     marks = {place for fault in faults if (place := mark(fault, size)) is not None}
     starts = sorted({*range(0, size, step), *marks})

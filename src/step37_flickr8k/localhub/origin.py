@@ -1,4 +1,7 @@
-"""One listener of the local Hub: reads a request, lets the faults act, sends the answer, keeps the log."""
+"""One listener of the local Hub.
+
+Reads a request, lets the faults act, sends the answer, keeps the log.
+"""
 
 import asyncio
 import json
@@ -154,7 +157,10 @@ def _arrived(request: web.BaseRequest, route: Route, origin: Origin) -> Request:
 
 
 def _ending(fault: Fault, raw_path: str) -> Answer:
-    """Give the answer of a fault that ends a request: its own status, or 429 for a quota that is used up."""
+    """Return the answer of a fault that ends a request.
+
+    Its own status, or 429 for a quota that is used up.
+    """
     if fault.effect == "quota":
         return answers.refusal(429, "Too Many Requests")
     if fault.effect == "redirect":
@@ -168,7 +174,10 @@ def _is_true(value: object) -> bool:
 
 
 async def _control(request: web.BaseRequest, raw_path: str, backend: Backend) -> web.Response:
-    """Let another process read and clear the log (GET, DELETE requests), set and clear faults (POST, DELETE faults)."""
+    """Let another process read and clear the log (GET, DELETE requests).
+
+    Set and clear faults (POST, DELETE faults).
+    """
     asked = (request.method, raw_path.removeprefix("/_localhub/"))
     if asked == ("GET", "requests"):
         return web.json_response([asdict(one) for one in backend.log.read()])

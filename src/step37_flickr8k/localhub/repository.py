@@ -34,18 +34,24 @@ class RepoFile:
 
     @property
     def etag(self) -> str:
-        """What the Hub gives as the file's ETag: the sha256 of an LFS file, the git blob sha1 of a plain one."""
+        """What the Hub gives as the file's ETag.
+
+        The sha256 of an LFS file, the git blob sha1 of a plain one.
+        """
         return self.sha256 or self.oid
 
     @property
     def lfs(self) -> dict[str, Any] | None:
-        """Sha256, size and pointer size in bytes of an LFS file, as the Hub names them; None for a plain file."""
+        """Sha256, size and pointer size in bytes of an LFS file, as the Hub names them.
+
+        None for a plain file.
+        """
         if self.sha256 is None:
             return None
         return {"oid": self.sha256, "size": self.size, "pointerSize": self.pointer_size}
 
     def is_unchanged(self) -> bool:
-        """Tell whether the file on disk still has the size and the mtime of the scan."""
+        """Return whether the file on disk still has the size and the mtime of the scan."""
         try:
             found = self.source.stat()
         except FileNotFoundError:
@@ -63,17 +69,23 @@ class Snapshot:
     """Directory path -> tree oid, without the root."""
 
     def has_directory(self, directory: str) -> bool:
-        """Tell whether the commit holds this directory; "" is the root."""
+        """Return whether the commit holds this directory; "" is the root."""
         return directory == "" or directory in self.directories
 
     def names_below(self, directory: str, *, recursive: bool) -> list[str]:
-        """Give the sorted paths of files and directories in ``directory``, or anywhere below it."""
+        """Return the sorted paths of files and directories in ``directory``.
+
+        Or anywhere below it.
+        """
         prefix = f"{directory}/" if directory else ""
         below = (name for name in (*self.files, *self.directories) if name.startswith(prefix))
         return sorted(name for name in below if recursive or "/" not in name[len(prefix) :])
 
     def page(self, names: list[str], *, after: str, size: int) -> tuple[list[str], str | None]:
-        """Cut the page of at most ``size`` names after ``after``; give it and the next cursor, if there is one."""
+        """Cut the page of at most ``size`` names after ``after``.
+
+        Give it and the next cursor, if there is one.
+        """
         start = bisect.bisect_right(names, after) if after else 0
         page = names[start : start + size]
         return page, page[-1] if start + size < len(names) else None
@@ -104,7 +116,10 @@ class Snapshot:
 
 
 class Repository:
-    """The commits of one directory: the current one, and older ones that were asked to stay listed."""
+    """The commits of one directory.
+
+    The current one, and older ones that were asked to stay listed.
+    """
 
     def __init__(
         self,
@@ -113,7 +128,9 @@ class Repository:
         parquet: Path | None = None,
         xet: Path | None = None,
     ) -> None:
-        """Scan ``directory``; ``revisions`` are further branches or tags of the current commit, besides main.
+        """Scan ``directory``.
+
+        ``revisions`` are further branches or tags of the current commit, besides main.
 
         ``parquet`` is the directory of its Parquet conversion, ``xet`` that of a store for its LFS
         files. Raises NotADirectoryError when there is no such directory.
@@ -126,7 +143,10 @@ class Repository:
         self.current = self._scan()
 
     def rescan(self, *, keep_old: bool = False) -> str:
-        """Make a new commit of what the directory holds now; ``keep_old`` lets the old commit's id resolve further."""
+        """Make a new commit of what the directory holds now.
+
+        ``keep_old`` lets the old commit's id resolve further.
+        """
         if keep_old:
             self._kept[self.current.commit] = self.current
         self.current = self._scan()
@@ -152,7 +172,9 @@ class Repository:
 
 
 def scan(directory: Path) -> Snapshot:
-    """Hash every file below ``directory``, hidden ones left out, and derive the commit from paths and hashes.
+    """Hash every file below ``directory``, hidden ones left out.
+
+    And derive the commit from paths and hashes.
 
     Equal directories give equal commits, on every machine. Raises NotADirectoryError when there is
     no such directory.

@@ -49,7 +49,10 @@ class RequestLog:
         return number
 
     def update(self, number: int, *, status: int, bytes_sent: int) -> None:
-        """Note how far a request's answer has come, before those bytes leave; a cleared one stays away."""
+        """Note how far a request's answer has come, before those bytes leave.
+
+        A cleared one stays away.
+        """
         with self._lock:
             if number in self._requests:
                 self._requests[number] = replace(
@@ -57,7 +60,7 @@ class RequestLog:
                 )
 
     def read(self) -> tuple[Request, ...]:
-        """Give all requests so far."""
+        """Return all requests so far."""
         with self._lock:
             return tuple(self._requests.values())
 

@@ -36,7 +36,10 @@ class Route:
 
 
 def parse(origin: Origin, raw_path: str) -> Route:
-    """Read the path of a URL, still quoted, its query left out; what ``origin`` doesn't serve is of kind "other"."""
+    """Read the path of a URL, still quoted, its query left out.
+
+    What ``origin`` doesn't serve is of kind "other".
+    """
     for kind, pattern in _PATTERNS[origin].items():
         if match := pattern.fullmatch(raw_path):
             names = {
@@ -49,5 +52,8 @@ def parse(origin: Origin, raw_path: str) -> Route:
 
 
 def cdn_path(sha256: str, repo_path: str) -> str:
-    """Give the path on the CDN that `parse` reads back; the repository's path is in it for faults to match."""
+    """Return the path on the CDN that `parse` reads back.
+
+    The repository's path is in it for faults to match.
+    """
     return f"/cdn/{sha256}/{quote(repo_path)}"

@@ -26,7 +26,10 @@ GRACE = 0.1
 
 @final
 class LocalHub:
-    """A Hub over a directory, for as long as the ``with`` block runs; it may be entered again after it has ended."""
+    """A Hub over a directory, for as long as the ``with`` block runs.
+
+    It may be entered again after it has ended.
+    """
 
     def __init__(  # noqa: PLR0913 - each is a property of the Hub that it stands for
         self,
@@ -85,7 +88,10 @@ class LocalHub:
         return self._log.read()
 
     def file_requests(self) -> tuple[Request, ...]:
-        """Give the GETs that were answered with a file's bytes, whichever origin served them: a download each."""
+        """Return the GETs that were answered with a file's bytes, whichever origin served them.
+
+        A download each.
+        """
         return tuple(
             one
             for one in self.requests
@@ -97,7 +103,9 @@ class LocalHub:
         self._log.clear()
 
     def refresh(self, *, keep_old: bool = False) -> str:
-        """Scan the directory again and give the new commit; ``keep_old`` lets the old commit's id resolve further.
+        """Scan the directory again and give the new commit.
+
+        ``keep_old`` lets the old commit's id resolve further.
 
         Only the old listing is kept, not the bytes: a file that has changed since is answered with
         500 there.
@@ -138,7 +146,10 @@ class LocalHub:
 
 
 def run(hub: LocalHub, *, on_ready: Callable[[LocalHub], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM, then return; ``on_ready`` is called once it listens. For the main thread only."""
+    """Serve until Ctrl-C or SIGTERM, then return.
+
+    ``on_ready`` is called once it listens. For the main thread only.
+    """
     # Both raise KeyboardInterrupt: a handler that set an event could deadlock with the wait that it
     # interrupts.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from step37_flickr8k import __version__
 from step37_flickr8k.cluster.launcher import World
-from step37_flickr8k.errors import InvalidSettings, exit_code_of, what_to_do, words_of
+from step37_flickr8k.dataset.words import listed
+from step37_flickr8k.errors import InvalidSettings, exit_code_of, message_of, what_to_do
 from step37_flickr8k.settings import WarmupSettings
 
 __all__ = ["Report", "beginning", "failure", "json_schema", "read_report"]
@@ -145,7 +146,7 @@ def beginning(settings: WarmupSettings, world: World) -> dict[str, Any]:
         "cache_dir": str(settings.cache_dir.absolute()),
         "host": world.host,
         "world_size": world.size,
-        "run": world.run,
+        "run": world.run_id,
     }
 
 
@@ -156,16 +157,18 @@ def failure(error: BaseException, world: World, state: str) -> dict[str, Any]:
         "ok": False,
         "exit_code": code,
         "error": type(error).__name__,
-        "message": words_of(error),
+        "message": message_of(error),
     }
-    ranks = getattr(error, "ranks", {})
+    ranks = {
+        str(rank): report.as_json(traceback=False)
+        for rank, report in getattr(error, "ranks", {}).items()
+    }
     where = [
         f"rank {rank} on {said['host']}" for rank, said in ranks.items() if said["ok"] is False
     ]
     where = where or [f"rank {world.rank} on {world.host}"]
-    more = f" and {len(where) - 8} more" if len(where) > 8 else ""
     return told | {
-        "where": f"{', '.join(where[:8])}{more}, {state}",
+        "where": f"{listed(where)}, {state}",
         "what_to_do": what_to_do(error),
         "ranks": ranks,
     }

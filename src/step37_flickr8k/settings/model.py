@@ -101,7 +101,10 @@ _Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=7 * 86400)
 
 
 class WarmupSettings(BaseModel):
-    """Everything the job can be told; keyword arguments alone are read here, see `load_settings` for the other sources."""
+    """All settings of the job.
+
+    Only keyword arguments are read here; `load_settings` reads the other sources.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True
@@ -112,94 +115,126 @@ class WarmupSettings(BaseModel):
     )
     revision: Annotated[str | None, _matching(r"[^\s:?*\[\\^~]+")] = Field(
         "main",
-        description="branch, tag or commit; a commit pins the bytes and asks the Hub nothing",
+        description=(
+            "branch, tag or commit; a commit SHA pins the contents and skips the Hub lookup"
+        ),
     )
     split: Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*")] = Field(
         "train",
-        description="directory of the repository that holds `metadata.csv` and the images: one plain name",
+        description=(
+            "directory of the repository that holds `metadata.csv` and the images: one plain name"
+        ),
     )
     sample_count: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_rows)] = Field(
-        None, description="how many rows from the top, at least 1, or `all`"
+        None, description="number of rows from the top (at least 1), or `all`"
     )
     caption_key: Annotated[str, AfterValidator(_visible)] = Field(
-        "caption_0", description="column of the captions, not empty"
+        "caption_0", description="column of the captions"
     )
     cache_dir: Annotated[Path, BeforeValidator(expand_path)] = Field(
         Path(".cache/step37_flickr8k"),
-        description="directory to fill, on a file system that all ranks share",
+        description="directory to download into, on a file system that all ranks share",
     )
     cache_scope: Literal["shared", "node"] = Field(
         "shared",
-        description="`shared`: one directory for all nodes; `node`: each node has its own, and one downloader",
+        description=(
+            "`shared`: one directory for all nodes; `node`: a directory and a downloader for "
+            "each node"
+        ),
     )
     endpoint: Annotated[str | None, AfterValidator(_endpoint)] = Field(
         None,
-        description="address of the Hub or of a mirror, http or https, without credentials; default: the public Hub",
+        description=(
+            "address of the Hub or of a mirror, http or https, without credentials; "
+            "default: the public Hub"
+        ),
     )
     token: Annotated[SecretStr | None, AfterValidator(_token)] = Field(
         None,
-        description="token for a private or gated repository; no flag, since command lines are public",
+        description=(
+            "token for a private or gated repository; it has no flag, since command lines are "
+            "public"
+        ),
     )
     token_file: Annotated[Path | None, BeforeValidator(expand_path)] = Field(
-        None, description="readable file that holds the token and nothing else"
+        None, description="file that holds the token and nothing else"
     )
     headers: Annotated[dict[str, SecretStr], BeforeValidator(_headers)] = Field(
         {},
-        description="further HTTP headers for the endpoint alone, as a JSON object; no flag, since they may be secrets",
+        description=(
+            "further HTTP headers for the endpoint alone, as a JSON object; it has no flag, "
+            "since they may be secrets"
+        ),
     )
-    offline: bool = Field(
-        False, description="never ask the Hub: take what the cache holds, or fail"
-    )
+    offline: bool = Field(False, description="never ask the Hub: use what the cache holds, or fail")
     fetch_mode: Literal["auto", "files", "parquet"] = Field(
         "auto",
-        description="`files`: a request per image; `parquet`: the split's Parquet conversion in a few requests, if there is "
-        "one and pyarrow is installed; `auto`: Parquet when most of it is wanted",
+        description=(
+            "`files`: a request for each image; `parquet`: the split's Parquet conversion in a "
+            "few requests, if there is one and pyarrow is installed; `auto`: Parquet when most of "
+            "it is wanted"
+        ),
     )
     bad_images: Literal["skip", "error"] = Field(
         "skip",
-        description="images that can't be decoded: `skip` leaves their rows out on every rank and names them, `error` refuses "
-        "the selection",
+        description=(
+            "images that can't be decoded: `skip` leaves their rows out on every rank and names "
+            "them, `error` refuses the selection"
+        ),
     )
     concurrency: Annotated[int, BeforeValidator(_number)] = Field(
-        64, ge=1, le=1024, description="files in flight at once, 1 to 1024"
+        64, ge=1, le=1024, description="files in flight at once (1 to 1024)"
     )
     attempts: Annotated[int, BeforeValidator(_number)] = Field(
-        8, ge=1, le=100, description="tries for each file before it is given up, 1 to 100"
+        8, ge=1, le=100, description="attempts for each request before it fails (1 to 100)"
     )
     connect_timeout: _Seconds = Field(
         10, description="seconds to connect to the Hub; also `90s`, `15m`, `1h`"
     )
     read_timeout: _Seconds = Field(
-        30, description="seconds without a byte after which a file is tried again"
+        30, description="seconds without a byte before a request is retried"
     )
     arrival_timeout: _Seconds = Field(
-        900, description="seconds to wait for rank 0 to appear: as long as a queue may delay a node"
+        900,
+        description=(
+            "seconds to wait for rank 0 to appear; set it as long as the queue may delay a node"
+        ),
     )
     heartbeat_timeout: Annotated[_Seconds, Field(ge=1)] = Field(
         30,
-        description="seconds of silence, at least 1, after which rank 0 is lost: longer than any pause of a healthy node",
+        description=(
+            "seconds without a heartbeat before rank 0 is declared lost (minimum 1); set it above "
+            "the longest pause you expect from a healthy node"
+        ),
     )
     stall_timeout: Annotated[float, BeforeValidator(_seconds), Field(ge=0)] = Field(
         600,
-        description="seconds without progress, though alive, after which rank 0 has stalled; 0 is off",
+        description=(
+            "seconds without progress before a living rank 0 is declared stalled; 0 turns it off"
+        ),
     )
     visibility_timeout: _Seconds = Field(
         120,
-        description="seconds for every node to see what rank 0 published: longer than a file system caches what is missing",
+        description=(
+            "seconds for every node to see what rank 0 published; set it above the time for which "
+            "the file system caches missing names"
+        ),
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least level that is logged"
+        "info", description="lowest level that is logged"
     )
     log_format: Literal["text", "json"] = Field(
-        "text", description="lines for people, or a JSON object a line for machines"
+        "text", description="`text`: lines for people; `json`: one JSON object a line"
     )
     progress: Literal["auto", "on", "off"] = Field(
-        "auto", description="`auto` draws a bar on a terminal and writes lines elsewhere"
+        "auto", description="`auto`: a bar on a terminal, lines elsewhere"
     )
     report: Annotated[Path | None, BeforeValidator(expand_path)] = Field(
         None,
-        description="file that rank 0 writes its JSON report to, besides printing it; one called `termination-log`, a pod's "
-        "message, gets at most 4,096 bytes",
+        description=(
+            "file that rank 0 writes its JSON report to, besides printing it; one called "
+            "`termination-log`, a pod's message, gets at most 4,096 bytes"
+        ),
     )
 
     def selection(self) -> Selection:

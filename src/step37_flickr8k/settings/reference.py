@@ -13,7 +13,10 @@ __all__ = ["Flag", "describe_settings", "flags", "json_schema", "settings_table"
 
 @dataclass(frozen=True)
 class Flag:
-    """The flag of a setting; ``takes_value`` is False for a switch, ``choices`` None where any value may come."""
+    """The flag of a setting.
+
+    ``takes_value`` is False for a switch, ``choices`` None where any value may come.
+    """
 
     setting: str
     flag: str

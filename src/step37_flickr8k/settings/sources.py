@@ -70,51 +70,60 @@ def load_settings(
 
 
 def _layers(file: Path | None, environ: Mapping[str, str]) -> tuple[list[_Layer], list[str]]:
-    """Give what huggingface_hub's variables, the file and ours say, weakest first, and a line for each wrong key of the file."""
+    """Return the layers of huggingface_hub's variables, the file and ``STEP37_*``, weakest first.
+
+    The second value holds a line for each unknown key of the file.
+    """
     values = _read_file(file) if file is not None else {}
     wrong = [
         f"{key}: no such setting in {file}{guess(key, fields())}"
         for key in values
         if key not in fields()
     ]
-    told = _Layer(
-        {name: value for name, value in values.items() if name in fields()}, lambda _: str(file)
-    )
-    return [_hub_layer(environ), told, _environment_layer(environ)], wrong
+    known = {name: value for name, value in values.items() if name in fields()}
+    of_file = _Layer(known, lambda _: str(file))
+    return [_hub_layer(environ), of_file, _environment_layer(environ)], wrong
 
 
 def contradictions(*, file: Path | None = None, environ: Mapping[str, str]) -> list[str]:
-    """Name the settings to which the environment gives another value than the settings file, and say which one holds.
+    """Return a line for each setting that the environment and the settings file set differently.
 
-    To be asked after `load_settings`, which raises for what is wrong.
+    The line says which one is in force. Call `load_settings` first: it raises for invalid values.
     """
     file = _named_file(file, environ)
-    told = _read_file(file) if file is not None else {}
+    in_file = _read_file(file) if file is not None else {}
     found = []
     for layer, holds in (
         (_hub_layer(environ), str(file)),
         (_environment_layer(environ), "the environment"),
     ):
         for name, value in layer.values.items():
-            if name in told and _understood(name, value) != _understood(name, told[name]):
-                here, there = ("", "") if name in SECRETS else (f" is {value}", f" is {told[name]}")
-                found.append(
-                    f"{name}{here} by {layer.origin(name)} and{there or ' another'} in {file}: that of {holds} holds"
-                )
+            if name in in_file and _parsed(name, value) != _parsed(name, in_file[name]):
+                found.append(_contradiction(name, (value, in_file[name]), layer, (file, holds)))
     return found
 
 
-def _understood(name: str, value: object) -> object:
-    with contextlib.suppress(ValidationError):  # one that is overridden was never looked at
+def _contradiction(
+    name: str, values: tuple[object, object], layer: _Layer, sources: tuple[Path | None, str]
+) -> str:
+    here, there = ("", " another") if name in SECRETS else (f" is {values[0]}", f" is {values[1]}")
+    file, holds = sources
+    return f"{name}{here} by {layer.origin(name)} and{there} in {file}: that of {holds} holds"
+
+
+def _parsed(name: str, value: object) -> object:
+    # A value that another source overrides was never validated.
+    with contextlib.suppress(ValidationError):
         return getattr(WarmupSettings(**{name: value}), name)
     return value
 
 
 def library_settings(selection: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
-    """Take the selection from a call's arguments, the rest from the environment and from the file that ``STEP37_SETTINGS`` names.
+    """Return the settings of a library call.
 
-    An unknown ``STEP37_`` variable is a warning here: in a training job the prefix may belong to
-    others, too.
+    The selection comes from the call's arguments, the rest from the environment and from the file
+    that ``STEP37_SETTINGS`` names. An unknown ``STEP37_`` variable is only a warning: in a training
+    job the prefix may belong to others, too.
     """
     for name in _unknown_variables(environ):
         log.warning("%s is no setting of step37-flickr8k%s", name, guess(name, variables()))
@@ -170,7 +179,8 @@ def _named_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
 def _read_file(file: Path) -> dict[str, object]:
     if file.suffix not in {".yaml", ".yml", ".toml"}:
         raise InvalidSettings(
-            f"settings file {file}: {file.suffix or 'no ending'} is not known: name it .yaml, .yml or .toml"
+            f"settings file {file}: {file.suffix or 'no ending'} is not known: "
+            "name it .yaml, .yml or .toml"
         )
     try:
         values = _parse(file.read_text(encoding="utf-8"), file.suffix)
@@ -215,7 +225,8 @@ def _validated(layers: list[_Layer], problems: list[str]) -> Loaded:
             values[name], origins[name] = value, layer.origin(name)
         if {"token", "token_file"} <= given.keys():
             problems.append(
-                f"token and token_file are both set by {layer.origin('token')} and its like: keep one"
+                f"token and token_file are both set by {layer.origin('token')} and its like: "
+                "keep one"
             )
         strongest = next((name for name in ("token_file", "token") if name in given), strongest)
     if strongest == "token_file":
@@ -241,20 +252,19 @@ def _read_token(named: object) -> tuple[str | None, str]:
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        return (
-            None,
-            f"{file} can't be read ({getattr(error, 'strerror', None) or 'it is no text'}): name a file with the token",
-        )
+        why = getattr(error, "strerror", None) or "it is no text"
+        return None, f"{file} can't be read ({why}): name a file with the token"
     return (token, "") if token else (None, f"{file} is empty: put the token into it")
 
 
 def _explain(
     name: str, message: str, values: Mapping[str, object], origins: Mapping[str, str]
 ) -> str:
-    """Name the setting, its value (no secret's), where it came from, what is wrong and what is right."""
+    """Return the line about an invalid value: setting, value (no secret's), source, remedy."""
     if name not in fields():
         return f"{name}: no such setting{guess(name, fields())}"
     value = re.sub(r"//[^/]*@", "//***@", repr(values.get(name)))
     shown = "" if name in SECRETS else f"={value}"
     what = message.removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{name}{shown} ({origins[name]}) is wrong: {what}; {name} is {WarmupSettings.model_fields[name].description}"
+    meaning = WarmupSettings.model_fields[name].description
+    return f"{name}{shown} ({origins[name]}) is wrong: {what}; {name} is {meaning}"
