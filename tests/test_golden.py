@@ -446,7 +446,8 @@ def test_two_ranks_with_retries(
     ranks.start_all("warmup", *arguments, TORCHELASTIC_USE_AGENT_STORE="True")
     assert ranks.wait() == {0: 0, 1: 0}, ranks.log(0) + ranks.log(1)
     report = document(file.read_text(), indent=2)
-    lines = ranks.log(0).splitlines()
+    # torch warns where this machine's address has no name
+    lines = [line for line in ranks.log(0).splitlines() if "[c10d]" not in line]
     logs = [line for line in lines if document(line, indent=None, end="") != report]
     check("warmup-two-ranks", {"report": report, "logs": lines_of("\n".join(logs))})
     check("store-of-a-warmup", messages(store))

@@ -105,7 +105,8 @@ def test_a_terminal_that_ranks_share_shows_one_bar_and_whole_lines(
 ) -> None:
     """Three ranks log, rank 0 draws: each line stands whole and by itself, the bar is the last line, and gone in the end."""
     hub.faults.add(Fault.delay(0.3, path="train/*.jpg"))
-    terminal, port = Terminal(160), free_port()
+    # wide enough for a long host name in front of each line
+    terminal, port = Terminal(400), free_port()
     more = ("--log-level", "debug", "--concurrency", "1")
     started += [start(terminal, cache, rank, 3, port, *more) for rank in range(3)]
     seen = until_seen(
