@@ -26,11 +26,11 @@ RUN python -m venv --without-pip /opt/venv \
 
 FROM build AS torch
 ARG TORCH_INDEX_URL=""
+ARG PYTORCH_CPU_INDEX=""
 COPY --from=interpreter /out/ /
-COPY tools/check_torch_build.py requirements/torch.txt /requirements/
-RUN /opt/tools/bin/python /requirements/check_torch_build.py --constraints /requirements/torch.txt --index-url "$TORCH_INDEX_URL" \
- && /opt/tools/bin/python -m pip --python /opt/venv install --no-cache-dir --no-compile --no-deps --root /out \
-      ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -r /requirements/torch.txt \
+COPY tools/install_torch.py requirements/torch.txt /requirements/
+RUN /opt/tools/bin/python /requirements/install_torch.py --requirement /requirements/torch.txt --index-url "$TORCH_INDEX_URL" \
+      --cpu-index "$PYTORCH_CPU_INDEX" --python /opt/venv -- --no-cache-dir --no-compile --root /out \
  && cd /out/opt/venv/lib/python*/site-packages \
     # of no use without a compiler, or at all: headers, build helpers, torch's own tests; torch_shm_manager serves DataLoader's workers
  && rm -r torch/include torch/share torch/test \

@@ -1,9 +1,13 @@
 # Works with nothing but python3 with venv. `make help` lists what there is.
 PYTHON ?= python3
 VENV ?= .venv
-# Where torch's build comes from; empty: wherever pip looks. TORCH_BUILD=any takes whatever comes, CUDA too.
+# The index to take torch from; empty: a CPU build, from where pip looks or from PyTorch's index, else a CUDA build (tools/install_torch.py).
 TORCH_INDEX_URL ?=
-TORCH_BUILD ?= cpu
+# Another address for PyTorch's public index of CPU builds: a mirror of it, or a test's own.
+PYTORCH_CPU_INDEX ?=
+# Its dry runs need a pip that reports; some distributions' Python 3.11 brings an older one. Where it isn't older no index is asked.
+PIP_WITH_REPORTS := 'pip>=23'
+INSTALL_TORCH = tools/install_torch.py --requirement requirements/torch.txt --index-url '$(TORCH_INDEX_URL)' --cpu-index '$(PYTORCH_CPU_INDEX)'
 DATA ?=
 # The container image: its name, what builds it (docker, podman or buildah; empty: whichever works), what it stands on.
 IMAGE ?= step37-flickr8k
@@ -23,20 +27,20 @@ DIST_STAMP := $(DIST_VENV)/.installed
 SIDE_BY_SIDE := --numprocesses 3 --dist worksteal
 
 .DELETE_ON_ERROR:
-.PHONY: help compare demo dist test test-kill test-sharedfs test-fuse test-nfs test-slow test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types docs pictures bench bench-barrier bench-fetch format clean
+.PHONY: help compare demo dist test test-kill test-sharedfs test-fuse test-nfs test-fresh test-slow test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types docs pictures bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-$(STAMP): pyproject.toml constraints.txt tools/check_torch_build.py
+$(STAMP): pyproject.toml constraints.txt requirements/torch.txt tools/install_torch.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python tools/check_torch_build.py --constraints constraints.txt --build '$(TORCH_BUILD)' --index-url '$(TORCH_INDEX_URL)'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX_URL),--index-url '$(TORCH_INDEX_URL)') torch
+	$(BIN)/python -m pip install --quiet $(PIP_WITH_REPORTS)
+	$(BIN)/python $(INSTALL_TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: $(STAMP) ## the main job on an embedded Hub: 4 ranks, twice, then 2 training ranks; DATA=<folder> takes your own data
-	$(BIN)/python demo/run.py $(if $(DATA),--data '$(DATA)')
+	@$(BIN)/python demo/run.py $(if $(DATA),--data '$(DATA)')
 
 $(DIST_STAMP): requirements/dist.txt
 	$(PYTHON) -m venv $(DIST_VENV)
@@ -51,6 +55,7 @@ test: $(STAMP) ## all tests but the slow ones, with coverage
 	$(BIN)/python -m coverage run -m pytest -m 'not slow' $(SIDE_BY_SIDE)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
+	@cat .pytest_cache/d/skipped/lines
 
 test-kill: $(STAMP) ## a hundred runs killed at random moments, ten machines without power; as root for these
 	tests/install e2fsprogs
@@ -70,6 +75,9 @@ test-fuse: $(STAMP) # one half of test-sharedfs: side by side, since each waits 
 test-nfs: $(STAMP) # the other
 	$(BIN)/python -m pytest tests/sharedfs/test_nfs.py
 
+test-fresh: $(STAMP) ## the first two commands on bare Debians, as an ordinary user; as root with CAP_SYS_ADMIN; SUITES=bookworm takes one
+	tests/fresh/run '$(abspath $(BIN)/python)' $(SUITES)
+
 test-slurm: $(STAMP) ## the SLURM scripts on a real cluster of 12 nodes on this machine; as root
 	tests/slurm/run '$(abspath $(BIN)/python)'
 
@@ -77,6 +85,7 @@ image test-image test-k8s clean-image: export IMAGE := $(IMAGE)
 image test-image test-k8s clean-image: export ENGINE := $(ENGINE)
 image test-image test-k8s clean-image: export BASE_IMAGE := $(BASE_IMAGE)
 image test-k8s: export TORCH_INDEX_URL := $(TORCH_INDEX_URL)
+image test-k8s: export PYTORCH_CPU_INDEX := $(PYTORCH_CPU_INDEX)
 
 image: ## the container image, by docker, podman or buildah; TORCH_INDEX_URL, BASE_IMAGE, IMAGE and ENGINE choose
 	tools/image build
@@ -104,21 +113,24 @@ lint-image: $(LINT_STAMP) ## hadolint and checkov on the Dockerfile, pip-audit o
 lint-k8s: $(LINT_STAMP) ## checkov on every overlay of k8s/, built
 	tools/lint-k8s $(LINT_VENV)/bin/checkov
 
-PIN = $(LINT_VENV)/bin/uv pip compile --quiet --upgrade --no-annotate --python-version 3.11 --python-platform linux \
-	--custom-compile-command 'make requirements'
+PIN = $(LINT_VENV)/bin/uv pip compile --quiet --upgrade --no-annotate --custom-compile-command 'make requirements'
+# The image's Python, and any Python from 3.11: where a release suits only some of them, the file has one for each.
+ONE_PYTHON := --python-version 3.11 --python-platform linux
+EACH_PYTHON := --universal --python-version 3.11
 
-requirements: $(LINT_STAMP) ## renew requirements/*.txt: what constraints.txt says, with hashes, and the newest of the tools
-	grep '^torch==' constraints.txt >requirements/torch.txt
-	$(PIN) --generate-hashes --constraint constraints.txt --extra parquet --output-file requirements/image.txt pyproject.toml requirements/torch-needs.in
-	$(PIN) --generate-hashes --output-file requirements/build.txt requirements/build.in
-	$(PIN) --generate-hashes --constraint requirements/build.txt --output-file requirements/dist.txt requirements/dist.in
-	$(PIN) --constraint constraints.txt --excludes requirements/torch.txt --output-file requirements/compare.txt requirements/compare.in
-	$(PIN) --output-file requirements/lint.txt requirements/lint.in
+requirements: $(LINT_STAMP) ## renew constraints.txt and requirements/*.txt: the newest of all but torch, which requirements/torch.txt names
+	$(PIN) $(EACH_PYTHON) --extra dev --excludes requirements/torch.txt --output-file constraints.txt pyproject.toml requirements/torch-needs.in
+	cat requirements/torch.txt >>constraints.txt
+	$(PIN) $(ONE_PYTHON) --generate-hashes --constraint constraints.txt --extra parquet --output-file requirements/image.txt pyproject.toml requirements/torch-needs.in
+	$(PIN) $(ONE_PYTHON) --generate-hashes --output-file requirements/build.txt requirements/build.in
+	$(PIN) $(EACH_PYTHON) --generate-hashes --constraint requirements/build.txt --output-file requirements/dist.txt requirements/dist.in
+	$(PIN) $(EACH_PYTHON) --constraint constraints.txt --excludes requirements/torch.txt --output-file requirements/compare.txt requirements/compare.in
+	$(PIN) $(EACH_PYTHON) --output-file requirements/lint.txt requirements/lint.in
 
 lint: $(STAMP) ## ruff and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck .ci/run tests/install tools/audit tools/image tools/kubectl tools/lint-k8s tests/image/install tests/image/stand-in-base tests/sharedfs/nfs/run tests/sharedfs/nfs/init
+	$(BIN)/shellcheck .ci/run tests/install tests/fresh/run tests/fresh/without-torch tools/audit tools/image tools/kubectl tools/lint-k8s tests/image/install tests/image/stand-in-base tests/sharedfs/nfs/run tests/sharedfs/nfs/init
 	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR slurm/*.sbatch slurm/*.sh slurm/chain tests/slurm/run tests/slurm/cluster tests/k8s/run
 
 types: $(STAMP) ## mypy, strict
@@ -146,10 +158,10 @@ $(BENCH_STAMP): pyproject.toml constraints.txt
 bench-fetch: $(BENCH_STAMP) ## how fast a cache is filled, beside the usual ways; needs nginx with its echo module, curl, aria2c; DATA=<folder>
 	PYTHONPATH=demo $(BENCH_VENV)/bin/python benchmarks/fetch.py $(if $(DATA),--data '$(DATA)')
 
-$(COMPARE_STAMP): pyproject.toml constraints.txt requirements/compare.txt tools/check_torch_build.py
+$(COMPARE_STAMP): pyproject.toml constraints.txt requirements/compare.txt requirements/torch.txt tools/install_torch.py
 	$(PYTHON) -m venv $(COMPARE_VENV)
-	$(COMPARE_VENV)/bin/python tools/check_torch_build.py --constraints constraints.txt --build '$(TORCH_BUILD)' --index-url '$(TORCH_INDEX_URL)'
-	$(COMPARE_VENV)/bin/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX_URL),--index-url '$(TORCH_INDEX_URL)') torch
+	$(COMPARE_VENV)/bin/python -m pip install --quiet $(PIP_WITH_REPORTS)
+	$(COMPARE_VENV)/bin/python $(INSTALL_TORCH)
 	$(COMPARE_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --requirement requirements/compare.txt --editable .
 	touch $@
 
@@ -160,5 +172,5 @@ format: $(STAMP) ## let ruff write the files as `lint` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove the environment, all caches and the logs of failed tests
-	rm -rf $(VENV) $(LINT_VENV) $(BENCH_VENV) $(DIST_VENV) $(COMPARE_VENV) dist site test-logs .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove the environment, all caches, the logs of failed tests and what the demo left
+	rm -rf $(VENV) $(LINT_VENV) $(BENCH_VENV) $(DIST_VENV) $(COMPARE_VENV) dist site test-logs demo-output .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

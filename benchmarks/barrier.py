@@ -1,7 +1,7 @@
 """How long until all ranks know: after rank 0's outcome, its failure, its death; beside a bare barrier of the same run.
 
-``make bench-barrier``. Real processes over the real store; times on a shared machine vary, so compare within a run. Rank 0
-and the others read one monotonic clock, since they are on one machine.
+``make bench-barrier``. Real processes over the real store; times on a shared machine vary, so
+compare within a run. Rank 0 and the others read one monotonic clock, since they are on one machine.
 """
 
 import argparse
@@ -20,8 +20,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from step37_flickr8k.cluster.group import Group, Patience, Progress, share
+from step37_flickr8k.cluster.group import Group, Timeouts, share
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.cluster.stores import job_group
 from step37_flickr8k.errors import RankZeroLost
 
@@ -56,12 +57,13 @@ def rank_of_a_share(rank: int, size: int, port: int, out: str, ending: str, seco
 
     told: dict[str, float] = {}
 
-    def work(progress: Progress) -> dict[str, Any]:
-        while len(list(Path(out).parent.glob("ready.*"))) < size:  # starting and connecting is not what is measured
-            progress("waiting for the others to start")
+    def work(progress: ProgressTracker) -> dict[str, Any]:
+        # Starting and connecting is not what is measured
+        while len(list(Path(out).parent.glob("ready.*"))) < size:
+            progress.report(Progress(State.WAITING_FOR_LEASE, "the other ranks start"))
             time.sleep(0.1)
         for number in range(int(seconds * 10)):
-            progress("working", files=number)
+            progress.report(Progress(State.FETCHING, files=number))
             time.sleep(0.1)
         told["end"] = time.monotonic()
         Path(f"{out}.end").write_text(str(told["end"]))
@@ -74,7 +76,11 @@ def rank_of_a_share(rank: int, size: int, port: int, out: str, ending: str, seco
     counted = Group(rank=rank, size=size, connect=connect, reconnects=group.reconnects)
     start = time.monotonic()
     with suppress(RuntimeError, RankZeroLost):
-        share(counted, work, patience=Patience(arrival=120, heartbeat=HEARTBEAT if ending == "death" else 30.0))
+        share(
+            counted,
+            work,
+            timeouts=Timeouts(arrival=120, heartbeat=HEARTBEAT if ending == "death" else 30.0),
+        )
     now = time.monotonic()
     Path(f"{out}.{rank}").write_text(json.dumps([now, sum(s.count for s in stores), now - start]))
 
@@ -83,7 +89,9 @@ def rank_of_a_barrier(rank: int, size: int, port: int, out: str) -> None:
     import torch.distributed as dist  # noqa: PLC0415 - forked with it imported
 
     method = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=method, rank=rank, world_size=size, timeout=timedelta(seconds=120))
+    dist.init_process_group(
+        "gloo", init_method=method, rank=rank, world_size=size, timeout=timedelta(seconds=120)
+    )
     dist.barrier()
     if rank == 0:
         time.sleep(WORK)
@@ -103,15 +111,20 @@ def free_port() -> int:
 
 def last_return(target: Callable[..., None], size: int, *more: Any) -> float | None:
     """Give the seconds from rank 0's end to the last rank's return; None where the ranks couldn't even start."""
-    with tempfile.TemporaryDirectory() as folder:
-        out, port = f"{folder}/rank", free_port()
-        processes = [_context.Process(target=target, args=(rank, size, port, out, *more)) for rank in range(size)]
+    with tempfile.TemporaryDirectory() as directory:
+        out, port = f"{directory}/rank", free_port()
+        processes = [
+            _context.Process(target=target, args=(rank, size, port, out, *more))
+            for rank in range(size)
+        ]
         for process in processes:
             process.start()
         for process in processes:
             process.join(180)
             process.kill()
-        times: list[float] = [json.loads(path.read_text())[0] for path in Path(folder).glob("rank.[0-9]*")]
+        times: list[float] = [
+            json.loads(path.read_text())[0] for path in Path(directory).glob("rank.[0-9]*")
+        ]
         expected = size - 1 if "death" in more else size
         if len(times) < expected:
             return None
@@ -120,14 +133,16 @@ def last_return(target: Callable[..., None], size: int, *more: Any) -> float | N
 
 def requests_per_second(seconds: float) -> float:
     """Count the requests of one waiter in one call, over a long work with the default heartbeat."""
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = (2, free_port(), f"{folder}/rank", "success", seconds)
-        processes = [_context.Process(target=rank_of_a_share, args=(rank, *arguments)) for rank in range(2)]
+    with tempfile.TemporaryDirectory() as directory:
+        arguments = (2, free_port(), f"{directory}/rank", "success", seconds)
+        processes = [
+            _context.Process(target=rank_of_a_share, args=(rank, *arguments)) for rank in range(2)
+        ]
         for process in processes:
             process.start()
         for process in processes:
             process.join()
-        _, count, took = json.loads(Path(f"{folder}/rank.1").read_text())
+        _, count, took = json.loads(Path(f"{directory}/rank.1").read_text())
         return float(count) / float(took)
 
 
@@ -168,22 +183,36 @@ def main() -> None:
     print("seconds from rank 0's word, or death, to the last rank's return")
     print(f"{'ranks':>6} {'outcome':>9} {'failure':>9} {'death':>9} {'bare barrier':>13}")
     for size in arguments.sizes:
-        row = [last_return(rank_of_a_share, size, ending, WORK) for ending in ("success", "failure", "death")]
+        row = [
+            last_return(rank_of_a_share, size, ending, WORK)
+            for ending in ("success", "failure", "death")
+        ]
         row.append(last_return(rank_of_a_barrier, size))
         shown = [f"{value:.3f}" if value is not None else "failed" for value in row]
         print(f"{size:>6} {shown[0]:>9} {shown[1]:>9} {shown[2]:>9} {shown[3]:>13}", flush=True)
-    print(f"death: SIGKILL, found after the heartbeat timeout, {HEARTBEAT:g} s here, since the last word\n")
+    print(
+        f"death: SIGKILL, found after the heartbeat timeout, {HEARTBEAT:g} s here, since the last word\n"
+    )
     rate = requests_per_second(60)
-    print(f"store requests of a waiter in a call of 60 s, coming and leaving included: {rate:.2f} a second; waiting: 2 a beat")
+    print(
+        f"store requests of a waiter in a call of 60 s, coming and leaving included: {rate:.2f} a second; waiting: 2 a beat"
+    )
     for ranks in (10, 1000, 10000):
-        print(f"{ranks:>6} ranks waiting: {2 * (ranks - 1) / Patience().beat:,.0f} requests a second (computed)")
+        print(
+            f"{ranks:>6} ranks waiting: {2 * (ranks - 1) / Timeouts().beat:,.0f} requests a second (computed)"
+        )
     print()
     spent: dict[int, float] = {}
     for clients in arguments.clients:
         spent[clients] = wake(clients)
-        print(f"{clients:>6} clients of one store wake and read a word in {spent[clients]:.3f} s", flush=True)
+        print(
+            f"{clients:>6} clients of one store wake and read a word in {spent[clients]:.3f} s",
+            flush=True,
+        )
     most = max(spent)
-    print(f" 10000 clients: {spent[most] * 10000 / most:.3f} s (computed from {most}, in proportion)")
+    print(
+        f" 10000 clients: {spent[most] * 10000 / most:.3f} s (computed from {most}, in proportion)"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What the usual ways to fill a shared folder do with the same faults, each really injected: ``make compare``.
+"""What the usual ways to fill a shared directory do with the same faults, each really injected: ``make compare``.
 
-Four ranks, as processes of this machine, fill one folder from the local Hub; a way is what a training script would write. Nobody
-ends the other ranks when one has died, as torchrun would. ``--write`` puts the table into docs/comparison.md and into the README.
+Four ranks, as processes of this machine, fill one directory from the local Hub; a way is what a
+training script would write. Nobody ends the other ranks when one has died, as torchrun would.
+``--write`` puts the table into docs/comparison.md and into the README.
 """
 
 import argparse
@@ -33,9 +34,11 @@ RANKS = 4
 FILES = 100
 MIDDLE = "train/000050.jpg"
 DEFAULT_TIMEOUT = 1800  # s: gloo's own
-KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG")  # of the environment of who runs this
+# Of the environment of who runs this
+KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG")
 
-# flock as other file systems have it, and another host's name: both are asked for by the environment of a rank.
+# flock as other file systems have it, and another host's name: both are asked for by the
+# environment of a rank.
 SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -59,7 +62,7 @@ int gethostname(char *name, size_t size) {
 _context = multiprocessing.get_context("forkserver")
 
 
-# --- the ways ---------------------------------------------------------------------------------------------------------------
+# --- the ways -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,7 @@ class Job:
 
     rank: int
     endpoint: str
-    folder: str
+    directory: str
     timeout: float | None
     """Seconds of the process group's timeout; None: nobody has set one."""
 
@@ -81,7 +84,9 @@ class Job:
 def snapshot(job: Job) -> None:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - imported before the rank is forked
 
-    snapshot_download("intro/flickr8k", repo_type="dataset", local_dir=job.folder, endpoint=job.endpoint)
+    snapshot_download(
+        "intro/flickr8k", repo_type="dataset", local_dir=job.directory, endpoint=job.endpoint
+    )
 
 
 def init_group(job: Job) -> None:
@@ -123,8 +128,8 @@ def with_ours(job: Job) -> None:
 
     if job.timeout:
         init_group(job)
-        prepare_flickr8k_samples(sample_count=None, cache_dir=job.folder)
-    elif code := cli.run(["warmup", "--cache-dir", job.folder]):
+        prepare_flickr8k_samples(sample_count=None, cache_dir=job.directory)
+    elif code := cli.run(["warmup", "--cache-dir", job.directory]):
         sys.exit(code)
 
 
@@ -135,7 +140,11 @@ class Way:
     name: str
     distribution: str
     script: Callable[[Job], None]
-    modules: tuple[str, ...] = ("torch.distributed", "huggingface_hub.hf_api", "huggingface_hub._snapshot_download")
+    modules: tuple[str, ...] = (
+        "torch.distributed",
+        "huggingface_hub.hf_api",
+        "huggingface_hub._snapshot_download",
+    )
 
     @property
     def heading(self) -> str:
@@ -147,20 +156,31 @@ WAYS = (
     Way("`snapshot_download` on every rank", "huggingface_hub", snapshot),
     Way("`snapshot_download` on rank 0, then `barrier()`", "torch", with_a_barrier),
     Way("`main_process_first()`", "accelerate", with_accelerate, ("accelerate",)),
-    Way("`rank_zero_first()`", "lightning-fabric", with_fabric, ("lightning_fabric", "lightning_fabric.strategies")),
-    Way("`step37-flickr8k warmup`", "step37-flickr8k", with_ours, ("step37_flickr8k.job.warmup", "step37_flickr8k.report.model")),
+    Way(
+        "`rank_zero_first()`",
+        "lightning-fabric",
+        with_fabric,
+        ("lightning_fabric", "lightning_fabric.strategies"),
+    ),
+    Way(
+        "`step37-flickr8k warmup`",
+        "step37-flickr8k",
+        with_ours,
+        ("step37_flickr8k.job.warmup", "step37_flickr8k.report.model"),
+    ),
 )
 
 
-# --- the faults -------------------------------------------------------------------------------------------------------------
+# --- the faults -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trouble:
     """A row: what goes wrong, and when.
 
-    ``first`` is what happened in the folder before, by the same way: "filled", whereafter ``damage`` was done to one file, or
-    "killed", all ranks in the middle of the download, on a node that is gone. ``bound`` is how long to wait for the ranks.
+    ``first`` is what happened in the directory before, by the same way: "filled", whereafter
+    ``damage`` was done to one file, or "killed", all ranks in the middle of the download, on a node
+    that is gone. ``bound`` is how long to wait for the ranks.
     """
 
     name: str
@@ -185,19 +205,27 @@ TROUBLES = (
     Trouble(name="rank 0 is killed in the middle", hub=(STALL,), kill_rank_0=True),
     Trouble(name="one 503", hub=(Fault.status(503, path=MIDDLE, kind="cdn", times=1),)),
     Trouble(name="one byte is wrong in transit", hub=(Fault.corrupt(path=MIDDLE, times=1),)),
-    Trouble(name="a cached file has lost its end", first="filled", damage=lambda content: content[: len(content) // 2]),
+    Trouble(
+        name="a cached file has lost its end",
+        first="filled",
+        damage=lambda content: content[: len(content) // 2],
+    ),
     Trouble(name="a cached file has one wrong byte", first="filled", damage=_flip),
-    Trouble(name="a lock of a dead node, without `flock`", first="killed", flock="ENOSYS", bound=150.0),
+    Trouble(
+        name="a lock of a dead node, without `flock`", first="killed", flock="ENOSYS", bound=150.0
+    ),
     Trouble(name="`flock` is a no-op", flock="noop"),
     Trouble(name="`flock` is refused", flock="ENOLCK", in_readme=False),
     Trouble(name="the group's timeout is shorter than the download", hub=(STALL,), timeout=5.0),
 )
 
 
-# --- running them -----------------------------------------------------------------------------------------------------------
+# --- running them ---------------------------------------------------------------------------------
 
 
-def be_a_rank(script: Callable[[Job], None], job: Job, out: str, environment: dict[str, str]) -> None:
+def be_a_rank(
+    script: Callable[[Job], None], job: Job, out: str, environment: dict[str, str]
+) -> None:
     """Run the script, keep how it ended, and stay as a training would."""
     os.environ.update(environment)
     descriptor = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -221,14 +249,27 @@ def be_a_rank(script: Callable[[Job], None], job: Job, out: str, environment: di
 class Ranks:
     """The ranks of one job."""
 
-    def __init__(self, way: Way, hub: LocalHub, folder: Path, trouble: Trouble, host: str) -> None:
-        self.out = Path(tempfile.mkdtemp(dir=folder.parent))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(RANKS)}
-        place |= {"LOCAL_WORLD_SIZE": str(RANKS), "GROUP_RANK": "0", "STEP37_ENDPOINT": hub.endpoint, "COMPARE_HOST": host}
+    def __init__(
+        self, way: Way, hub: LocalHub, directory: Path, trouble: Trouble, host: str
+    ) -> None:
+        self.out = Path(tempfile.mkdtemp(dir=directory.parent))
+        place = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            "WORLD_SIZE": str(RANKS),
+        }
+        place |= {
+            "LOCAL_WORLD_SIZE": str(RANKS),
+            "GROUP_RANK": "0",
+            "STEP37_ENDPOINT": hub.endpoint,
+            "COMPARE_HOST": host,
+        }
         place |= {"TORCHELASTIC_RUN_ID": self.out.name, "COMPARE_FLOCK": trouble.flock}
         self.processes = []
         for rank in range(RANKS):
-            job = Job(rank=rank, endpoint=hub.endpoint, folder=str(folder), timeout=trouble.timeout)
+            job = Job(
+                rank=rank, endpoint=hub.endpoint, directory=str(directory), timeout=trouble.timeout
+            )
             of_rank = place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             arguments = (way.script, job, str(self.out / str(rank)), of_rank)
             self.processes.append(_context.Process(target=be_a_rank, args=arguments, daemon=True))
@@ -250,7 +291,9 @@ class Ranks:
     def wait(self, bound: float) -> tuple[list[str | None], float]:
         """Wait for all, but no longer; give their endings and the seconds until the last."""
         start = time.monotonic()
-        while time.monotonic() - start < bound and any(self.ending(rank) is None for rank in range(RANKS)):
+        while time.monotonic() - start < bound and any(
+            self.ending(rank) is None for rank in range(RANKS)
+        ):
             time.sleep(0.05)
         return [self.ending(rank) for rank in range(RANKS)], time.monotonic() - start
 
@@ -279,9 +322,18 @@ class Cell:
         groups: dict[str, list[int]] = {}
         for rank, ending in enumerate(self.endings):
             if ending != "killed":
-                told = "end well" if ending == "" else f"hang (> {self.bound:.0f} s)" if ending is None else f"fail: `{ending}`"
+                told = (
+                    "end well"
+                    if ending == ""
+                    else f"hang (> {self.bound:.0f} s)"
+                    if ending is None
+                    else f"fail: `{ending}`"
+                )
                 groups.setdefault(told, []).append(rank)
-        parts = [f"{len(ranks)} of {len(counted)} {told}" for told, ranks in sorted(groups.items(), key=lambda item: item[1])]
+        parts = [
+            f"{len(ranks)} of {len(counted)} {told}"
+            for told, ranks in sorted(groups.items(), key=lambda item: item[1])
+        ]
         told = "; ".join(parts)
         if None not in counted and self.seconds >= 20:
             told += f", after {round(self.seconds, -1):.0f} s"
@@ -303,32 +355,33 @@ def in_the_middle(hub: LocalHub, bound: float) -> None:
     time.sleep(5)
 
 
-def prepare(way: Way, hub: LocalHub, folder: Path, trouble: Trouble) -> None:
+def prepare(way: Way, hub: LocalHub, directory: Path, trouble: Trouble) -> None:
     """Let happen what happened before."""
     if trouble.first == "killed":
         hub.faults.add(STALL)
-    ranks = Ranks(way, hub, folder, trouble, "node-gone")
+    ranks = Ranks(way, hub, directory, trouble, "node-gone")
     try:
         if trouble.first == "killed":
             in_the_middle(hub, trouble.bound)
         elif set(endings := ranks.wait(trouble.bound)[0]) != {""}:
-            raise RuntimeError(f"the ranks that should fill the folder ended with {endings}")
+            raise RuntimeError(f"the ranks that should fill the directory ended with {endings}")
     finally:
         ranks.end()
     hub.faults.clear()
     if trouble.damage:
-        victim = folder / MIDDLE
+        victim = directory / MIDDLE
         times = victim.stat()
         victim.write_bytes(trouble.damage(victim.read_bytes()))
-        os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a disk or a lost write leaves it
+        # As a disk or a lost write leaves it
+        os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns))
     hub.clear_requests()
 
 
-def compare(folder: Path, data: Path) -> tuple[int, int]:
-    """Count the files that are wrong in the folder, and those that are missing."""
+def compare(directory: Path, data: Path) -> tuple[int, int]:
+    """Count the files that are wrong in the directory, and those that are missing."""
     wrong = missing = 0
     for path in (data / "train").iterdir():
-        held = folder / "train" / path.name
+        held = directory / "train" / path.name
         missing += not held.exists()
         wrong += held.exists() and held.read_bytes() != path.read_bytes()
     return wrong, missing
@@ -337,11 +390,11 @@ def compare(folder: Path, data: Path) -> tuple[int, int]:
 def run(way: Way, trouble: Trouble, data: Path, keep: Path | None) -> Cell:
     """Let one way meet one trouble, and look what is left."""
     with tempfile.TemporaryDirectory(prefix="compare-") as scratch, LocalHub(data) as hub:
-        folder = Path(scratch) / "shared"
+        directory = Path(scratch) / "shared"
         if trouble.first:
-            prepare(way, hub, folder, trouble)
+            prepare(way, hub, directory, trouble)
         hub.faults.add(*trouble.hub, Fault.delay(0.05, kind="resolve"))
-        ranks = Ranks(way, hub, folder, trouble, "node-1")
+        ranks = Ranks(way, hub, directory, trouble, "node-1")
         try:
             if trouble.kill_rank_0:
                 in_the_middle(hub, trouble.bound)
@@ -350,13 +403,15 @@ def run(way: Way, trouble: Trouble, data: Path, keep: Path | None) -> Cell:
         finally:
             ranks.end()
         if keep:
-            shutil.copytree(ranks.out, keep / f"{trouble.name}, {way.distribution}", dirs_exist_ok=True)
-        wrong, missing = compare(folder, data)
+            shutil.copytree(
+                ranks.out, keep / f"{trouble.name}, {way.distribution}", dirs_exist_ok=True
+            )
+        wrong, missing = compare(directory, data)
         downloads = Counter(request.repo_path for request in hub.file_requests())
         return Cell(endings, seconds, trouble.bound, wrong, missing, list(downloads.values()))
 
 
-# --- the table --------------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 def line(cells: Sequence[str]) -> str:
@@ -373,7 +428,9 @@ def write(document: Path, text: str) -> None:
     before, start, rest = document.read_text(encoding="utf-8").partition("<!-- comparison -->\n")
     _, end, after = rest.partition("<!-- /comparison -->")
     if not end:
-        sys.exit(f"{document} has no table to replace: put <!-- comparison --> and <!-- /comparison --> where it belongs")
+        sys.exit(
+            f"{document} has no table to replace: put <!-- comparison --> and <!-- /comparison --> where it belongs"
+        )
     document.write_text(before + start + text + end + after, encoding="utf-8")
 
 
@@ -403,12 +460,18 @@ def run_all(
             yield trouble, cells
 
 
-def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[Way], list[Trouble]]:
+def parse(
+    arguments: Sequence[str] | None = None,
+) -> tuple[argparse.Namespace, list[Way], list[Trouble]]:
     """Give the options, and the ways and the faults that they choose."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--fault", default="", help="only faults whose name contains this")
-    parser.add_argument("--way", default="", help="only ways whose name or distribution contains this")
-    parser.add_argument("--keep", type=Path, help="folder for what the ranks said")
+    parser.add_argument(
+        "--way", default="", help="only ways whose name or distribution contains this"
+    )
+    parser.add_argument("--keep", type=Path, help="directory for what the ranks said")
     parser.add_argument("--write", action="store_true", help="put the table into the documents")
     options = parser.parse_args(arguments)
     if options.write and (options.fault or options.way):
@@ -416,7 +479,9 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     ways = [way for way in WAYS if options.way in way.name + way.distribution]
     troubles = [trouble for trouble in TROUBLES if options.fault in trouble.name]
     if not (ways and troubles):
-        parser.error(f"nothing matches --fault {options.fault!r} and --way {options.way!r}: give a part of a name in the table")
+        parser.error(
+            f"nothing matches --fault {options.fault!r} and --way {options.way!r}: give a part of a name in the table"
+        )
     return options, ways, troubles
 
 
@@ -426,20 +491,37 @@ def main() -> None:
         replacement = environment(shim(Path(scratch)), Path(scratch))
         os.environ.clear()
         os.environ |= replacement
-        _context.set_forkserver_preload(["__main__", *(module for way in ways for module in way.modules)])
+        _context.set_forkserver_preload(
+            ["__main__", *(module for way in ways for module in way.modules)]
+        )
         draw_dataset(Path(scratch) / "data", count=FILES)
         rows = dict(run_all(ways, troubles, Path(scratch) / "data", options.keep))
     print(table(ways, rows))
     if options.write:
         write(ROOT / "docs/comparison.md", table(ways, rows))
-        write(ROOT / "README.md", table(ways, {trouble: cells for trouble, cells in rows.items() if trouble.in_readme}))
+        write(
+            ROOT / "README.md",
+            table(ways, {trouble: cells for trouble, cells in rows.items() if trouble.in_readme}),
+        )
 
 
 def environment(library: Path, scratch: Path) -> dict[str, str]:
     """Give what all ranks have: the shim, no Xet (the faults are of plain HTTP), no bars; nobody's login, launcher or proxy."""
     kept = {name: value for name, value in os.environ.items() if name in KEPT}
-    quiet = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return kept | quiet | {"LD_PRELOAD": str(library), "HF_HOME": str(scratch / "home"), "TORCH_CPP_LOG_LEVEL": "FATAL"}
+    quiet = {
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    return (
+        kept
+        | quiet
+        | {
+            "LD_PRELOAD": str(library),
+            "HF_HOME": str(scratch / "home"),
+            "TORCH_CPP_LOG_LEVEL": "FATAL",
+        }
+    )
 
 
 if __name__ == "__main__":

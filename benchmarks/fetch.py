@@ -1,9 +1,10 @@
 """How fast a cold and a warm cache are filled, beside the usual ways, from one nginx that speaks the Hub's protocol.
 
-`make bench-fetch`, or `make bench-fetch DATA=<folder>` for photographs of your own (a folder with `train/*.jpg`). Every way runs
-in turn, as a process of its own, on the same server: seconds are medians of the runs, CPU and memory the kernel's own figures
-of the process. Ours ends with all of it on the disk (one syncfs); the other ways leave that to the kernel. A second table lets
-a Hub with faults answer every tenth request wrongly.
+`make bench-fetch`, or `make bench-fetch DATA=<directory>` for photographs of your own (a directory
+with `train/*.jpg`). Every way runs in turn, as a process of its own, on the same server: seconds
+are medians of the runs, CPU and memory the kernel's own figures of the process. Ours ends with all
+of it on the disk (one syncfs); the other ways leave that to the kernel. A second table lets a Hub
+with faults answer every tenth request wrongly.
 """
 
 import argparse
@@ -81,7 +82,7 @@ class Measured:
 
 @dataclass
 class Way:
-    """A way to fetch the dataset: a command for an endpoint and a folder, cold and warm."""
+    """A way to fetch the dataset: a command for an endpoint and a directory, cold and warm."""
 
     name: str
     command: Callable[[str, Path], Sequence[str]]
@@ -92,21 +93,31 @@ class Way:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with train/*.jpg; without it pictures are drawn")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, help="directory with train/*.jpg; without it pictures are drawn"
+    )
     parser.add_argument("--files", type=int, default=6000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", help="ways whose name contains this")
-    parser.add_argument("--delay", type=int, choices=sorted(PORTS), help="only at so many ms a request")
+    parser.add_argument(
+        "--delay", type=int, choices=sorted(PORTS), help="only at so many ms a request"
+    )
     parser.add_argument("--no-faults", action="store_true", help="without the second table")
     options = parser.parse_args()
     modules = Path("/usr/lib/nginx/modules")
-    missing = [name for name in ("nginx", "curl", "aria2c") if shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin") is None]
+    missing = [
+        name
+        for name in ("nginx", "curl", "aria2c")
+        if shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin") is None
+    ]
     if missing or not (modules / "ngx_http_echo_module.so").exists():
         told = ", ".join(missing) or "nginx's echo module"
         sys.exit(f"{told}: not here: apt-get install nginx-light libnginx-mod-http-echo curl aria2")
-    with tempfile.TemporaryDirectory(prefix="bench-fetch-") as folder:
-        root = Path(folder)
+    with tempfile.TemporaryDirectory(prefix="bench-fetch-") as directory:
+        root = Path(directory)
         root.chmod(0o755)
         spread(root)
         digests = make_data(root, options.data, options.files)
@@ -118,16 +129,18 @@ def main() -> None:
 
 
 def spread(root: Path) -> None:
-    """Let each folder in this one have a block group of its own, on ext4.
+    """Let each directory in this one have a block group of its own, on ext4.
 
-    There a file takes many times longer to create for minutes after others were deleted beside it, and some ways delete one of
-    their own for each one they fetch: that must not count for who comes next.
+    There a file takes many times longer to create for minutes after others were deleted beside it,
+    and some ways delete one of their own for each one they fetch: that must not count for who comes
+    next.
     """
     if program := shutil.which("chattr"):
-        subprocess.run([program, "+T", str(root)], check=False, stderr=subprocess.DEVNULL)  # other file systems have no such flag
+        # Other file systems have no such flag
+        subprocess.run([program, "+T", str(root)], check=False, stderr=subprocess.DEVNULL)
 
 
-# --- the data and its server ------------------------------------------------------------------------------------------------
+# --- the data and its server ----------------------------------------------------------------------
 
 
 def make_data(root: Path, source: Path | None, count: int) -> dict[str, str]:
@@ -142,7 +155,8 @@ def make_data(root: Path, source: Path | None, count: int) -> dict[str, str]:
         sys.exit(f"{source} holds no train/*.jpg: choose another DATA")
     digests: dict[str, str] = {}
     for number, picture in zip(range(count), itertools.cycle(pictures), strict=False):
-        content = picture + b"%08d" % number  # behind the end of the image: as good as a picture of its own
+        # Behind the end of the image: as good as a picture of its own
+        content = picture + b"%08d" % number
         (split / f"{number:05}.jpg").write_bytes(content)
         digests[f"train/{number:05}.jpg"] = hashlib.sha256(content).hexdigest()
     rows = "".join(f"{Path(name).name},a caption of {name}\n" for name in digests)
@@ -167,7 +181,9 @@ def convert(root: Path, split: Path) -> None:
         for start in range(0, len(paths), 100):
             some = paths[start : start + 100]
             images = [{"bytes": path.read_bytes(), "path": path.name} for path in some]
-            writer.write_table(pa.table({"image": images, "caption_0": ["a caption"] * len(some)}, schema=schema))
+            writer.write_table(
+                pa.table({"image": images, "caption_0": ["a caption"] * len(some)}, schema=schema)
+            )
 
 
 @contextlib.contextmanager
@@ -184,28 +200,42 @@ def serving(root: Path, digests: dict[str, str], modules: Path) -> Iterator[None
     for number, page in enumerate(pages):
         (root / f"tree-{number}.json").write_text(json.dumps(page))
     tree = f"http://$http_host/api/datasets/{REPO}/tree/{COMMIT}?recursive=$arg_recursive&expand=$arg_expand&cursor="
-    following = [f"""'{number or ""}' '<{tree}{number + 1}>; rel="next"';""" for number in range(len(pages) - 1)]
+    following = [
+        f"""'{number or ""}' '<{tree}{number + 1}>; rel="next"';"""
+        for number in range(len(pages) - 1)
+    ]
     (root / "cursors").write_text("\n".join(["volatile;", *following]))
     prefix = f"/file/datasets/{REPO}/resolve/{COMMIT}"
     lines = [f"{prefix}/{name} {digest};" for name, digest in digests.items()]
-    (root / "digests").write_text("\n".join(["volatile;", f"{prefix}/train/metadata.csv {blob};", *lines]))
+    (root / "digests").write_text(
+        "\n".join(["volatile;", f"{prefix}/train/metadata.csv {blob};", *lines])
+    )
     siblings = [{"rfilename": entry["path"]} for entry in entries]
     (root / "info.json").write_text(json.dumps({"id": REPO, "sha": COMMIT, "siblings": siblings}))
     parquet = [
-        {"type": "file", "oid": "0" * 40, "size": path.stat().st_size, "path": path.relative_to(root / "parquet").as_posix()}
+        {
+            "type": "file",
+            "oid": "0" * 40,
+            "size": path.stat().st_size,
+            "path": path.relative_to(root / "parquet").as_posix(),
+        }
         for path in sorted((root / "parquet").rglob("*.parquet"))
     ]
     (root / "parquet.json").write_text(json.dumps(parquet))
     names = {"repo": REPO, "commit": COMMIT, "parquet": PARQUET, "root": root}
     servers = "".join(
-        SERVER.format(port=port, sleep=f"echo_sleep {delay / 1000};" if delay else "", **names) for delay, port in PORTS.items()
+        SERVER.format(port=port, sleep=f"echo_sleep {delay / 1000};" if delay else "", **names)
+        for delay, port in PORTS.items()
     )
     (root / "nginx.conf").write_text(NGINX.format(root=root, modules=modules, servers=servers))
     path = os.environ["PATH"] + ":/usr/sbin"
     program = str(shutil.which("nginx", path=path))
-    process = subprocess.Popen([program, "-e", f"{root}/error.log", "-c", f"{root}/nginx.conf", "-g", "user root;"])
+    process = subprocess.Popen(
+        [program, "-e", f"{root}/error.log", "-c", f"{root}/nginx.conf", "-g", "user root;"]
+    )
     try:
-        while not (root / "pid").exists():  # written when the ports are its own; it tries for a while
+        # Written when the ports are its own; it tries for a while
+        while not (root / "pid").exists():
             if process.poll() is not None:
                 sys.exit((root / "error.log").read_text())
             time.sleep(0.1)
@@ -215,7 +245,7 @@ def serving(root: Path, digests: dict[str, str], modules: Path) -> Iterator[None
         process.wait()
 
 
-# --- the ways ---------------------------------------------------------------------------------------------------------------
+# --- the ways -------------------------------------------------------------------------------------
 
 BLIND = """
 from step37_flickr8k import cli, workers
@@ -239,32 +269,74 @@ def ways(root: Path, digests: dict[str, str]) -> list[Way]:
     sample = root / "sample"
     sample.write_text("\n".join(list(digests)[:SAMPLE]))
 
-    def ours(mode: str, how: Sequence[str] = ("-m", "step37_flickr8k")) -> Callable[[str, Path], Sequence[str]]:
-        flags = ["--repo-id", REPO, "--fetch-mode", mode, "--log-level", "warning", "--progress", "off"]
-        return lambda endpoint, folder: [
+    def ours(
+        mode: str, how: Sequence[str] = ("-m", "step37_flickr8k")
+    ) -> Callable[[str, Path], Sequence[str]]:
+        flags = [
+            "--repo-id",
+            REPO,
+            "--fetch-mode",
+            mode,
+            "--log-level",
+            "warning",
+            "--progress",
+            "off",
+        ]
+        return lambda endpoint, directory: [
             *(sys.executable, *how, "warmup", *flags),
-            *("--endpoint", endpoint, "--cache-dir", str(folder)),
+            *("--endpoint", endpoint, "--cache-dir", str(directory)),
         ]
 
     def snapshot(workers: int) -> Callable[[str, Path], Sequence[str]]:
-        def command(endpoint: str, folder: Path) -> Sequence[str]:
-            return [sys.executable, "-c", SNAPSHOT.format(repo=REPO, workers=workers, endpoint=endpoint), str(folder)]
+        def command(endpoint: str, directory: Path) -> Sequence[str]:
+            return [
+                sys.executable,
+                "-c",
+                SNAPSHOT.format(repo=REPO, workers=workers, endpoint=endpoint),
+                str(directory),
+            ]
 
         return command
 
-    def loop(endpoint: str, folder: Path) -> Sequence[str]:
-        return [sys.executable, "-c", LOOP.format(repo=REPO, endpoint=endpoint), str(folder), str(sample)]
+    def loop(endpoint: str, directory: Path) -> Sequence[str]:
+        return [
+            sys.executable,
+            "-c",
+            LOOP.format(repo=REPO, endpoint=endpoint),
+            str(directory),
+            str(sample),
+        ]
 
-    def curl(endpoint: str, folder: Path) -> Sequence[str]:
+    def curl(endpoint: str, directory: Path) -> Sequence[str]:
         names = ["train/metadata.csv", *digests]
-        lines = [f'url="{url(endpoint, name)}"\noutput="{folder}/{name}"' for name in names]
+        lines = [f'url="{url(endpoint, name)}"\noutput="{directory}/{name}"' for name in names]
         (root / "curl").write_text("\n".join(lines))
-        return ["curl", "-sSf", "-L", "-Z", "--parallel-max", "64", "--create-dirs", "-K", str(root / "curl")]
+        return [
+            "curl",
+            "-sSf",
+            "-L",
+            "-Z",
+            "--parallel-max",
+            "64",
+            "--create-dirs",
+            "-K",
+            str(root / "curl"),
+        ]
 
-    def aria(endpoint: str, folder: Path) -> Sequence[str]:
+    def aria(endpoint: str, directory: Path) -> Sequence[str]:
         names = ["train/metadata.csv", *digests]
-        (root / "aria").write_text("\n".join(f"{url(endpoint, name)}\n  out={name}" for name in names))
-        return ["aria2c", "-q", "-j64", "-x1", "--allow-overwrite=true", f"-d{folder}", f"-i{root}/aria"]
+        (root / "aria").write_text(
+            "\n".join(f"{url(endpoint, name)}\n  out={name}" for name in names)
+        )
+        return [
+            "aria2c",
+            "-q",
+            "-j64",
+            "-x1",
+            "--allow-overwrite=true",
+            f"-d{directory}",
+            f"-i{root}/aria",
+        ]
 
     return [
         Way("ours, files", ours("files"), again=True),
@@ -283,26 +355,34 @@ def url(endpoint: str, name: str) -> str:
     return f"{endpoint}/datasets/{REPO}/resolve/{COMMIT}/{name}"
 
 
-# --- measuring --------------------------------------------------------------------------------------------------------------
+# --- measuring ------------------------------------------------------------------------------------
 
 
 def environment() -> dict[str, str]:
-    others = ("STEP37_", "HF_", "SLURM_", "PYTHONDONTWRITEBYTECODE")  # what is installed is compiled once
+    # What is installed is compiled once
+    others = ("STEP37_", "HF_", "SLURM_", "PYTHONDONTWRITEBYTECODE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-    quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    quiet = {
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     return kept | quiet
 
 
 def measure(command: Sequence[str]) -> tuple[float, float, float, bool]:
     """Run a command; give seconds, CPU seconds, peak MB and whether it failed."""
     start = time.monotonic()
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     peak = 0.0
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             break
-        with contextlib.suppress(OSError):  # ru_maxrss would tell of this process, too, which was copied to start the other
+        # Ru_maxrss would tell of this process, too, which was copied to start the other
+        with contextlib.suppress(OSError):
             told = Path(f"/proc/{process.pid}/status").read_text().partition("VmHWM:")[2].split()
             peak = float(told[0]) / 1024 if told else peak
         time.sleep(0.02)
@@ -310,9 +390,9 @@ def measure(command: Sequence[str]) -> tuple[float, float, float, bool]:
     return time.monotonic() - start, usage.ru_utime + usage.ru_stime, peak, process.returncode != 0
 
 
-def wrong_or_missing(folder: Path, digests: dict[str, str], names: Sequence[str]) -> int:
+def wrong_or_missing(directory: Path, digests: dict[str, str], names: Sequence[str]) -> int:
     def right(name: str) -> bool:
-        path = folder / name
+        path = directory / name
         return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == digests[name]
 
     return sum(not right(name) for name in names)
@@ -322,13 +402,19 @@ def bench(root: Path, delay: int, digests: dict[str, str], options: argparse.Nam
     endpoint = f"http://127.0.0.1:{PORTS[delay]}"
     bare = measure([sys.executable, "-c", "pass"])[2]
     all_ways = [way for way in ways(root, digests) if (options.only or "") in way.name]
-    warm = {way.name: Way(f"{way.name}, warm rerun", way.command, python=way.python) for way in all_ways if way.again}
+    warm = {
+        way.name: Way(f"{way.name}, warm rerun", way.command, python=way.python)
+        for way in all_ways
+        if way.again
+    }
     for _ in range(options.runs):
         for way in all_ways:
             cache = Path(tempfile.mkdtemp(dir=root))
             names = list(digests)[: round(way.share * len(digests))]
             for kind in [way, *([warm[way.name]] if way.again else [])]:
-                os.sync()  # what the one before left unwritten is not this one's: ours flushes at its end, the others never do
+                # What the one before left unwritten is not this one's: ours flushes at its end, the
+                # others never do
+                os.sync()
                 log_size = (root / "access.log").stat().st_size
                 seconds, cpu, peak, failed = measure(kind.command(endpoint, cache))
                 with (root / "access.log").open("rb") as log:
@@ -336,7 +422,9 @@ def bench(root: Path, delay: int, digests: dict[str, str], options: argparse.Nam
                     requests = sum(1 for _ in log)
                 wrong = wrong_or_missing(cache, digests, names)
                 peak -= bare if way.python else 0
-                kind.runs.append(Measured(seconds / way.share, cpu / way.share, peak, requests, wrong, failed))
+                kind.runs.append(
+                    Measured(seconds / way.share, cpu / way.share, peak, requests, wrong, failed)
+                )
     print(f"### {delay} ms a request, median of {options.runs}\n")
     show([*all_ways, *warm.values()], len(digests))
 
@@ -347,7 +435,8 @@ def show(rows: list[Way], count: int) -> None:
     print("|---|---:|---:|---:|---:|---:|---:|")
     for way in rows:
         middle = {
-            name: statistics.median(getattr(run, name) for run in way.runs) for name in ("seconds", "cpu", "requests", "wrong")
+            name: statistics.median(getattr(run, name) for run in way.runs)
+            for name in ("seconds", "cpu", "requests", "wrong")
         }
         peak = max(run.peak for run in way.runs)
         failed = ", failed" if any(run.failed for run in way.runs) else ""
@@ -360,20 +449,20 @@ def show(rows: list[Way], count: int) -> None:
     print(flush=True)
 
 
-# --- faults -----------------------------------------------------------------------------------------------------------------
+# --- faults ---------------------------------------------------------------------------------------
 
 
 def faults(root: Path) -> None:
     """Let a tenth of all answers go wrong, and look what each way leaves on disk."""
     count = 300
-    folder = root / "faulty"
-    (folder / "train").mkdir(parents=True)
+    directory = root / "faulty"
+    (directory / "train").mkdir(parents=True)
     digests = {}
     for path in sorted((root / "data/train").glob("*.jpg"))[:count]:
-        shutil.copy(path, folder / "train")
+        shutil.copy(path, directory / "train")
         digests[f"train/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
     rows = "".join(f"{Path(name).name},a caption\n" for name in digests)
-    (folder / "train/metadata.csv").write_text(f"file_name,caption_0\n{rows}")
+    (directory / "train/metadata.csv").write_text(f"file_name,caption_0\n{rows}")
     kinds = {
         "503": Fault.status(503, every=10),
         "reset": Fault.reset(every=10),
@@ -382,17 +471,36 @@ def faults(root: Path) -> None:
         "stall": Fault.stall(every=10),
         "429, windows of 5 s": Fault.quota(100, window=5),
     }
-    print(f"### A tenth of all requests goes wrong, {count} files: wrong or missing afterwards, exit status\n")
+    print(
+        f"### A tenth of all requests goes wrong, {count} files: wrong or missing afterwards, exit status\n"
+    )
     print("| fault | ours | snapshot_download, 8 workers |")
     print("|---|---|---|")
     for name, fault in kinds.items():
         cells = []
         for way in ("ours", "snapshot"):
-            with LocalHub(folder, repo_id=REPO, redirect_lfs=False) as hub:
+            with LocalHub(directory, repo_id=REPO, redirect_lfs=False) as hub:
                 hub.faults.add(fault)
                 cache = root / "cache"
-                flags = ["--repo-id", REPO, "--fetch-mode", "files", "--read-timeout", "2", "--endpoint", hub.endpoint]
-                command = [sys.executable, "-m", "step37_flickr8k", "warmup", *flags, "--cache-dir", str(cache)]
+                flags = [
+                    "--repo-id",
+                    REPO,
+                    "--fetch-mode",
+                    "files",
+                    "--read-timeout",
+                    "2",
+                    "--endpoint",
+                    hub.endpoint,
+                ]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "step37_flickr8k",
+                    "warmup",
+                    *flags,
+                    "--cache-dir",
+                    str(cache),
+                ]
                 if way == "snapshot":
                     script = SNAPSHOT.format(repo=REPO, workers=8, endpoint=hub.endpoint)
                     command = [sys.executable, "-c", script, str(cache)]

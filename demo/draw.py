@@ -1,7 +1,7 @@
 """Draw a small image-caption dataset whose captions are true of the pictures: two coloured shapes and how they lie.
 
-``python demo/draw.py FOLDER --count 64`` writes FOLDER/train/metadata.csv and the JPEGs beside it, in the layout of the dataset
-repository; the same arguments always draw the same bytes.
+``python demo/draw.py FOLDER --count 64`` writes FOLDER/train/metadata.csv and the JPEGs beside it,
+in the layout of the dataset repository; the same arguments always draw the same bytes.
 """
 
 import argparse
@@ -52,7 +52,9 @@ class Scene:
         return image
 
 
-def _draw_shape(on: ImageDraw.ImageDraw, colour: str, shape: str, centre: tuple[float, float], radius: float) -> None:
+def _draw_shape(
+    on: ImageDraw.ImageDraw, colour: str, shape: str, centre: tuple[float, float], radius: float
+) -> None:
     x, y = centre
     box = (x - radius, y - radius, x + radius, y + radius)
     if shape == "circle":
@@ -60,7 +62,9 @@ def _draw_shape(on: ImageDraw.ImageDraw, colour: str, shape: str, centre: tuple[
     elif shape == "square":
         on.rectangle(box, COLOURS[colour])
     else:
-        on.polygon([(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)], COLOURS[colour])
+        on.polygon(
+            [(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)], COLOURS[colour]
+        )
 
 
 def scenes(count: int, seed: int) -> list[Scene]:
@@ -69,13 +73,21 @@ def scenes(count: int, seed: int) -> list[Scene]:
     drawn = []
     for _ in range(count):
         first, second = chance.sample(sorted(COLOURS), 2)
-        drawn.append(Scene((first, chance.choice(SHAPES)), (second, chance.choice(SHAPES)), chance.random() < 0.5))
+        drawn.append(
+            Scene(
+                (first, chance.choice(SHAPES)),
+                (second, chance.choice(SHAPES)),
+                chance.random() < 0.5,
+            )
+        )
     return drawn
 
 
-def draw_dataset(folder: Path, *, count: int = 64, split: str = "train", seed: int = 0, size: int = 224) -> None:
-    """Write ``<folder>/<split>`` with ``count`` JPEGs of ``size`` x ``size`` pixels and their metadata.csv."""
-    place = folder / split
+def draw_dataset(
+    directory: Path, *, count: int = 64, split: str = "train", seed: int = 0, size: int = 224
+) -> None:
+    """Write ``<directory>/<split>`` with ``count`` JPEGs of ``size`` x ``size`` pixels and their metadata.csv."""
+    place = directory / split
     place.mkdir(parents=True, exist_ok=True)
     with (place / "metadata.csv").open("w", encoding="utf-8", newline="") as out:
         table = csv.writer(out, lineterminator="\n")
@@ -87,12 +99,16 @@ def draw_dataset(folder: Path, *, count: int = 64, split: str = "train", seed: i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=64, help="pictures (default: %(default)s)")
-    parser.add_argument("--split", default="train", help="folder below FOLDER (default: %(default)s)")
+    parser.add_argument(
+        "--split", default="train", help="directory below FOLDER (default: %(default)s)"
+    )
     arguments = parser.parse_args()
-    draw_dataset(arguments.folder, count=arguments.count, split=arguments.split)
+    draw_dataset(arguments.directory, count=arguments.count, split=arguments.split)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,14 @@ from selenium.webdriver.common.keys import Keys
 
 __all__ = ["Browser", "browser"]
 
-_OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run")
+_OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--no-first-run",
+)
 
 
 class Browser:
@@ -25,7 +32,9 @@ class Browser:
         self.driver = driver
 
     def open(self, page: Path, width: int = 1200, *, dark: bool = False, height: int = 900) -> None:
-        scheme = {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]}
+        scheme = {
+            "features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        }
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -41,7 +50,9 @@ class Browser:
 
     def press(self, *keys: str) -> None:
         """Type on the keyboard, wherever the focus is."""
-        webdriver.ActionChains(self.driver).send_keys(*(getattr(Keys, key, key) for key in keys)).perform()
+        webdriver.ActionChains(self.driver).send_keys(
+            *(getattr(Keys, key, key) for key in keys)
+        ).perform()
 
     def complaints(self) -> list[str]:
         """Give what the console has said since it was last asked."""
@@ -49,12 +60,16 @@ class Browser:
 
     def fits(self) -> bool:
         """Tell whether nothing sticks out to the right."""
-        wide: int = self.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        wide: int = self.run(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
         return wide <= 0
 
     def contrast(self) -> float:
         """Give the contrast of the text and its ground, as WCAG counts it: 4.5 is enough."""
-        colours = self.run("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
+        colours = self.run(
+            "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+        )
         light, dark = sorted((_luminance(colour) for colour in colours), reverse=True)
         return (light + 0.05) / (dark + 0.05)
 

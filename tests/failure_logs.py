@@ -31,7 +31,9 @@ def on_failure(request: pytest.FixtureRequest, write: Callable[[Path], object]) 
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Keep what there is when a phase has failed; ``tmp_path`` after the last one, when nobody writes to it any more."""
     report = yield
     try:
@@ -45,7 +47,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter,
+) -> Generator[None, None, None]:
     """Name the directories after everything else."""
     yield
     reports = [report for group in terminalreporter.stats.values() for report in group]
@@ -56,9 +60,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
 
 def copy_texts(source: Path, target: Path) -> None:
     """Copy the logs and other texts below ``source``, but for what is mounted there."""
-    for folder, folders, files in os.walk(source):
-        here = Path(folder)
-        folders[:] = [name for name in folders if not os.path.ismount(here / name)]
+    for directory, directories, files in os.walk(source):
+        here = Path(directory)
+        directories[:] = [name for name in directories if not os.path.ismount(here / name)]
         for file in (here / name for name in files):
             is_text = file.suffix in TEXTS and not file.is_symlink() and file.is_file()
             if is_text and file.stat().st_size <= LARGEST:

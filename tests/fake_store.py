@@ -25,7 +25,9 @@ class FakeStore:
 
     def wait(self, key: str, seconds: float) -> bool:
         with self._server.turn():
-            there = self._server.changed.wait_for(lambda: key in self._server.values or self._server.gone, seconds)
+            there = self._server.changed.wait_for(
+                lambda: key in self._server.values or self._server.gone, seconds
+            )
             self._server.refuse_if_gone()
             return there
 

@@ -17,7 +17,9 @@ worker.serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))
 """
 
 
-def start_instead(patch: pytest.MonkeyPatch, tmp_path: Path, *, early: str = "", late: str = "") -> None:
+def start_instead(
+    patch: pytest.MonkeyPatch, tmp_path: Path, *, early: str = "", late: str = ""
+) -> None:
     """Have workers run ``early`` before they import anything, and ``late`` before they serve."""
     name = f"faulty_worker_{next(_NUMBERS)}"
     (tmp_path / f"{name}.py").write_text(_MODULE.format(early=early, late=late), encoding="utf-8")

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from step37_flickr8k.cache.directory import CacheFolder
-from step37_flickr8k.cache.record import read_manifest, read_record
-from step37_flickr8k.dataset.digests import digest_of
+from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.record import digest_of_file, read_manifest, read_record
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.conftest import captioned, picture, write_rows
+from tests.conftest import captioned, needs_sys_admin, picture, write_rows
 from tests.ranks import Ranks
 
 COUNT = 40  # pictures
@@ -27,13 +26,15 @@ BEGINNINGS = ("cold", "growing", "new commit", "purged")
 BRISK = {"STEP37_CONCURRENCY": "8", "STEP37_FETCH_MODE": "files", "STEP37_PROGRESS": "off"}
 
 
-def draw(folder: Path, shift: int) -> Path:
+def draw(directory: Path, shift: int) -> Path:
     """Draw a dataset; with another shift a third of its pictures are others."""
-    (folder / "train").mkdir(parents=True)
+    (directory / "train").mkdir(parents=True)
     for number in range(COUNT):
-        (folder / "train" / f"{number:04}.jpg").write_bytes(picture(number + (shift if number % 3 == 0 else 0)))
-    write_rows(folder / "train", [captioned(number) for number in range(COUNT)])
-    return folder
+        (directory / "train" / f"{number:04}.jpg").write_bytes(
+            picture(number + (shift if number % 3 == 0 else 0))
+        )
+    write_rows(directory / "train", [captioned(number) for number in range(COUNT)])
+    return directory
 
 
 @dataclass
@@ -47,18 +48,28 @@ class Rounds:
     def run(self, cache: Path, number: int, *arguments: str, hub: LocalHub | None = None) -> Ranks:
         """Start a run of the command; runs of one number are tries of one job, which don't wait for a dead one's lease."""
         job = Ranks(1, self.place / f"job-{number}", BRISK | {"STEP37_RUN_ID": f"run-{number}"})
-        job.start_command(0, "warmup", "--cache-dir", str(cache), "--endpoint", (hub or self.new).endpoint, *arguments)
+        job.start_command(
+            0,
+            "warmup",
+            "--cache-dir",
+            str(cache),
+            "--endpoint",
+            (hub or self.new).endpoint,
+            *arguments,
+        )
         return job
 
     def begin(self, beginning: str, cache: Path) -> None:
-        """Bring the cache folder into the state that the run finds."""
+        """Bring the cache directory into the state that the run finds."""
         shutil.rmtree(cache, ignore_errors=True)
         if beginning == "cold":
             return
         template = self.place / beginning
         if not template.exists():
             narrow = ("--sample-count", "20") if beginning == "growing" else ()
-            job = self.run(template, -1, *narrow, hub=self.old if beginning == "new commit" else self.new)
+            job = self.run(
+                template, -1, *narrow, hub=self.old if beginning == "new commit" else self.new
+            )
             assert job.wait() == {0: 0}, job.log(0)
         shutil.copytree(template, cache)  # with times
         if beginning == "purged":
@@ -77,26 +88,37 @@ class Rounds:
     def right(self, cache: Path) -> set[str]:
         """Give the names of the files that have the new commit's bytes."""
         files = {path.name: path for path in (cache / "train").glob("[!.]*")}
-        return {name for name, path in files.items() if path.read_bytes() == (self.new.folder / "train" / name).read_bytes()}
+        return {
+            name
+            for name, path in files.items()
+            if path.read_bytes() == (self.new.directory / "train" / name).read_bytes()
+        }
 
     def assert_whole(self, cache: Path) -> None:
         """Whatever has a final name is whole, of one of both commits."""
         for path in (cache / "train").glob("[!.]*"):
-            known = [(hub.folder / "train" / path.name).read_bytes() for hub in (self.old, self.new)]
+            known = [
+                (hub.directory / "train" / path.name).read_bytes() for hub in (self.old, self.new)
+            ]
             assert path.read_bytes() in [*known, b"torn"], path.name
 
     def assert_true_to_its_word(self, cache: Path) -> None:
         """Whatever a record speaks of is right."""
-        folder = CacheFolder(cache, "train")
-        record = read_record(folder)
+        directory = CacheDirectory(cache, "train")
+        record = read_record(directory)
         if record is None:
             return
         hub = {self.old.commit: self.old, self.new.commit: self.new}[record.commit]
         for row in range(record.captions["caption_0"].rows):
             name = f"{row:04}.jpg"
-            assert (cache / "train" / name).read_bytes() == (hub.folder / "train" / name).read_bytes(), name
-        for name, proof in read_manifest(folder).items():
-            assert digest_of(cache / "train" / name, proof.digest) == proof.digest or record.commit == self.old.commit, name
+            assert (cache / "train" / name).read_bytes() == (
+                hub.directory / "train" / name
+            ).read_bytes(), name
+        for name, proof in read_manifest(directory).items():
+            assert (
+                digest_of_file(cache / "train" / name, proof.digest) == proof.digest
+                or record.commit == self.old.commit
+            ), name
 
     def assert_ends_well(self, cache: Path, number: int) -> int:
         """Run again: every byte is right, no orphan is left, and only what was missing or wrong came; gives how many came."""
@@ -104,12 +126,16 @@ class Rounds:
         self.new.clear_requests()
         job = self.run(cache, number)
         assert job.wait() == {0: 0}, job.log(0)
-        names = sorted(path.name for path in (self.new.folder / "train").iterdir())
+        names = sorted(path.name for path in (self.new.directory / "train").iterdir())
         assert sorted(os.listdir(cache / "train")) == names
         assert self.right(cache) == set(names)
         ours = sorted(os.listdir(cache / ".step37-flickr8k"))
         assert len(ours) == 3, ours
-        assert [name.rstrip("0123456789") for name in ours] == ["train.json", "train.lease.", "train.manifest"]
+        assert [name.rstrip("0123456789") for name in ours] == [
+            "train.json",
+            "train.lease.",
+            "train.manifest",
+        ]
         fetched = sorted(Path(request.repo_path).name for request in self.new.file_requests())
         assert fetched == sorted(set(names) - before)
         return len(fetched)
@@ -123,7 +149,9 @@ def rounds(tmp_path: Path) -> Iterator[Rounds]:
 
 
 @pytest.mark.timeout(1200)
-def test_a_hundred_killed_runs(rounds: Rounds, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hundred_killed_runs(
+    rounds: Rounds, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """SIGKILL at a random moment leaves the old state, or files that the next run hashes first; the next run ends well."""
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
@@ -148,9 +176,13 @@ def test_a_hundred_killed_runs(rounds: Rounds, tmp_path: Path, capsys: pytest.Ca
             rounds.assert_true_to_its_word(cache)
         came += rounds.assert_ends_well(cache, number)
     seconds = time.monotonic() - begin
-    figures = [f"{ROUNDS} rounds of SIGKILL in {seconds:.0f} s (seed {seed}): no wrong byte, no orphan; killed"]
+    figures = [
+        f"{ROUNDS} rounds of SIGKILL in {seconds:.0f} s (seed {seed}): no wrong byte, no orphan; killed"
+    ]
     figures += [f"  {times:3} {name}" for name, times in struck.most_common()]
-    figures += [f"  the runs after them fetched {came} files, {came / ROUNDS:.1f} of {COUNT + 1} each"]
+    figures += [
+        f"  the runs after them fetched {came} files, {came / ROUNDS:.1f} of {COUNT + 1} each"
+    ]
     with capsys.disabled():
         print("", *figures, sep="\n")  # noqa: T201 - the figures
     assert struck["after its end"] < ROUNDS / 4, "the moments were no moments of a run"
@@ -161,8 +193,12 @@ def moment(cache: Path, rounds: Rounds) -> str:
     if not (cache / ".step37-flickr8k").exists():
         return "before it wrote anything"
     unfinished = [*(cache / "train").glob(".*"), *(cache / ".step37-flickr8k").glob(".*")]
-    record = read_record(CacheFolder(cache, "train"))
-    if record is not None and record.commit == rounds.new.commit and record.captions["caption_0"].everything:
+    record = read_record(CacheDirectory(cache, "train"))
+    if (
+        record is not None
+        and record.commit == rounds.new.commit
+        and record.captions["caption_0"].everything
+    ):
         return "with a ready record"
     if unfinished:
         return f"with {'a file' if len(unfinished) == 1 else 'several files'} unfinished"
@@ -170,7 +206,7 @@ def moment(cache: Path, rounds: Rounds) -> str:
     return "between two files" if files else "before the first file"
 
 
-# --- the power fails -----------------------------------------------------------------------------------------------------------
+# --- the power fails ------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -184,9 +220,11 @@ def mounted(image: Path, place: Path) -> Iterator[Path]:
         subprocess.run(["umount", place], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="it mounts file systems: run it as root, in a container for example")
+@needs_sys_admin
 @pytest.mark.timeout(600)
-def test_the_power_fails(rounds: Rounds, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_power_fails(
+    rounds: Rounds, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """After a power failure at any moment the next run ends well; after one just when a run was done, the cache is warm."""
     if not shutil.which("mkfs.ext4"):
         pytest.skip("no mkfs.ext4: apt-get install e2fsprogs")
@@ -199,20 +237,29 @@ def test_the_power_fails(rounds: Rounds, tmp_path: Path, capsys: pytest.CaptureF
     ready = 0
     for number in range(10):
         done = number % 2 == 0
-        pause = (lambda job: job.wait()) if done else (lambda _: time.sleep(chance.uniform(0, 1.5 * last)))
+        pause = (
+            (lambda job: job.wait())
+            if done
+            else (lambda _: time.sleep(chance.uniform(0, 1.5 * last)))
+        )
         lost = power_failure(rounds, blank, tmp_path, number, pause)
         with mounted(lost, tmp_path / "after") as place:
-            rounds.assert_true_to_its_word(place / "cache")  # names may have come without their bytes: nobody said they had
-            record = read_record(CacheFolder(place / "cache", "train"))
+            # Names may have come without their bytes: nobody said they had
+            rounds.assert_true_to_its_word(place / "cache")
+            record = read_record(CacheDirectory(place / "cache", "train"))
             ready += record is not None
             came = rounds.assert_ends_well(place / "cache", number)
-            assert not done or (record is not None and came == 0), "not all was durable when the run was done"
+            assert not done or (record is not None and came == 0), (
+                "not all was durable when the run was done"
+            )
     with capsys.disabled():
         told = f"no wrong byte, no orphan; {ready} times a ready record"
         print(f"\n10 power failures, 5 of them just when a run was done: {told}")  # noqa: T201 - the figures
 
 
-def power_failure(rounds: Rounds, blank: Path, tmp_path: Path, number: int, pause: Callable[[Ranks], object]) -> Path:
+def power_failure(
+    rounds: Rounds, blank: Path, tmp_path: Path, number: int, pause: Callable[[Ranks], object]
+) -> Path:
     """Run on a fresh image; give what was in it, as a power failure would leave it, when ``pause`` had returned."""
     image, lost = tmp_path / "image", tmp_path / "lost"
     shutil.copy(blank, image)

@@ -83,14 +83,18 @@ def test_each_outside_world_has_one_user(file: Path) -> None:
         assert users is None or room_of(file) in users, f"{room_of(file)} imports {name}"
 
 
-def test_only_the_folder_renames_changes_modes_or_deletes() -> None:
-    """No other room calls what changes the cache folder's tree."""
+def test_only_the_directory_renames_changes_modes_or_deletes() -> None:
+    """No other room calls what changes the cache directory's tree."""
     forbidden = {"rename", "replace", "unlink", "remove", "rmtree", "chmod", "rmdir", "removedirs"}
     for file in FILES:
         if room_of(file) == "cache":
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in forbidden:
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in forbidden
+            ):
                 text_method = node.func.attr == "replace" and len(node.args) == 2  # str.replace
                 assert text_method, f"{room_of(file)} calls {ast.unparse(node.func)}"
 
@@ -131,11 +135,20 @@ def test_the_public_names_are_these() -> None:
 def test_the_drawn_tree_of_errors_is_the_real_one() -> None:
     """Every error class stands in the docstring of ``errors.py``, and nothing else does."""
     drawn = {
-        word for line in (errors.__doc__ or "").splitlines() for word in line.replace("│", " ").split()[:2] if word[0].isupper()
+        word
+        for line in (errors.__doc__ or "").splitlines()
+        for word in line.replace("│", " ").split()[:2]
+        if word[0].isupper()
     }
-    real = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, BaseException)}
+    real = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, BaseException)
+    }
     assert {name for name in drawn if name in real} == real
     parents = {errors.ConfigurationError: 2, errors.TransientError: 75, errors.RankZeroLost: 76}
     for name in real - {"Step37Error", "Terminated"}:
-        (code,) = {code for parent, code in parents.items() if issubclass(getattr(errors, name), parent)}
+        (code,) = {
+            code for parent, code in parents.items() if issubclass(getattr(errors, name), parent)
+        }
         assert getattr(errors, name).exit_code == code

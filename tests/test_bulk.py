@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from step37_flickr8k.cache.record import digest_of_file
 from step37_flickr8k.cluster.group import Group
 from step37_flickr8k.cluster.launcher import World
-from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.download.parquet import Images, NotReadable
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import InvalidSettings, Step37Error
@@ -28,30 +28,44 @@ from .conftest import Draw, picture
 COUNT = 240
 
 
-def convert(folder: Path, target: Path, *, rows: int = 20, files: int = 2, other: Callable[[int], bytes] | None = None) -> Path:
+def convert(
+    directory: Path,
+    target: Path,
+    *,
+    rows: int = 20,
+    files: int = 2,
+    other: Callable[[int], bytes] | None = None,
+) -> Path:
     """Convert a dataset as the Hub does: ``rows`` images a row group, so many files; ``other`` draws other images instead."""
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema([("image", image), ("caption_0", pa.string())])
     place = target / "default" / "train"
     place.mkdir(parents=True)
-    paths = sorted((folder / "train").glob("*.jpg"))
+    paths = sorted((directory / "train").glob("*.jpg"))
     share = -(-len(paths) // files)
     for number in range(files):
-        with pq.ParquetWriter(place / f"{number:04}.parquet", schema, compression="none", use_dictionary=False) as writer:
+        with pq.ParquetWriter(
+            place / f"{number:04}.parquet", schema, compression="none", use_dictionary=False
+        ) as writer:
             some = paths[number * share : (number + 1) * share]
             for start in range(0, len(some), rows):
                 group = some[start : start + rows]
-                images = [{"bytes": other(i) if other else p.read_bytes(), "path": p.name} for i, p in enumerate(group)]
+                images = [
+                    {"bytes": other(i) if other else p.read_bytes(), "path": p.name}
+                    for i, p in enumerate(group)
+                ]
                 captions = ["a caption " * 5] * len(group)
-                writer.write_table(pa.table({"image": images, "caption_0": captions}, schema=schema))
+                writer.write_table(
+                    pa.table({"image": images, "caption_0": captions}, schema=schema)
+                )
     return target
 
 
 @pytest.fixture
 def bulk(draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     """Serve 240 pictures with their Parquet conversion."""
-    folder = draw(COUNT)
-    with LocalHub(folder, parquet=convert(folder, tmp_path / "parquet")) as hub:
+    directory = draw(COUNT)
+    with LocalHub(directory, parquet=convert(directory, tmp_path / "parquet")) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         yield hub
 
@@ -60,8 +74,8 @@ def warm(hub: LocalHub, cache: Path, **settings: Any) -> dict[str, Any]:
     told = WarmupSettings(endpoint=hub.endpoint, cache_dir=cache, read_timeout=1, **settings)
     result, rows = Warmup(told, World.from_environment({})).run(Group.alone())
     for row in rows:
-        expected = digest_of(hub.folder / "train" / row.file_name, "sha256:")
-        assert digest_of(cache / "train" / row.file_name, "sha256:") == expected
+        expected = digest_of_file(hub.directory / "train" / row.file_name, "sha256:")
+        assert digest_of_file(cache / "train" / row.file_name, "sha256:") == expected
     assert not list((cache / "train").glob(".*"))
     return result
 
@@ -70,20 +84,27 @@ def test_a_whole_split_takes_a_dozen_requests(bulk: LocalHub, cache: Path) -> No
     """In auto mode all images come out of the Parquet files: under 20 requests at the Hub, redirects to the CDN included."""
     result = warm(bulk, cache)
     assert (result["files"], result["rows"]) == (COUNT, COUNT)
-    asked = [one for one in bulk.requests if one.kind != "other"]  # huggingface_hub asks for something of its own, once
+    # Huggingface_hub asks for something of its own, once
+    asked = [one for one in bulk.requests if one.kind != "other"]
     assert result["requests"] == len(asked) < 20
     assert not [one for one in bulk.requests if one.repo_path.endswith(".jpg")]
 
 
-@pytest.mark.parametrize("settings", [{"sample_count": 100}, {"fetch_mode": "files"}], ids=["less than half", "told so"])
+@pytest.mark.parametrize(
+    "settings", [{"sample_count": 100}, {"fetch_mode": "files"}], ids=["less than half", "told so"]
+)
 def test_files_come_one_by_one(bulk: LocalHub, cache: Path, settings: dict[str, Any]) -> None:
     """When less than half of the bytes are wanted, or the settings say so, no Parquet file is read."""
     result = warm(bulk, cache, **settings)
     assert result["files"] == settings.get("sample_count", COUNT)
-    assert not [one for one in bulk.requests if one.kind == "resolve" and one.repo_path.endswith(".parquet")]
+    assert not [
+        one for one in bulk.requests if one.kind == "resolve" and one.repo_path.endswith(".parquet")
+    ]
 
 
-def test_a_small_selection_in_parquet_mode_reads_no_further_than_needed(bulk: LocalHub, cache: Path) -> None:
+def test_a_small_selection_in_parquet_mode_reads_no_further_than_needed(
+    bulk: LocalHub, cache: Path
+) -> None:
     """fetch_mode=parquet takes what was asked for out of the first row groups."""
     result = warm(bulk, cache, fetch_mode="parquet", sample_count=5)
     assert (result["files"], result["rows"]) == (5, 5)
@@ -98,11 +119,13 @@ def test_what_is_there_already_is_not_taken_again(bulk: LocalHub, cache: Path) -
     assert not [one for one in bulk.requests if one.repo_path.endswith(".jpg")]
 
 
-def test_a_conversion_of_other_images_is_given_up_early(draw: Draw, tmp_path: Path, cache: Path) -> None:
+def test_a_conversion_of_other_images_is_given_up_early(
+    draw: Draw, tmp_path: Path, cache: Path
+) -> None:
     """Images whose hash nobody wants are never written; the real ones come file by file."""
-    folder = draw(COUNT)
-    stale = convert(folder, tmp_path / "parquet", other=lambda number: picture(number, size=20))
-    with LocalHub(folder, parquet=stale) as hub:
+    directory = draw(COUNT)
+    stale = convert(directory, tmp_path / "parquet", other=lambda number: picture(number, size=20))
+    with LocalHub(directory, parquet=stale) as hub:
         result = warm(hub, cache)
         assert result["files"] == COUNT
         assert len([one for one in hub.file_requests() if one.repo_path.endswith(".jpg")]) == COUNT
@@ -141,11 +164,11 @@ def test_corrupt_bytes_are_fetched_one_by_one(bulk: LocalHub, cache: Path, at: f
 
 def test_files_that_are_no_parquet_are_passed_over(draw: Draw, tmp_path: Path, cache: Path) -> None:
     """A conversion that can't be read at all costs a few requests and a warning."""
-    folder = draw(COUNT)
+    directory = draw(COUNT)
     place = tmp_path / "parquet" / "default" / "train"
     place.mkdir(parents=True)
     (place / "0000.parquet").write_bytes(b"PAR1" + bytes(5000))
-    with LocalHub(folder, parquet=tmp_path / "parquet") as hub:
+    with LocalHub(directory, parquet=tmp_path / "parquet") as hub:
         assert warm(hub, cache)["files"] == COUNT
 
 
@@ -183,14 +206,23 @@ def test_a_signal_while_the_workers_end_leaves_nothing_unfinished(
 
 def test_parquet_mode_without_a_conversion_says_so(draw: Draw, cache: Path) -> None:
     """fetch_mode=parquet on a repository without a conversion is an error that names the remedy."""
-    with LocalHub(draw(2)) as hub, pytest.raises(InvalidSettings, match="no Parquet conversion of train: choose auto or files"):
+    with (
+        LocalHub(draw(2)) as hub,
+        pytest.raises(
+            InvalidSettings, match="no Parquet conversion of train: choose auto or files"
+        ),
+    ):
         warm(hub, cache, fetch_mode="parquet")
 
 
-def test_parquet_mode_without_pyarrow_says_so(bulk: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_mode_without_pyarrow_says_so(
+    bulk: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without pyarrow auto takes the files, and fetch_mode=parquet names what to install."""
     monkeypatch.setattr("step37_flickr8k.download.planner.is_available", lambda: False)
-    with pytest.raises(InvalidSettings, match=r"needs pyarrow: pip install 'step37-flickr8k\[parquet\]'"):
+    with pytest.raises(
+        InvalidSettings, match=r"needs pyarrow: pip install 'step37-flickr8k\[parquet\]'"
+    ):
         warm(bulk, cache, fetch_mode="parquet")
     assert warm(bulk, cache)["files"] == COUNT
     assert [one for one in bulk.requests if one.repo_path.endswith(".jpg")]
@@ -219,11 +251,24 @@ def test_what_is_no_image_table_is_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_mid_stream_ends_it_at_once(bulk: LocalHub, cache: Path, number: signal.Signals) -> None:
+def test_a_signal_in_mid_stream_ends_it_at_once(
+    bulk: LocalHub, cache: Path, number: signal.Signals
+) -> None:
     """Ctrl-C and SIGTERM while row groups come: the command ends at once, and no torn file stays."""
     bulk.faults.add(Fault.bandwidth(200, path="*.parquet"))
-    command = [sys.executable, "-m", "step37_flickr8k", "warmup", "--cache-dir", str(cache), "--endpoint", bulk.endpoint]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ})
+    command = [
+        sys.executable,
+        "-m",
+        "step37_flickr8k",
+        "warmup",
+        "--cache-dir",
+        str(cache),
+        "--endpoint",
+        bulk.endpoint,
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ}
+    )
     while len([one for one in bulk.requests if one.kind == "cdn" and one.bytes_sent]) < 3:
         time.sleep(0.05)
     process.send_signal(number)

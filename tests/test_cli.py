@@ -18,17 +18,23 @@ from step37_flickr8k.localhub import Fault, LocalHub
 from tests.ranks import PATIENCE, Ranks
 
 
-def test_plan_says_what_warmup_does(hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Plan counts files, bytes and requests, downloads no image, makes no folder, and is exact."""
+def test_plan_says_what_warmup_does(
+    hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Plan counts files, bytes and requests, downloads no image, makes no directory, and is exact."""
     arguments = ["--cache-dir", str(cache), "--sample-count", "5"]
     assert cli.run(["plan", *arguments, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert not cache.exists()
     assert (plan["rows"], plan["fetch"], plan["warm"], plan["commit"]) == (5, 5, False, hub.commit)
-    assert plan["bytes"] == sum((hub.folder / "train" / f"{n:04}.jpg").stat().st_size for n in range(5))
+    assert plan["bytes"] == sum(
+        (hub.directory / "train" / f"{n:04}.jpg").stat().st_size for n in range(5)
+    )
     hub.clear_requests()
     assert cli.run(["warmup", *arguments]) == 0
-    at_the_endpoint = [r for r in hub.requests if r.origin == "hub" and r.kind in {"api", "tree", "resolve"}]
+    at_the_endpoint = [
+        r for r in hub.requests if r.origin == "hub" and r.kind in {"api", "tree", "resolve"}
+    ]
     assert plan["requests"] == len(at_the_endpoint)
     assert cli.run(["plan", *arguments]) == 0
     assert "nothing to do" in capsys.readouterr().out
@@ -36,14 +42,28 @@ def test_plan_says_what_warmup_does(hub: LocalHub, cache: Path, capsys: pytest.C
     assert "to fetch  7 images" in capsys.readouterr().out
 
 
-def test_a_plan_of_a_warm_cache_asks_no_more_than_warmup(hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_of_a_warm_cache_asks_no_more_than_warmup(
+    hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Warm, plan makes the requests that it foretells and warmup makes: one for main, none for a pinned commit."""
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     for revision, requests in (("main", 1), (hub.commit, 0)):
         capsys.readouterr()
         for command in ("plan", "warmup"):
             hub.clear_requests()
-            assert cli.run([command, "--cache-dir", str(cache), "--revision", revision, *["--json"][: command == "plan"]]) == 0
+            assert (
+                cli.run(
+                    [
+                        command,
+                        "--cache-dir",
+                        str(cache),
+                        "--revision",
+                        revision,
+                        *["--json"][: command == "plan"],
+                    ]
+                )
+                == 0
+            )
             told = json.loads(capsys.readouterr().out)
             assert (told["warm"], told["requests"], len(hub.requests)) == (True, requests, requests)
 
@@ -66,7 +86,9 @@ def test_settings_are_shown_with_their_origin(
     assert "sample_count" in json.loads(capsys.readouterr().out)["properties"]
 
 
-def test_a_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A mistyped variable ends the command before anything else."""
     monkeypatch.setenv("STEP37_SAMPEL_COUNT", "3")
     assert cli.run(["warmup"]) == 2
@@ -76,7 +98,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("argument", ["--token=hf_secret", "--token hf_secret", "--tok hf_secret"])
-def test_a_token_on_the_command_line_is_refused_and_not_repeated(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_token_on_the_command_line_is_refused_and_not_repeated(
+    argument: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Command lines are public: the remedy is said, the secret isn't, not even as part of a path."""
     with pytest.raises(SystemExit) as caught:
         cli.run(["warmup", *argument.split()])
@@ -87,23 +111,43 @@ def test_a_token_on_the_command_line_is_refused_and_not_repeated(argument: str, 
         assert "hf_secret" not in said
 
 
-def test_half_set_launcher_variables_are_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_set_launcher_variables_are_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A rank that can't know its place doesn't take itself for rank 0 of 1."""
     monkeypatch.setenv("RANK", "3")
     assert cli.run(["warmup"]) == 2
     assert "WORLD_SIZE" in capsys.readouterr().err
 
 
-def test_json_logs_are_a_json_object_a_line(hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_logs_are_a_json_object_a_line(
+    hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Machines get host, node, rank, level and message; errors too, and with their traceback at debug level."""
     assert hub.commit
     assert cli.run(["warmup", "--cache-dir", str(cache), "--log-format", "json"]) == 0
     said = capsys.readouterr()
-    assert [json.loads(line)["ok"] for line in said.out.splitlines()] == [True], "the report is such a line, too"
+    assert [json.loads(line)["ok"] for line in said.out.splitlines()] == [True], (
+        "the report is such a line, too"
+    )
     lines = [json.loads(line) for line in said.err.splitlines()]
-    assert {(line["host"], line["node"], line["rank"]) for line in lines} == {(socket.gethostname(), None, 0)}
+    assert {(line["host"], line["node"], line["rank"]) for line in lines} == {
+        (socket.gethostname(), None, 0)
+    }
     assert lines[-1]["message"].startswith("ready: 12 rows")
-    cli.run(["warmup", "--cache-dir", str(cache), "--split", "none", "--log-format", "json", "--log-level", "debug"])
+    cli.run(
+        [
+            "warmup",
+            "--cache-dir",
+            str(cache),
+            "--split",
+            "none",
+            "--log-format",
+            "json",
+            "--log-level",
+            "debug",
+        ]
+    )
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert "SplitNotFound" in lines[-1]["traceback"]
 
@@ -126,7 +170,18 @@ def test_the_report_that_cannot_be_written_is_no_failure(
     """The cache is warm all the same."""
     assert hub.commit
     (tmp_path / "file").write_text("")
-    assert cli.run(["warmup", "--cache-dir", str(cache), "--report", str(tmp_path / "file" / "report.json")]) == 0
+    assert (
+        cli.run(
+            [
+                "warmup",
+                "--cache-dir",
+                str(cache),
+                "--report",
+                str(tmp_path / "file" / "report.json"),
+            ]
+        )
+        == 0
+    )
     captured = capsys.readouterr()
     assert json.loads(captured.out)["ok"] is True
     assert "can't be written" in captured.err
@@ -135,11 +190,23 @@ def test_the_report_that_cannot_be_written_is_no_failure(
 def shell(line: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a shell line, where it is "$@"."""
     command = [sys.executable, "-m", "step37_flickr8k", *arguments]
-    return subprocess.run(["bash", "-c", line, "sh", *command], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return subprocess.run(
+        ["bash", "-c", line, "sh", *command],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
 
 
-@pytest.mark.parametrize("where", ['"$@" >/dev/full', 'set -o pipefail; "$@" | true', '"$@" >&-'], ids=["full", "gone", "closed"])
-def test_a_stdout_that_takes_nothing_is_no_failure_of_the_cache(hub: LocalHub, cache: Path, tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize(
+    "where",
+    ['"$@" >/dev/full', 'set -o pipefail; "$@" | true', '"$@" >&-'],
+    ids=["full", "gone", "closed"],
+)
+def test_a_stdout_that_takes_nothing_is_no_failure_of_the_cache(
+    hub: LocalHub, cache: Path, tmp_path: Path, where: str
+) -> None:
     """A warm cache is warm on a full disk, before a reader that has gone, and without a stdout: 0, and no traceback."""
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     done = shell(where, "warmup", "--cache-dir", str(cache), "--revision", hub.commit)
@@ -149,7 +216,12 @@ def test_a_stdout_that_takes_nothing_is_no_failure_of_the_cache(hub: LocalHub, c
     report = tmp_path / "report.json"
     assert cli.run(["warmup", "--cache-dir", str(cache), "--report", str(report)]) == 0
     there = ("--cache-dir", str(cache))
-    for command in (("plan", "--json", *there), ("status", *there), ("doctor", *there), ("report", str(report))):
+    for command in (
+        ("plan", "--json", *there),
+        ("status", *there),
+        ("doctor", *there),
+        ("report", str(report)),
+    ):
         done = shell(where, *command)
         assert done.returncode == (75 if "full" in where else 0), done.stderr
         assert "Traceback" not in done.stderr
@@ -168,7 +240,10 @@ def test_an_unforeseen_error_is_one_line(
     assert cli.run(["plan", "--cache-dir", str(cache)]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "ZeroDivisionError: division by zero: this is a bug: run it again with --log-level debug" in said
+    assert (
+        "ZeroDivisionError: division by zero: this is a bug: run it again with --log-level debug"
+        in said
+    )
     assert cli.run(["plan", "--cache-dir", str(cache), "--log-level", "debug"]) == 1
     assert "in buggy" in capsys.readouterr().err
 
@@ -179,7 +254,10 @@ def test_a_failure_is_in_the_report(cache: Path, capsys: pytest.CaptureFixture[s
     assert cli.run(["warmup", *arguments]) == 75
     report = json.loads(capsys.readouterr().out)
     assert (report["ok"], report["error"], report["exit_code"]) == (False, "HubUnavailable", 75)
-    assert report["what_to_do"] == "see with doctor whether the endpoint can be reached, then run it again"
+    assert (
+        report["what_to_do"]
+        == "check with doctor whether the endpoint can be reached, then run it again"
+    )
 
 
 def test_a_pods_message_is_the_report_within_what_kubernetes_keeps(
@@ -195,18 +273,37 @@ def test_a_pods_message_is_the_report_within_what_kubernetes_keeps(
 
 def test_a_long_message_is_shortened_where_it_is_long() -> None:
     """Silent ranks stay, of skipped images and of the message the beginning; "cut" names what isn't whole."""
-    ranks = {str(rank): {"ok": None if rank == 1234 else True, "host": f"n{rank}/warmup-{rank}"} for rank in range(4000)}
+    ranks = {
+        str(rank): {"ok": None if rank == 1234 else True, "host": f"n{rank}/warmup-{rank}"}
+        for rank in range(4000)
+    }
     skipped = {f"{number:04}.jpg": "truncated" for number in range(500)}
-    points = [{"seconds": number, "state": "fetching", "files": number, "bytes": number} for number in range(240)]
-    report = {"ok": False, "message": "é" * 5000, "ranks": ranks, "skipped": skipped, "timeline": points, "exit_code": 75}
+    points = [
+        {"seconds": number, "state": "fetching", "files": number, "bytes": number}
+        for number in range(240)
+    ]
+    report = {
+        "ok": False,
+        "message": "é" * 5000,
+        "ranks": ranks,
+        "skipped": skipped,
+        "timeline": points,
+        "exit_code": 75,
+    }
     message = cli._abridged(report)
     assert 1000 < len(message.encode()) <= 4096
     told = json.loads(message)
-    assert (told["ok"], told["exit_code"], told["cut"]) == (False, 75, ["message", "ranks", "skipped", "timeline"])
+    assert (told["ok"], told["exit_code"], told["cut"]) == (
+        False,
+        75,
+        ["message", "ranks", "skipped", "timeline"],
+    )
     assert told["ranks"] == {"1234": {"ok": None, "host": "n1234/warmup-1234"}}
     assert told["skipped"].items() < skipped.items()
     assert 10 < len(told["timeline"]) < 240
-    assert (told["timeline"][0], told["timeline"][-1]) == (points[0], points[-1]), "it is still the whole run"
+    assert (told["timeline"][0], told["timeline"][-1]) == (points[0], points[-1]), (
+        "it is still the whole run"
+    )
     assert set(told["message"]) == {"é"}
     assert report["ranks"] is ranks
     assert len(ranks) == 4000
@@ -264,7 +361,9 @@ def test_every_command_obeys_sigterm(hub: LocalHub, cache: Path, job: Ranks, com
     (cache / "train" / gone).unlink()
     hub.clear_requests()
     hub.faults.add(Fault.stall(600))
-    job.start_all(command, "--cache-dir", str(cache), *(["--repair"] if command == "verify" else []))
+    job.start_all(
+        command, "--cache-dir", str(cache), *(["--repair"] if command == "verify" else [])
+    )
     deadline = time.monotonic() + PATIENCE
     while not any(request.repo_path.endswith(gone) for request in hub.requests):
         assert time.monotonic() < deadline
@@ -273,9 +372,9 @@ def test_every_command_obeys_sigterm(hub: LocalHub, cache: Path, job: Ranks, com
     assert job.wait() == {0: 143}
 
 
-def test_hub_serves_a_folder_until_it_is_told_to_stop(hub: LocalHub, cache: Path) -> None:
+def test_hub_serves_a_directory_until_it_is_told_to_stop(hub: LocalHub, cache: Path) -> None:
     """The hub command prints what to export, serves, and ends with 0 on SIGTERM."""
-    serve = [sys.executable, "-m", "step37_flickr8k", "hub", str(hub.folder), "--delay", "0.01"]
+    serve = [sys.executable, "-m", "step37_flickr8k", "hub", str(hub.directory), "--delay", "0.01"]
     with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         endpoint = process.stdout.readline().strip().removeprefix("export HF_ENDPOINT=")
@@ -285,19 +384,26 @@ def test_hub_serves_a_folder_until_it_is_told_to_stop(hub: LocalHub, cache: Path
     assert len(list((cache / "train").iterdir())) == 13
 
 
-def test_hub_says_what_it_cannot_serve(hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A folder that isn't there, a port that is taken and one that can't be are configuration errors."""
+def test_hub_says_what_it_cannot_serve(
+    hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A directory that isn't there, a port that is taken and one that can't be are configuration errors."""
     assert cli.run(["hub", str(tmp_path / "none")]) == 2
     assert "none" in capsys.readouterr().err
     port = hub.endpoint.rpartition(":")[2]
-    assert cli.run(["hub", str(hub.folder), "--port", port]) == 2
+    assert cli.run(["hub", str(hub.directory), "--port", port]) == 2
     assert port in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
-        cli.run(["hub", str(hub.folder), "--port", "99999"])
+        cli.run(["hub", str(hub.directory), "--port", "99999"])
     assert "99999 is no port" in capsys.readouterr().err
 
 
 def test_the_module_is_the_command() -> None:
     """``python -m step37_flickr8k --version`` works."""
-    done = subprocess.run([sys.executable, "-m", "step37_flickr8k", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "step37_flickr8k", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.startswith("step37-flickr8k ")

@@ -43,7 +43,9 @@ def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> Iterator[int]:
     async def main() -> None:
         server = await asyncio.start_server(served, "127.0.0.1", 0, ssl=tls)
         stopping = asyncio.Event()
-        started.set_result((server.sockets[0].getsockname()[1], asyncio.get_running_loop(), stopping))
+        started.set_result(
+            (server.sockets[0].getsockname()[1], asyncio.get_running_loop(), stopping)
+        )
         await stopping.wait()
         server.close()
 
@@ -101,7 +103,14 @@ def warm(**settings: Any) -> dict[str, Any]:
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "step37_flickr8k", *arguments]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(
+        command,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
 
 
 def test_a_proxy_of_the_environment_is_used(hub: LocalHub, cache: Path) -> None:
@@ -112,7 +121,15 @@ def test_a_proxy_of_the_environment_is_used(hub: LocalHub, cache: Path) -> None:
         proxy = f"http://127.0.0.1:{port}"
         url = f"http://hub.invalid:{port_of(hub.endpoint)}"
         result = run(
-            "warmup", "--cache-dir", str(cache), "--endpoint", url, "--attempts", "1", HTTP_PROXY=proxy, http_proxy=proxy
+            "warmup",
+            "--cache-dir",
+            str(cache),
+            "--endpoint",
+            url,
+            "--attempts",
+            "1",
+            HTTP_PROXY=proxy,
+            http_proxy=proxy,
         )
         assert "hub.invalid" in b"".join(seen).decode(), result.stderr
         seen.clear()
@@ -130,38 +147,64 @@ def test_a_proxy_of_the_environment_is_used(hub: LocalHub, cache: Path) -> None:
         ("SSL_CERT_FILE", "/none"),
     ],
 )
-def test_an_environment_that_no_client_understands_is_said(cache: Path, name: str, value: str) -> None:
+def test_an_environment_that_no_client_understands_is_said(
+    cache: Path, name: str, value: str
+) -> None:
     """A proxy of another kind, without a port, or certificates that aren't there: 2, in one line that names the variables."""
-    result = run("warmup", "--cache-dir", str(cache), "--endpoint", "http://127.0.0.1:9", **{name: value})
+    result = run(
+        "warmup", "--cache-dir", str(cache), "--endpoint", "http://127.0.0.1:9", **{name: value}
+    )
     assert result.returncode == 2, result.stderr
     assert "no HTTP client can be made for http://127.0.0.1:9" in result.stderr
     assert name in result.stderr.splitlines()[-1]
 
 
-def test_a_private_certificate_authority_is_trusted(hub: LocalHub, cache: Path, tmp_path: Path) -> None:
+def test_a_private_certificate_authority_is_trusted(
+    hub: LocalHub, cache: Path, tmp_path: Path
+) -> None:
     """SSL_CERT_FILE names the authority that signed a mirror's certificate, for the listing and for the files."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(tls)
     with listening(to(port_of(hub.endpoint)), tls) as port:
-        there = ("--cache-dir", str(cache), "--endpoint", f"https://localhost:{port}", "--attempts", "1")
+        there = (
+            "--cache-dir",
+            str(cache),
+            "--endpoint",
+            f"https://localhost:{port}",
+            "--attempts",
+            "1",
+        )
         refused = run("warmup", *there)
-        assert (refused.returncode, "certificate" in refused.stderr.lower()) == (75, True), refused.stderr
-        # an LFS file is redirected to the CDN's port: served by the Hub itself instead, since only that speaks TLS here
-        with LocalHub(hub.folder, redirect_lfs=False) as plain, listening(to(port_of(plain.endpoint)), tls) as second:
+        assert (refused.returncode, "certificate" in refused.stderr.lower()) == (75, True), (
+            refused.stderr
+        )
+        # an LFS file is redirected to the CDN's port: served by the Hub itself instead, since only
+        # that speaks TLS here
+        with (
+            LocalHub(hub.directory, redirect_lfs=False) as plain,
+            listening(to(port_of(plain.endpoint)), tls) as second,
+        ):
             there = (*there[:3], f"https://localhost:{second}", "--attempts", "2")
             result = run("warmup", *there, SSL_CERT_FILE=str(tmp_path / "ca.pem"))
     assert result.returncode == 0, result.stderr
 
 
-def test_offline_takes_what_the_cache_holds(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_takes_what_the_cache_holds(
+    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """HF_HUB_OFFLINE: a warm cache is used without a request, in the library and in the command; a cold one is an error."""
     told = run("warmup", "--cache-dir", str(cache), HF_HUB_OFFLINE="1")
     assert (told.returncode, "offline is set" in told.stderr) == (2, True)
     assert run("warmup", "--cache-dir", str(cache)).returncode == 0
     hub.clear_requests()
-    for command in (("warmup",), ("plan",), ("warmup", "--offline"), ("warmup", "--sample-count", "3")):
+    for command in (
+        ("warmup",),
+        ("plan",),
+        ("warmup", "--offline"),
+        ("warmup", "--sample-count", "3"),
+    ):
         result = run(*command, "--cache-dir", str(cache), HF_HUB_OFFLINE="1")
         assert result.returncode == 0, result.stderr
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -169,7 +212,10 @@ def test_offline_takes_what_the_cache_holds(hub: LocalHub, cache: Path, monkeypa
     other = run("warmup", "--cache-dir", str(cache), "--revision", "0" * 40, HF_HUB_OFFLINE="1")
     assert other.returncode == 2
     wanted = f"intro/flickr8k, split train, revision {'0' * 40}: all rows with caption_0"
-    assert f"offline is set, but {cache} holds no ready record that fits ({wanted}): run warmup once" in other.stderr
+    assert (
+        f"offline is set, but {cache} holds no ready record that fits ({wanted}): run warmup once"
+        in other.stderr
+    )
     (cache / "train" / "0003.jpg").unlink()
     gone = run("warmup", "--cache-dir", str(cache), HF_HUB_OFFLINE="1")
     assert "files that the ready record in" in gone.stderr
@@ -177,7 +223,9 @@ def test_offline_takes_what_the_cache_holds(hub: LocalHub, cache: Path, monkeypa
     assert hub.requests == ()
 
 
-def test_offline_a_single_file_is_taken_from_disk(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_a_single_file_is_taken_from_disk(
+    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """get_flickr8k_dataset_file offline: what is there is given, what isn't is an error at once, and nobody is asked."""
     ask: dict[str, Any] = {"repo_id": "intro/flickr8k", "cache_dir": cache}
     path = get_flickr8k_dataset_file(filename="train/0001.jpg", **ask)
@@ -194,10 +242,11 @@ def test_a_single_file_with_wrong_bytes_is_fetched_again(hub: LocalHub, cache: P
     ask: dict[str, Any] = {"repo_id": "intro/flickr8k", "cache_dir": cache}
     hub.faults.add(Fault.corrupt(path="train/0001.jpg", times=1))
     path = get_flickr8k_dataset_file(filename="train/0001.jpg", **ask)
-    assert path.read_bytes() == (hub.folder / "train/0001.jpg").read_bytes()
+    assert path.read_bytes() == (hub.directory / "train/0001.jpg").read_bytes()
     path.write_bytes(bytes(path.stat().st_size))
     assert (
-        get_flickr8k_dataset_file(filename="train/0001.jpg", **ask).read_bytes() == (hub.folder / "train/0001.jpg").read_bytes()
+        get_flickr8k_dataset_file(filename="train/0001.jpg", **ask).read_bytes()
+        == (hub.directory / "train/0001.jpg").read_bytes()
     )
     hub.faults.add(Fault.corrupt(path="train/0002.jpg"))
     with pytest.raises(CacheDamaged, match=r"0002\.jpg has other bytes than .* says, twice"):
@@ -207,25 +256,43 @@ def test_a_single_file_with_wrong_bytes_is_fetched_again(hub: LocalHub, cache: P
 def test_headers_go_to_the_endpoint_alone(hub: LocalHub, cache: Path, tmp_path: Path) -> None:
     """The setting `headers` reaches the Hub's API and its files, never a redirect's origin; a password in .netrc goes nowhere."""
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
-    result = run("warmup", "--cache-dir", str(cache), STEP37_HEADERS='{"X-Team": "vision"}', HOME=str(tmp_path))
+    result = run(
+        "warmup",
+        "--cache-dir",
+        str(cache),
+        STEP37_HEADERS='{"X-Team": "vision"}',
+        HOME=str(tmp_path),
+    )
     assert result.returncode == 0, result.stderr
     files = [one for one in hub.requests if one.kind in {"tree", "resolve", "cdn"}]
-    assert {(one.origin, "x-team" in one.header_names) for one in files} == {("hub", True), ("cdn", False)}
+    assert {(one.origin, "x-team" in one.header_names) for one in files} == {
+        ("hub", True),
+        ("cdn", False),
+    }
     assert not any(one.authorization for one in files)
 
 
 def test_headers_do_not_follow_the_api_to_another_origin(hub: LocalHub, cache: Path) -> None:
     """Where the API redirects to another origin, that one sees neither the token nor `headers`; on the Hub's own both go on."""
     secrets = {"token": "hf_x", "headers": {"X-Team": "vision"}}
-    with LocalHub(hub.folder) as elsewhere:
-        hub.faults.add(Fault.redirect(f"{elsewhere.endpoint}/api/datasets/intro/flickr8k/revision/main", kind="api"))
+    with LocalHub(hub.directory) as elsewhere:
+        hub.faults.add(
+            Fault.redirect(
+                f"{elsewhere.endpoint}/api/datasets/intro/flickr8k/revision/main", kind="api"
+            )
+        )
         assert warm(endpoint=hub.endpoint, cache_dir=cache, **secrets)["files"] == 12
         asked = [one for one in (*hub.requests, *elsewhere.requests) if one.kind in {"api", "tree"}]
-        told = {(one in elsewhere.requests, one.authorization, "x-team" in one.header_names) for one in asked}
+        told = {
+            (one in elsewhere.requests, one.authorization, "x-team" in one.header_names)
+            for one in asked
+        }
     assert told == {(False, True, True), (True, False, False)}
 
 
-def test_headers_of_a_single_file_go_to_the_endpoint_alone(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_of_a_single_file_go_to_the_endpoint_alone(
+    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """get_flickr8k_dataset_file, too, shows `headers` and the token to the Hub, and neither to the CDN."""
     monkeypatch.setenv("STEP37_HEADERS", '{"X-Team": "vision"}')
     monkeypatch.setenv("STEP37_TOKEN", "hf_x")
@@ -240,25 +307,39 @@ def test_headers_of_a_single_file_go_to_the_endpoint_alone(hub: LocalHub, cache:
 def test_the_hub_is_told_who_asks(hub: LocalHub, cache: Path) -> None:
     """Each of our requests names this project and its version, for who looks at a Hub's or a mirror's log."""
     prepare_flickr8k_samples(sample_count=3, cache_dir=str(cache))
-    agents = {request.user_agent.partition(";")[0] for request in hub.requests if "/intro/flickr8k/" in request.path}
+    agents = {
+        request.user_agent.partition(";")[0]
+        for request in hub.requests
+        if "/intro/flickr8k/" in request.path
+    }
     assert agents == {f"step37-flickr8k/{__version__}"}
 
 
 def test_a_renamed_repository_is_found(draw: Draw, cache: Path) -> None:
     """The Hub redirects from a repository's former name; the warmup follows, and the token with it, on the same origin."""
-    with LocalHub(draw(), repo_id="new/flickr8k", renamed_from="intro/flickr8k", token="hf_x") as hub:
+    with LocalHub(
+        draw(), repo_id="new/flickr8k", renamed_from="intro/flickr8k", token="hf_x"
+    ) as hub:
         result = warm(endpoint=hub.endpoint, cache_dir=cache, token="hf_x", attempts=1)
     assert result["files"] == 12
 
 
 @pytest.mark.parametrize(
     ("location", "reason"),
-    [("file:///etc/passwd", "redirected to file:"), ("", "more than 5 redirects"), ("gopher://x/", "redirected to gopher:")],
+    [
+        ("file:///etc/passwd", "redirected to file:"),
+        ("", "more than 5 redirects"),
+        ("gopher://x/", "redirected to gopher:"),
+    ],
 )
-def test_strange_redirects_end_the_file(hub: LocalHub, cache: Path, location: str, reason: str) -> None:
+def test_strange_redirects_end_the_file(
+    hub: LocalHub, cache: Path, location: str, reason: str
+) -> None:
     """A redirect to another scheme is never followed, one to itself not for ever; the files are named."""
     hub.faults.add(Fault.redirect(location, path="*.jpg", kind="resolve"))
-    with pytest.raises(FetchFailed, match=f"12 of 12 files could not be fetched: 0000.jpg .{reason}"):
+    with pytest.raises(
+        FetchFailed, match=f"12 of 12 files could not be fetched: 0000.jpg .{reason}"
+    ):
         warm(endpoint=hub.endpoint, cache_dir=cache, attempts=2)
 
 
@@ -279,25 +360,39 @@ def test_a_quota_is_no_surprise(hub: LocalHub, cache: Path) -> None:
     assert result["retries"] == {}
 
 
-@pytest.mark.parametrize(("requests", "seconds"), [(10, 0), (90, 0), (91, 200), (191, 500), (190, 200), (291, 800)], ids=str)
+@pytest.mark.parametrize(
+    ("requests", "seconds"),
+    [(10, 0), (90, 0), (91, 200), (191, 500), (190, 200), (291, 800)],
+    ids=str,
+)
 def test_the_wait_counts_windows(requests: int, seconds: float) -> None:
     """What is left now is free; each further window holds `limit` requests."""
-    quota = Quota.told({"RateLimit": '"resolvers";r=90;t=200', "RateLimit-Policy": '"fixed window";"resolvers";q=100;w=300'})
+    quota = Quota.told(
+        {
+            "RateLimit": '"resolvers";r=90;t=200',
+            "RateLimit-Policy": '"fixed window";"resolvers";q=100;w=300',
+        }
+    )
     assert quota == Quota(90, 200, 100, 300)
     assert quota.wait(requests) == seconds
 
 
 @pytest.mark.parametrize(
-    "header", ['"resolvers";r=0;t=' + "9" * 5000, '"resolvers";r=' + "9" * 5000 + ";t=1", '"resolvers"'], ids=len
+    "header",
+    ['"resolvers";r=0;t=' + "9" * 5000, '"resolvers";r=' + "9" * 5000 + ";t=1", '"resolvers"'],
+    ids=len,
 )
 def test_a_quota_of_absurd_length_tells_nothing(header: str) -> None:
     """Numbers that no Hub means are passed over, not computed with."""
     assert Quota.told({"RateLimit": header}) is None
-    absurd = {"RateLimit": '"resolvers";r=1;t=2', "RateLimit-Policy": '"fixed window";"resolvers";q=' + "9" * 5000 + ";w=300"}
+    absurd = {
+        "RateLimit": '"resolvers";r=1;t=2',
+        "RateLimit-Policy": '"fixed window";"resolvers";q=' + "9" * 5000 + ";w=300",
+    }
     assert Quota.told(absurd) == Quota(1, 2, 1, 2)
 
 
-# --- the listing ----------------------------------------------------------------------------------------------------------------
+# --- the listing ----------------------------------------------------------------------------------
 
 
 def test_a_page_of_the_listing_that_fails_is_asked_for_again_alone(draw: Draw, cache: Path) -> None:
@@ -317,7 +412,9 @@ def test_a_link_to_another_origin_sees_no_token() -> None:
     def answering(name: str, body: bytes, link: str = "") -> Serve:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             seen[name] = (await reader.readuntil(b"\r\n\r\n")).lower()
-            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{link}\r\n"
+            head = (
+                f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{link}\r\n"
+            )
             writer.write(head.encode() + body)
             await writer.drain()
 

@@ -14,7 +14,9 @@ from draw import COLOURS, draw_dataset, scenes
 def colour_at(image: Image.Image, x: float, y: float) -> str:
     pixel = image.getpixel((int(x * image.width), int(y * image.height)))
     assert isinstance(pixel, tuple)
-    return min(COLOURS, key=lambda name: sum(abs(a - b) for a, b in zip(pixel, COLOURS[name], strict=True)))
+    return min(
+        COLOURS, key=lambda name: sum(abs(a - b) for a, b in zip(pixel, COLOURS[name], strict=True))
+    )
 
 
 def test_captions_are_true_of_the_pictures(tmp_path: Path) -> None:
@@ -41,5 +43,8 @@ def test_the_same_arguments_draw_the_same_bytes(tmp_path: Path) -> None:
         draw_dataset(tmp_path / name, count=5)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
     assert len(files) == 6
-    assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
+    assert all(
+        (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+        for file in files
+    )
     assert scenes(5, seed=0) != scenes(5, seed=1)

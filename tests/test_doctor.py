@@ -23,11 +23,8 @@ import pytest
 from step37_flickr8k import cli
 from step37_flickr8k.diagnostics import doctor
 from step37_flickr8k.localhub import LocalHub
-from tests.conftest import Draw, picture
+from tests.conftest import Draw, MakeTmpfs, picture
 from tests.ranks import Ranks, free_port
-from tests.test_space import Mount, mount, needs_root
-
-__all__ = ["mount"]  # the fixture
 
 Examine = Callable[..., dict[str, dict[str, str]]]
 TWO_NODES = {"folder shared", "locks", "lag"}
@@ -35,7 +32,7 @@ TWO_NODES = {"folder shared", "locks", "lag"}
 
 @pytest.fixture
 def examine(cache: Path, capsys: pytest.CaptureFixture[str]) -> Examine:
-    """Run the doctor on the cache folder; gives what it found by check, and compares it with the exit code."""
+    """Run the doctor on the cache directory; gives what it found by check, and compares it with the exit code."""
 
     def examined(*arguments: str) -> dict[str, dict[str, str]]:
         capsys.readouterr()
@@ -47,15 +44,28 @@ def examine(cache: Path, capsys: pytest.CaptureFixture[str]) -> Examine:
     return examined
 
 
-def alone(cache: Path, *arguments: str, limit: Callable[[], object] = lambda: None) -> dict[str, dict[str, str]]:
+def alone(
+    cache: Path, *arguments: str, limit: Callable[[], object] = lambda: None
+) -> dict[str, dict[str, str]]:
     """Run the doctor in a process of its own, where proxies are read anew and limits hold; gives what it found by check."""
-    command = [sys.executable, "-m", "step37_flickr8k", "doctor", "--cache-dir", str(cache), "--json", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "step37_flickr8k",
+        "doctor",
+        "--cache-dir",
+        str(cache),
+        "--json",
+        *arguments,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit)
     return {finding["check"]: finding for finding in json.loads(done.stdout)}
 
 
 @contextmanager
-def answering(answer: Callable[[http.server.BaseHTTPRequestHandler], tuple[int, Mapping[str, str], bytes]]) -> Iterator[str]:
+def answering(
+    answer: Callable[[http.server.BaseHTTPRequestHandler], tuple[int, Mapping[str, str], bytes]],
+) -> Iterator[str]:
     """Give the address of a server that answers everything so: a proxy, or a login page."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -82,16 +92,26 @@ def answering(answer: Callable[[http.server.BaseHTTPRequestHandler], tuple[int, 
         thread.join(120)
 
 
-def forwarding(hub: LocalHub) -> Callable[[http.server.BaseHTTPRequestHandler], tuple[int, Mapping[str, str], bytes]]:
+def forwarding(
+    hub: LocalHub,
+) -> Callable[[http.server.BaseHTTPRequestHandler], tuple[int, Mapping[str, str], bytes]]:
     """Be a proxy that works, whatever name the Hub is called by."""
 
-    def forward(request: http.server.BaseHTTPRequestHandler) -> tuple[int, Mapping[str, str], bytes]:
+    def forward(
+        request: http.server.BaseHTTPRequestHandler,
+    ) -> tuple[int, Mapping[str, str], bytes]:
         parts = urlsplit(request.path)
         with closing(http.client.HTTPConnection(hub.endpoint.removeprefix("http://"))) as onward:
-            onward.request(request.command, f"{parts.path}?{parts.query}", headers=dict(request.headers))
+            onward.request(
+                request.command, f"{parts.path}?{parts.query}", headers=dict(request.headers)
+            )
             answer = onward.getresponse()
             body = answer.read()
-        keep = {name: value for name, value in answer.getheaders() if name.lower() not in {"content-length", "transfer-encoding"}}
+        keep = {
+            name: value
+            for name, value in answer.getheaders()
+            if name.lower() not in {"content-length", "transfer-encoding"}
+        }
         return answer.status, keep, body
 
     return forward
@@ -102,7 +122,10 @@ def test_nothing_wrong_is_said_check_by_check(hub: LocalHub, cache: Path, examin
     found = examine()
     fine = {"settings", "endpoint", "proxy", "token", "clock", "space", "memory"}
     assert {check for check, finding in found.items() if finding["state"] == "ok"} >= fine
-    assert all((found[check]["state"], found[check]["told"]) == ("not checked", "needs two nodes") for check in TWO_NODES)
+    assert all(
+        (found[check]["state"], found[check]["told"]) == ("not checked", "needs two nodes")
+        for check in TWO_NODES
+    )
     assert "srun --nodes=2" in found["lag"]["remedy"]
     assert not [request for request in hub.file_requests() if request.repo_path.endswith(".jpg")]
     assert not cache.exists()
@@ -117,7 +140,9 @@ def test_people_get_a_table(hub: LocalHub, cache: Path, capsys: pytest.CaptureFi
     assert cli.run(["doctor", "--cache-dir", str(cache)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert f"ok space {cache} is warm: nothing is to be written" in said
-    assert "not checked folder shared needs two nodes -> run it as two ranks on two nodes" in said
+    assert (
+        "not checked directory shared needs two nodes -> run it as two ranks on two nodes" in said
+    )
 
 
 @pytest.mark.parametrize("token", ["hf_wrong", None])
@@ -149,7 +174,10 @@ def test_a_token_without_access_to_a_gated_repository_is_found(
     assert "is gated: ask for access on its page" in found["token"]["told"]
 
 
-@pytest.mark.parametrize(("host", "said"), [("127.0.0.1", "refused"), ("hub.invalid", "the name hub.invalid isn't known here")])
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [("127.0.0.1", "refused"), ("hub.invalid", "the name hub.invalid isn't known here")],
+)
 def test_no_route_to_the_endpoint_is_found(examine: Examine, host: str, said: str) -> None:
     """A closed port, and a name that nobody knows; what depends on the endpoint isn't judged."""
     found = examine("--endpoint", f"http://{host}:{free_port()}")
@@ -160,7 +188,9 @@ def test_no_route_to_the_endpoint_is_found(examine: Examine, host: str, said: st
 
 
 @pytest.mark.parametrize("kind", ["refuses", "isn't there", "is not known"])
-def test_a_proxy_in_the_way_is_found(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_a_proxy_in_the_way_is_found(
+    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """It is named, with its answer, and that the endpoint is reached without it; its password isn't repeated."""
     with answering(lambda _: (403, {}, b"<html>blocked by policy</html>")) as refusing:
         gone = f"127.0.0.1:{free_port()}"
@@ -169,7 +199,9 @@ def test_a_proxy_in_the_way_is_found(hub: LocalHub, cache: Path, monkeypatch: py
         found = alone(cache)
         assert (found["proxy"]["state"], found["token"]["state"]) == ("problem", "not checked")
         assert f"go through the proxy {at}: " in found["proxy"]["told"]
-        assert {"refuses": "403", "isn't there": "refused", "is not known": "isn't known here"}[kind] in found["proxy"]["told"]
+        assert {"refuses": "403", "isn't there": "refused", "is not known": "isn't known here"}[
+            kind
+        ] in found["proxy"]["told"]
         assert found["proxy"]["remedy"] == "without it 127.0.0.1 is reached: add that to NO_PROXY"
         assert "secret" not in json.dumps(found)
         monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -177,7 +209,9 @@ def test_a_proxy_in_the_way_is_found(hub: LocalHub, cache: Path, monkeypatch: py
     assert hub.commit
 
 
-def test_a_proxy_that_works_is_named(draw: Draw, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_works_is_named(
+    draw: Draw, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All who use it share one quota; a wrong token behind it is the token's fault, not the proxy's."""
     with LocalHub(draw(), token="hf_right") as hub, answering(forwarding(hub)) as proxy:
         monkeypatch.setenv("http_proxy", f"http://{proxy}")
@@ -206,20 +240,27 @@ def test_a_clock_that_is_wrong_is_found(seconds: float, said: str) -> None:
     assert doctor._clock({}).state == "not checked"
 
 
-@needs_root
 @pytest.mark.parametrize(
     ("options", "said"),
-    [("size=200k", r"has 0.2 MB free, the plan needs"), ("size=10m,nr_inodes=8", "inodes free, the plan needs 12: delete files")],
+    [
+        ("size=200k", r"has 0.2 MB free, the plan needs"),
+        ("size=10m,nr_inodes=8", "inodes free, the plan needs 12: delete files"),
+    ],
 )
 def test_too_little_space_and_too_few_inodes_are_found(
-    draw: Draw, examine: Examine, mount: Mount, monkeypatch: pytest.MonkeyPatch, options: str, said: str
+    draw: Draw,
+    examine: Examine,
+    tmpfs: MakeTmpfs,
+    monkeypatch: pytest.MonkeyPatch,
+    options: str,
+    said: str,
 ) -> None:
-    """Against what the plan needs, before the folder is even made."""
-    folder = draw()
+    """Against what the plan needs, before the directory is even made."""
+    directory = draw()
     for number in range(12):
-        (folder / "train" / f"{number:04}.jpg").write_bytes(picture(number).ljust(50_000, b"x"))
-    cache = mount("-t", "tmpfs", "-o", options, "tmpfs") / "cache"
-    with LocalHub(folder) as hub:
+        (directory / "train" / f"{number:04}.jpg").write_bytes(picture(number).ljust(50_000, b"x"))
+    cache = tmpfs(options).path / "cache"
+    with LocalHub(directory) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         found = examine("--cache-dir", str(cache))
     assert found["space"]["state"] == "problem"
@@ -227,11 +268,14 @@ def test_too_little_space_and_too_few_inodes_are_found(
     assert not cache.exists()
 
 
-@needs_root
-def test_a_folder_that_cannot_be_written_is_found(hub: LocalHub, examine: Examine, mount: Mount) -> None:
+def test_a_directory_that_cannot_be_written_is_found(
+    hub: LocalHub, examine: Examine, tmpfs: MakeTmpfs
+) -> None:
     """Read-only is said before a job is queued."""
     assert hub.commit
-    found = examine("--cache-dir", str(mount("-t", "tmpfs", "-o", "ro", "tmpfs")))
+    mounted = tmpfs()
+    mounted.make_read_only()
+    found = examine("--cache-dir", str(mounted.path))
     assert (found["folder"]["state"], found["space"]["state"]) == ("problem", "not checked")
     assert "Read-only file system: choose another cache_dir" in found["folder"]["told"]
 
@@ -239,7 +283,10 @@ def test_a_folder_that_cannot_be_written_is_found(hub: LocalHub, examine: Examin
 @contextmanager
 def control_group(limit: int) -> Iterator[Path]:
     """Make a control group with a memory limit, of whichever version there is."""
-    for mounted, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+    for mounted, name in (
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        ("/sys/fs/cgroup", "memory.max"),
+    ):
         group = Path(mounted) / f"step37-test-{os.getpid()}"
         if (Path(mounted) / "cgroup.procs").exists():
             try:
@@ -248,7 +295,9 @@ def control_group(limit: int) -> Iterator[Path]:
             except OSError as error:
                 if group.is_dir():
                     group.rmdir()
-                pytest.skip(f"no control group of its own ({error.strerror}): run it as root, outside of a container")
+                pytest.skip(
+                    f"no control group of its own ({error.strerror}): run it as root, outside of a container"
+                )
             yield group
             group.rmdir()
             return
@@ -260,20 +309,26 @@ def test_a_memory_limit_below_what_the_concurrency_needs_is_found(
     draw: Draw, cache: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     """What limits it, what is needed, and which concurrency would fit; that one is then all right."""
-    folder, limit = draw(3), 2 << 30
+    directory, limit = draw(3), 2 << 30
     for number in range(3):
-        (folder / "train" / f"{number:04}.jpg").write_bytes(picture(number).ljust(600_000, b"x"))
-    with LocalHub(folder) as hub:
+        (directory / "train" / f"{number:04}.jpg").write_bytes(picture(number).ljust(600_000, b"x"))
+    with LocalHub(directory) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         if by == "ulimit":
-            first, second = limited(lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)), cache)
+            first, second = limited(
+                lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)), cache
+            )
         elif os.geteuid() != 0:
             pytest.skip("it makes a control group: run the tests as root")
         else:
             with control_group(limit) as group:
-                first, second = limited(lambda: (group / "cgroup.procs").write_text(str(os.getpid())), cache)
+                first, second = limited(
+                    lambda: (group / "cgroup.procs").write_text(str(os.getpid())), cache
+                )
     assert first["state"] == "problem"
-    assert f"{'ulimit -v' if by == 'ulimit' else 'its control group'} allows 2,147 MB" in first["told"]
+    assert (
+        f"{'ulimit -v' if by == 'ulimit' else 'its control group'} allows 2,147 MB" in first["told"]
+    )
     assert "concurrency 1024 may need 3,431 MB" in first["told"]
     assert second["state"] == "ok", second
 
@@ -281,7 +336,9 @@ def test_a_memory_limit_below_what_the_concurrency_needs_is_found(
 def limited(limit: Callable[[], object], cache: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Ask for the memory under a limit, with too much concurrency and with what it advises then."""
     first = alone(cache, "--concurrency", "1024", limit=limit)["memory"]
-    return first, alone(cache, "--concurrency", first["remedy"].rpartition(" ")[2], limit=limit)["memory"]
+    return first, alone(cache, "--concurrency", first["remedy"].rpartition(" ")[2], limit=limit)[
+        "memory"
+    ]
 
 
 def test_an_environment_that_contradicts_the_settings_file_is_found(
@@ -295,12 +352,20 @@ def test_an_environment_that_contradicts_the_settings_file_is_found(
     """Which setting, both values and both places, and which one holds; equal values and secrets aren't shown."""
     file = tmp_path / "warmup.yaml"
     file.write_text(f"concurrency: 7\nread_timeout: 1m\nendpoint: {hub.endpoint}\ntoken: hf_file\n")
-    for name, value in {"CONCURRENCY": "9", "READ_TIMEOUT": "60", "TOKEN": "hf_environment"}.items():
+    for name, value in {
+        "CONCURRENCY": "9",
+        "READ_TIMEOUT": "60",
+        "TOKEN": "hf_environment",
+    }.items():
         monkeypatch.setenv(f"STEP37_{name}", value)
     monkeypatch.setenv("HF_ENDPOINT", "http://another.invalid")
     assert cli.run(["doctor", "--cache-dir", str(cache), "--settings", str(file), "--json"]) == 0
     said = capsys.readouterr().out
-    told = [finding["told"] for finding in json.loads(said) if finding["state"] == "warning" and finding["check"] == "settings"]
+    told = [
+        finding["told"]
+        for finding in json.loads(said)
+        if finding["state"] == "warning" and finding["check"] == "settings"
+    ]
     assert told == [
         f"endpoint is http://another.invalid by HF_ENDPOINT and is {hub.endpoint} in {file}: that of {file} holds",
         f"token by STEP37_TOKEN and another in {file}: that of the environment holds",
@@ -314,7 +379,9 @@ def test_an_environment_that_contradicts_the_settings_file_is_found(
 def test_offline_nothing_is_asked(hub: LocalHub, examine: Examine) -> None:
     """The checks of the network say why they weren't made."""
     found = examine("--offline")
-    assert {found[check]["told"] for check in ("endpoint", "proxy", "token", "clock")} == {"offline is set"}
+    assert {found[check]["told"] for check in ("endpoint", "proxy", "token", "clock")} == {
+        "offline is set"
+    }
     assert not hub.requests
 
 
@@ -332,17 +399,32 @@ def findings(job: Ranks) -> list[Mapping[str, Any]]:
     return found
 
 
-def test_ranks_of_one_node_tell_what_each_of_them_sees(hub: LocalHub, cache: Path, job: Ranks, tmp_path: Path) -> None:
+def test_ranks_of_one_node_tell_what_each_of_them_sees(
+    hub: LocalHub, cache: Path, job: Ranks, tmp_path: Path
+) -> None:
     """Rank 1's own contradiction is shown as its own; what needs two nodes still does; rank 0's code speaks for all."""
     assert hub.commit
     file = tmp_path / "warmup.yaml"
     file.write_text("concurrency: 7\n")
-    arguments = ("doctor", "--cache-dir", str(cache), "--settings", str(file), "--json", "--revision", "nowhere")
+    arguments = (
+        "doctor",
+        "--cache-dir",
+        str(cache),
+        "--settings",
+        str(file),
+        "--json",
+        "--revision",
+        "nowhere",
+    )
     job.start_command(0, *arguments)
     job.start_command(1, *arguments, STEP37_CONCURRENCY="9")
     assert job.wait() == {0: 2, 1: 0}, job.log(0)
     found = findings(job)
-    (warning,) = [finding for finding in found if finding["state"] == "warning" and finding["check"] == "settings"]
+    (warning,) = [
+        finding
+        for finding in found
+        if finding["state"] == "warning" and finding["check"] == "settings"
+    ]
     assert warning["rank"].startswith("rank 1 on ")
     assert "concurrency is 9 by STEP37_CONCURRENCY" in warning["told"]
     assert [finding["check"] for finding in found if finding["state"] == "problem"] == ["endpoint"]
@@ -351,7 +433,9 @@ def test_ranks_of_one_node_tell_what_each_of_them_sees(hub: LocalHub, cache: Pat
     assert not list(tmp_path.glob(".step37*"))
 
 
-def test_ranks_with_different_arguments_are_a_problem_here_too(hub: LocalHub, cache: Path, job: Ranks) -> None:
+def test_ranks_with_different_arguments_are_a_problem_here_too(
+    hub: LocalHub, cache: Path, job: Ranks
+) -> None:
     """What warmup would refuse as a mismatch is named, with both values, and whose they are."""
     assert hub.commit
     for rank in range(2):

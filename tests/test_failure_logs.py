@@ -17,7 +17,7 @@ from tests.failure_logs import on_failure
 @pytest.fixture
 def hub(request, tmp_path):
     (tmp_path / "data").mkdir()
-    on_failure(request, lambda folder: (folder / "node.log").write_text("its node was up"))
+    on_failure(request, lambda directory: (directory / "node.log").write_text("its node was up"))
     with LocalHub(tmp_path / "data") as serving:
         yield serving
 
@@ -44,12 +44,24 @@ def test_ends_badly(breaks):
 """
 
 
-@pytest.mark.parametrize("side_by_side", [("--numprocesses=1",), ("--numprocesses=0",)], ids=["workers", "alone"])
-def test_a_failed_case_leaves_its_logs_where_the_last_lines_say(tmp_path: Path, side_by_side: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "side_by_side", [("--numprocesses=1",), ("--numprocesses=0",)], ids=["workers", "alone"]
+)
+def test_a_failed_case_leaves_its_logs_where_the_last_lines_say(
+    tmp_path: Path, side_by_side: tuple[str, ...]
+) -> None:
     """Report, output, the Hub's requests, ranks' logs and a fixture's own words are kept; nothing of a case that passed."""
     (tmp_path / "tests" / "rig").mkdir(parents=True)
     (tmp_path / "tests" / "rig" / "test_cases.py").write_text(CASES, encoding="utf-8")
-    options = ("-p", "tests.failure_logs", "-p", "no:cacheprovider", f"--rootdir={tmp_path}", "-c", os.devnull)
+    options = (
+        "-p",
+        "tests.failure_logs",
+        "-p",
+        "no:cacheprovider",
+        f"--rootdir={tmp_path}",
+        "-c",
+        os.devnull,
+    )
     command = [
         sys.executable,
         "-m",
@@ -61,21 +73,36 @@ def test_a_failed_case_leaves_its_logs_where_the_last_lines_say(tmp_path: Path, 
     ]
     logs = tmp_path / "logs"
     environment = os.environ | {"TEST_LOGS": str(logs), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == 1, done.stdout + done.stderr
 
     last = done.stdout.splitlines()[-3:-1]
     fails, ends = "rig/test_cases/test_fails-a-b", "rig/test_cases/test_ends_badly"
-    assert set(last) == {f"logs of the failed case: logs/{case}/" for case in (fails, ends)}, done.stdout
+    assert set(last) == {f"logs of the failed case: logs/{case}/" for case in (fails, ends)}, (
+        done.stdout
+    )
     kept = {str(path.relative_to(logs)) for path in logs.rglob("*") if path.is_file()}
     assert kept == {
-        *(f"{fails}/{name}" for name in ("report.txt", "hub.requests.log", "node.log", "job/rank-0.log")),
+        *(
+            f"{fails}/{name}"
+            for name in ("report.txt", "hub.requests.log", "node.log", "job/rank-0.log")
+        ),
         *(f"{ends}/{name}" for name in ("report.txt", "end.log")),
     }
     report = (logs / fails / "report.txt").read_text(encoding="utf-8")
     assert "AssertionError: assert 'a/b' == 'c'" in report
     assert "captured words" in report
-    assert "GET /api/datasets/intro/flickr8k 200" in (logs / fails / "hub.requests.log").read_text(encoding="utf-8")
+    assert "GET /api/datasets/intro/flickr8k 200" in (logs / fails / "hub.requests.log").read_text(
+        encoding="utf-8"
+    )
     assert (logs / fails / "job" / "rank-0.log").read_text(encoding="utf-8") == "rank 0 was lost"
     assert (logs / fails / "node.log").read_text(encoding="utf-8") == "its node was up"
     assert "RuntimeError: no end" in (logs / ends / "report.txt").read_text(encoding="utf-8")

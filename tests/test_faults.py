@@ -7,7 +7,6 @@ import pickle
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -20,15 +19,17 @@ import pytest
 
 from step37_flickr8k import errors, prepare_flickr8k_samples
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.conftest import Draw
-from tests.ranks import PATIENCE, Ranks
+from tests.conftest import Draw, MakeTmpfs, needs_sys_admin
+from tests.mounts import bind, enter_namespace, mount_tmpfs
+from tests.ranks import PATIENCE, Ranks, torchrun
 
 pytestmark = pytest.mark.slow
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="it mounts file systems: run the tests as root, in a container for example"
-)
 
-BRISK = {"STEP37_HEARTBEAT_TIMEOUT": "10", "STEP37_VISIBILITY_TIMEOUT": "5", "STEP37_ARRIVAL_TIMEOUT": "1000"}
+BRISK = {
+    "STEP37_HEARTBEAT_TIMEOUT": "10",
+    "STEP37_VISIBILITY_TIMEOUT": "5",
+    "STEP37_ARRIVAL_TIMEOUT": "1000",
+}
 MakeRanks = Callable[..., Ranks]
 
 
@@ -68,7 +69,10 @@ def assert_right(hub: LocalHub, cache: Path, count: int = 12) -> None:
     """Every image of the cache has the dataset's bytes, and nothing is torn."""
     files = sorted(path.name for path in (cache / "train").iterdir() if path.suffix == ".jpg")
     assert len(files) == count
-    assert all((cache / "train" / name).read_bytes() == (hub.folder / "train" / name).read_bytes() for name in files)
+    assert all(
+        (cache / "train" / name).read_bytes() == (hub.directory / "train" / name).read_bytes()
+        for name in files
+    )
 
 
 def call_loader(rank: int, arguments: dict[str, Any]) -> int:
@@ -78,11 +82,13 @@ def call_loader(rank: int, arguments: dict[str, Any]) -> int:
     return len(prepare_flickr8k_samples(**arguments["all"] | own))
 
 
-# --- rank 0 ends ---------------------------------------------------------------------------------------------------------------
+# --- rank 0 ends ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("round_", range(14))
-def test_rank_zero_ends_at_a_random_moment(hub: LocalHub, cache: Path, ranks: MakeRanks, round_: int) -> None:
+def test_rank_zero_ends_at_a_random_moment(
+    hub: LocalHub, cache: Path, ranks: MakeRanks, round_: int
+) -> None:
     """Rank 0 killed, frozen or signalled: the others know it in seconds, download nothing, and the next run completes."""
     chance = random.Random(round_)
     hub.faults.add(Fault.delay(0.15))
@@ -90,7 +96,8 @@ def test_rank_zero_ends_at_a_random_moment(hub: LocalHub, cache: Path, ranks: Ma
     job = ranks(3, STEP37_RUN_ID=f"run-{round_}", STEP37_CONCURRENCY="2")
     job.start_all("warmup", "--cache-dir", str(cache), "--log-level", "debug")
     for rank in (1, 2):
-        job.until_logged(rank, "rank 0 answers")  # before that a rank waits for another rank 0, as long as for the first
+        # Before that a rank waits for another rank 0, as long as for the first
+        job.until_logged(rank, "rank 0 answers")
     time.sleep(chance.uniform(0, 2.2))
     job.signal(0, number)
     waiters = {rank: job.processes.pop(rank) for rank in (1, 2)}
@@ -108,7 +115,9 @@ def test_rank_zero_ends_at_a_random_moment(hub: LocalHub, cache: Path, ranks: Ma
 
 
 @pytest.mark.parametrize("round_", range(6))
-def test_a_waiter_ends_at_a_random_moment(hub: LocalHub, cache: Path, ranks: MakeRanks, round_: int) -> None:
+def test_a_waiter_ends_at_a_random_moment(
+    hub: LocalHub, cache: Path, ranks: MakeRanks, round_: int
+) -> None:
     """A waiter killed, frozen or signalled never fails the others."""
     chance = random.Random(round_)
     hub.faults.add(Fault.delay(0.15))
@@ -122,7 +131,8 @@ def test_a_waiter_ends_at_a_random_moment(hub: LocalHub, cache: Path, ranks: Mak
     if number is signal.SIGTERM:
         ended.join(PATIENCE)
         assert ended.exitcode in {143, 0}
-    deadline = time.monotonic() + PATIENCE  # rank 0 waits 30 s for a rank that says nothing, and then says who it is
+    # Rank 0 waits 30 s for a rank that says nothing, and then says who it is
+    deadline = time.monotonic() + PATIENCE
     while number is signal.SIGSTOP and job.processes[0].is_alive() and time.monotonic() < deadline:
         time.sleep(0.2)
         if "publishing" in job.log(0):
@@ -137,9 +147,13 @@ def test_a_waiter_ends_at_a_random_moment(hub: LocalHub, cache: Path, ranks: Mak
     assert_right(hub, cache)
 
 
-def test_waiters_frozen_past_the_heartbeat_timeout_go_on(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_waiters_frozen_past_the_heartbeat_timeout_go_on(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """Thawed while rank 0 still works, a waiter hears what was said meanwhile, and takes nobody for dead."""
-    hub.faults.add(Fault.status(503, retry_after=1, path="train/0011.jpg"))  # rank 0 still works when they thaw
+    hub.faults.add(
+        Fault.status(503, retry_after=1, path="train/0011.jpg")
+    )  # rank 0 still works when they thaw
     job = ranks(6, STEP37_HEARTBEAT_TIMEOUT="4", STEP37_ATTEMPTS="1000")
     job.start_all("warmup", "--cache-dir", str(cache), "--log-level", "debug")
     for rank in range(1, 6):
@@ -155,7 +169,9 @@ def test_waiters_frozen_past_the_heartbeat_timeout_go_on(hub: LocalHub, cache: P
 
 
 @pytest.mark.parametrize("moment", ["before", "during", "after"])
-def test_rank_zero_fails_before_during_and_after_the_download(hub: LocalHub, cache: Path, ranks: MakeRanks, moment: str) -> None:
+def test_rank_zero_fails_before_during_and_after_the_download(
+    hub: LocalHub, cache: Path, ranks: MakeRanks, moment: str
+) -> None:
     """Wherever rank 0 fails, every rank ends with its class, message and exit code."""
     extra = []
     if moment == "before":
@@ -164,20 +180,28 @@ def test_rank_zero_fails_before_during_and_after_the_download(hub: LocalHub, cac
         hub.faults.add(Fault.corrupt(path="train/0005.jpg"))
         extra = ["--attempts", "2"]
     else:
-        (cache / ".step37-flickr8k" / "train.json").mkdir(parents=True)  # the ready record can't be written
+        # The ready record can't be written
+        (cache / ".step37-flickr8k" / "train.json").mkdir(parents=True)
     job = ranks(4).start_all("warmup", "--cache-dir", str(cache), *extra)
     codes = set(job.wait().values())
-    words = {"before": "CaptionKeyNotFound", "during": "FetchFailed", "after": "FolderNotUsable"}[moment]
+    words = {"before": "CaptionKeyNotFound", "during": "FetchFailed", "after": "FolderNotUsable"}[
+        moment
+    ]
     assert codes == {75 if moment == "during" else 2}
-    lines = {next(line.partition("ERROR ")[2] for line in job.log(r).splitlines() if "ERROR" in line) for r in range(4)}
+    lines = {
+        next(line.partition("ERROR ")[2] for line in job.log(r).splitlines() if "ERROR" in line)
+        for r in range(4)
+    }
     assert len(lines) == 1
     assert lines.pop().startswith(words)
 
 
-# --- late, lost and replaced ----------------------------------------------------------------------------------------------------
+# --- late, lost and replaced ----------------------------------------------------------------------
 
 
-def test_a_download_three_times_longer_than_the_groups_timeout(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_a_download_three_times_longer_than_the_groups_timeout(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """Work has no time limit: neither the heartbeat's nor the process group's."""
     hub.faults.add(Fault.delay(5.0, path="train/*.jpg"))
     arguments = {"all": {"cache_dir": str(cache), "sample_count": None}}
@@ -193,13 +217,20 @@ def test_ranks_that_come_late_or_never(draw: Draw, tmp_path: Path, ranks: MakeRa
 
     Three jobs side by side, each with a Hub of its own, since each takes its time.
     """
-    jobs = [ranks(2, STEP37_VISIBILITY_TIMEOUT="20") for _ in range(2)] + [ranks(3, STEP37_VISIBILITY_TIMEOUT="0.1")]
-    folder = draw()
-    with LocalHub(folder) as one, LocalHub(folder) as two, LocalHub(folder) as three:
+    jobs = [ranks(2, STEP37_VISIBILITY_TIMEOUT="20") for _ in range(2)] + [
+        ranks(3, STEP37_VISIBILITY_TIMEOUT="0.1")
+    ]
+    directory = draw()
+    with LocalHub(directory) as one, LocalHub(directory) as two, LocalHub(directory) as three:
         hubs = (one, two, three)
 
         def start(number: int, rank: int) -> None:
-            place = ("--cache-dir", str(tmp_path / f"cache-{number}"), "--endpoint", hubs[number].endpoint)
+            place = (
+                "--cache-dir",
+                str(tmp_path / f"cache-{number}"),
+                "--endpoint",
+                hubs[number].endpoint,
+            )
             jobs[number].start_command(rank, "warmup", *place)
 
         for number, rank in ((0, 1), (1, 0), (2, 0), (2, 1)):
@@ -213,7 +244,9 @@ def test_ranks_that_come_late_or_never(draw: Draw, tmp_path: Path, ranks: MakeRa
     assert "rank 2 never said" in jobs[2].log(0)
 
 
-def test_a_waiter_started_anew_after_rank_zero_has_gone(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_a_waiter_started_anew_after_rank_zero_has_gone(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """A replaced rank of a finished job finds the record that names its run, and doesn't wait for rank 0."""
     job = ranks(2, STEP37_RUN_ID="job-uid-1").start_all("warmup", "--cache-dir", str(cache))
     assert job.wait() == {0: 0, 1: 0}
@@ -224,7 +257,9 @@ def test_a_waiter_started_anew_after_rank_zero_has_gone(hub: LocalHub, cache: Pa
     assert not hub.requests
 
 
-def test_rank_zero_started_anew_is_joined_by_the_same_waiters(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_rank_zero_started_anew_is_joined_by_the_same_waiters(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """Rank 0 killed and started again within the heartbeat timeout: the waiters mend the connection and go on."""
     hub.faults.add(Fault.delay(0.2))
     job = ranks(3, STEP37_HEARTBEAT_TIMEOUT="60", STEP37_CONCURRENCY="2", STEP37_RUN_ID="r")
@@ -239,7 +274,9 @@ def test_rank_zero_started_anew_is_joined_by_the_same_waiters(hub: LocalHub, cac
     assert_right(hub, cache)
 
 
-def test_torchrun_restarts_a_job_whose_rank_zero_was_killed(hub: LocalHub, cache: Path, tmp_path: Path) -> None:
+def test_torchrun_restarts_a_job_whose_rank_zero_was_killed(
+    hub: LocalHub, cache: Path, tmp_path: Path
+) -> None:
     """With --max-restarts=1 the second attempt succeeds, and what the first one left in the agent's store isn't believed."""
     hub.faults.add(Fault.delay(0.2))
     script = tmp_path / "rank.py"
@@ -251,7 +288,7 @@ def test_torchrun_restarts_a_job_whose_rank_zero_was_killed(hub: LocalHub, cache
         "sys.argv = ['step37-flickr8k', 'warmup', *sys.argv[1:]]\n"
         "cli.main()\n"
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "--max-restarts=1"]
+    launch = [*torchrun(3), "--max-restarts=1"]
     done = subprocess.run(
         [*launch, str(script), "--cache-dir", str(cache), "--concurrency", "1"],
         env=os.environ | BRISK,
@@ -266,7 +303,7 @@ def test_torchrun_restarts_a_job_whose_rank_zero_was_killed(hub: LocalHub, cache
     assert_right(hub, cache)
 
 
-# --- several at once -----------------------------------------------------------------------------------------------------------
+# --- several at once ------------------------------------------------------------------------------
 
 
 def load_alone(arguments: dict[str, Any], result: str) -> None:
@@ -278,17 +315,24 @@ def load_alone(arguments: dict[str, Any], result: str) -> None:
     Path(result).write_bytes(pickle.dumps(outcome))
 
 
-def test_two_jobs_on_one_folder_download_once(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_two_jobs_on_one_directory_download_once(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """The lease lets one job download while the other waits, and both end well."""
     hub.faults.add(Fault.delay(0.1))
-    jobs = [ranks(2, STEP37_RUN_ID=f"job-{n}").start_all("warmup", "--cache-dir", str(cache)) for n in range(2)]
+    jobs = [
+        ranks(2, STEP37_RUN_ID=f"job-{n}").start_all("warmup", "--cache-dir", str(cache))
+        for n in range(2)
+    ]
     for job in jobs:
         assert set(job.wait().values()) == {0}, job.log(0)
     assert max(served(hub).values()) == 1
     assert_right(hub, cache)
 
 
-def test_a_narrower_job_meanwhile_does_not_shrink_the_record(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_a_narrower_job_meanwhile_does_not_shrink_the_record(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """Another job that wants less, at the same time, leaves what the first one promised."""
     hub.faults.add(Fault.delay(0.1))
     wide = ranks(2).start_all("warmup", "--cache-dir", str(cache))
@@ -299,13 +343,15 @@ def test_a_narrower_job_meanwhile_does_not_shrink_the_record(hub: LocalHub, cach
     assert max(served(hub).values()) == 1
 
 
-def test_another_commit_meanwhile_is_said(draw: Draw, hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
-    """A job pinned to a commit whose folder was refilled with another ends as CommitChanged, never on mixed commits."""
+def test_another_commit_meanwhile_is_said(
+    draw: Draw, hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
+    """A job pinned to a commit whose directory was refilled with another ends as CommitChanged, never on mixed commits."""
     old = hub.commit
     waiting = ranks(2, STEP37_VISIBILITY_TIMEOUT="10")
     waiting.start_command(0, "warmup", "--cache-dir", str(cache), "--revision", old)
     waiting.until_logged(0, "publishing")
-    (draw() / "train" / "0001.jpg").write_bytes((hub.folder / "train" / "0002.jpg").read_bytes())
+    (draw() / "train" / "0001.jpg").write_bytes((hub.directory / "train" / "0002.jpg").read_bytes())
     hub.refresh(keep_old=True)
     other = ranks(1).start_all("warmup", "--cache-dir", str(cache))
     assert other.wait() == {0: 0}
@@ -315,9 +361,13 @@ def test_another_commit_meanwhile_is_said(draw: Draw, hub: LocalHub, cache: Path
     assert "CommitChanged: rank 1 on" in waiting.log(1)
 
 
-def test_a_frozen_lease_holder_stops_before_its_next_rename(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_a_frozen_lease_holder_stops_before_its_next_rename(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """A downloader frozen for so long that another one took over renames nothing more when it thaws."""
-    hub.faults.add(Fault.status(503, retry_after=1, path="train/0011.jpg"))  # it isn't done before it is frozen
+    hub.faults.add(
+        Fault.status(503, retry_after=1, path="train/0011.jpg")
+    )  # it isn't done before it is frozen
     first = ranks(1, STEP37_HEARTBEAT_TIMEOUT="1", STEP37_ATTEMPTS="1000")
     first.start_all("warmup", "--cache-dir", str(cache))
     until(lambda: len([*(cache / "train").glob("*.jpg")]) == 11, "all but the last image")
@@ -332,58 +382,70 @@ def test_a_frozen_lease_holder_stops_before_its_next_rename(hub: LocalHub, cache
     assert {path.name: path.stat().st_mtime_ns for path in (cache / "train").iterdir()} == stamps
 
 
-@needs_root
-def test_a_full_disk_without_a_store_is_one_try_and_eight_errors(hub: LocalHub, tmp_path: Path, ranks: MakeRanks) -> None:
+def test_a_full_disk_without_a_store_is_one_try_and_eight_errors(
+    hub: LocalHub, tmpfs: MakeTmpfs, ranks: MakeRanks
+) -> None:
     """On a full file system one process tries, and its error is that of all eight."""
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", small], check=True)
-    try:
-        job = ranks(8, STEP37_RUN_ID="one-run", RANK="0", WORLD_SIZE="1")
-        for rank in range(8):
-            place = {"RANK": str(rank), "WORLD_SIZE": "8"}
-            arguments = {"cache_dir": str(small / "cache"), "sample_count": None}
-            job._start(rank, load_alone, job.environment | place, (arguments, str(job.folder / f"result-{rank}")))
-        outcomes = job.outcomes()
-    finally:
-        subprocess.run(["umount", small], check=True)
+    small = tmpfs("size=40k").path
+    job = ranks(8, STEP37_RUN_ID="one-run", RANK="0", WORLD_SIZE="1")
+    for rank in range(8):
+        place = {"RANK": str(rank), "WORLD_SIZE": "8"}
+        arguments = {"cache_dir": str(small / "cache"), "sample_count": None}
+        job._start(
+            rank,
+            load_alone,
+            job.environment | place,
+            (arguments, str(job.directory / f"result-{rank}")),
+        )
+    outcomes = job.outcomes()
     assert {type(outcome) for outcome in outcomes} == {errors.FolderFull}, outcomes
-    assert len([r for r in hub.requests if r.repo_path == "train/metadata.csv" and r.kind == "resolve"]) == 1
+    assert (
+        len(
+            [r for r in hub.requests if r.repo_path == "train/metadata.csv" and r.kind == "resolve"]
+        )
+        == 1
+    )
 
 
-@needs_root
-def test_a_warm_cache_on_a_read_only_mount_is_read(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_cache_on_a_read_only_mount_is_read(
+    hub: LocalHub, tmpfs: MakeTmpfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Training mounts the cache read-only: a warm one is read, one that would have to be filled says what is wrong."""
-    assert len(prepare_flickr8k_samples(cache_dir=str(cache))) == 8
+    mounted = tmpfs()
+    cache = str(mounted.path)
+    assert len(prepare_flickr8k_samples(cache_dir=cache)) == 8
     hub.clear_requests()
     monkeypatch.setenv("STEP37_RUN_ID", "a-run-that-would-confirm-the-record")
-    subprocess.run(["mount", "--bind", cache, cache], check=True)
-    try:
-        subprocess.run(["mount", "-o", "remount,ro,bind", cache], check=True)
-        assert len(prepare_flickr8k_samples(cache_dir=str(cache))) == 8
-        assert not hub.requests
-        with pytest.raises(errors.FolderNotUsable, match="Read-only file system"):
-            prepare_flickr8k_samples(cache_dir=str(cache), sample_count=None)
-    finally:
-        subprocess.run(["umount", cache], check=True)
+    mounted.make_read_only()
+    assert len(prepare_flickr8k_samples(cache_dir=cache)) == 8
+    assert not hub.requests
+    with pytest.raises(errors.FolderNotUsable, match="Read-only file system"):
+        prepare_flickr8k_samples(cache_dir=cache, sample_count=None)
 
 
-# --- folders that are not shared ----------------------------------------------------------------------------------------------
+# --- directories that are not shared --------------------------------------------------------------
 
 
-@needs_root
-def test_a_folder_that_is_not_shared_is_said_with_the_ranks(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
-    """Each rank with a folder of its own: every rank ends as NotVisible, which names those that don't see it, and the remedy."""
+@needs_sys_admin
+def test_a_directory_that_is_not_shared_is_said_with_the_ranks(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
+    """Each rank with a directory of its own: every rank ends as NotVisible, which names those that don't see it, and the remedy."""
     cache.mkdir()
     job = ranks(3, STEP37_VISIBILITY_TIMEOUT="1", STEP37_NODE_NAME="n7")
     outcomes = job.start_group(call_in_namespace, {"bind": str(cache)}).outcomes()
     assert {type(outcome) for outcome in outcomes} == {errors.NotVisible}, outcomes
-    assert all("rank 1 on n7/" in str(o) and "rank 2 on n7/" in str(o) and "all nodes share" in str(o) for o in outcomes)
+    assert all(
+        "rank 1 on n7/" in str(o) and "rank 2 on n7/" in str(o) and "all nodes share" in str(o)
+        for o in outcomes
+    )
     assert max(served(hub).values()) == 1
 
 
-@needs_root
-def test_a_warm_rank_zero_waits_for_a_node_that_sees_nothing_yet(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+@needs_sys_admin
+def test_a_warm_rank_zero_waits_for_a_node_that_sees_nothing_yet(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """Rank 0 finds the cache warm at once; a rank whose node shows it 1.5 s later is waited for, and downloads nothing."""
     cache.mkdir()
     assert len(prepare_flickr8k_samples(cache_dir=f"{cache}/shared")) == 8
@@ -394,42 +456,29 @@ def test_a_warm_rank_zero_waits_for_a_node_that_sees_nothing_yet(hub: LocalHub, 
 
 
 def call_on_a_node_that_lags(rank: int, arguments: dict[str, Any]) -> int:
-    """Call the loader where ranks other than 0 see an empty folder for a while."""
-    folder = arguments["bind"]
+    """Call the loader where ranks other than 0 see an empty directory for a while."""
+    directory = arguments["bind"]
     if rank:
-        mount_own(folder)
-        threading.Timer(1.5, lambda: ctypes.CDLL(None).umount2(folder.encode(), 2)).start()
-    return len(prepare_flickr8k_samples(cache_dir=f"{folder}/shared"))
+        enter_namespace()
+        mount_tmpfs(directory)
+        threading.Timer(1.5, lambda: ctypes.CDLL(None).umount2(directory.encode(), 2)).start()
+    return len(prepare_flickr8k_samples(cache_dir=f"{directory}/shared"))
 
 
 def call_in_namespace(_: int, arguments: dict[str, Any]) -> int:
-    """Call the loader where the cache folder is this rank's own: a mount namespace with a file system of its own on it."""
-    mount_own(arguments["bind"])
-    return len(prepare_flickr8k_samples(cache_dir=f"{arguments['bind']}/shared", **arguments.get("call", {})))
+    """Call the loader where the cache directory is this rank's own: a mount namespace with a file system of its own on it."""
+    enter_namespace()
+    mount_tmpfs(arguments["bind"])
+    return len(
+        prepare_flickr8k_samples(
+            cache_dir=f"{arguments['bind']}/shared", **arguments.get("call", {})
+        )
+    )
 
 
-def mount_own(folder: str) -> None:
-    """Give this process a mount namespace in which ``folder`` is an empty file system."""
-    _mount_privately(b"tmpfs", folder, b"tmpfs", 0)
-
-
-def bind_own(source: str, folder: str) -> None:
-    """Give this process a mount namespace in which ``folder`` is ``source``."""
-    ms_bind = 4096
-    _mount_privately(source.encode(), folder, None, ms_bind)
-
-
-def _mount_privately(source: bytes, folder: str, kind: bytes | None, how: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    clone_newns, ms_rec, ms_private = 0x20000, 0x4000, 1 << 18
-    assert libc.unshare(clone_newns) == 0, os.strerror(ctypes.get_errno())
-    assert libc.mount(b"none", b"/", None, ms_rec | ms_private, None) == 0
-    assert libc.mount(source, folder.encode(), kind, how, None) == 0
-
-
-@needs_root
+@needs_sys_admin
 @pytest.mark.parametrize("late", [{}, {3: 1.5}])
-def test_node_local_folders_have_one_downloader_each(
+def test_node_local_directories_have_one_downloader_each(
     hub: LocalHub, cache: Path, ranks: MakeRanks, late: dict[int, float]
 ) -> None:
     """With cache_scope=node two nodes of two ranks download each file twice, once per node, all at one commit."""
@@ -440,13 +489,24 @@ def test_node_local_folders_have_one_downloader_each(
     outcomes = ranks(4, STEP37_CACHE_SCOPE="node").start_group(call_on_node, arguments).outcomes()
     assert outcomes == [8] * 4
     assert set(served(hub).values()) == {2}
-    records = [json.loads((cache / f"node-{n}" / ".step37-flickr8k" / "train.json").read_text()) for n in range(2)]
+    records = [
+        json.loads((cache / f"node-{n}" / ".step37-flickr8k" / "train.json").read_text())
+        for n in range(2)
+    ]
     assert {record["commit"] for record in records} == {hub.commit}
 
 
-def test_a_late_rank_of_a_node_needs_rank_0_for_the_commit_alone(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
-    """With a pinned commit it fills its folder when all others are gone; otherwise this run's record there will do."""
-    job = ranks(2, STEP37_CACHE_SCOPE="node", STEP37_RUN_ID="uid-1", STEP37_HEARTBEAT_TIMEOUT="1", STEP37_ARRIVAL_TIMEOUT="60")
+def test_a_late_rank_of_a_node_needs_rank_0_for_the_commit_alone(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
+    """With a pinned commit it fills its directory when all others are gone; otherwise this run's record there will do."""
+    job = ranks(
+        2,
+        STEP37_CACHE_SCOPE="node",
+        STEP37_RUN_ID="uid-1",
+        STEP37_HEARTBEAT_TIMEOUT="1",
+        STEP37_ARRIVAL_TIMEOUT="60",
+    )
     job.start_command(1, "warmup", "--cache-dir", str(cache), "--revision", hub.commit)
     assert job.wait() == {1: 0}
     assert len(hub.file_requests()) == 13
@@ -457,7 +517,8 @@ def test_a_late_rank_of_a_node_needs_rank_0_for_the_commit_alone(hub: LocalHub, 
 
 
 def call_on_node(rank: int, arguments: dict[str, Any]) -> int:
-    """Call the loader where the cache folder is this rank's node's: ranks 0 and 1 share one, 2 and 3 another."""
+    """Call the loader where the cache directory is this rank's node's: ranks 0 and 1 share one, 2 and 3 another."""
     time.sleep(arguments["late"].get(rank, 0))
-    bind_own(f"{arguments['bind']}/node-{rank // 2}", f"{arguments['bind']}/shared")
+    enter_namespace()
+    bind(f"{arguments['bind']}/node-{rank // 2}", f"{arguments['bind']}/shared")
     return len(prepare_flickr8k_samples(cache_dir=f"{arguments['bind']}/shared"))

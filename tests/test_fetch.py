@@ -14,59 +14,66 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k.cache.directory import CacheFolder
-from step37_flickr8k.dataset.digests import digest_of
+from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.record import digest_of_file
+from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.listing import RemoteFile
 from step37_flickr8k.download import workers
 from step37_flickr8k.download.files import fetch
 from step37_flickr8k.download.landing import Arrived, Landing
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import AccessDenied, FetchFailed, FolderFull, FolderNotUsable, LeaseLost
-from step37_flickr8k.hub.source import Source, Tally
+from step37_flickr8k.hub.source import Source, TransferStatistics
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings import WarmupSettings
+from tests.conftest import MakeTmpfs
 from tests.ranks import PATIENCE
 
 from .faulty_worker import start_instead
 
 
 class Fetching:
-    """A fetch of all pictures of a hub into a cache folder."""
+    """A fetch of all pictures of a hub into a cache directory."""
 
     def __init__(self, hub: LocalHub, cache: Path) -> None:
         self.hub = hub
-        self.folder = CacheFolder(cache, "train")
-        self.folder.make()
-        self.told: list[dict[str, Any]] = []
+        self.directory = CacheDirectory(cache, "train")
+        self.directory.make()
+        self.told: list[Progress] = []
         self.settings: dict[str, Any] = {"read_timeout": 0.5, "attempts": 6}
-        paths = sorted((hub.folder / "train").glob("*.jpg"))
-        self.files = [RemoteFile(path.name, path.stat().st_size, digest_of(path, "sha256:")) for path in paths]
+        paths = sorted((hub.directory / "train").glob("*.jpg"))
+        self.files = [
+            RemoteFile(path.name, path.stat().st_size, digest_of_file(path, "sha256:"))
+            for path in paths
+        ]
 
-    def run(self, land: Callable[[Sequence[Arrived]], None] | None = None, progress: Any = None) -> Tally:
+    def run(
+        self, land: Callable[[Sequence[Arrived]], None] | None = None, progress: Any = None
+    ) -> TransferStatistics:
         url = f"{self.hub.endpoint}/datasets/intro/flickr8k/resolve/{self.hub.commit}/train"
         source = Source(base=f"{url}/", headers={"Authorization": "Bearer hf_x"})
-        with contextlib.closing(Workers(self.folder)) as hands:
+        with contextlib.closing(Workers(self.directory)) as hands:
             fetch(
                 self.files,
                 source,
                 hands,
                 land or self.publish,
                 settings=WarmupSettings(**self.settings),
-                progress=progress or (lambda state, **numbers: self.told.append({"state": state, **numbers})),
+                progress=progress or self.told.append,
             )
         return source.account
 
     def publish(self, batch: Sequence[Arrived]) -> None:
         for arrived in batch:
-            self.folder.publish(arrived.temporary, arrived.file.name)
+            self.directory.publish(arrived.temporary, arrived.file.name)
 
     def assert_all_right(self) -> None:
         for file in self.files:
-            assert digest_of(self.folder.files / file.name, file.digest) == file.digest
+            assert digest_of_file(self.directory.files / file.name, file.digest) == file.digest
         self.assert_nothing_torn()
 
     def assert_nothing_torn(self) -> None:
-        assert not list(self.folder.files.glob(".*"))
+        assert not list(self.directory.files.glob(".*"))
 
 
 @pytest.fixture
@@ -76,10 +83,10 @@ def fetching(hub: LocalHub, cache: Path) -> Fetching:
 
 def test_one_get_a_file(fetching: Fetching) -> None:
     """Each file costs one GET at the endpoint, and the redirect it answers with; no HEAD."""
-    tally = fetching.run()
+    statistics = fetching.run()
     fetching.assert_all_right()
-    assert (tally.files, tally.requests, sum(tally.retries.values())) == (12, 24, 0)
-    assert tally.bytes == sum(file.size for file in fetching.files)
+    assert (statistics.files, statistics.requests, sum(statistics.retries.values())) == (12, 24, 0)
+    assert statistics.bytes == sum(file.size for file in fetching.files)
     assert {request.method for request in fetching.hub.requests} == {"GET"}
 
 
@@ -104,35 +111,40 @@ def test_the_token_stays_with_the_endpoint(fetching: Fetching) -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_faults_are_weather(fetching: Fetching, fault: Fault, cause: str) -> None:
-    """Every third answer faulty: the fetch succeeds, every byte is right, and the tally says what happened."""
+    """Every third answer faulty: the fetch succeeds, every byte is right, and the statistics says what happened."""
     fetching.hub.faults.add(fault)
-    tally = fetching.run()
+    statistics = fetching.run()
     fetching.assert_all_right()
-    assert tally.retries[cause] > 0
-    assert tally.bytes == sum(file.size for file in fetching.files)
+    assert statistics.retries[cause] > 0
+    assert statistics.bytes == sum(file.size for file in fetching.files)
 
 
 def test_a_used_up_quota_is_waited_for(fetching: Fetching) -> None:
     """A 429 stops all workers for as long as the Hub says, costs no try, and the progress says what is waited for."""
     fetching.settings["attempts"] = 1
     fetching.hub.faults.add(Fault.quota(5, window=1.0))
-    tally = fetching.run()
+    statistics = fetching.run()
     fetching.assert_all_right()
-    assert tally.retries["429"] > 0
-    assert any(told["state"].startswith("waiting for quota") for told in fetching.told)
+    assert statistics.retries["429"] > 0
+    assert any(told.state is State.WAITING_FOR_RATE_LIMIT for told in fetching.told)
 
 
-def test_a_file_that_waited_for_its_connection_asks_whether_the_quota_has_closed(fetching: Fetching) -> None:
+def test_a_file_that_waited_for_its_connection_asks_whether_the_quota_has_closed(
+    fetching: Fetching,
+) -> None:
     """With one connection no request is ever refused: the answer before says that none is left."""
     fetching.settings["concurrency"] = 1
-    fetching.files = fetching.files[:3]  # as many as are in hand: the third waits while the second hears it
+    # As many as are in hand: the third waits while the second hears it
+    fetching.files = fetching.files[:3]
     fetching.hub.faults.add(Fault.quota(2, window=1.0))
-    tally = fetching.run()
+    statistics = fetching.run()
     fetching.assert_all_right()
-    assert tally.retries["429"] == 0
+    assert statistics.retries["429"] == 0
 
 
-def test_a_429_that_does_not_say_how_long_is_a_try(fetching: Fetching, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_429_that_does_not_say_how_long_is_a_try(
+    fetching: Fetching, caplog: pytest.LogCaptureFixture
+) -> None:
     """A proxy that refuses for ever, without a word on when to come again, uses up the tries, and that is said once."""
     caplog.set_level("INFO")
     fetching.settings["attempts"] = 3
@@ -145,25 +157,32 @@ def test_a_429_that_does_not_say_how_long_is_a_try(fetching: Fetching, caplog: p
 
 
 @pytest.mark.parametrize("location", ["http://[bad/", "http://h:99999999/", "http://xn--/"])
-def test_a_redirect_to_no_address_is_a_failure_of_the_file(fetching: Fetching, location: str) -> None:
+def test_a_redirect_to_no_address_is_a_failure_of_the_file(
+    fetching: Fetching, location: str
+) -> None:
     """An address that can't be is named with the file, and the other files come."""
     fetching.hub.faults.add(Fault.redirect(location, path="train/0003.jpg", kind="resolve"))
-    with pytest.raises(FetchFailed, match=r"1 of 12 files.*0003\.jpg \(redirected to 'http://.*, which is no address"):
+    with pytest.raises(
+        FetchFailed,
+        match=r"1 of 12 files.*0003\.jpg \(redirected to 'http://.*, which is no address",
+    ):
         fetching.run()
-    assert len(list(fetching.folder.files.iterdir())) == 11
+    assert len(list(fetching.directory.files.iterdir())) == 11
 
 
 def test_an_error_is_not_hidden_by_the_clearing_up(hub: LocalHub, cache: Path) -> None:
-    """SIGTERM in mid-download ends with 143 also where the folder can't be cleared up any more."""
+    """SIGTERM in mid-download ends with 143 also where the directory can't be cleared up any more."""
     hub.faults.add(Fault.stall(60, path="train/*.jpg"))
     command = [sys.executable, "-m", "step37_flickr8k", "warmup", "--cache-dir", str(cache)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         deadline = time.monotonic() + PATIENCE
         while not any(request.repo_path.endswith(".jpg") for request in hub.requests):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         (cache / "train").rename(cache / "away")
-        (cache / "train").write_text("no folder")
+        (cache / "train").write_text("no directory")
         process.terminate()
         _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143, told
@@ -173,11 +192,15 @@ def test_an_error_is_not_hidden_by_the_clearing_up(hub: LocalHub, cache: Path) -
 def test_what_fails_for_good_is_named_and_the_rest_comes(fetching: Fetching) -> None:
     """Failures are collected: at the end the error names the files and causes, and what came is kept."""
     fetching.settings["attempts"] = 2
-    fetching.hub.faults.add(Fault.corrupt(path="train/0003.jpg"), Fault.status(404, path="train/0005.jpg"))
-    with pytest.raises(FetchFailed, match=r"2 of 12 files.*0003\.jpg \(wrong bytes \(2 tries\)\)") as caught:
+    fetching.hub.faults.add(
+        Fault.corrupt(path="train/0003.jpg"), Fault.status(404, path="train/0005.jpg")
+    )
+    with pytest.raises(
+        FetchFailed, match=r"2 of 12 files.*0003\.jpg \(wrong bytes \(2 tries\)\)"
+    ) as caught:
         fetching.run()
     assert "0005.jpg (the Hub answered 404" in str(caught.value)
-    assert len(list(fetching.folder.files.iterdir())) == 10
+    assert len(list(fetching.directory.files.iterdir())) == 10
     fetching.assert_nothing_torn()
 
 
@@ -202,7 +225,7 @@ def test_what_landing_raises_ends_the_fetch_at_once(fetching: Fetching, error: E
 
 def test_large_files_are_written_as_they_come(hub: LocalHub, cache: Path) -> None:
     """A file larger than a block is streamed, its hash taken on the way."""
-    (hub.folder / "train" / "big.jpg").write_bytes(os.urandom(5 << 20))
+    (hub.directory / "train" / "big.jpg").write_bytes(os.urandom(5 << 20))
     hub.refresh()
     fetching = Fetching(hub, cache)
     fetching.run()
@@ -239,51 +262,50 @@ def test_an_error_does_not_wait_for_decoders(fetching: Fetching) -> None:
     async def fail_meanwhile(hands: Workers) -> None:
         with Landing(hands, fetching.publish) as landing:
             for file in fetching.files:
-                landing.hand_over(file, bytearray((fetching.hub.folder / "train" / file.name).read_bytes())).cancel()
-            while not list(fetching.folder.files.glob(".*")):  # noqa: ASYNC110 - it's a file system that is waited for
+                landing.hand_over(
+                    file, bytearray((fetching.hub.directory / "train" / file.name).read_bytes())
+                ).cancel()
+            while not list(fetching.directory.files.glob(".*")):  # noqa: ASYNC110 - it's a file system that is waited for
                 await asyncio.sleep(0.01)
             raise Enough
 
-    with contextlib.closing(Workers(fetching.folder)) as hands, pytest.raises(Enough):
+    with contextlib.closing(Workers(fetching.directory)) as hands, pytest.raises(Enough):
         asyncio.run(fail_meanwhile(hands))
     fetching.assert_nothing_torn()
 
 
 @pytest.mark.usefixtures("_endless_decoding")
-def test_an_interrupt_does_not_wait_for_decoders(fetching: Fetching, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_does_not_wait_for_decoders(
+    fetching: Fetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C while large pictures are decoded ends the workers, too, with nothing torn."""
     monkeypatch.setattr(workers, "_CLOSING", 300)
     interrupted: list[float] = []
 
-    def interrupt(*_: str, **__: float) -> None:
-        if list(fetching.folder.files.glob(".*")) and not interrupted:
+    def interrupt(_: Progress) -> None:
+        if list(fetching.directory.files.glob(".*")) and not interrupted:
             interrupted.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         fetching.run(progress=interrupt)
-    assert time.monotonic() - interrupted[0] < 100  # of the 300 in which workers may end by themselves
+    # Of the 300 in which workers may end by themselves
+    assert time.monotonic() - interrupted[0] < 100
     fetching.assert_nothing_torn()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="it mounts a small file system: run the tests as root, in a container for example")
-def test_a_file_system_that_turns_read_only_ends_the_fetch(hub: LocalHub, tmp_path: Path) -> None:
+def test_a_file_system_that_turns_read_only_ends_the_fetch(hub: LocalHub, tmpfs: MakeTmpfs) -> None:
     """Where neither a rename nor the deletion of what was written succeeds any more the error comes through, at once."""
-    turning = tmp_path / "turning"
-    turning.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", turning], check=True)
-    try:
-        fetching = Fetching(hub, turning)
-        fetching.files = fetching.files[:1]
+    turning = tmpfs("size=4m")
+    fetching = Fetching(hub, turning.path)
+    fetching.files = fetching.files[:1]
 
-        def land(batch: Sequence[Arrived]) -> None:
-            subprocess.run(["mount", "-o", "remount,ro", turning], check=True)
-            fetching.publish(batch)
+    def land(batch: Sequence[Arrived]) -> None:
+        turning.make_read_only()
+        fetching.publish(batch)
 
-        with pytest.raises(FolderNotUsable, match="Read-only file system"):
-            fetching.run(land)
-    finally:
-        subprocess.run(["umount", turning], check=True)
+    with pytest.raises(FolderNotUsable, match="Read-only file system"):
+        fetching.run(land)
 
 
 def test_what_progress_raises_ends_the_fetch(fetching: Fetching) -> None:
@@ -293,8 +315,8 @@ def test_what_progress_raises_ends_the_fetch(fetching: Fetching) -> None:
     class Enough(Exception):
         pass
 
-    def refuse(state: str, **_: float) -> None:
-        raise Enough(state)
+    def refuse(progress: Progress) -> None:
+        raise Enough(progress.text)
 
     with pytest.raises(Enough):
         fetching.run(progress=refuse)
@@ -303,36 +325,31 @@ def test_what_progress_raises_ends_the_fetch(fetching: Fetching) -> None:
 
 def test_a_large_file_cut_short_leaves_nothing_torn(hub: LocalHub, cache: Path) -> None:
     """A large file that is half written when the fetch ends is deleted."""
-    (hub.folder / "train" / "big.jpg").write_bytes(os.urandom(5 << 20))
+    (hub.directory / "train" / "big.jpg").write_bytes(os.urandom(5 << 20))
     hub.refresh()
     hub.faults.add(Fault.stall(60, path="train/big.jpg", at=0.5))
     fetching = Fetching(hub, cache)
     fetching.settings["read_timeout"] = 60
     fetching.files = [file for file in fetching.files if file.name == "big.jpg"]
 
-    def refuse(state: str, **_: float) -> None:
-        if list(fetching.folder.files.glob(".*")):
-            raise LeaseLost(state)
+    def refuse(progress: Progress) -> None:
+        if list(fetching.directory.files.glob(".*")):
+            raise LeaseLost(progress.text)
 
     with pytest.raises(LeaseLost):
         fetching.run(progress=refuse)
     fetching.assert_nothing_torn()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="it mounts a small file system: run the tests as root, in a container for example")
 @pytest.mark.parametrize("size", [50_000, 5 << 20], ids=["whole", "in blocks"])
-def test_a_full_disk_in_mid_file_is_said_as_such(hub: LocalHub, tmp_path: Path, size: int) -> None:
+def test_a_full_disk_in_mid_file_is_said_as_such(
+    hub: LocalHub, tmpfs: MakeTmpfs, size: int
+) -> None:
     """However a file is written, no space left ends the fetch as FolderFull, which names the remedy, with nothing torn."""
-    (hub.folder / "train" / "big.jpg").write_bytes(os.urandom(size))
+    (hub.directory / "train" / "big.jpg").write_bytes(os.urandom(size))
     hub.refresh()
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", small], check=True)
-    try:
-        fetching = Fetching(hub, small)
-        fetching.files = [file for file in fetching.files if file.name == "big.jpg"]
-        with pytest.raises(FolderFull, match="free space"):
-            fetching.run()
-        fetching.assert_nothing_torn()
-    finally:
-        subprocess.run(["umount", small], check=True)
+    fetching = Fetching(hub, tmpfs("size=40k").path)
+    fetching.files = [file for file in fetching.files if file.name == "big.jpg"]
+    with pytest.raises(FolderFull, match="free space"):
+        fetching.run()
+    fetching.assert_nothing_torn()

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from step37_flickr8k.cluster import stores
-from step37_flickr8k.cluster.group import Group, Patience, Progress, share
+from step37_flickr8k.cluster.group import Group, Timeouts, share
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.errors import (
     CallMismatch,
     EmptySelection,
@@ -26,8 +27,9 @@ from step37_flickr8k.errors import (
 )
 from tests.fake_store import FakeServer, FakeStore
 
-BRISK = Patience(arrival=60, heartbeat=20, stall=60, visibility=1)
-SILENT = Patience(arrival=60, heartbeat=1, visibility=1)  # where a rank 0 falls silent
+BRISK = Timeouts(arrival=60, heartbeat=20, stall=60, visibility=1)
+# Where a rank 0 falls silent
+SILENT = Timeouts(arrival=60, heartbeat=1, visibility=1)
 
 
 class Ranks:
@@ -39,13 +41,26 @@ class Ranks:
         self.outcomes: dict[int, Any] = {}
 
     def group(self, rank: int, **changes: Any) -> Group:
-        values: dict[str, Any] = {"rank": rank, "size": self.size, "connect": self.server.connect, "host": f"n{rank}"} | changes
+        values: dict[str, Any] = {
+            "rank": rank,
+            "size": self.size,
+            "connect": self.server.connect,
+            "host": f"n{rank}",
+        } | changes
         return Group(**values)
 
-    def start(self, rank: int, work: Callable[[Progress], Any], group: Group | None = None, **call: Any) -> threading.Thread:
+    def start(
+        self,
+        rank: int,
+        work: Callable[[ProgressTracker], Any],
+        group: Group | None = None,
+        **call: Any,
+    ) -> threading.Thread:
         def run() -> None:
             try:
-                self.outcomes[rank] = share(group or self.group(rank), work, **{"patience": BRISK} | call)
+                self.outcomes[rank] = share(
+                    group or self.group(rank), work, **{"timeouts": BRISK} | call
+                )
             except BaseException as error:  # noqa: BLE001 - an outcome like any other
                 self.outcomes[rank] = error
 
@@ -53,7 +68,7 @@ class Ranks:
         thread.start()
         return thread
 
-    def run(self, work: Callable[[Progress], Any], **call: Any) -> dict[int, Any]:
+    def run(self, work: Callable[[ProgressTracker], Any], **call: Any) -> dict[int, Any]:
         threads = [self.start(rank, work, **call) for rank in range(self.size)]
         for thread in threads:
             thread.join(120)
@@ -61,49 +76,56 @@ class Ranks:
         return self.outcomes
 
 
-def call_number(number: int, _: Progress) -> dict[str, Any]:
+def call_number(number: int, _: ProgressTracker) -> dict[str, Any]:
     return {"call": number}
 
 
-def never(_: Progress) -> dict[str, Any]:
+def never(_: ProgressTracker) -> dict[str, Any]:
     raise AssertionError("only rank 0 works")
 
 
-def until_stopped(progress: Progress) -> dict[str, Any]:
+def until_stopped(progress: ProgressTracker) -> dict[str, Any]:
     for number in range(400):
-        progress("fetching", files=number)
+        progress.report(Progress(State.FETCHING, files=number))
         time.sleep(0.02)
     raise AssertionError("nobody stopped the work")
 
 
 def test_every_rank_gets_rank_zeros_result() -> None:
     """All of 64 ranks get the same result, and rank 0 also what each reported, how long it waited, and what it looked at."""
-    outcomes = Ranks(64).run(lambda _: {"commit": "c"}, confirm=lambda result: {"saw": result["commit"]})
+    outcomes = Ranks(64).run(
+        lambda _: {"commit": "c"}, confirm=lambda result: {"saw": result["commit"]}
+    )
     told = outcomes[0].pop("ranks")
     assert all(report.pop("waited") >= 0 and report.pop("lag") >= 0 for report in told.values())
     assert told == {str(rank): {"ok": True, "host": f"n{rank}", "saw": "c"} for rank in range(64)}
     assert list(outcomes.values()) == [{"commit": "c"}] * 64
 
 
-@pytest.mark.parametrize("error", [FolderFull("disk full"), EmptySelection("no rows"), RuntimeError("a bug"), OSError(28, "x")])
+@pytest.mark.parametrize(
+    "error",
+    [FolderFull("disk full"), EmptySelection("no rows"), RuntimeError("a bug"), OSError(28, "x")],
+)
 def test_every_rank_gets_rank_zeros_error(error: Exception) -> None:
     """Whatever rank 0 raises, all raise: same class, same message, at once."""
 
-    def work(_: Progress) -> dict[str, Any]:
+    def work(_: ProgressTracker) -> dict[str, Any]:
         raise error
 
     start = time.monotonic()
     outcomes = Ranks(16).run(work)
     assert time.monotonic() - start < 10
     assert outcomes[0] is error
-    assert {(type(outcome), str(outcome)) for outcome in outcomes.values()} == {(type(error), str(error))}
+    assert {(type(outcome), str(outcome)) for outcome in outcomes.values()} == {
+        (type(error), str(error))
+    }
 
 
 @pytest.mark.parametrize("signal", [Terminated, KeyboardInterrupt])
 def test_a_signalled_rank_zero_is_lost_to_the_others(signal: type[BaseException]) -> None:
     """SIGTERM and Ctrl-C on rank 0 are its own end, and RankZeroLost for the others."""
 
-    def work(_: Progress) -> dict[str, Any]:
+    def work(_: ProgressTracker) -> dict[str, Any]:
         raise signal
 
     outcomes = Ranks(3).run(work)
@@ -139,7 +161,7 @@ def test_rank_zeros_own_failure_to_confirm_reaches_all() -> None:
     ranks, threads = Ranks(2), []
     ready = threading.Event()
 
-    def work(_: Progress) -> dict[str, Any]:
+    def work(_: ProgressTracker) -> dict[str, Any]:
         ready.wait()
         return {}
 
@@ -147,20 +169,25 @@ def test_rank_zeros_own_failure_to_confirm_reaches_all() -> None:
     ready.set()
     for thread in threads:
         thread.join(120)
-    assert {str(o) for o in ranks.outcomes.values()} == {"rank 0 on n0: [Errno 5] Input/output error"}
+    assert {str(o) for o in ranks.outcomes.values()} == {
+        "rank 0 on n0: [Errno 5] Input/output error"
+    }
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_different_arguments_are_a_mismatch_on_all(fails: bool) -> None:
     """Ranks that passed different arguments all raise CallMismatch naming what differs, whether rank 0 succeeds or not."""
 
-    def work(_: Progress) -> dict[str, Any]:
+    def work(_: ProgressTracker) -> dict[str, Any]:
         if fails:
             raise EmptySelection("no rows")
         return {}
 
     ranks = Ranks(4)
-    threads = [ranks.start(r, work, arguments={"sample_count": None if r > 1 else 8, "split": "train"}) for r in range(4)]
+    threads = [
+        ranks.start(r, work, arguments={"sample_count": None if r > 1 else 8, "split": "train"})
+        for r in range(4)
+    ]
     for thread in threads:
         thread.join(120)
     assert {type(o) for o in ranks.outcomes.values()} == {CallMismatch}
@@ -172,10 +199,11 @@ def test_different_arguments_are_a_mismatch_on_all(fails: bool) -> None:
 def test_rank_zero_works_without_waiting_for_anybody(caplog: pytest.LogCaptureFixture) -> None:
     """A rank that never comes doesn't fail a finished job; a warning names it."""
     ranks = Ranks(3)
-    patience = Patience(arrival=60, heartbeat=20, visibility=0.2)
-    object.__setattr__(patience, "visibility", -27.0)  # the time for confirming is derived: 30 s more than this
+    timeouts = Timeouts(arrival=60, heartbeat=20, visibility=0.2)
+    # The time for confirming is derived: 30 s more than this
+    object.__setattr__(timeouts, "visibility", -27.0)
     with caplog.at_level(logging.WARNING):
-        threads = [ranks.start(rank, lambda _: {}, patience=patience) for rank in (0, 1)]
+        threads = [ranks.start(rank, lambda _: {}, timeouts=timeouts) for rank in (0, 1)]
         for thread in threads:
             thread.join(120)
     assert ranks.outcomes[0]["ranks"]["2"] == {"ok": None, "host": None}
@@ -187,7 +215,7 @@ def test_a_late_waiter_gets_the_outcome() -> None:
     """A rank that comes when rank 0 has long finished its work still gets the outcome."""
     ranks, done = Ranks(2), threading.Event()
 
-    def work(_: Progress) -> dict[str, Any]:
+    def work(_: ProgressTracker) -> dict[str, Any]:
         done.set()
         return {"rows": 3}
 
@@ -213,46 +241,46 @@ def test_a_late_rank_zero_is_waited_for() -> None:
 def test_work_has_no_time_limit() -> None:
     """Work that takes several heartbeat timeouts is waited for as long as it makes progress."""
 
-    def work(progress: Progress) -> dict[str, Any]:
+    def work(progress: ProgressTracker) -> dict[str, Any]:
         for number in range(50):
-            progress("fetching", files=number)
+            progress.report(Progress(State.FETCHING, files=number))
             time.sleep(0.1)
         return {}
 
-    seen: list[dict[str, Any]] = []
-    outcomes = Ranks(3).run(work, watch=seen.append, patience=Patience(arrival=60, heartbeat=2))
+    seen: list[Progress] = []
+    outcomes = Ranks(3).run(work, watch=seen.append, timeouts=Timeouts(arrival=60, heartbeat=2))
     assert outcomes[1] == {}
-    assert any(told.get("kind") == "beat" and told["files"] > 5 for told in seen if "files" in told)
+    assert any(progress.files is not None and progress.files > 5 for progress in seen)
 
 
 def test_a_rank_zero_without_progress_has_stalled_for_all() -> None:
     """A living rank 0 whose work stands still is Stalled on every rank, and its work is told to end."""
 
-    def work(progress: Progress) -> dict[str, Any]:
+    def work(progress: ProgressTracker) -> dict[str, Any]:
         while True:
-            progress("fetching", files=1)
+            progress.report(Progress(State.FETCHING, files=1))
             time.sleep(0.05)
 
-    outcomes = Ranks(3).run(work, patience=Patience(arrival=5, heartbeat=1, stall=0.5))
+    outcomes = Ranks(3).run(work, timeouts=Timeouts(arrival=5, heartbeat=1, stall=0.5))
     assert {type(o) for o in outcomes.values()} == {Stalled}
 
 
 def test_waiting_for_quota_is_no_stall() -> None:
     """Rank 0 may wait for quota or the lease for longer than the stall timeout."""
 
-    def work(progress: Progress) -> dict[str, Any]:
+    def work(progress: ProgressTracker) -> dict[str, Any]:
         for _ in range(20):
-            progress("waiting for quota, 43 s")
+            progress.report(Progress(State.WAITING_FOR_RATE_LIMIT, "43 s"))
             time.sleep(0.05)
         return {}
 
-    assert Ranks(2).run(work, patience=Patience(arrival=5, heartbeat=1, stall=0.5))[1] == {}
+    assert Ranks(2).run(work, timeouts=Timeouts(arrival=5, heartbeat=1, stall=0.5))[1] == {}
 
 
 def test_a_rank_zero_that_never_starts_is_never_met() -> None:
     """Without a rank 0 a waiter ends after the arrival timeout, with the code that asks for another start."""
     ranks = Ranks(2)
-    ranks.start(1, never, patience=Patience(arrival=0.3, heartbeat=1)).join(120)
+    ranks.start(1, never, timeouts=Timeouts(arrival=0.3, heartbeat=1)).join(120)
     assert isinstance(ranks.outcomes[1], RankZeroLost)
     assert "never met rank 0 within 0.3 s" in str(ranks.outcomes[1])
 
@@ -262,7 +290,9 @@ def silent_rank_zero(ranks: Ranks, words: int) -> str:
     store, nonce = FakeStore(ranks.server), "dead"
     store.set("step37/job/0/nonce", nonce)
     for word in range(1, words + 1):
-        store.set(f"step37/job/0/{nonce}/word/{word}", json.dumps({"kind": "beat", "state": "fetching"}))
+        store.set(
+            f"step37/job/0/{nonce}/word/{word}", json.dumps({"kind": "beat", "state": "fetching"})
+        )
     store.wait("step37/job/0/arrival/1", 120)
     store.set("step37/job/0/answer/1", json.dumps({"nonce": nonce, "word": words}))
     return f"step37/job/0/{nonce}/word/{words + 1}"
@@ -271,7 +301,7 @@ def silent_rank_zero(ranks: Ranks, words: int) -> str:
 def test_silence_is_a_lost_rank_zero() -> None:
     """A rank 0 that was met and falls silent is lost after the heartbeat timeout, and its place is taken in the log of words."""
     ranks = Ranks(2)
-    waiter = ranks.start(1, never, patience=SILENT)
+    waiter = ranks.start(1, never, timeouts=SILENT)
     next_word = silent_rank_zero(ranks, 3)
     start = time.monotonic()
     waiter.join(120)
@@ -289,7 +319,8 @@ def test_a_thawed_rank_zero_adopts_what_stands() -> None:
     nonce = store.get("step37/job/0/nonce")
     lost = json.dumps({"kind": "lost", "message": "given up by rank 1"})
     words = (f"step37/job/0/{nonce}/word/{number}" for number in itertools.count(1))
-    next(word for word in words if store.compare_set(word, "", lost) == lost)  # the first that it hasn't said yet
+    # The first that it hasn't said yet
+    next(word for word in words if store.compare_set(word, "", lost) == lost)
     thread.join(120)
     assert isinstance(ranks.outcomes[0], RankZeroLost)
     assert "given up by rank 1" in str(ranks.outcomes[0])
@@ -306,7 +337,9 @@ def test_a_dead_attempts_outcome_is_not_believed() -> None:
 def test_waiters_follow_a_rank_zero_that_starts_anew() -> None:
     """A new rank 0 takes the call over: the waiters of the dead one follow it at once."""
     ranks = Ranks(3)
-    threads = [ranks.start(rank, never, patience=Patience(arrival=30, heartbeat=30)) for rank in (1, 2)]
+    threads = [
+        ranks.start(rank, never, timeouts=Timeouts(arrival=30, heartbeat=30)) for rank in (1, 2)
+    ]
     store = FakeStore(ranks.server)
     store.set("step37/job/0/nonce", "dead")
     store.set("step37/job/0/dead/word/1", json.dumps({"kind": "beat", "state": "fetching"}))
@@ -324,7 +357,8 @@ def test_an_earlier_rank_zero_that_lives_on_is_told_that_it_was_replaced() -> No
     """Of two rank 0s of one call the newer counts; the older one's work ends."""
     ranks = Ranks(2)
     old = ranks.start(0, until_stopped)
-    assert FakeStore(ranks.server).wait("step37/job/0/nonce", 120)  # else the newer one might begin first
+    # Else the newer one might begin first
+    assert FakeStore(ranks.server).wait("step37/job/0/nonce", 120)
     newer = Ranks(2, ranks.server)
     threads = [newer.start(rank, lambda _: {"attempt": 2}) for rank in range(2)]
     for thread in (old, *threads):
@@ -336,7 +370,7 @@ def test_an_earlier_rank_zero_that_lives_on_is_told_that_it_was_replaced() -> No
 def test_a_lost_store_loses_rank_zero_at_once_where_it_cannot_be_mended() -> None:
     """In a process group the store's end is rank 0's end."""
     ranks = Ranks(2)
-    waiter = ranks.start(1, never, patience=Patience(arrival=60, heartbeat=30))
+    waiter = ranks.start(1, never, timeouts=Timeouts(arrival=60, heartbeat=30))
     silent_rank_zero(ranks, 1)
     ranks.server.die()
     waiter.join(120)
@@ -347,8 +381,12 @@ def test_a_lost_connection_is_mended() -> None:
     """Over a bare store a waiter connects again, and finds the rank 0 that has meanwhile come back."""
     ranks = Ranks(2)
     servers = [ranks.server]
-    waiter_group = ranks.group(1, reconnects=True, connect=lambda seconds: servers[-1].connect(seconds))  # noqa: PLW0108 - the newest of them
-    waiter = ranks.start(1, never, waiter_group, patience=Patience(arrival=30, heartbeat=10))
+    waiter_group = ranks.group(
+        1,
+        reconnects=True,
+        connect=lambda seconds: servers[-1].connect(seconds),  # noqa: PLW0108 - the last one then
+    )
+    waiter = ranks.start(1, never, waiter_group, timeouts=Timeouts(arrival=30, heartbeat=10))
     silent_rank_zero(ranks, 1)
     servers.append(FakeServer())
     ranks.server.die()
@@ -362,7 +400,7 @@ def test_rank_zero_without_its_store_finishes_its_work(caplog: pytest.LogCapture
     """When the store dies under rank 0 the cache is filled all the same; the others look at the record."""
     ranks = Ranks(2)
 
-    def work(_: Progress) -> dict[str, Any]:
+    def work(_: ProgressTracker) -> dict[str, Any]:
         ranks.server.die()
         time.sleep(0.3)
         return {"rows": 1}
@@ -386,7 +424,12 @@ def test_a_store_that_cannot_be_reached_by_rank_zero_is_transient() -> None:
 def test_the_last_look_turns_a_lost_rank_zero_into_success() -> None:
     """Whoever loses rank 0 looks once more, and goes on if a fitting record is there."""
     ranks = Ranks(2)
-    waiter = ranks.start(1, never, look=lambda this_run_only: None if this_run_only else {"warm": True}, patience=SILENT)
+    waiter = ranks.start(
+        1,
+        never,
+        look=lambda this_run_only: None if this_run_only else {"warm": True},
+        timeouts=SILENT,
+    )
     silent_rank_zero(ranks, 1)
     waiter.join(120)
     assert ranks.outcomes[1] == {"warm": True}
@@ -396,7 +439,9 @@ def test_a_record_that_names_this_run_needs_no_rank_zero() -> None:
     """A replaced rank of a finished job doesn't wait for a rank 0 that is gone."""
     ranks = Ranks(2)
     start = time.monotonic()
-    waiter = ranks.start(1, never, look=lambda _: {"warm": True}, patience=Patience(arrival=60, heartbeat=1))
+    waiter = ranks.start(
+        1, never, look=lambda _: {"warm": True}, timeouts=Timeouts(arrival=60, heartbeat=1)
+    )
     waiter.join(120)
     assert ranks.outcomes[1]["warm"] is True
     assert time.monotonic() - start < 10
@@ -407,7 +452,9 @@ def test_several_calls_in_one_process_do_not_mix() -> None:
     ranks = Ranks(3)
     groups = [ranks.group(rank) for rank in range(3)]
     for number in range(3):
-        threads = [ranks.start(rank, partial(call_number, number), groups[rank]) for rank in range(3)]
+        threads = [
+            ranks.start(rank, partial(call_number, number), groups[rank]) for rank in range(3)
+        ]
         for thread in threads:
             thread.join(120)
         assert ranks.outcomes[2] == {"call": number}
@@ -426,7 +473,7 @@ def test_waiting_costs_a_fifth_of_a_request_per_second() -> None:
     """A waiter blocks in the store: with the default heartbeat it makes at most 0.2 requests a second."""
     ranks = Ranks(2)
     heartbeat = 1.0
-    waiter = ranks.start(1, never, patience=Patience(arrival=30, heartbeat=heartbeat))
+    waiter = ranks.start(1, never, timeouts=Timeouts(arrival=30, heartbeat=heartbeat))
 
     def speak() -> int:
         silent_rank_zero(ranks, 1)
@@ -434,13 +481,15 @@ def test_waiting_costs_a_fifth_of_a_request_per_second() -> None:
         before = ranks.server.requests
         store = FakeStore(ranks.server)
         for word in range(2, 8):
-            store.set(f"step37/job/0/dead/word/{word}", json.dumps({"kind": "beat", "state": "fetching"}))
+            store.set(
+                f"step37/job/0/dead/word/{word}", json.dumps({"kind": "beat", "state": "fetching"})
+            )
             time.sleep(heartbeat / 2)
         return ranks.server.requests - before - 6
 
     per_beat = speak() / 6
     waiter.join(120)
-    assert per_beat / Patience().beat <= 0.2
+    assert per_beat / Timeouts().beat <= 0.2
 
 
 def test_unknown_errors_of_rank_zero_are_named() -> None:
@@ -449,7 +498,7 @@ def test_unknown_errors_of_rank_zero_are_named() -> None:
     class Odd(Exception):
         pass
 
-    def work(_: Progress) -> dict[str, Any]:
+    def work(_: ProgressTracker) -> dict[str, Any]:
         raise Odd("strange")
 
     outcomes = Ranks(2).run(work)

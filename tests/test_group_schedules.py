@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k.cluster.group import Group, Patience, Progress, share
+from step37_flickr8k.cluster.group import Group, Timeouts, share
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.errors import RankZeroLost
 from tests.fake_store import FakeServer, FakeStore
 
@@ -32,11 +33,11 @@ class FailingStore:
         return getattr(self._store, name)
 
 
-def brisk(confirming: float = 1.0) -> Patience:
+def brisk(confirming: float = 1.0) -> Timeouts:
     """Give short limits; the time for confirming is derived, so it is moved by its base."""
-    patience = Patience(arrival=6, heartbeat=1, stall=5, visibility=1)
-    object.__setattr__(patience, "visibility", confirming - 30)
-    return patience
+    timeouts = Timeouts(arrival=6, heartbeat=1, stall=5, visibility=1)
+    object.__setattr__(timeouts, "visibility", confirming - 30)
+    return timeouts
 
 
 def outcomes_of(size: int, faulty: int, step: int) -> dict[int, Any]:
@@ -55,7 +56,9 @@ def outcomes_of(size: int, faulty: int, step: int) -> dict[int, Any]:
 
         group = Group(rank=rank, size=size, connect=connect, host=f"n{rank}", reconnects=rank != 0)
         try:
-            outcomes[rank] = share(group, lambda _: {"rows": 1}, look=lambda _: {"rows": 1}, patience=brisk())["rows"]
+            outcomes[rank] = share(
+                group, lambda _: {"rows": 1}, look=lambda _: {"rows": 1}, timeouts=brisk()
+            )["rows"]
         except RankZeroLost as error:
             outcomes[rank] = error
 
@@ -64,7 +67,9 @@ def outcomes_of(size: int, faulty: int, step: int) -> dict[int, Any]:
         thread.start()
     for thread in threads:
         thread.join(120)
-        assert not thread.is_alive(), f"a rank hangs: rank {faulty} lost its connection at request {step}"
+        assert not thread.is_alive(), (
+            f"a rank hangs: rank {faulty} lost its connection at request {step}"
+        )
     return outcomes
 
 
@@ -105,7 +110,7 @@ class Schedule:
         self.looked.at = time.monotonic()
         return {"rows": 1} if self.recorded_at is not None else None
 
-    def work(self, progress: Progress, killed: threading.Event) -> dict[str, Any]:
+    def work(self, progress: ProgressTracker, killed: threading.Event) -> dict[str, Any]:
         if self.recorded_at is not None:
             return {"rows": 1}
         with self.lock:
@@ -113,7 +118,7 @@ class Schedule:
             self.most_working = max(self.working, self.most_working)
         try:
             for number in range(self.chance.randint(5, 40)):
-                progress("fetching", files=number)
+                progress.report(Progress(State.FETCHING, files=number))
                 if killed.wait(0.05):
                     raise Killed
             self.recorded_at = time.monotonic()
@@ -135,12 +140,14 @@ class Schedule:
         self.run(Group(rank=rank, size=self.size, connect=connect, reconnects=True), killed)
 
     def run(self, group: Group, killed: threading.Event) -> None:
-        def watch(_: dict[str, Any]) -> None:
+        def watch(_: Progress) -> None:
             if group.rank and killed.is_set():
                 raise Killed
 
         try:
-            share(group, lambda p: self.work(p, killed), look=self.look, watch=watch, patience=brisk())
+            share(
+                group, lambda p: self.work(p, killed), look=self.look, watch=watch, timeouts=brisk()
+            )
         except Killed:
             pass
         except RankZeroLost as error:
@@ -181,7 +188,9 @@ class Schedule:
     def check(self) -> None:
         assert self.most_working <= 1, "two downloaders at once"
         for rank, when, error in self.failures:
-            assert self.recorded_at is None or when <= self.recorded_at, f"rank {rank} failed beside a record: {error}"
+            assert self.recorded_at is None or when <= self.recorded_at, (
+                f"rank {rank} failed beside a record: {error}"
+            )
 
 
 def play(seed: int) -> None:

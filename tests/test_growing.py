@@ -17,9 +17,12 @@ COUNT = 1040
 @pytest.fixture
 def large(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Serve a dataset of 1,040 pictures; the last forty have one caption only."""
-    folder = draw(COUNT)
-    write_rows(folder / "train", [captioned(n) | ({"caption_1": ""} if n >= COUNT - 40 else {}) for n in range(COUNT)])
-    with LocalHub(folder) as serving:
+    directory = draw(COUNT)
+    write_rows(
+        directory / "train",
+        [captioned(n) | ({"caption_1": ""} if n >= COUNT - 40 else {}) for n in range(COUNT)],
+    )
+    with LocalHub(directory) as serving:
         monkeypatch.setenv("HF_ENDPOINT", serving.endpoint)
         yield serving
 
@@ -76,12 +79,14 @@ def test_a_wide_record_whose_manifest_is_gone_begins_anew(hub: LocalHub, cache: 
     assert fetched(hub, cache, None) == (12, 1)
 
 
-def test_a_new_commit_fetches_what_changed_and_names_both(hub: LocalHub, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_new_commit_fetches_what_changed_and_names_both(
+    hub: LocalHub, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Only changed images come; the warning names both commits; the record is of the new one alone, at its own width."""
     old = hub.commit
     assert fetched(hub, cache, None) == (12, 13)
-    (hub.folder / "train" / "0000.jpg").write_bytes(picture(50))
-    (hub.folder / "train" / "0011.jpg").write_bytes(picture(51))
+    (hub.directory / "train" / "0000.jpg").write_bytes(picture(50))
+    (hub.directory / "train" / "0011.jpg").write_bytes(picture(51))
     new = hub.refresh()
     with caplog.at_level(logging.WARNING):
         assert fetched(hub, cache, 8, revision="main") == (8, 1)
@@ -97,7 +102,7 @@ def test_a_pinned_commit_is_asked_for_by_name(hub: LocalHub, cache: Path) -> Non
     """With the old commit pinned nothing is asked and nothing changes, however far main has moved."""
     old = hub.commit
     assert fetched(hub, cache, None, revision=old) == (12, 13)
-    (hub.folder / "train" / "0000.jpg").write_bytes(picture(50))
+    (hub.directory / "train" / "0000.jpg").write_bytes(picture(50))
     hub.refresh(keep_old=True)
     assert fetched(hub, cache, None, revision=old) == (12, 0)
     assert not hub.requests
@@ -106,9 +111,9 @@ def test_a_pinned_commit_is_asked_for_by_name(hub: LocalHub, cache: Path) -> Non
 def test_a_commit_without_some_images_leaves_them_lying(hub: LocalHub, cache: Path) -> None:
     """A narrower commit deletes nothing: files that it doesn't hold are nobody's promise any more, and stay."""
     assert fetched(hub, cache, None) == (12, 13)
-    folder = hub.folder / "train"
-    (folder / "0011.jpg").unlink()
-    write_rows(folder, [captioned(number) for number in range(11)])
+    directory = hub.directory / "train"
+    (directory / "0011.jpg").unlink()
+    write_rows(directory, [captioned(number) for number in range(11)])
     hub.refresh()
     assert fetched(hub, cache, None, revision="main") == (11, 1)
     assert (cache / "train" / "0011.jpg").exists()

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from step37_flickr8k import errors, get_flickr8k_dataset_file, prepare_flickr8k_samples
-from step37_flickr8k.cache.directory import CacheFolder, lines_of
+from step37_flickr8k.cache.directory import CacheDirectory, lines_of
 from step37_flickr8k.cache.lease import Claim, take
 from step37_flickr8k.dataset.metadata import METADATA, read_rows, why_not_plain
 from step37_flickr8k.dataset.selection import Selection
@@ -26,14 +26,20 @@ from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import Draw, captioned, picture, write_rows
 from tests.test_connection import listening
 
-SELECTION = Selection(repo_id="intro/flickr8k", split="train", caption_key="caption_0", sample_count=None)
+SELECTION = Selection(
+    repo_id="intro/flickr8k", split="train", caption_key="caption_0", sample_count=None
+)
 
 
 def files_below(place: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(place)): path.read_bytes()
+        for path in place.rglob("*")
+        if path.is_file()
+    }
 
 
-# --- names ---------------------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 NAMES = {
     "../escaped.jpg": "it is a path",
@@ -60,7 +66,9 @@ def test_a_name_that_is_none_is_refused_with_its_line(
     write_rows(draw() / "train", [captioned(0), captioned(1) | {"file_name": name}])
     hub.refresh()
     before = files_below(tmp_path / "dataset")
-    with pytest.raises(errors.InvalidMetadata, match=r"line \d+: file_name .* is not the name of an image") as caught:
+    with pytest.raises(
+        errors.InvalidMetadata, match=r"line \d+: file_name .* is not the name of an image"
+    ) as caught:
         prepare_flickr8k_samples(cache_dir=str(cache))
     assert why in str(caught.value)
     assert len(str(caught.value)) < 600
@@ -70,13 +78,13 @@ def test_a_name_that_is_none_is_refused_with_its_line(
 
 
 @given(st.text(st.characters(), max_size=300))
-def test_a_plain_name_stays_in_its_folder(name: str) -> None:
+def test_a_plain_name_stays_in_its_directory(name: str) -> None:
     """Whatever is plain is one component of a path, can be stored, is seen by a scan, and is nobody else's."""
     if why_not_plain(name) is not None:
         return
-    folder = Path("/cache/train")
-    assert os.path.normpath(folder / name) == f"/cache/train/{name}"
-    assert (folder / name).parent == folder
+    directory = Path("/cache/train")
+    assert os.path.normpath(directory / name) == f"/cache/train/{name}"
+    assert (directory / name).parent == directory
     assert 0 < len(name.encode()) <= 255
     assert not name.startswith(".")
     assert name != METADATA
@@ -85,23 +93,30 @@ def test_a_plain_name_stays_in_its_folder(name: str) -> None:
 
 
 @given(st.text(st.sampled_from("./\\\0\nCa:"), max_size=8))
-def test_publishing_writes_into_the_split_or_not_at_all(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
-    """The last door: whatever name the folder is given, nothing appears outside of the split."""
+def test_publishing_writes_into_the_split_or_not_at_all(
+    tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    """The last door: whatever name the directory is given, nothing appears outside of the split."""
     root = tmp_path_factory.mktemp("root")
-    folder = CacheFolder(root / "cache", "train")
-    folder.make()
-    temporary = folder.temporary()
+    directory = CacheDirectory(root / "cache", "train")
+    directory.make()
+    temporary = directory.temporary()
     temporary.write_bytes(b"x")
     try:
-        folder.publish(temporary, name)
+        directory.publish(temporary, name)
     except errors.InvalidMetadata:
         assert list(files_below(root)) == [f"cache/train/{temporary.name}"]
     else:
         assert list(files_below(root)) == [f"cache/train/{name}"]
 
 
-@pytest.mark.parametrize("filename", ["../escaped.txt", "train/../../escaped.txt", "/tmp/escaped.txt", "elsewhere/a.txt", ""])
-def test_a_single_file_stays_in_its_folder(hub: LocalHub, cache: Path, tmp_path: Path, filename: str) -> None:
+@pytest.mark.parametrize(
+    "filename",
+    ["../escaped.txt", "train/../../escaped.txt", "/tmp/escaped.txt", "elsewhere/a.txt", ""],
+)
+def test_a_single_file_stays_in_its_directory(
+    hub: LocalHub, cache: Path, tmp_path: Path, filename: str
+) -> None:
     """The single-file function, too, refuses a name that leads out of ``cache_dir``, by itself or through a link."""
     cache.mkdir()
     (tmp_path / "outside").mkdir()
@@ -112,22 +127,62 @@ def test_a_single_file_stays_in_its_folder(hub: LocalHub, cache: Path, tmp_path:
     assert not hub.requests
 
 
-# --- tables --------------------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 TABLE = "file_name,caption_0\n0000.jpg,a dog\n"
 TABLES: dict[str, tuple[bytes, type[Exception], str]] = {
-    "html": (b"<!DOCTYPE html>\n<html><body>Sign in</body></html>\n", errors.InvalidMetadata, "it is a web page"),
-    "gzip": (gzip.compress(TABLE.encode()), errors.InvalidMetadata, "it is gzip, not text in UTF-8"),
-    "utf-16": (TABLE.encode("utf-16"), errors.InvalidMetadata, "it is UTF-16, not text in UTF-8: store it as UTF-8"),
-    "latin-1": ("file_name,caption_0\n0000.jpg,café\n".encode("latin-1"), errors.InvalidMetadata, "no text in UTF-8"),
-    "no header": (b"0000.jpg,a dog\n0001.jpg,a cat\n", errors.InvalidMetadata, "no column file_name in its first line"),
+    "html": (
+        b"<!DOCTYPE html>\n<html><body>Sign in</body></html>\n",
+        errors.InvalidMetadata,
+        "it is a web page",
+    ),
+    "gzip": (
+        gzip.compress(TABLE.encode()),
+        errors.InvalidMetadata,
+        "it is gzip, not text in UTF-8",
+    ),
+    "utf-16": (
+        TABLE.encode("utf-16"),
+        errors.InvalidMetadata,
+        "it is UTF-16, not text in UTF-8: store it as UTF-8",
+    ),
+    "latin-1": (
+        "file_name,caption_0\n0000.jpg,café\n".encode("latin-1"),
+        errors.InvalidMetadata,
+        "no text in UTF-8",
+    ),
+    "no header": (
+        b"0000.jpg,a dog\n0001.jpg,a cat\n",
+        errors.InvalidMetadata,
+        "no column file_name in its first line",
+    ),
     "no lines": (b"", errors.InvalidMetadata, "its columns are none"),
-    "two names": (b"file_name,file_name,caption_0\na,b,c\n", errors.InvalidMetadata, "column file_name 2 times"),
-    "two captions": (b"file_name,caption_0,caption_0\na,b,c\n", errors.InvalidMetadata, "column caption_0 2 times"),
-    "an endless cell": (b'file_name,caption_0\n0000.jpg,"' + b"x\n" * 100_000, errors.InvalidMetadata, "field larger than"),
-    "an endless line": (b"file_name,caption_0\n" + b"," * (3 << 20), errors.InvalidMetadata, "line of more than"),
+    "two names": (
+        b"file_name,file_name,caption_0\na,b,c\n",
+        errors.InvalidMetadata,
+        "column file_name 2 times",
+    ),
+    "two captions": (
+        b"file_name,caption_0,caption_0\na,b,c\n",
+        errors.InvalidMetadata,
+        "column caption_0 2 times",
+    ),
+    "an endless cell": (
+        b'file_name,caption_0\n0000.jpg,"' + b"x\n" * 100_000,
+        errors.InvalidMetadata,
+        "field larger than",
+    ),
+    "an endless line": (
+        b"file_name,caption_0\n" + b"," * (3 << 20),
+        errors.InvalidMetadata,
+        "line of more than",
+    ),
     "nothing but NULs": (bytes(1000), errors.InvalidMetadata, r"no column file_name|NUL"),
-    "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", errors.InvalidMetadata, "git-lfs"),
+    "a pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        errors.InvalidMetadata,
+        "git-lfs",
+    ),
 }
 
 
@@ -149,15 +204,23 @@ def test_a_byte_order_mark_is_no_part_of_the_header(draw: Draw, hub: LocalHub, c
     """Spreadsheets write one; the first column is found all the same."""
     (draw() / "train" / METADATA).write_bytes(b"\xef\xbb\xbf" + TABLE.encode())
     hub.refresh()
-    assert [sample.caption for sample in prepare_flickr8k_samples(cache_dir=str(cache))] == ["a dog"]
+    assert [sample.caption for sample in prepare_flickr8k_samples(cache_dir=str(cache))] == [
+        "a dog"
+    ]
 
 
 def test_an_image_of_several_rows_is_one_file(draw: Draw, hub: LocalHub, cache: Path) -> None:
     """Rows may share an image: each is a sample, and the image comes once."""
-    write_rows(draw() / "train", [captioned(0), captioned(1), captioned(0) | {"caption_0": "again"}])
+    write_rows(
+        draw() / "train", [captioned(0), captioned(1), captioned(0) | {"caption_0": "again"}]
+    )
     hub.refresh()
     samples = prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
-    assert [Path(sample.image_path).name for sample in samples] == ["0000.jpg", "0001.jpg", "0000.jpg"]
+    assert [Path(sample.image_path).name for sample in samples] == [
+        "0000.jpg",
+        "0001.jpg",
+        "0000.jpg",
+    ]
     assert len(hub.file_requests()) == 3
 
 
@@ -166,7 +229,9 @@ def read_all(path: Path) -> list[str]:
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_rows_or_a_clear_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_bytes_are_rows_or_a_clear_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
     """Whatever metadata.csv holds, reading it gives plain names or an error of ours, never another one."""
     path = tmp_path_factory.getbasetemp() / "any.csv"
     for head in (b"", b"file_name,caption_0\n"):
@@ -179,7 +244,12 @@ def test_any_bytes_are_rows_or_a_clear_error(tmp_path_factory: pytest.TempPathFa
         assert all(why_not_plain(name) is None for name in names)
 
 
-@given(st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20), st.text(max_size=20)), max_size=10), st.randoms())
+@given(
+    st.lists(
+        st.tuples(st.text(max_size=20), st.text(max_size=20), st.text(max_size=20)), max_size=10
+    ),
+    st.randoms(),
+)
 def test_any_table_gives_plain_names_in_file_order(
     tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, str, str]], chance: Any
 ) -> None:
@@ -196,7 +266,9 @@ def test_any_table_gives_plain_names_in_file_order(
         path.write_bytes(out.getvalue().encode())
     except UnicodeEncodeError:  # half of a character: no file can hold it
         return
-    counted = [name for row in table if (name := row["file_name"].strip()) and row["caption_0"].strip()]
+    counted = [
+        name for row in table if (name := row["file_name"].strip()) and row["caption_0"].strip()
+    ]
     odd = [name for name in counted if why_not_plain(name)]
     try:
         assert read_all(path) == counted
@@ -208,15 +280,19 @@ def test_any_table_gives_plain_names_in_file_order(
         assert not odd
 
 
-# --- listings ------------------------------------------------------------------------------------------------------------------
+# --- listings -------------------------------------------------------------------------------------
 
 
-def lying_hub(tree: list[dict[str, Any]], content: bytes = b"", parquet: Any = ()) -> Callable[..., Any]:
+def lying_hub(
+    tree: list[dict[str, Any]], content: bytes = b"", parquet: Any = ()
+) -> Callable[..., Any]:
     """Answer as a Hub whose commit has this listing, and this content in every file; ``parquet`` lists its conversion."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         url = urlsplit((await reader.readuntil(b"\r\n\r\n")).split()[1].decode())
-        body = json.dumps(tree if "/tree/" in url.path else {"id": "intro/flickr8k", "sha": "a" * 40}).encode()
+        body = json.dumps(
+            tree if "/tree/" in url.path else {"id": "intro/flickr8k", "sha": "a" * 40}
+        ).encode()
         body = json.dumps(parquet).encode() if "/tree/refs%2Fconvert" in url.path else body
         body = content if "/resolve/" in url.path else body
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
@@ -231,20 +307,32 @@ def entry(name: str, size: Any, oid: Any = "0" * 40) -> dict[str, Any]:
 
 
 LISTINGS = {
-    "2 GB of metadata": ([entry(METADATA, 2 << 30)], errors.InvalidMetadata, "has 2.1 GB by the listing, at most 1.1 GB"),
+    "2 GB of metadata": (
+        [entry(METADATA, 2 << 30)],
+        errors.InvalidMetadata,
+        "has 2.1 GB by the listing, at most 1.1 GB",
+    ),
     "a size below nothing": ([entry(METADATA, -1)], errors.InvalidMetadata, "makes no sense"),
     "a size beyond all": ([entry(METADATA, 1 << 70)], errors.InvalidMetadata, "makes no sense"),
     "a size that is a word": ([entry(METADATA, "big")], errors.InvalidMetadata, "makes no sense"),
     "a hash that is none": ([entry(METADATA, 1, "zz")], errors.InvalidMetadata, "makes no sense"),
     "no hash": ([entry(METADATA, 1, None)], errors.InvalidMetadata, "makes no sense"),
-    "one name twice": ([entry(METADATA, 1), entry(METADATA, 2)], errors.InvalidMetadata, "is there twice"),
+    "one name twice": (
+        [entry(METADATA, 1), entry(METADATA, 2)],
+        errors.InvalidMetadata,
+        "is there twice",
+    ),
     "no metadata": ([entry("a.jpg", 1)], errors.SplitNotFound, "holds no train/metadata.csv"),
 }
 
 
 @pytest.mark.parametrize(("tree", "error", "said"), LISTINGS.values(), ids=LISTINGS.keys())
 def test_a_listing_that_lies_is_refused(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, tree: list[dict[str, Any]], error: type[Exception], said: str
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tree: list[dict[str, Any]],
+    error: type[Exception],
+    said: str,
 ) -> None:
     """Sizes and hashes that can't be end the run before the first byte."""
     with listening(lying_hub(tree)) as port:
@@ -253,8 +341,14 @@ def test_a_listing_that_lies_is_refused(
             prepare_flickr8k_samples(cache_dir=str(cache))
 
 
-@pytest.mark.parametrize("body", [b"<html>Sign in</html>", b"{}", b"[]", b'{"sha": null}', b'{"sha": "main"}', b"\xff"], ids=str)
-def test_a_page_in_the_place_of_an_answer_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>Sign in</html>", b"{}", b"[]", b'{"sha": null}', b'{"sha": "main"}', b"\xff"],
+    ids=str,
+)
+def test_a_page_in_the_place_of_an_answer_is_said(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
     """A login page, or another server's answer, is named as such: transient when it is no JSON, else a wrong endpoint."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -266,13 +360,16 @@ def test_a_page_in_the_place_of_an_answer_is_said(cache: Path, monkeypatch: pyte
     with listening(serve) as port:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
         with pytest.raises(
-            (errors.HubUnavailable, errors.InvalidMetadata), match=r"is no JSON .text/html.|names no commit"
+            (errors.HubUnavailable, errors.InvalidMetadata),
+            match=r"is no JSON .text/html.|names no commit",
         ) as caught:
             prepare_flickr8k_samples(cache_dir=str(cache))
     assert isinstance(caught.value, errors.InvalidMetadata) == body.startswith((b"{", b"["))
 
 
-@pytest.mark.parametrize("parquet", [{}, [1], [{"type": "file"}], [entry("x", "big") | {"path": 1}]], ids=str)
+@pytest.mark.parametrize(
+    "parquet", [{}, [1], [{"type": "file"}], [entry("x", "big") | {"path": 1}]], ids=str
+)
 def test_a_conversion_whose_listing_makes_no_sense_is_passed_over(
     cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, parquet: Any
 ) -> None:
@@ -288,14 +385,19 @@ def test_a_conversion_whose_listing_makes_no_sense_is_passed_over(
     assert ("can't be listed" in caplog.text) == bool(parquet)
 
 
-def test_an_image_of_an_absurd_size_does_not_fit(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_of_an_absurd_size_does_not_fit(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A size that no file system holds is refused with what is needed and what is there, before the first image."""
     table = TABLE.encode()
     blob = hashlib.sha1(b"blob %d\0%b" % (len(table), table)).hexdigest()
     tree = [entry(METADATA, len(table), blob), entry("0000.jpg", (1 << 63) - 1)]
     with listening(lying_hub(tree, table)) as port:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
-        with pytest.raises(errors.FolderFull, match=r"GB free, the plan needs 9,223,372,036\.9 GB: free space or lower"):
+        with pytest.raises(
+            errors.FolderFull,
+            match=r"GB free, the plan needs 9,223,372,036\.9 GB: free space or lower",
+        ):
             prepare_flickr8k_samples(cache_dir=str(cache))
 
 
@@ -309,7 +411,7 @@ def test_a_metadata_that_goes_on_is_cut_off(cache: Path, monkeypatch: pytest.Mon
     assert not list((cache / "train").iterdir())
 
 
-# --- redirects -----------------------------------------------------------------------------------------------------------------
+# --- redirects ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("location", ["", "file:///etc/passwd", "gopher://127.0.0.1/"])
@@ -326,20 +428,24 @@ def test_a_hub_that_redirects_astray_is_not_followed(
     assert len(hub.requests) < 100
 
 
-# --- links ---------------------------------------------------------------------------------------------------------------------
+# --- links ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("planted", ["train", ".step37-flickr8k"])
 @pytest.mark.parametrize("dangling", [False, True], ids=["", "dangling"])
-def test_a_linked_folder_is_refused(hub: LocalHub, cache: Path, tmp_path: Path, planted: str, dangling: bool) -> None:
-    """A link in the place of one of our folders would have us write elsewhere; the error names it and the way out."""
+def test_a_linked_directory_is_refused(
+    hub: LocalHub, cache: Path, tmp_path: Path, planted: str, dangling: bool
+) -> None:
+    """A link in the place of one of our directories would have us write elsewhere; the error names it and the way out."""
     assert hub.commit
     outside = tmp_path / "outside"
     if not dangling:
         outside.mkdir()
     cache.mkdir()
     (cache / planted).symlink_to(outside)
-    with pytest.raises(errors.FolderNotUsable, match=f"{planted} is a symbolic link: make the cache_dir itself one"):
+    with pytest.raises(
+        errors.FolderNotUsable, match=f"{planted} is a symbolic link: make the cache_dir itself one"
+    ):
         prepare_flickr8k_samples(cache_dir=str(cache))
     assert not outside.exists() or not list(outside.iterdir())
 
@@ -347,7 +453,7 @@ def test_a_linked_folder_is_refused(hub: LocalHub, cache: Path, tmp_path: Path, 
 def test_a_run_is_not_confirmed_through_a_link(
     hub: LocalHub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A warm cache whose own folder was replaced by a link is read, as if it were read-only; nothing is written behind it."""
+    """A warm cache whose own directory was replaced by a link is read, as if it were read-only; nothing is written behind it."""
     prepare_flickr8k_samples(cache_dir=str(cache))
     outside = tmp_path / "outside"
     (cache / ".step37-flickr8k").rename(outside)
@@ -359,20 +465,23 @@ def test_a_run_is_not_confirmed_through_a_link(
 
 
 def test_a_linked_cache_dir_is_as_good_as_any(hub: LocalHub, cache: Path, tmp_path: Path) -> None:
-    """Homes often hold a link to scratch: the cache folder itself may be one."""
+    """Homes often hold a link to scratch: the cache directory itself may be one."""
     assert hub.commit
     (tmp_path / "scratch").mkdir()
     cache.symlink_to(tmp_path / "scratch")
     assert len(prepare_flickr8k_samples(cache_dir=str(cache))) == 8
 
 
-def test_linked_files_are_replaced_and_not_written_through(hub: LocalHub, cache: Path, tmp_path: Path) -> None:
+def test_linked_files_are_replaced_and_not_written_through(
+    hub: LocalHub, cache: Path, tmp_path: Path
+) -> None:
     """Links under the names of images, of metadata.csv and of our own files: what they lead to stays as it is."""
     outside = tmp_path / "outside"
     outside.mkdir()
     for place in ("train", ".step37-flickr8k"):
         (cache / place).mkdir(parents=True)
-    (outside / "0000.jpg").write_bytes((hub.folder / "train" / "0000.jpg").read_bytes())  # even with the right bytes
+    # Even with the right bytes
+    (outside / "0000.jpg").write_bytes((hub.directory / "train" / "0000.jpg").read_bytes())
     names = ["train/0000.jpg", "train/0001.jpg", "train/metadata.csv"]
     names += [f".step37-flickr8k/train.{kind}" for kind in ("json", "manifest")]
     for name in names:
@@ -388,14 +497,14 @@ def test_linked_files_are_replaced_and_not_written_through(hub: LocalHub, cache:
 
 def test_a_linked_lease_is_not_written_through(cache: Path, tmp_path: Path) -> None:
     """A beat never follows a link that has taken the lease's place."""
-    folder = CacheFolder(cache, "train")
-    folder.make()
-    lease = take(folder, Claim(run=None, rank=0, host="n", pid=1), 5.0, lambda _: False)
+    directory = CacheDirectory(cache, "train")
+    directory.make()
+    lease = take(directory, Claim(run=None, rank=0, host="n", pid=1), 5.0, lambda _: False)
     assert lease is not None
     precious = tmp_path / "precious"
     precious.write_bytes(b"precious")
-    (folder.home / "train.lease.1").unlink()
-    (folder.home / "train.lease.1").symlink_to(precious)
+    (directory.home / "train.lease.1").unlink()
+    (directory.home / "train.lease.1").symlink_to(precious)
     with lease:
         pass
     assert precious.read_bytes() == b"precious"
@@ -406,4 +515,6 @@ def test_a_file_that_is_there_twice_comes_once(draw: Draw, hub: LocalHub, cache:
     (draw() / "train" / "0001.jpg").write_bytes(picture(0))
     hub.refresh()
     assert len(prepare_flickr8k_samples(sample_count=2, cache_dir=str(cache))) == 2
-    assert (cache / "train" / "0000.jpg").read_bytes() == (cache / "train" / "0001.jpg").read_bytes()
+    assert (cache / "train" / "0000.jpg").read_bytes() == (
+        cache / "train" / "0001.jpg"
+    ).read_bytes()

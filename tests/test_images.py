@@ -16,7 +16,7 @@ from step37_flickr8k.localhub import LocalHub
 from .conftest import Draw, picture
 from .faulty_worker import start_instead, where_a_picture
 
-# --- what is found -------------------------------------------------------------------------------------------------------------
+# --- what is found --------------------------------------------------------------------------------
 
 
 def written(path: Path, kind: str, size: tuple[int, int] = (16, 16), mode: str = "RGB") -> Path:
@@ -32,23 +32,33 @@ def test_the_usual_kinds_are_good_under_their_names(tmp_path: Path, kind: str) -
         assert why_undecodable(path, name) is None
 
 
-@pytest.mark.parametrize(("kind", "name"), [("PNG", "a.jpg"), ("JPEG", "a.png"), ("GIF", "a.jpeg"), ("WEBP", "a.JPG")])
-def test_an_image_of_another_kind_than_its_name_says_is_found(tmp_path: Path, kind: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name"), [("PNG", "a.jpg"), ("JPEG", "a.png"), ("GIF", "a.jpeg"), ("WEBP", "a.JPG")]
+)
+def test_an_image_of_another_kind_than_its_name_says_is_found(
+    tmp_path: Path, kind: str, name: str
+) -> None:
     """Training code that goes by the name would fail on it, hours later."""
-    assert (why_undecodable(written(tmp_path / "image", kind), name) or "").startswith(f"it is {kind}, not ")
+    assert (why_undecodable(written(tmp_path / "image", kind), name) or "").startswith(
+        f"it is {kind}, not "
+    )
 
 
 def test_a_picture_of_several_is_a_jpeg(tmp_path: Path) -> None:
     """Phones write JPEGs that hold more than one picture."""
     path = tmp_path / "a.jpg"
-    Image.new("RGB", (16, 16)).save(path, "MPO", save_all=True, append_images=[Image.new("RGB", (16, 16))])
+    Image.new("RGB", (16, 16)).save(
+        path, "MPO", save_all=True, append_images=[Image.new("RGB", (16, 16))]
+    )
     assert why_undecodable(path, "a.jpg") is None
 
 
 def test_programs_are_no_images(tmp_path: Path) -> None:
     """PostScript isn't handed to an interpreter, whatever it is called."""
     path = tmp_path / "a.jpg"
-    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    )
     for name in ("a.jpg", "a.eps", "a"):
         assert "cannot identify" in (why_undecodable(path, name) or "")
 
@@ -63,15 +73,15 @@ def test_a_bomb_is_not_decoded(tmp_path: Path, side: int) -> None:
     assert time.process_time() - start < 0.5
 
 
-# --- what is done with them ----------------------------------------------------------------------------------------------------
+# --- what is done with them -----------------------------------------------------------------------
 
 
 @pytest.fixture
 def with_bad_ones(draw: Draw, hub: LocalHub) -> LocalHub:
     """Serve a dataset whose second picture is truncated and whose tenth is a PNG."""
-    folder = draw() / "train"
-    (folder / "0001.jpg").write_bytes(picture(1)[:-200])
-    written(folder / "0009.jpg", "PNG")
+    directory = draw() / "train"
+    (directory / "0001.jpg").write_bytes(picture(1)[:-200])
+    written(directory / "0009.jpg", "PNG")
     hub.refresh()
     return hub
 
@@ -88,7 +98,9 @@ def test_skipped_rows_are_not_refilled(with_bad_ones: LocalHub, cache: Path) -> 
     with_bad_ones.clear_requests()
     assert names(cache, 5) == expected
     assert not with_bad_ones.requests
-    skipped = json.loads((cache / ".step37-flickr8k" / "train.json").read_text(encoding="utf-8"))["skipped"]
+    skipped = json.loads((cache / ".step37-flickr8k" / "train.json").read_text(encoding="utf-8"))[
+        "skipped"
+    ]
     assert list(skipped) == ["0001.jpg"]
     assert "truncated" in skipped["0001.jpg"].lower()
 
@@ -97,7 +109,8 @@ def test_bad_images_can_be_an_error(with_bad_ones: LocalHub, cache: Path) -> Non
     """With bad_images=error the rows are named and the call fails, cold and warm; what came stays, and narrower calls succeed."""
     for _ in range(2):
         with pytest.raises(
-            errors.BadImages, match=r"2 of the 12 rows.*0001\.jpg \(.*[Tt]runcated.*0009\.jpg \(it is PNG"
+            errors.BadImages,
+            match=r"2 of the 12 rows.*0001\.jpg \(.*[Tt]runcated.*0009\.jpg \(it is PNG",
         ) as caught:
             names(cache, None, bad_images="error")
         assert errors.exit_code_of(caught.value) == 2
@@ -114,7 +127,11 @@ def test_the_report_names_the_bad_rows_of_the_selection(
 ) -> None:
     """The command's report has each with its reason, cold and warm, and none that wasn't asked for."""
     assert with_bad_ones.commit
-    for count, expected in (("all", ["0001.jpg", "0009.jpg"]), ("all", ["0001.jpg", "0009.jpg"]), ("5", ["0001.jpg"])):
+    for count, expected in (
+        ("all", ["0001.jpg", "0009.jpg"]),
+        ("all", ["0001.jpg", "0009.jpg"]),
+        ("5", ["0001.jpg"]),
+    ):
         assert cli.run(["warmup", "--cache-dir", str(cache), "--sample-count", count]) == 0
         captured = capsys.readouterr()
         assert sorted(json.loads(captured.out)["skipped"]) == expected
@@ -126,17 +143,22 @@ def test_the_report_names_the_bad_rows_of_the_selection(
 
 def test_what_is_adopted_is_decoded_too(with_bad_ones: LocalHub, cache: Path) -> None:
     """Files that another tool brought are looked at like those that we fetch."""
-    shutil.copytree(with_bad_ones.folder / "train", cache / "train")
+    shutil.copytree(with_bad_ones.directory / "train", cache / "train")
     assert len(names(cache, None)) == 10
     assert not with_bad_ones.file_requests()
 
 
-def test_a_decoder_that_died_is_forgotten(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_decoder_that_died_is_forgotten(
+    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Where the decoder dies the call fails and may be tried again; on a machine where it lives no image is missing."""
     assert hub.commit
     with monkeypatch.context() as here:
         here.setattr(downloader, "MANY", 0)  # so that workers decode these few, too
         start_instead(here, tmp_path, late=where_a_picture("os.abort()", "0003.jpg"))
-        with pytest.raises(errors.TransientError, match=r"0003\.jpg: the process that decodes it died twice \(Aborted\)"):
+        with pytest.raises(
+            errors.TransientError,
+            match=r"0003\.jpg: the process that decodes it died twice \(Aborted\)",
+        ):
             names(cache, None)
     assert len(names(cache, None)) == 12

@@ -22,7 +22,9 @@ COMMIT = "a" * 40
 async def metadata() -> AsyncIterator[bytes]:
     yield b"file_name,caption_0\n"
     for start in range(0, ROWS, PAGE):
-        yield b"".join(b"%08d.jpg,caption %d\n" % (number, number) for number in range(start, start + PAGE))
+        yield b"".join(
+            b"%08d.jpg,caption %d\n" % (number, number) for number in range(start, start + PAGE)
+        )
 
 
 def page(start: int, base: dict[str, object]) -> bytes:
@@ -49,13 +51,15 @@ async def hub(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Non
     link = ""
     if "/tree/" in url.path:
         start = int(parse_qs(url.query).get("cursor", ["0"])[0])
-        body = page(start, {"type": "file", "oid": blob, "size": size, "path": "train/metadata.csv"})
+        body = page(
+            start, {"type": "file", "oid": blob, "size": size, "path": "train/metadata.csv"}
+        )
         if start + PAGE < ROWS:
-            link = (
-                f'Link: <http://127.0.0.1:{writer.get_extra_info("sockname")[1]}{url.path}?cursor={start + PAGE}>; rel="next"\r\n'
-            )
+            link = f'Link: <http://127.0.0.1:{writer.get_extra_info("sockname")[1]}{url.path}?cursor={start + PAGE}>; rel="next"\r\n'
     elif url.path.endswith("metadata.csv"):
-        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n".encode())
+        writer.write(
+            f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n".encode()
+        )
         async for block in metadata():
             writer.write(block)
             await writer.drain()
@@ -106,7 +110,12 @@ def peak_of(command: list[str]) -> tuple[float, str]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peak = 0.0
     while process.poll() is None:
-        status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").partition("VmHWM:")[2].split()
+        status = (
+            Path(f"/proc/{process.pid}/status")
+            .read_text(encoding="utf-8")
+            .partition("VmHWM:")[2]
+            .split()
+        )
         peak = max(peak, float(status[0]) / 1024) if status else peak
         time.sleep(0.05)
     assert process.stdout is not None

@@ -12,7 +12,13 @@ import huggingface_hub
 import pytest
 
 import step37_flickr8k
-from step37_flickr8k import Flickr8kSample, Step37Flickr8kDataset, errors, flickr8k_loader, prepare_flickr8k_samples
+from step37_flickr8k import (
+    Flickr8kSample,
+    Step37Flickr8kDataset,
+    errors,
+    flickr8k_loader,
+    prepare_flickr8k_samples,
+)
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.flickr8k_loader import get_flickr8k_dataset_file
 from step37_flickr8k.job.warmup import Warmup
@@ -21,22 +27,30 @@ from step37_flickr8k.settings import WarmupSettings
 from tests.conftest import Draw, captioned, write_rows
 
 
-def expected(folder: Path, cache: Path, count: int | None = None, key: str = "caption_0") -> list[Flickr8kSample]:
-    with (folder / "train" / "metadata.csv").open(encoding="utf-8", newline="") as lines:
+def expected(
+    directory: Path, cache: Path, count: int | None = None, key: str = "caption_0"
+) -> list[Flickr8kSample]:
+    with (directory / "train" / "metadata.csv").open(encoding="utf-8", newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if row[key].strip()]
-    return [Flickr8kSample(str(cache / "train" / row["file_name"]), row[key].strip()) for row in rows[:count]]
+    return [
+        Flickr8kSample(str(cache / "train" / row["file_name"]), row[key].strip())
+        for row in rows[:count]
+    ]
 
 
 def template(dialog: dict[str, Any]) -> step37_flickr8k.MultimodalSFTSample:
-    return {"tokens": dialog, "loss_mask": None, "image_paths": [(dialog["images"][0], "image")]}
+    return {"tokens": dialog, "loss_mask": None, "image_paths": [(dialog["images"][0], 0)]}
 
 
 def test_the_first_eight_by_default(hub: LocalHub, cache: Path) -> None:
     """The default is the first 8 rows; only their images are downloaded, whole and at their places."""
     samples = prepare_flickr8k_samples(cache_dir=str(cache))
-    assert samples == expected(hub.folder, cache, 8)
+    assert samples == expected(hub.directory, cache, 8)
     for sample in samples:
-        assert Path(sample.image_path).read_bytes() == (hub.folder / "train" / Path(sample.image_path).name).read_bytes()
+        assert (
+            Path(sample.image_path).read_bytes()
+            == (hub.directory / "train" / Path(sample.image_path).name).read_bytes()
+        )
     assert len(hub.file_requests()) == 9
 
 
@@ -44,18 +58,24 @@ def test_growing_fetches_the_difference(hub: LocalHub, cache: Path) -> None:
     """First 3, then all, then another caption: only what is missing is fetched."""
     assert len(prepare_flickr8k_samples(sample_count=3, cache_dir=str(cache))) == 3
     hub.clear_requests()
-    assert prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache)) == expected(hub.folder, cache)
+    assert prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache)) == expected(
+        hub.directory, cache
+    )
     assert len(hub.file_requests()) == 9
     hub.clear_requests()
-    other = prepare_flickr8k_samples(sample_count=None, caption_key="caption_1", cache_dir=str(cache))
-    assert other == expected(hub.folder, cache, key="caption_1")
+    other = prepare_flickr8k_samples(
+        sample_count=None, caption_key="caption_1", cache_dir=str(cache)
+    )
+    assert other == expected(hub.directory, cache, key="caption_1")
     assert len(hub.file_requests()) == 0
     hub.clear_requests()
     assert len(prepare_flickr8k_samples(sample_count=8, cache_dir=str(cache))) == 8
     assert len(hub.requests) == 0
 
 
-def test_a_warm_cache_needs_no_network(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_cache_needs_no_network(
+    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once warm, no request is made: a Hub that is gone isn't missed."""
     every = prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
     assert len(hub.file_requests()) == 13
@@ -67,18 +87,24 @@ def test_a_cache_is_complete_for_other_readers(hub: LocalHub, cache: Path, tmp_p
     """huggingface_hub's own snapshot of the repository has the same files at the same places."""
     prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
     theirs = tmp_path / "theirs"
-    huggingface_hub.snapshot_download("intro/flickr8k", repo_type="dataset", local_dir=theirs, endpoint=hub.endpoint)
+    huggingface_hub.snapshot_download(
+        "intro/flickr8k", repo_type="dataset", local_dir=theirs, endpoint=hub.endpoint
+    )
     ours = {path.name: path.read_bytes() for path in (cache / "train").iterdir()}
     assert ours == {path.name: path.read_bytes() for path in (theirs / "train").iterdir()}
     for name, content in ours.items():
         found = huggingface_hub.hf_hub_download(
-            "intro/flickr8k", f"train/{name}", repo_type="dataset", local_dir=cache, endpoint=hub.endpoint
+            "intro/flickr8k",
+            f"train/{name}",
+            repo_type="dataset",
+            local_dir=cache,
+            endpoint=hub.endpoint,
         )
         assert Path(found).read_bytes() == content
 
 
-def test_nothing_but_the_files_and_our_own_folder_is_added(hub: LocalHub, cache: Path) -> None:
-    """The split holds the dataset's files and nothing else; all that is ours lies in one folder."""
+def test_nothing_but_the_files_and_our_own_directory_is_added(hub: LocalHub, cache: Path) -> None:
+    """The split holds the dataset's files and nothing else; all that is ours lies in one directory."""
     assert hub.commit
     prepare_flickr8k_samples(cache_dir=str(cache))
     assert sorted(os.listdir(cache)) == [".step37-flickr8k", "train"]
@@ -112,7 +138,9 @@ def test_other_users_can_read_it(hub: LocalHub, cache: Path) -> None:
         ({"caption_key": ""}, errors.InvalidSettings),
     ],
 )
-def test_each_mistake_has_its_own_error(hub: LocalHub, cache: Path, arguments: dict[str, Any], error: type[Exception]) -> None:
+def test_each_mistake_has_its_own_error(
+    hub: LocalHub, cache: Path, arguments: dict[str, Any], error: type[Exception]
+) -> None:
     """What is wrong with a call is told by the class, with exit code 2, and nothing is left behind."""
     assert hub.commit
     with pytest.raises(error) as caught:
@@ -130,7 +158,9 @@ def test_an_empty_selection_is_a_runtime_error(draw: Draw, hub: LocalHub, cache:
     assert isinstance(caught.value, errors.EmptySelection)
 
 
-def test_a_missing_image_is_named_before_anything_is_fetched(draw: Draw, hub: LocalHub, cache: Path) -> None:
+def test_a_missing_image_is_named_before_anything_is_fetched(
+    draw: Draw, hub: LocalHub, cache: Path
+) -> None:
     """A row without its image is ImageNotFound."""
     (draw() / "train" / "0003.jpg").unlink()
     hub.refresh()
@@ -152,7 +182,9 @@ def test_a_broken_image_is_left_out_with_a_warning(
     assert prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache)) == samples
 
 
-def test_nothing_but_broken_images_is_an_empty_selection(draw: Draw, hub: LocalHub, cache: Path) -> None:
+def test_nothing_but_broken_images_is_an_empty_selection(
+    draw: Draw, hub: LocalHub, cache: Path
+) -> None:
     """When every row is left out there is nothing to train on, and that is said."""
     for path in (draw() / "train").glob("*.jpg"):
         path.write_bytes(b"\xff\xd8" + path.name.encode())
@@ -161,9 +193,15 @@ def test_nothing_but_broken_images_is_an_empty_selection(draw: Draw, hub: LocalH
         prepare_flickr8k_samples(cache_dir=str(cache))
 
 
-@pytest.mark.parametrize(("token", "error"), [(None, errors.RepositoryNotFound), ("hf_wrong", errors.AccessDenied)])
+@pytest.mark.parametrize(
+    ("token", "error"), [(None, errors.RepositoryNotFound), ("hf_wrong", errors.AccessDenied)]
+)
 def test_a_private_repository_wants_the_right_token(
-    draw: Draw, cache: Path, monkeypatch: pytest.MonkeyPatch, token: str | None, error: type[Exception]
+    draw: Draw,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    token: str | None,
+    error: type[Exception],
 ) -> None:
     """Without a token a private repository hides, a wrong one is refused, the right one works and never reaches the CDN."""
     with LocalHub(draw(), token="hf_right") as hub:
@@ -178,7 +216,9 @@ def test_a_private_repository_wants_the_right_token(
         assert not any(request.authorization for request in hub.requests if request.origin == "cdn")
 
 
-def test_a_gated_repository_says_so(draw: Draw, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gated_repository_says_so(
+    draw: Draw, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Gated is AccessDenied, with what to do."""
     with LocalHub(draw(), gated=True) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
@@ -186,7 +226,9 @@ def test_a_gated_repository_says_so(draw: Draw, cache: Path, monkeypatch: pytest
             prepare_flickr8k_samples(cache_dir=str(cache))
 
 
-def test_a_hub_that_does_not_answer_is_transient(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_answer_is_transient(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody at the address: HubUnavailable, which a scheduler may try again."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("STEP37_ATTEMPTS", "1")
@@ -200,7 +242,7 @@ def test_a_new_commit_replaces_the_old_one_only_when_asked(
     """Without a revision a warm cache stays as it is; with one the new commit is fetched, and a warning names both."""
     old = hub.commit
     prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
-    (draw() / "train" / "0001.jpg").write_bytes((hub.folder / "train" / "0002.jpg").read_bytes())
+    (draw() / "train" / "0001.jpg").write_bytes((hub.directory / "train" / "0002.jpg").read_bytes())
     new = hub.refresh()
     hub.clear_requests()
     prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
@@ -210,7 +252,9 @@ def test_a_new_commit_replaces_the_old_one_only_when_asked(
     assert old in caplog.text
     assert new in caplog.text
     assert len(hub.file_requests()) == 1
-    assert (cache / "train" / "0001.jpg").read_bytes() == (cache / "train" / "0002.jpg").read_bytes()
+    assert (cache / "train" / "0001.jpg").read_bytes() == (
+        cache / "train" / "0002.jpg"
+    ).read_bytes()
 
 
 def test_what_a_purge_took_is_fetched_again(hub: LocalHub, cache: Path) -> None:
@@ -239,7 +283,7 @@ def test_a_truncated_file_is_not_believed(hub: LocalHub, cache: Path) -> None:
 
 def test_files_that_another_tool_brought_are_adopted(hub: LocalHub, cache: Path) -> None:
     """Files in place without a ready record are hashed, not downloaded again."""
-    shutil.copytree(hub.folder / "train", cache / "train")
+    shutil.copytree(hub.directory / "train", cache / "train")
     (cache / "train" / ".step37-train-0123abcd-1.tmp").write_bytes(b"orphan")
     assert len(prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))) == 12
     assert len(hub.file_requests()) == 0
@@ -251,7 +295,7 @@ def test_files_that_another_tool_brought_are_adopted(hub: LocalHub, cache: Path)
 def test_a_record_or_manifest_that_cannot_be_read_is_as_good_as_none(
     hub: LocalHub, cache: Path, ours: str, content: bytes
 ) -> None:
-    """Whatever stands in our own files, the next run proves the folder anew and downloads nothing that is right."""
+    """Whatever stands in our own files, the next run proves the directory anew and downloads nothing that is right."""
     prepare_flickr8k_samples(cache_dir=str(cache))
     (cache / ".step37-flickr8k" / ours).write_bytes(content)
     hub.clear_requests()
@@ -261,11 +305,15 @@ def test_a_record_or_manifest_that_cannot_be_read_is_as_good_as_none(
 
 def test_one_file_by_hf_hub_download(hub: LocalHub, cache: Path) -> None:
     """The single-file function puts the file where the loader expects it, and names what isn't there."""
-    path = get_flickr8k_dataset_file(repo_id="intro/flickr8k", filename="train/0001.jpg", cache_dir=cache)
+    path = get_flickr8k_dataset_file(
+        repo_id="intro/flickr8k", filename="train/0001.jpg", cache_dir=cache
+    )
     assert path == cache / "train" / "0001.jpg"
-    assert path.read_bytes() == (hub.folder / "train" / "0001.jpg").read_bytes()
+    assert path.read_bytes() == (hub.directory / "train" / "0001.jpg").read_bytes()
     with pytest.raises(errors.ConfigurationError, match=r"train/none\.jpg"):
-        get_flickr8k_dataset_file(repo_id="intro/flickr8k", filename="train/none.jpg", cache_dir=cache)
+        get_flickr8k_dataset_file(
+            repo_id="intro/flickr8k", filename="train/none.jpg", cache_dir=cache
+        )
 
 
 def test_a_passing_fault_of_the_api_is_tried_again(hub: LocalHub, cache: Path) -> None:
@@ -276,7 +324,9 @@ def test_a_passing_fault_of_the_api_is_tried_again(hub: LocalHub, cache: Path) -
 
 def test_the_dataset_gives_the_dialog_to_the_template() -> None:
     """An item is what the template makes of the image, the prompt and the caption."""
-    dataset = Step37Flickr8kDataset([Flickr8kSample("/c/train/a.jpg", "A dog.")], template, "Describe it.")
+    dataset = Step37Flickr8kDataset(
+        [Flickr8kSample("/c/train/a.jpg", "A dog.")], template, "Describe it."
+    )
     assert len(dataset) == 1
     assert dataset[0]["tokens"] == {
         "images": ["/c/train/a.jpg"],
@@ -286,6 +336,15 @@ def test_the_dataset_gives_the_dialog_to_the_template() -> None:
         ],
     }
     assert pickle.loads(pickle.dumps(dataset))[0] == dataset[0]
+
+
+def test_the_dataset_keeps_its_arguments_as_attributes() -> None:
+    """Code written for the loader that this one replaces reads ``samples``, ``template`` and ``prompt``."""
+    samples = [Flickr8kSample("/c/train/a.jpg", "A dog.")]
+    dataset = Step37Flickr8kDataset(samples, template, "Describe it.")
+    assert dataset.samples is samples
+    assert dataset.template is template
+    assert dataset.prompt == "Describe it."
 
 
 def test_a_dataset_needs_samples() -> None:
@@ -306,7 +365,9 @@ def test_without_a_group_this_is_rank_zero_and_the_barrier_is_a_no_op() -> None:
     flickr8k_loader._maybe_barrier()
 
 
-def test_an_old_error_of_the_file_system_is_not_this_runs(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_error_of_the_file_system_is_not_this_runs(
+    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What another run couldn't write is told once, by the first syncfs after it; what this run can't fails it."""
     told = [-1, 0]
     monkeypatch.setattr("step37_flickr8k.cache.linux._SYNCFS", lambda _: told.pop(0))

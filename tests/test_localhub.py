@@ -34,7 +34,7 @@ MISSING = "train/none.jpg"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def directory(tmp_path: Path) -> Path:
     """Draw a dataset: eight images of random bytes in one split, one in another, and a README."""
     source = random.Random(8)
     root = tmp_path / "dataset"
@@ -52,9 +52,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def hub(folder: Path) -> Iterator[LocalHub]:
+def hub(directory: Path) -> Iterator[LocalHub]:
     """Serve the dataset to everybody."""
-    with LocalHub(folder, repo_id=REPO, revisions=["refs/convert/parquet"]) as serving:
+    with LocalHub(directory, repo_id=REPO, revisions=["refs/convert/parquet"]) as serving:
         yield serving
 
 
@@ -81,44 +81,66 @@ def resolve_url(hub: LocalHub, repo_path: str, revision: str = "main") -> str:
     return f"{hub.endpoint}/datasets/{REPO}/resolve/{revision}/{repo_path}"
 
 
-def test_snapshot_download_copies_the_folder(hub: LocalHub, folder: Path, tmp_path: Path) -> None:
-    """snapshot_download into a folder gives every file that isn't hidden, byte for byte, and nothing else."""
+def test_snapshot_download_copies_the_directory(
+    hub: LocalHub, directory: Path, tmp_path: Path
+) -> None:
+    """snapshot_download into a directory gives every file that isn't hidden, byte for byte, and nothing else."""
     target = tmp_path / "copy"
-    snapshot_download(REPO, repo_type="dataset", endpoint=hub.endpoint, local_dir=target, token=False)
-    copied = {path.relative_to(target) for path in target.rglob("*") if path.is_file() and ".cache" not in path.parts}
-    served = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts}
+    snapshot_download(
+        REPO, repo_type="dataset", endpoint=hub.endpoint, local_dir=target, token=False
+    )
+    copied = {
+        path.relative_to(target)
+        for path in target.rglob("*")
+        if path.is_file() and ".cache" not in path.parts
+    }
+    served = {
+        path.relative_to(directory)
+        for path in directory.rglob("*")
+        if path.is_file() and ".cache" not in path.parts
+    }
     assert copied == served
-    assert all((target / name).read_bytes() == (folder / name).read_bytes() for name in served)
+    assert all((target / name).read_bytes() == (directory / name).read_bytes() for name in served)
     assert len(hub.file_requests()) == len(served)
 
 
 @pytest.mark.parametrize("name", ["train/000.jpg", "train/metadata.csv", "test/a b.jpg"])
 @pytest.mark.parametrize("redirect_lfs", [True, False])
-def test_hf_hub_download_gives_the_bytes(folder: Path, tmp_path: Path, name: str, redirect_lfs: bool) -> None:
-    """hf_hub_download finds LFS and plain files, into its cache as into a folder, with and without a CDN."""
-    with LocalHub(folder, repo_id=REPO, redirect_lfs=redirect_lfs) as hub:
-        places: list[dict[str, Any]] = [{"cache_dir": tmp_path / "cache"}, {"local_dir": tmp_path / "local"}]
+def test_hf_hub_download_gives_the_bytes(
+    directory: Path, tmp_path: Path, name: str, redirect_lfs: bool
+) -> None:
+    """hf_hub_download finds LFS and plain files, into its cache as into a directory, with and without a CDN."""
+    with LocalHub(directory, repo_id=REPO, redirect_lfs=redirect_lfs) as hub:
+        places: list[dict[str, Any]] = [
+            {"cache_dir": tmp_path / "cache"},
+            {"local_dir": tmp_path / "local"},
+        ]
         for where in places:
-            got = hf_hub_download(REPO, name, repo_type="dataset", endpoint=hub.endpoint, token=False, **where)
-            assert Path(got).read_bytes() == (folder / name).read_bytes()
+            got = hf_hub_download(
+                REPO, name, repo_type="dataset", endpoint=hub.endpoint, token=False, **where
+            )
+            assert Path(got).read_bytes() == (directory / name).read_bytes()
         origins = {request.origin for request in hub.file_requests()}
     assert origins == ({"cdn"} if redirect_lfs and name.endswith(".jpg") else {"hub"})
 
 
 @pytest.mark.parametrize("page_size", [1000, 3, 1])
-def test_tree_lists_every_file_with_its_hash(folder: Path, page_size: int) -> None:
+def test_tree_lists_every_file_with_its_hash(directory: Path, page_size: int) -> None:
     """The tree, whatever its pages, names each file once, with sha256 for LFS files and git's own hash for others."""
-    with LocalHub(folder, repo_id=REPO, page_size=page_size) as hub:
+    with LocalHub(directory, repo_id=REPO, page_size=page_size) as hub:
         entries = list(api_of(hub).list_repo_tree(REPO, repo_type="dataset", recursive=True))
     files = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
     assert {entry.path for entry in entries if isinstance(entry, RepoFolder)} == {"train", "test"}
     assert len(entries) == len(files) + 2 == 15
     for name, file in files.items():
-        content = (folder / name).read_bytes()
+        content = (directory / name).read_bytes()
         assert file.size == len(content)
         if name.endswith(".jpg"):
             assert file.lfs is not None
-            assert (file.lfs.sha256, file.lfs.size) == (hashlib.sha256(content).hexdigest(), len(content))
+            assert (file.lfs.sha256, file.lfs.size) == (
+                hashlib.sha256(content).hexdigest(),
+                len(content),
+            )
             pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{file.lfs.sha256}\nsize {file.size}\n"
             assert file.blob_id == git_hash(pointer.encode())
             assert file.lfs.pointer_size == len(pointer)
@@ -132,7 +154,7 @@ def git_hash(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def test_tree_of_a_folder(hub: LocalHub) -> None:
+def test_tree_of_a_directory(hub: LocalHub) -> None:
     """A tree without recursion shows one level; with ``expand`` each entry carries the last commit."""
     api = api_of(hub)
     assert {entry.path for entry in api.list_repo_tree(REPO, repo_type="dataset")} == {
@@ -143,10 +165,12 @@ def test_tree_of_a_folder(hub: LocalHub) -> None:
     }
     below = list(api.list_repo_tree(REPO, "test", repo_type="dataset", expand=True))
     assert [entry.path for entry in below] == ["test/a b.jpg", "test/metadata.csv"]
-    assert all(entry.last_commit is not None and entry.last_commit.oid == hub.commit for entry in below)
+    assert all(
+        entry.last_commit is not None and entry.last_commit.oid == hub.commit for entry in below
+    )
 
 
-def test_info_names_commit_and_files(hub: LocalHub, folder: Path) -> None:
+def test_info_names_commit_and_files(hub: LocalHub, directory: Path) -> None:
     """dataset_info gives the commit for main, for the commit itself and for a listed revision, and sizes on request."""
     api = api_of(hub)
     for revision in (None, "main", hub.commit, "refs/convert/parquet"):
@@ -154,17 +178,22 @@ def test_info_names_commit_and_files(hub: LocalHub, folder: Path) -> None:
     found = api.dataset_info(REPO, files_metadata=True)
     sizes = {sibling.rfilename: sibling.size for sibling in found.siblings or []}
     assert sizes["train/000.jpg"] == 5000
-    assert sizes["README.md"] == (folder / "README.md").stat().st_size
+    assert sizes["README.md"] == (directory / "README.md").stat().st_size
 
 
 def test_paths_info_describes_what_is_known(hub: LocalHub) -> None:
-    """get_paths_info describes files and folders, and leaves unknown names out."""
-    found = api_of(hub).get_paths_info(REPO, ["train/001.jpg", "test", "nowhere"], repo_type="dataset")
-    assert [(type(entry), entry.path) for entry in found] == [(RepoFile, "train/001.jpg"), (RepoFolder, "test")]
+    """get_paths_info describes files and directories, and leaves unknown names out."""
+    found = api_of(hub).get_paths_info(
+        REPO, ["train/001.jpg", "test", "nowhere"], repo_type="dataset"
+    )
+    assert [(type(entry), entry.path) for entry in found] == [
+        (RepoFile, "train/001.jpg"),
+        (RepoFolder, "test"),
+    ]
 
 
 def test_what_is_missing_has_its_own_error(hub: LocalHub, tmp_path: Path) -> None:
-    """An unknown revision, file, folder or repository raises the client's exception of that name."""
+    """An unknown revision, file, directory or repository raises the client's exception of that name."""
     api = api_of(hub)
     with pytest.raises(RevisionNotFoundError):
         api.dataset_info(REPO, revision="nowhere")
@@ -186,12 +215,14 @@ def test_missing_repository_is_hidden_without_a_token(hub: LocalHub) -> None:
     assert (anonymous, known, headers["X-Error-Code"]) == (401, 404, "RepoNotFound")
 
 
-def test_private_repository_wants_its_token(folder: Path, tmp_path: Path) -> None:
+def test_private_repository_wants_its_token(directory: Path, tmp_path: Path) -> None:
     """A private repository opens to its token, hides without one, and refuses another one by name."""
-    with LocalHub(folder, repo_id=REPO, token="hf_right") as hub:
+    with LocalHub(directory, repo_id=REPO, token="hf_right") as hub:
         right = api_of(hub, "hf_right")
         assert right.dataset_info(REPO).private
-        assert Path(right.hf_hub_download(REPO, "train/000.jpg", repo_type="dataset", cache_dir=tmp_path)).exists()
+        assert Path(
+            right.hf_hub_download(REPO, "train/000.jpg", repo_type="dataset", cache_dir=tmp_path)
+        ).exists()
         with pytest.raises(RepositoryNotFoundError):
             api_of(hub).dataset_info(REPO)
         with pytest.raises(HfHubHTTPError, match="Invalid credentials") as caught:
@@ -200,32 +231,48 @@ def test_private_repository_wants_its_token(folder: Path, tmp_path: Path) -> Non
     assert caught.value.response.status_code == 401
 
 
-def test_gated_repository_shows_its_tree_only(folder: Path, tmp_path: Path) -> None:
+def test_gated_repository_shows_its_tree_only(directory: Path, tmp_path: Path) -> None:
     """A gated repository lists its files and refuses to give them."""
-    with LocalHub(folder, repo_id=REPO, gated=True) as hub:
+    with LocalHub(directory, repo_id=REPO, gated=True) as hub:
         api = api_of(hub, "hf_any")
         assert api.dataset_info(REPO).gated == "manual"
         with pytest.raises(GatedRepoError):
             api.hf_hub_download(REPO, "train/000.jpg", repo_type="dataset", cache_dir=tmp_path)
 
 
-def test_the_token_never_reaches_the_cdn(folder: Path, tmp_path: Path) -> None:
+def test_the_token_never_reaches_the_cdn(directory: Path, tmp_path: Path) -> None:
     """An LFS file comes from another origin, and the log shows whether the token went there."""
-    with LocalHub(folder, repo_id=REPO, token="hf_x") as hub:
+    with LocalHub(directory, repo_id=REPO, token="hf_x") as hub:
         assert hub.cdn_endpoint != hub.endpoint
-        api_of(hub, "hf_x").hf_hub_download(REPO, "train/000.jpg", repo_type="dataset", cache_dir=tmp_path)
-        seen = {(one.origin, one.kind, one.method, one.status, one.authorization) for one in hub.requests}
+        api_of(hub, "hf_x").hf_hub_download(
+            REPO, "train/000.jpg", repo_type="dataset", cache_dir=tmp_path
+        )
+        seen = {
+            (one.origin, one.kind, one.method, one.status, one.authorization)
+            for one in hub.requests
+        }
         assert seen == {("hub", "resolve", "HEAD", 302, True), ("cdn", "cdn", "GET", 200, False)}
         # urllib lets the header follow: the log must be able to show it
-        fetch(resolve_url(hub, "train/000.jpg"), headers={"Authorization": "Bearer hf_x", "User-Agent": "me/1"})
+        fetch(
+            resolve_url(hub, "train/000.jpg"),
+            headers={"Authorization": "Bearer hf_x", "User-Agent": "me/1"},
+        )
         last = hub.requests[-1]
-    assert (last.origin, last.authorization, last.user_agent, last.client) == ("cdn", True, "me/1", "127.0.0.1")
+    assert (last.origin, last.authorization, last.user_agent, last.client) == (
+        "cdn",
+        True,
+        "me/1",
+        "127.0.0.1",
+    )
     assert (last.repo_path, last.bytes_sent) == ("train/000.jpg", 5000)
 
 
-def test_head_tells_size_and_hash_without_a_body(hub: LocalHub, folder: Path) -> None:
+def test_head_tells_size_and_hash_without_a_body(hub: LocalHub, directory: Path) -> None:
     """HEAD of a file gives commit, size and hash: in the redirect of an LFS file, in the answer of a plain one."""
-    image, table = (folder / "train/000.jpg").read_bytes(), (folder / "train/metadata.csv").read_bytes()
+    image, table = (
+        (directory / "train/000.jpg").read_bytes(),
+        (directory / "train/metadata.csv").read_bytes(),
+    )
     redirected = head(hub, "train/000.jpg")
     assert redirected.status == 302
     assert redirected.headers["Location"].startswith(f"{hub.cdn_endpoint}/cdn/")
@@ -235,7 +282,9 @@ def test_head_tells_size_and_hash_without_a_body(hub: LocalHub, folder: Path) ->
     assert (plain.status, plain.headers["ETag"]) == (200, f'"{git_hash(table)}"')
     assert int(plain.headers["Content-Length"]) == len(table)
     assert redirected.headers["X-Repo-Commit"] == plain.headers["X-Repo-Commit"] == hub.commit
-    assert {(one.method, one.kind, one.bytes_sent) for one in hub.requests} == {("HEAD", "resolve", 0)}
+    assert {(one.method, one.kind, one.bytes_sent) for one in hub.requests} == {
+        ("HEAD", "resolve", 0)
+    }
 
 
 def head(hub: LocalHub, repo_path: str) -> HTTPResponse:
@@ -261,24 +310,26 @@ def head(hub: LocalHub, repo_path: str) -> HTTPResponse:
         ("lines=1-2", 200, slice(0, 5000)),
     ],
 )
-def test_ranges(hub: LocalHub, folder: Path, wanted: str, status: int, span: slice) -> None:
+def test_ranges(hub: LocalHub, directory: Path, wanted: str, status: int, span: slice) -> None:
     """One range of bytes is served as 206 or refused as 416; anything else gets the whole file."""
-    content = (folder / "train/000.jpg").read_bytes()
+    content = (directory / "train/000.jpg").read_bytes()
     got, headers, body = fetch(resolve_url(hub, "train/000.jpg"), headers={"Range": wanted})
     assert (got, body) == (status, content[span])
     said = {206: f"bytes {span.start}-{span.stop - 1}/5000", 416: "bytes */5000"}
     assert headers["Content-Range"] == said.get(status)
 
 
-def test_empty_file(hub: LocalHub, folder: Path) -> None:
+def test_empty_file(hub: LocalHub, directory: Path) -> None:
     """A file of no bytes is served as one."""
-    (folder / "train" / "empty.txt").touch()
+    (directory / "train" / "empty.txt").touch()
     hub.refresh()
     status, headers, body = fetch(resolve_url(hub, "train/empty.txt"))
     assert (status, headers["Content-Length"], body) == (200, "0", b"")
 
 
-@pytest.mark.parametrize("path", ["/", "/api/datasets/intro/flickr8k/refs", "/api/models/x", "/_localhub/other"])
+@pytest.mark.parametrize(
+    "path", ["/", "/api/datasets/intro/flickr8k/refs", "/api/models/x", "/_localhub/other"]
+)
 def test_other_urls_are_not_found(hub: LocalHub, path: str) -> None:
     """What a Hub for one dataset doesn't serve is a 404."""
     assert fetch(hub.endpoint + path)[0] == 404
@@ -297,28 +348,28 @@ def test_wrong_method_is_refused(hub: LocalHub) -> None:
     assert fetch(f"{hub.endpoint}/api/datasets/{REPO}/paths-info/main")[0] == 405
 
 
-def test_commit_follows_the_content(hub: LocalHub, folder: Path) -> None:
+def test_commit_follows_the_content(hub: LocalHub, directory: Path) -> None:
     """Refresh makes a new commit only if the content differs; the old one resolves only if it was kept."""
     first = hub.commit
     assert hub.refresh() == first
-    (folder / "README.md").write_text("# Flickr8k, second edition\n")
+    (directory / "README.md").write_text("# Flickr8k, second edition\n")
     second = hub.refresh()
     assert second != first
     with pytest.raises(RevisionNotFoundError):
         api_of(hub).dataset_info(REPO, revision=first)
-    (folder / "train" / "000.jpg").unlink()
+    (directory / "train" / "000.jpg").unlink()
     third = hub.refresh(keep_old=True)
     assert api_of(hub).dataset_info(REPO, revision=second).sha == second
     assert api_of(hub).dataset_info(REPO).sha == third
     assert fetch(resolve_url(hub, "train/001.jpg", second))[0] == 200
 
 
-def test_changed_file_is_not_served_under_the_old_hash(hub: LocalHub, folder: Path) -> None:
+def test_changed_file_is_not_served_under_the_old_hash(hub: LocalHub, directory: Path) -> None:
     """A file that changed or went after the scan is a 500 that says what to do."""
-    (folder / "README.md").write_text("something else, and longer")
+    (directory / "README.md").write_text("something else, and longer")
     status, headers, _ = fetch(resolve_url(hub, "README.md"))
     assert (status, "refresh" in headers["X-Error-Message"]) == (500, True)
-    (folder / "README.md").unlink()
+    (directory / "README.md").unlink()
     assert fetch(resolve_url(hub, "README.md"))[0] == 500
 
 
@@ -327,7 +378,10 @@ def test_log_can_be_read_and_cleared_from_another_process(hub: LocalHub) -> None
     fetch(resolve_url(hub, "README.md"))
     fetch(resolve_url(hub, MISSING))
     log = json.loads(fetch(f"{hub.endpoint}/_localhub/requests")[2])
-    assert [(one["repo_path"], one["status"]) for one in log] == [("README.md", 200), (MISSING, 404)]
+    assert [(one["repo_path"], one["status"]) for one in log] == [
+        ("README.md", 200),
+        (MISSING, 404),
+    ]
     assert fetch(f"{hub.endpoint}/_localhub/requests", "DELETE")[0] == 204
     assert hub.requests == ()
     fetch(resolve_url(hub, "README.md"))
@@ -335,9 +389,9 @@ def test_log_can_be_read_and_cleared_from_another_process(hub: LocalHub) -> None
     assert hub.requests == ()
 
 
-def test_hub_can_be_entered_again(folder: Path) -> None:
+def test_hub_can_be_entered_again(directory: Path) -> None:
     """After its block the Hub is gone; entered again it serves the same commit."""
-    hub = LocalHub(folder, repo_id=REPO)
+    hub = LocalHub(directory, repo_id=REPO)
     with pytest.raises(RuntimeError, match="with statement"):
         _ = hub.commit
     with hub:
@@ -349,15 +403,18 @@ def test_hub_can_be_entered_again(folder: Path) -> None:
         assert fetch(resolve_url(hub, "README.md", first))[0] == 200
 
 
-def test_taken_port_is_named(hub: LocalHub, folder: Path) -> None:
+def test_taken_port_is_named(hub: LocalHub, directory: Path) -> None:
     """Starting on a taken port raises an OSError that names host and port."""
     port = int(hub.endpoint.rpartition(":")[2])
-    with pytest.raises(OSError, match=f"127.0.0.1:{port}: Address already in use"), LocalHub(folder, port=port):
+    with (
+        pytest.raises(OSError, match=f"127.0.0.1:{port}: Address already in use"),
+        LocalHub(directory, port=port),
+    ):
         pytest.fail("two servers on one port")
 
 
-def test_missing_folder_is_named(tmp_path: Path) -> None:
-    """Starting over a folder that isn't there raises an error that names it."""
+def test_missing_directory_is_named(tmp_path: Path) -> None:
+    """Starting over a directory that isn't there raises an error that names it."""
     with pytest.raises(NotADirectoryError, match="nowhere"), LocalHub(tmp_path / "nowhere"):
         pytest.fail("nothing to serve")
 
@@ -367,10 +424,12 @@ SCRIPT += "run(LocalHub(sys.argv[1]), on_ready=lambda hub: print(hub.endpoint, f
 
 
 @pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
-def test_run_serves_until_a_signal(folder: Path, signal_name: str) -> None:
+def test_run_serves_until_a_signal(directory: Path, signal_name: str) -> None:
     """Run serves once it says so, and SIGTERM or Ctrl-C ends the process with 0 and without a word."""
-    command = [sys.executable, "-c", SCRIPT, str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", SCRIPT, str(directory)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         endpoint = process.stdout.readline().strip()
         assert fetch(f"{endpoint}/datasets/{REPO}/resolve/main/README.md")[0] == 200
@@ -379,9 +438,9 @@ def test_run_serves_until_a_signal(folder: Path, signal_name: str) -> None:
     assert (process.returncode, said) == (0, "")
 
 
-def test_run_stops_what_it_started(folder: Path) -> None:
+def test_run_stops_what_it_started(directory: Path) -> None:
     """An interrupted run leaves nothing that listens."""
-    hub = LocalHub(folder)
+    hub = LocalHub(directory)
 
     def interrupt(serving: LocalHub) -> None:
         assert fetch(resolve_url(serving, "README.md"))[0] == 200

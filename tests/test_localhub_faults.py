@@ -29,11 +29,11 @@ FILE = f"/datasets/{REPO}/resolve/main/{IMAGE}"
 @pytest.fixture(params=[True, False], ids=["cdn", "hub"])
 def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalHub]:
     """Serve one image and its table, with and without a CDN."""
-    folder = tmp_path / "dataset"
-    (folder / "train").mkdir(parents=True)
-    (folder / "train" / "metadata.csv").write_text("file_name,caption_0\n000.jpg,a dog\n")
-    (folder / IMAGE).write_bytes(CONTENT)
-    with LocalHub(folder, repo_id=REPO, redirect_lfs=request.param) as serving:
+    directory = tmp_path / "dataset"
+    (directory / "train").mkdir(parents=True)
+    (directory / "train" / "metadata.csv").write_text("file_name,caption_0\n000.jpg,a dog\n")
+    (directory / IMAGE).write_bytes(CONTENT)
+    with LocalHub(directory, repo_id=REPO, redirect_lfs=request.param) as serving:
         yield serving
 
 
@@ -128,9 +128,18 @@ def test_a_new_window_is_as_long_as_it_is(monkeypatch: pytest.MonkeyPatch, up: f
 def test_client_waits_for_the_quota(hub: LocalHub, tmp_path: Path) -> None:
     """huggingface_hub retries by itself when a file's GET meets a 429."""
     hub.faults.add(Fault.status(429, kind="cdn", retry_after=0, times=1))
-    got = hf_hub_download(REPO, IMAGE, repo_type="dataset", endpoint=hub.endpoint, token=False, cache_dir=tmp_path / "c")
+    got = hf_hub_download(
+        REPO,
+        IMAGE,
+        repo_type="dataset",
+        endpoint=hub.endpoint,
+        token=False,
+        cache_dir=tmp_path / "c",
+    )
     assert Path(got).read_bytes() == CONTENT
-    assert [one.status for one in hub.requests if one.origin == "cdn"] == ([429, 200] if has_cdn(hub) else [])
+    assert [one.status for one in hub.requests if one.origin == "cdn"] == (
+        [429, 200] if has_cdn(hub) else []
+    )
 
 
 def has_cdn(hub: LocalHub) -> bool:
@@ -199,7 +208,9 @@ def test_stall_ends_with_the_client(hub: LocalHub) -> None:
     """A client that waits for a stalled body times out; when it goes, the server stops stalling for it."""
     hub.faults.add(Fault.stall())
     with urllib.request.urlopen(hub.endpoint + FILE, timeout=120) as answer:
-        answer.fp.raw._sock.settimeout(0.2)  # from here on: it has the headers, however long they took
+        answer.fp.raw._sock.settimeout(
+            0.2
+        )  # from here on: it has the headers, however long they took
         with pytest.raises(TimeoutError):
             answer.read()
     assert hub.requests[-1].bytes_sent == len(CONTENT) // 2
@@ -260,7 +271,11 @@ def test_large_files_come_in_pieces(hub: LocalHub, tmp_path: Path) -> None:
     assert fetch(hub, path)[2] == large
     hub.faults.add(Fault.corrupt(at=0.9))
     body = fetch(hub, path)[2]
-    assert (len(body), body[:2_000_000] == large[:2_000_000], body == large) == (len(large), True, False)
+    assert (len(body), body[:2_000_000] == large[:2_000_000], body == large) == (
+        len(large),
+        True,
+        False,
+    )
 
 
 def test_client_that_leaves_during_a_delay(hub: LocalHub) -> None:

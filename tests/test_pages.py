@@ -30,19 +30,26 @@ def look(seen: Browser, page: Path) -> None:
         assert seen.contrast() > 7, (width, dark)
         ground = seen.run("getComputedStyle(document.body).backgroundColor")
         assert (ground == "rgb(255, 255, 255)") != dark
-        assert seen.run("performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length") == 0
+        assert (
+            seen.run(
+                "performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length"
+            )
+            == 0
+        )
         assert seen.complaints() == []
 
 
 @pytest.fixture
 def preview(hub: LocalHub, cache: Path, tmp_path: Path) -> Path:
     """Make the page of 250 rows, some of which are bad or hostile."""
-    (hub.folder / "train" / "0002.jpg").write_bytes(b"no picture")
-    (hub.folder / "train" / "evil.jpg").write_bytes(picture(77))
-    rows = [captioned(number % 12) | {"caption_0": f"a dog, number {number}"} for number in range(250)]
+    (hub.directory / "train" / "0002.jpg").write_bytes(b"no picture")
+    (hub.directory / "train" / "evil.jpg").write_bytes(picture(77))
+    rows = [
+        captioned(number % 12) | {"caption_0": f"a dog, number {number}"} for number in range(250)
+    ]
     rows[1] = {"file_name": "evil.jpg", "caption_0": HOSTILE, "caption_1": "x"}
     rows[3]["caption_0"] = "\u05db\u05dc\u05d1 \u05e8\u05e5 a cat"
-    write_rows(hub.folder / "train", rows)
+    write_rows(hub.directory / "train", rows)
     hub.refresh()
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     page = tmp_path / "preview.html"
@@ -53,7 +60,9 @@ def preview(hub: LocalHub, cache: Path, tmp_path: Path) -> Path:
 def test_the_preview_can_be_read_everywhere(seen: Browser, preview: Path) -> None:
     """Every picture of the first page is decoded, at most 200 are, and each has its caption for those who don't see it."""
     look(seen, preview)
-    images = seen.run("[...document.images].map(image => [image.complete && image.naturalWidth > 0, image.alt])")
+    images = seen.run(
+        "[...document.images].map(image => [image.complete && image.naturalWidth > 0, image.alt])"
+    )
     assert 80 < len(images) <= 200
     assert all(decoded and caption for decoded, caption in images)
     assert seen.run("document.getElementById('page').textContent") == "page 1 of 3"
@@ -63,7 +72,9 @@ def test_the_preview_is_searched_and_turned_with_the_keyboard(seen: Browser, pre
     """Slash and words find captions and names, Escape goes back, arrows and buttons turn pages, the focus can be seen."""
 
     def captions() -> list[str]:
-        found: list[str] = seen.run("[...document.querySelectorAll('#tiles li > p:first-of-type')].map(p => p.textContent)")
+        found: list[str] = seen.run(
+            "[...document.querySelectorAll('#tiles li > p:first-of-type')].map(p => p.textContent)"
+        )
         return found
 
     seen.open(preview)
@@ -83,7 +94,11 @@ def test_the_preview_is_searched_and_turned_with_the_keyboard(seen: Browser, pre
     stops = []
     for _ in range(4):
         seen.press("TAB")
-        stops.append(seen.run("[document.activeElement.id, getComputedStyle(document.activeElement).outlineStyle]"))
+        stops.append(
+            seen.run(
+                "[document.activeElement.id, getComputedStyle(document.activeElement).outlineStyle]"
+            )
+        )
     assert stops == [[name, "solid"] for name in ("query", "bad", "back", "on")]
     seen.press("ENTER", "ENTER", "ENTER")
     assert seen.one("#page").text == "page 3 of 3"
@@ -101,20 +116,32 @@ def test_the_preview_is_searched_and_turned_with_the_keyboard(seen: Browser, pre
 def test_hostile_captions_are_text_in_the_browser(seen: Browser, preview: Path) -> None:
     """They are shown letter by letter, and nothing of them became an element or ran."""
     seen.open(preview)
-    assert seen.run("document.querySelectorAll('#tiles li > p')[3].textContent") == HOSTILE.replace("\u202e", "\\u202e")
-    assert seen.run("document.querySelectorAll('#tiles img')[1].alt") == HOSTILE.replace("\u202e", "\\u202e")
+    assert seen.run("document.querySelectorAll('#tiles li > p')[3].textContent") == HOSTILE.replace(
+        "\u202e", "\\u202e"
+    )
+    assert seen.run("document.querySelectorAll('#tiles img')[1].alt") == HOSTILE.replace(
+        "\u202e", "\\u202e"
+    )
     assert seen.run("document.querySelectorAll('#evil, b, iframe').length") == 0
     assert seen.run("document.scripts.length") == 2
     assert seen.complaints() == []
 
 
 @pytest.mark.parametrize("status", [404, 503])
-def test_the_report_can_be_read_everywhere(seen: Browser, hub: LocalHub, cache: Path, tmp_path: Path, status: int) -> None:
+def test_the_report_can_be_read_everywhere(
+    seen: Browser, hub: LocalHub, cache: Path, tmp_path: Path, status: int
+) -> None:
     """Of a failure and of a success with retries; the plots have their size, and what they show as words."""
-    hub.faults.add(Fault.status(status, path="train/0003.jpg", times=None if status == 404 else 2), Fault.delay(0.3, every=3))
+    hub.faults.add(
+        Fault.status(status, path="train/0003.jpg", times=None if status == 404 else 2),
+        Fault.delay(0.3, every=3),
+    )
     file, page = tmp_path / "report.json", tmp_path / "report.html"
     code = 75 if status == 404 else 0
-    assert cli.run(["warmup", "--cache-dir", str(cache), "--report", str(file), "--concurrency", "1"]) == code
+    assert (
+        cli.run(["warmup", "--cache-dir", str(cache), "--report", str(file), "--concurrency", "1"])
+        == code
+    )
     assert cli.run(["report", str(file), "--html", str(page)]) == 0
     look(seen, page)
     assert ("failed after" in seen.one("h1").text) == (code == 75)

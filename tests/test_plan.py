@@ -7,15 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from step37_flickr8k.dataset.decide import decide
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import read_rows
-from step37_flickr8k.dataset.plan import decide
 from step37_flickr8k.dataset.selection import Row, Selection
-from step37_flickr8k.errors import CaptionKeyNotFound, EmptySelection, ImageNotFound, InvalidMetadata
+from step37_flickr8k.dataset.words import listed
+from step37_flickr8k.errors import (
+    CaptionKeyNotFound,
+    EmptySelection,
+    ImageNotFound,
+    InvalidMetadata,
+)
 
 
 def selection(sample_count: int | None = None, caption_key: str = "caption_0") -> Selection:
-    return Selection(repo_id="intro/flickr8k", split="train", caption_key=caption_key, sample_count=sample_count)
+    return Selection(
+        repo_id="intro/flickr8k", split="train", caption_key=caption_key, sample_count=sample_count
+    )
 
 
 def rows_of(text: str, count: int | None = None, caption_key: str = "caption_0") -> list[Row]:
@@ -47,7 +55,9 @@ def test_short_rows_do_not_count() -> None:
 
 def test_a_caption_column_that_is_not_there_names_those_that_are() -> None:
     """The error names the column asked for and those to choose from."""
-    with pytest.raises(CaptionKeyNotFound, match=r"'caption_9'.*choose one of caption_0, caption_1"):
+    with pytest.raises(
+        CaptionKeyNotFound, match=r"'caption_9'.*choose one of caption_0, caption_1"
+    ):
         rows_of("file_name,caption_0,caption_1\na.jpg,x,y\n", caption_key="caption_9")
 
 
@@ -71,7 +81,9 @@ def test_an_endless_cell_is_invalid() -> None:
         rows_of("file_name,caption_0\na.jpg," + "x" * (csv.field_size_limit() + 1) + "\n")
 
 
-@pytest.mark.parametrize("name", ["../a.jpg", "/etc/passwd", "sub/a.jpg", "..", "metadata.csv", "a\\b.jpg"])
+@pytest.mark.parametrize(
+    "name", ["../a.jpg", "/etc/passwd", "sub/a.jpg", "..", "metadata.csv", "a\\b.jpg"]
+)
 def test_names_cannot_lead_out_of_the_split(name: str) -> None:
     """A file_name that is a path is refused, with its line."""
     with pytest.raises(InvalidMetadata, match="line 2"):
@@ -83,25 +95,49 @@ def test_the_plan_is_wanted_less_verified() -> None:
     listing = Listing(RemoteFile(name, 10, f"sha256:{name * 64}") for name in "abc")
     rows = [Row("a", "1"), Row("b", "2"), Row("c", "3"), Row("c", "4")]
     plan = decide(rows, listing, {"a": f"sha256:{'a' * 64}", "b": f"sha256:{'0' * 64}"})
-    assert (plan.rows, plan.files, [f.name for f in plan.fetch], plan.bytes) == (4, 3, ["b", "c"], 20)
+    assert (plan.rows, plan.files, [f.name for f in plan.fetch], plan.bytes) == (
+        4,
+        3,
+        ["b", "c"],
+        20,
+    )
 
 
 def test_an_image_that_the_commit_does_not_hold_is_named() -> None:
     """A row whose image isn't in the listing is ImageNotFound, before anything is fetched."""
     with pytest.raises(ImageNotFound, match=r"row 2 names gone\.jpg"):
-        decide([Row("a", "1"), Row("gone.jpg", "2")], Listing([RemoteFile("a", 1, f"git-sha1:{'a' * 40}")]), {})
+        decide(
+            [Row("a", "1"), Row("gone.jpg", "2")],
+            Listing([RemoteFile("a", 1, f"git-sha1:{'a' * 40}")]),
+            {},
+        )
 
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from("abcdef"), st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=3)),
+        st.tuples(
+            st.sampled_from("abcdef"),
+            st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=3),
+        ),
         max_size=20,
     ),
     st.integers(1, 30),
 )
-def test_a_narrow_selection_is_the_head_of_a_wide_one(cells: list[tuple[str, str]], count: int) -> None:
+def test_a_narrow_selection_is_the_head_of_a_wide_one(
+    cells: list[tuple[str, str]], count: int
+) -> None:
     """For any table the first n rows are the first n of all rows, whatever the captions hold."""
     out = io.StringIO(newline="")
     csv.writer(out).writerows([("file_name", "caption_0"), *cells, ("z", "last")])
     every = rows_of(out.getvalue())
     assert rows_of(out.getvalue(), count) == every[:count]
+
+
+def test_a_list_in_a_message_names_a_few_and_counts_the_rest() -> None:
+    """Up to the limit all names stand there; of a longer list the first ones, and how many follow."""
+    assert listed([]) == ""
+    assert listed(["a", "b"], 2) == "a, b"
+    assert listed(iter("abcde"), 2) == "a, b and 3 more"
+    assert listed(map(str, range(2008)), more="more (see the report)").endswith(
+        "6, 7 and 2,000 more (see the report)"
+    )

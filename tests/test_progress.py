@@ -63,11 +63,30 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def start(terminal: Terminal, cache: Path, rank: int, size: int, port: int, *arguments: str) -> "subprocess.Popen[bytes]":
-    place = {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TERM": "xterm"}
-    command = [sys.executable, "-m", "step37_flickr8k", "warmup", "--cache-dir", str(cache), *arguments]
+def start(
+    terminal: Terminal, cache: Path, rank: int, size: int, port: int, *arguments: str
+) -> "subprocess.Popen[bytes]":
+    place = {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TERM": "xterm",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "step37_flickr8k",
+        "warmup",
+        "--cache-dir",
+        str(cache),
+        *arguments,
+    ]
     streams = {"stdout": terminal.theirs, "stderr": terminal.theirs}
-    inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}  # pytest-xdist's
+    # Pytest-xdist's
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}
+    }
     return subprocess.Popen(command, env=inherited | place, **streams)  # type: ignore[call-overload,no-any-return]
 
 
@@ -89,19 +108,26 @@ def test_a_terminal_that_ranks_share_shows_one_bar_and_whole_lines(
     terminal, port = Terminal(160), free_port()
     more = ("--log-level", "debug", "--concurrency", "1")
     started += [start(terminal, cache, rank, 3, port, *more) for rank in range(3)]
-    seen = until_seen(terminal, r"^fetching: [1-9]\d? of 12 files, 0\.0 of 0\.0 MB, 0\.0 MB/s, \d+ s left \S+$")
+    seen = until_seen(
+        terminal, r"^fetching: [1-9]\d? of 12 files, 0\.0 of 0\.0 MB, 0\.0 MB/s, \d+ s left \S+$"
+    )
     assert sum("of 12 files" in line and not LINE.fullmatch(line) for line in seen) == 1
     assert [process.wait(240) for process in started] == [0, 0, 0], "\n".join(terminal.seen())
     seen = terminal.end()
     begin = next(number for number, line in enumerate(seen) if line == "{")
-    logged, printed = [line for line in seen if LINE.fullmatch(line)], seen[begin : seen.index("}") + 1]
+    logged, printed = (
+        [line for line in seen if LINE.fullmatch(line)],
+        seen[begin : seen.index("}") + 1],
+    )
     assert sorted(logged + printed) == sorted(seen)
     for rank in range(3):
         assert sum(f"rank {rank}/3 INFO ready: 12 rows" in line for line in logged) == 1
         assert sum(f"global rank {rank} of 3" in line for line in logged) == 1
 
 
-def test_a_narrow_terminal_gets_one_line(hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]]) -> None:
+def test_a_narrow_terminal_gets_one_line(
+    hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
     """What doesn't fit is cut; what tells of a wait says for how long."""
     hub.faults.add(Fault.quota(6, window=5.0))
     terminal = Terminal(60)
@@ -111,12 +137,16 @@ def test_a_narrow_terminal_gets_one_line(hub: LocalHub, cache: Path, started: li
     assert len(seen[0]) <= 60
 
 
-@pytest.mark.parametrize(("columns", "said"), [(40, "fetching"), (80, "fetching: 2 of 12 files, 0.0 of 0.0 MB")])
+@pytest.mark.parametrize(
+    ("columns", "said"), [(40, "fetching"), (80, "fetching: 2 of 12 files, 0.0 of 0.0 MB")]
+)
 def test_rate_and_time_left_have_room_on_every_terminal(
     hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]], columns: int, said: str
 ) -> None:
     """What matters less goes first, the bar stays; and Ctrl-C, which the terminal shows as ^C, leaves nothing of either."""
-    hub.faults.add(Fault.delay(0.5, path="train/*.jpg"), Fault.status(503, path="train/0000.jpg", times=1))
+    hub.faults.add(
+        Fault.delay(0.5, path="train/*.jpg"), Fault.status(503, path="train/0000.jpg", times=1)
+    )
     terminal = Terminal(columns)
     started.append(start(terminal, cache, 0, 1, 1, "--log-level", "error", "--concurrency", "1"))
     until_seen(terminal, rf"^{re.escape(said)}, 0\.0 MB/s, \d+ s left [━╸╺]+$")
@@ -127,15 +157,27 @@ def test_rate_and_time_left_have_room_on_every_terminal(
     assert not [line for line in seen if "s left" in line or "━" in line], seen
 
 
-@pytest.mark.parametrize(("arguments", "environment"), [(["--log-format", "json"], {}), ([], {"TERM": "dumb"})])
+@pytest.mark.parametrize(
+    ("arguments", "environment"), [(["--log-format", "json"], {}), ([], {"TERM": "dumb"})]
+)
 def test_where_no_bar_can_be_drawn_there_are_lines(
     hub: LocalHub, cache: Path, arguments: list[str], environment: dict[str, str]
 ) -> None:
     """On a terminal that takes no controls, and for JSON, nothing but lines comes, in plain ASCII."""
     assert hub.commit
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "step37_flickr8k", "warmup", "--cache-dir", str(cache), *arguments]
-    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=theirs, check=True, env=os.environ | environment)
+    command = [
+        sys.executable,
+        "-m",
+        "step37_flickr8k",
+        "warmup",
+        "--cache-dir",
+        str(cache),
+        *arguments,
+    ]
+    subprocess.run(
+        command, stdout=subprocess.DEVNULL, stderr=theirs, check=True, env=os.environ | environment
+    )
     os.close(theirs)
     said = b""
     with suppress(OSError):

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from step37_flickr8k import errors, prepare_flickr8k_samples
 from step37_flickr8k.flickr8k_loader import _is_global_rank_0, _maybe_barrier
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.ranks import PATIENCE, Ranks
+from tests.ranks import PATIENCE, Ranks, torchrun
 
 MakeRanks = Callable[..., Ranks]
 
@@ -35,18 +34,26 @@ def ranks(tmp_path: Path) -> Iterator[MakeRanks]:
 def prepare(rank: int, arguments: dict[str, Any]) -> Any:
     """Call the loader, with arguments of this rank's own where given."""
     own = arguments.get("own", {}).get(rank, {})
-    return [(Path(sample.image_path).name, sample.caption) for sample in prepare_flickr8k_samples(**arguments["all"] | own)]
+    return [
+        (Path(sample.image_path).name, sample.caption)
+        for sample in prepare_flickr8k_samples(**arguments["all"] | own)
+    ]
 
 
 def prepare_twice(rank: int, arguments: dict[str, Any]) -> Any:
     """Call the loader for 3 rows, then for all."""
     assert _is_global_rank_0() is (rank == 0)
     _maybe_barrier()
-    return [len(prepare(rank, {"all": arguments["all"] | {"sample_count": count}})) for count in (3, None, 3)]
+    return [
+        len(prepare(rank, {"all": arguments["all"] | {"sample_count": count}}))
+        for count in (3, None, 3)
+    ]
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_only_rank_zero_downloads_and_all_get_the_same_list(hub: LocalHub, cache: Path, ranks: MakeRanks, size: int) -> None:
+def test_only_rank_zero_downloads_and_all_get_the_same_list(
+    hub: LocalHub, cache: Path, ranks: MakeRanks, size: int
+) -> None:
     """With an initialised gloo group one process downloads, each file once, and every rank returns the same samples."""
     outcomes = ranks(size).start_group(prepare, {"all": {"cache_dir": str(cache)}}).outcomes()
     assert len(outcomes[0]) == 8
@@ -76,26 +83,42 @@ def test_an_error_is_the_same_on_every_rank(
 ) -> None:
     """Rank 0's error reaches every rank: same class, same message."""
     assert hub.commit
-    outcomes = ranks(2).start_group(prepare, {"all": {"cache_dir": str(cache)} | arguments}).outcomes()
+    outcomes = (
+        ranks(2).start_group(prepare, {"all": {"cache_dir": str(cache)} | arguments}).outcomes()
+    )
     assert {type(outcome) for outcome in outcomes} == {error}
     assert len({str(outcome) for outcome in outcomes}) == 1
 
 
-def test_different_arguments_are_a_mismatch_on_every_rank(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_different_arguments_are_a_mismatch_on_every_rank(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """A rank that asks for something else makes every rank raise CallMismatch, which names it and what differs."""
     assert hub.commit
     own = {1: {"sample_count": 4}}
-    outcomes = ranks(3).start_group(prepare, {"all": {"cache_dir": str(cache)}, "own": own}).outcomes()
+    outcomes = (
+        ranks(3).start_group(prepare, {"all": {"cache_dir": str(cache)}, "own": own}).outcomes()
+    )
     assert {type(outcome) for outcome in outcomes} == {errors.CallMismatch}
-    assert all("rank 1 on" in str(outcome) and "sample_count is 4 here and 8 on rank 0" in str(outcome) for outcome in outcomes)
+    assert all(
+        "rank 1 on" in str(outcome) and "sample_count is 4 here and 8 on rank 0" in str(outcome)
+        for outcome in outcomes
+    )
 
 
-def test_processes_without_a_store_download_once(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
-    """Eight processes that share nothing but the folder: the lease lets one download, the others wait for the record."""
+def test_processes_without_a_store_download_once(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
+    """Eight processes that share nothing but the directory: the lease lets one download, the others wait for the record."""
     hub.faults.add(Fault.delay(0.02))
     job = ranks(8, STEP37_HEARTBEAT_TIMEOUT="10", RANK="0", WORLD_SIZE="1")
     for rank in range(8):
-        job._start(rank, prepare_alone, job.environment, (str(cache), str(job.folder / f"result-{rank}")))
+        job._start(
+            rank,
+            prepare_alone,
+            job.environment,
+            (str(cache), str(job.directory / f"result-{rank}")),
+        )
     assert job.outcomes() == [12] * 8
     assert len(hub.file_requests()) == 13
 
@@ -104,10 +127,14 @@ def prepare_alone(cache: str, result: str) -> None:
     """Call the loader without a process group."""
     import pickle
 
-    Path(result).write_bytes(pickle.dumps(len(prepare_flickr8k_samples(sample_count=None, cache_dir=cache))))
+    Path(result).write_bytes(
+        pickle.dumps(len(prepare_flickr8k_samples(sample_count=None, cache_dir=cache)))
+    )
 
 
-def test_the_command_under_plain_launcher_variables(hub: LocalHub, cache: Path, ranks: MakeRanks, tmp_path: Path) -> None:
+def test_the_command_under_plain_launcher_variables(
+    hub: LocalHub, cache: Path, ranks: MakeRanks, tmp_path: Path
+) -> None:
     """RANK, WORLD_SIZE and MASTER_* are enough: all ranks end with 0, rank 0 writes the report, one process downloaded."""
     report = tmp_path / "report.json"
     job = ranks(3).start_all("warmup", "--cache-dir", str(cache), "--report", str(report))
@@ -121,7 +148,9 @@ def test_the_command_under_plain_launcher_variables(hub: LocalHub, cache: Path, 
         assert f"global rank {rank} of 3" in job.log(rank).splitlines()[0]
 
 
-def test_the_command_tells_rank_zeros_failure_on_every_rank(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
+def test_the_command_tells_rank_zeros_failure_on_every_rank(
+    hub: LocalHub, cache: Path, ranks: MakeRanks
+) -> None:
     """Exit code and message are rank 0's on all ranks."""
     assert hub.commit
     job = ranks(3).start_all("warmup", "--cache-dir", str(cache), "--caption-key", "caption_9")
@@ -132,10 +161,10 @@ def test_the_command_tells_rank_zeros_failure_on_every_rank(hub: LocalHub, cache
 
 def test_the_command_under_torchrun(hub: LocalHub, cache: Path) -> None:
     """Under torchrun the ranks meet at its agent's store; a second run makes no file request."""
-    arguments = ["--standalone", "--nproc-per-node=4", "-m", "step37_flickr8k", "warmup", "--cache-dir", str(cache)]
+    arguments = ["-m", "step37_flickr8k", "warmup", "--cache-dir", str(cache)]
     for expected in (13, 13):
         done = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", *arguments],
+            [*torchrun(4), *arguments],
             env=os.environ | {"TORCHELASTIC_ERROR_FILE": ""},
             capture_output=True,
             check=False,
@@ -155,7 +184,9 @@ def on_another_backend(rank: int, size: int, port: int, cache: str, result: str)
     import torch.distributed as dist
     from torch.testing._internal.distributed import fake_pg  # noqa: F401 - registers the backend "fake"
 
-    store = dist.TCPStore("127.0.0.1", port, size, rank == 0, timedelta(seconds=60), wait_for_workers=False)
+    store = dist.TCPStore(
+        "127.0.0.1", port, size, rank == 0, timedelta(seconds=60), wait_for_workers=False
+    )
     dist.init_process_group("fake", store=store, rank=rank, world_size=size)
     Path(result).write_bytes(pickle.dumps(prepare(rank, {"all": {"cache_dir": cache}})))
 
@@ -164,7 +195,7 @@ def test_the_groups_backend_does_not_matter(hub: LocalHub, cache: Path, ranks: M
     """Only the group's store is used: with a backend whose collectives do nothing every rank still gets the outcome."""
     job = ranks(3)
     for rank in range(3):
-        arguments = (rank, 3, job.port, str(cache), str(job.folder / f"result-{rank}"))
+        arguments = (rank, 3, job.port, str(cache), str(job.directory / f"result-{rank}"))
         job._start(rank, on_another_backend, job.environment, arguments)
     outcomes = job.outcomes()
     assert len(outcomes[0]) == 8

@@ -10,18 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from step37_flickr8k.cache.directory import CacheFolder
-from step37_flickr8k.cache.record import Coverage, Proven, Record, write_manifest, write_record
-from step37_flickr8k.dataset.digests import digest_of
+from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.record import (
+    Coverage,
+    ManifestEntry,
+    Record,
+    digest_of_file,
+    write_manifest,
+    write_record,
+)
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.localhub import LocalHub
-from tests.conftest import Draw, captioned, picture, write_rows
+from tests.conftest import Draw, captioned, needs_sys_admin, picture, write_rows
 from tests.ranks import Ranks
 
 pytestmark = pytest.mark.slow
-needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="strace isn't here: apt-get install strace")
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="it mounts and changes its user: run the tests as root, in a container for example"
+needs_strace = pytest.mark.skipif(
+    not shutil.which("strace"), reason="strace isn't here: apt-get install strace"
 )
 
 READ = """
@@ -40,8 +45,21 @@ class Traced:
 
     def __init__(self, place: Path, command: list[str], **environment: str) -> None:
         self._log = place / "strace.log"
-        trace = ["strace", "-f", "--seccomp-bpf", "-qq", "-s", "4096", "-e", "trace=%file,flock,fcntl", "-o", str(self._log)]
-        self.process = subprocess.Popen([*trace, *command], stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+        trace = [
+            "strace",
+            "-f",
+            "--seccomp-bpf",
+            "-qq",
+            "-s",
+            "4096",
+            "-e",
+            "trace=%file,flock,fcntl",
+            "-o",
+            str(self._log),
+        ]
+        self.process = subprocess.Popen(
+            [*trace, *command], stdout=subprocess.PIPE, text=True, env=os.environ | environment
+        )
 
     def wait(self) -> str:
         assert self.process.stdout is not None
@@ -50,9 +68,11 @@ class Traced:
         assert self.process.wait() == 0
         return output
 
-    def naming(self, folder: Path) -> Counter[str]:
-        """Count the calls that name a path of a folder, by system call."""
-        calls = re.findall(rf'(?:^|> )\d*\s*(\w+)\((?=.*"{re.escape(str(folder))}[/"])', self.text, re.MULTILINE)
+    def naming(self, directory: Path) -> Counter[str]:
+        """Count the calls that name a path of a directory, by system call."""
+        calls = re.findall(
+            rf'(?:^|> )\d*\s*(\w+)\((?=.*"{re.escape(str(directory))}[/"])', self.text, re.MULTILINE
+        )
         return Counter(calls)
 
     @property
@@ -62,7 +82,12 @@ class Traced:
 
 def warm(place: Path, environment: dict[str, str], cache: Path, count: int) -> Traced:
     """Read a warm cache in a process of its own, without a Hub."""
-    read = Traced(place, [sys.executable, "-c", READ, str(cache)], HF_ENDPOINT="http://127.0.0.1:9", **environment)
+    read = Traced(
+        place,
+        [sys.executable, "-c", READ, str(cache)],
+        HF_ENDPOINT="http://127.0.0.1:9",
+        **environment,
+    )
     assert read.wait() == f"{count}\n"
     assert not LOCKS.search(read.text)
     assert read.naming(cache).total() > 16, "the probes at least are seen"
@@ -70,17 +95,19 @@ def warm(place: Path, environment: dict[str, str], cache: Path, count: int) -> T
 
 
 def ours(cache: Path) -> int:
-    """Count the inodes that are no file of the dataset and not one of both folders that hold these."""
+    """Count the inodes that are no file of the dataset and not one of both directories that hold these."""
     return sum(1 for path in cache.rglob("*") if path.parent.name != "train") - 1
 
 
 @needs_strace
-def test_reading_six_thousand_rows(draw: Draw, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reading_six_thousand_rows(
+    draw: Draw, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """At most 60 calls that name a path of the cache, on rank 0 alone, of a new run, on a waiting rank; no lock, cold or warm."""
     count = 6_000
     with LocalHub(draw(count)) as hub:
         (cache / "train").mkdir(parents=True)
-        for path in (hub.folder / "train").iterdir():  # adopted: quicker than fetched
+        for path in (hub.directory / "train").iterdir():  # adopted: quicker than fetched
             os.link(path, cache / "train" / path.name)
         cold = Traced(tmp_path, [sys.executable, "-c", READ, str(cache)], HF_ENDPOINT=hub.endpoint)
         assert cold.wait() == f"{count}\n"
@@ -88,11 +115,15 @@ def test_reading_six_thousand_rows(draw: Draw, cache: Path, tmp_path: Path, caps
     assert not LOCKS.search(cold.text)
     figures = {
         "alone": warm(tmp_path, {}, cache, count).naming(cache).total(),
-        "rank 0 of a new run": warm(tmp_path, {"STEP37_RUN_ID": "run-1"}, cache, count).naming(cache).total(),
+        "rank 0 of a new run": warm(tmp_path, {"STEP37_RUN_ID": "run-1"}, cache, count)
+        .naming(cache)
+        .total(),
         "a waiting rank": of_a_waiter(cache, hub, tmp_path).total(),
     }
     with capsys.disabled():
-        print(f"\n{count:,} rows: calls that name a path of the cache: {figures}; {ours(cache)} inodes of ours")  # noqa: T201
+        print(  # noqa: T201
+            f"\n{count:,} rows: calls that name a path of the cache: {figures}; {ours(cache)} inodes of ours"
+        )
     assert max(figures.values()) <= MOST
     assert ours(cache) <= 10
 
@@ -102,30 +133,36 @@ def test_reading_sixty_thousand_rows(tmp_path: Path, capsys: pytest.CaptureFixtu
     """The same calls as for six thousand, to the last one."""
     figures = {}
     for count in (6_000, 60_000):
-        folder = ready_cache(tmp_path / f"{count}", count)
-        figures[count] = warm(tmp_path, {}, folder.root, count).naming(folder.root)
-        assert ours(folder.root) <= 10
+        directory = ready_cache(tmp_path / f"{count}", count)
+        figures[count] = warm(tmp_path, {}, directory.root, count).naming(directory.root)
+        assert ours(directory.root) <= 10
     with capsys.disabled():
         print(f"\n60,000 rows: calls that name a path of the cache: {dict(figures[60_000])}")  # noqa: T201 - the figures
     assert figures[60_000] == figures[6_000]
     assert figures[60_000].total() <= MOST
 
 
-def ready_cache(root: Path, count: int) -> CacheFolder:
+def ready_cache(root: Path, count: int) -> CacheDirectory:
     """Make a ready cache without a run: its images are links to one picture."""
-    folder = CacheFolder(root, "train")
-    folder.make()
+    directory = CacheDirectory(root, "train")
+    directory.make()
     (root / "picture").write_bytes(picture(1))
     for number in range(count):
-        os.link(root / "picture", folder.files / f"{number:05}.jpg")
+        os.link(root / "picture", directory.files / f"{number:05}.jpg")
     (root / "picture").unlink()
-    write_rows(folder.files, [captioned(number) | {"file_name": f"{number:05}.jpg"} for number in range(count)])
-    digest = digest_of(folder.files / METADATA, "git-sha1:")
-    proven = {name: Proven(entry.size, digest, entry.mtime_ns) for name, entry in folder.scan().items()}
+    write_rows(
+        directory.files,
+        [captioned(number) | {"file_name": f"{number:05}.jpg"} for number in range(count)],
+    )
+    digest = digest_of_file(directory.files / METADATA, "git-sha1:")
+    proven = {
+        name: ManifestEntry(entry.size, digest, entry.mtime_ns)
+        for name, entry in directory.scan().items()
+    }
     record = Record(repo_id="intro/flickr8k", commit="c" * 40, metadata=digest, captions={})
-    write_manifest(folder, proven)
-    write_record(folder, record.grown("caption_0", Coverage(count, everything=True), proven))
-    return folder
+    write_manifest(directory, proven)
+    write_record(directory, record.grown("caption_0", Coverage(count, everything=True), proven))
+    return directory
 
 
 def of_a_waiter(cache: Path, hub: LocalHub, tmp_path: Path) -> Counter[str]:
@@ -133,7 +170,12 @@ def of_a_waiter(cache: Path, hub: LocalHub, tmp_path: Path) -> Counter[str]:
     job = Ranks(2, tmp_path / "job")
     arguments = ["warmup", "--cache-dir", str(cache), "--revision", hub.commit]
     job.start_command(0, *arguments)
-    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(job.port)}
+    place = {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(job.port),
+    }
     waiter = Traced(tmp_path, [sys.executable, "-m", "step37_flickr8k", *arguments], **place)
     waiter.wait()
     assert job.wait() == {0: 0}, job.log(0)
@@ -151,15 +193,18 @@ def test_filling_takes_no_lock(hub: LocalHub, cache: Path, tmp_path: Path) -> No
     assert cold.naming(cache)["rename"] >= 13
 
 
-# --- readers that can't write --------------------------------------------------------------------------------------------------
+# --- readers that can't write ---------------------------------------------------------------------
 
 OTHER = 54321  # a user and a group that nobody is
 
 
-def as_another_user(cache: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def as_another_user(
+    cache: Path, *command: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command as another user, with the cache mounted read-only, as a training container has it.
 
-    In a namespace of its own: the mount is nobody else's, and ends with it. The cache is bound to a place that all may enter.
+    In a namespace of its own: the mount is nobody else's, and ends with it. The cache is bound to a
+    place that all may enter.
     """
     script = 'mount -t tmpfs none /mnt && mkdir /mnt/cache && mount --bind "$1" /mnt/cache && mount -o remount,bind,ro /mnt/cache'
     script += f' && shift && exec setpriv --reuid={OTHER} --regid={OTHER} --clear-groups --inh-caps=-all "$@"'
@@ -168,19 +213,31 @@ def as_another_user(cache: Path, *command: str, **environment: str) -> subproces
         capture_output=True,
         text=True,
         check=False,
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"} | environment,
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+        | environment,
     )
 
 
-@needs_root
-def test_another_user_reads_from_a_read_only_mount(hub: LocalHub, cache: Path, tmp_path: Path) -> None:
+@needs_sys_admin
+def test_another_user_reads_from_a_read_only_mount(
+    hub: LocalHub, cache: Path, tmp_path: Path
+) -> None:
     """The library and the command, which adds nothing to the record then, alone and under a run's name."""
     Ranks(1, tmp_path / "job").start_all("warmup", "--cache-dir", str(cache)).wait()
     before = (cache / ".step37-flickr8k" / "train.json").read_bytes()
     for environment in ({}, {"STEP37_RUN_ID": "run-9"}):
         read = as_another_user(cache, sys.executable, "-c", READ, "/mnt/cache", **environment)
         assert (read.stdout, read.returncode) == ("12\n", 0), read.stderr
-        command = [sys.executable, "-m", "step37_flickr8k", "warmup", "--cache-dir", "/mnt/cache", "--revision", hub.commit]
+        command = [
+            sys.executable,
+            "-m",
+            "step37_flickr8k",
+            "warmup",
+            "--cache-dir",
+            "/mnt/cache",
+            "--revision",
+            hub.commit,
+        ]
         warmed = as_another_user(cache, *command, **environment)
         assert warmed.returncode == 0, warmed.stderr
         assert "the cache was warm" in warmed.stderr
@@ -188,17 +245,33 @@ def test_another_user_reads_from_a_read_only_mount(hub: LocalHub, cache: Path, t
     assert (cache / ".step37-flickr8k" / "train.json").read_bytes() == before
 
 
-@needs_root
+@needs_sys_admin
 @pytest.mark.parametrize(
     ("mode", "said"),
-    [(0o700, "Permission denied: choose another cache_dir, or have its owner let this user"), (0o755, "Read-only file system")],
+    [
+        (0o700, "Permission denied: choose another cache_dir, or have its owner let this user"),
+        (0o755, "Read-only file system"),
+    ],
     ids=["closed", "too narrow"],
 )
-def test_what_another_user_cannot_have_is_said(hub: LocalHub, cache: Path, tmp_path: Path, mode: int, said: str) -> None:
+def test_what_another_user_cannot_have_is_said(
+    hub: LocalHub, cache: Path, tmp_path: Path, mode: int, said: str
+) -> None:
     """A cache closed to others, or one that would have to grow: 2, with the path and the remedy, in one line."""
-    Ranks(1, tmp_path / "job").start_all("warmup", "--cache-dir", str(cache), "--sample-count", "3").wait()
+    Ranks(1, tmp_path / "job").start_all(
+        "warmup", "--cache-dir", str(cache), "--sample-count", "3"
+    ).wait()
     (cache / ".step37-flickr8k").chmod(mode)
-    command = [sys.executable, "-m", "step37_flickr8k", "warmup", "--cache-dir", "/mnt/cache", "--endpoint", hub.endpoint]
+    command = [
+        sys.executable,
+        "-m",
+        "step37_flickr8k",
+        "warmup",
+        "--cache-dir",
+        "/mnt/cache",
+        "--endpoint",
+        hub.endpoint,
+    ]
     refused = as_another_user(cache, *command)
     assert refused.returncode == 2, refused.stderr
     assert said in refused.stderr.splitlines()[-1]

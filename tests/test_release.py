@@ -20,7 +20,9 @@ MODULES = ["src/step37_flickr8k/__init__.py", "src/step37_flickr8k/py.typed"]
 
 def test_the_changelog_begins_with_this_version() -> None:
     """Its topmost entry is the version that comes out next: with a day, once the version is final."""
-    heading = re.search(r"^## (\S+) - (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    heading = re.search(
+        r"^## (\S+) - (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert heading is not None
     version, _, development = __version__.partition(".dev")
     assert heading[1] == version
@@ -30,20 +32,27 @@ def test_the_changelog_begins_with_this_version() -> None:
 def test_images_bear_the_version_of_the_code() -> None:
     """Wherever manifests and documents name an image with its version, it is the one that the code has."""
     documents = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("k8s/**/*.yaml")]
-    named = {file.name: re.findall(r"step37-flickr8k:(\d+\.[\w.]*)", file.read_text(encoding="utf-8")) for file in documents}
+    named = {
+        file.name: re.findall(r"step37-flickr8k:(\d+\.[\w.]*)", file.read_text(encoding="utf-8"))
+        for file in documents
+    }
     assert {version for versions in named.values() for version in versions} == {__version__}, named
 
 
-def built(folder: Path, *more: str, modules: list[str]) -> Path:
+def built(directory: Path, *more: str, modules: list[str]) -> Path:
     """Make a wheel and an sdist that hold these files and no bytes."""
-    folder.mkdir()
-    with zipfile.ZipFile(folder / "a-1.whl", "w") as wheel:
-        for name in [*(name.removeprefix("src/") for name in modules), *(f"a-1.dist-info/{name}" for name in OF_A_WHEEL), *more]:
+    directory.mkdir()
+    with zipfile.ZipFile(directory / "a-1.whl", "w") as wheel:
+        for name in [
+            *(name.removeprefix("src/") for name in modules),
+            *(f"a-1.dist-info/{name}" for name in OF_A_WHEEL),
+            *more,
+        ]:
             wheel.writestr(name, "")
-    with tarfile.open(folder / "a-1.tar.gz", "w:gz") as sdist:
+    with tarfile.open(directory / "a-1.tar.gz", "w:gz") as sdist:
         for name in [*modules, *OF_AN_SDIST]:
             sdist.addfile(tarfile.TarInfo(f"a-1/{name}"))
-    return folder
+    return directory
 
 
 def test_a_wheel_with_a_test_or_without_its_marker_is_refused(tmp_path: Path) -> None:
@@ -68,7 +77,9 @@ def test_the_description_links_to_nothing_that_an_index_lacks() -> None:
     """The README's links and pictures within the repository are words in what a package index shows; the others stay."""
     import tomllib
 
-    hooks = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["metadata"]["hooks"]
+    hooks = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"][
+        "metadata"
+    ]["hooks"]
     text = (ROOT / "README.md").read_text(encoding="utf-8") + "\n[elsewhere](https://example.org)\n"
     assert LINK.search(text)
     for change in hooks["fancy-pypi-readme"]["substitutions"]:

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from step37_flickr8k import cli
+from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.report.model import json_schema
 from step37_flickr8k.report.recorder import Recorder
@@ -42,7 +43,9 @@ def report_of(cache: Path, file: Path, *arguments: str) -> dict[str, Any]:
 
 def read(file: Path) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(file.read_text())
-    jsonschema.Draft202012Validator(json_schema(), format_checker=jsonschema.FormatChecker()).validate(report)
+    jsonschema.Draft202012Validator(
+        json_schema(), format_checker=jsonschema.FormatChecker()
+    ).validate(report)
     return report
 
 
@@ -63,16 +66,28 @@ def test_the_published_schema_is_the_real_one(capsys: pytest.CaptureFixture[str]
     jsonschema.Draft202012Validator.check_schema(schema)
 
 
-def test_a_cold_and_a_warm_run_are_told_apart(hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cold_and_a_warm_run_are_told_apart(
+    hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What came, how long each state took, and the throughput; then that there was nothing to do."""
-    hub.faults.add(Fault.delay(0.6, path="train/000[57].jpg"), Fault.status(503, path="train/0007.jpg", times=2))
+    hub.faults.add(
+        Fault.delay(0.6, path="train/000[57].jpg"),
+        Fault.status(503, path="train/0007.jpg", times=2),
+    )
     cold = report_of(cache, file)
-    assert (cold["ok"], cold["warm"], cold["files"], cold["commit"]) == (True, False, 12, hub.commit)
+    assert (cold["ok"], cold["warm"], cold["files"], cold["commit"]) == (
+        True,
+        False,
+        12,
+        hub.commit,
+    )
     assert cold["retries"] == {"503": 2}
     assert {"listing", "reading the metadata", "fetching", "publishing"} <= cold["seconds"].keys()
     assert sum(cold["seconds"].values()) == pytest.approx(cold["total_seconds"], abs=0.1)
     assert cold["timeline"][-1]["files"] == 12
-    assert [point["seconds"] for point in cold["timeline"]] == sorted(point["seconds"] for point in cold["timeline"])
+    assert [point["seconds"] for point in cold["timeline"]] == sorted(
+        point["seconds"] for point in cold["timeline"]
+    )
     slow = {each["file"]: each for each in cold["slowest"]}
     assert slow["0005.jpg"]["seconds"] >= 0.6
     assert slow["0007.jpg"]["tries"] == 3
@@ -111,16 +126,34 @@ def test_the_report_of_a_failed_fetch_says_what_where_and_what_to_do(
     hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The error, the rank and state, the remedy, and what had come until then; on the terminal and on the page."""
-    hub.faults.add(Fault.status(404, path="train/0003.jpg"), Fault.status(503, path="train/0004.jpg", times=1))
+    hub.faults.add(
+        Fault.status(404, path="train/0003.jpg"), Fault.status(503, path="train/0004.jpg", times=1)
+    )
     report = report_of(cache, file)
-    assert (report["ok"], report["error"], report["exit_code"], report["files"]) == (False, "FetchFailed", 75, 11)
+    assert (report["ok"], report["error"], report["exit_code"], report["files"]) == (
+        False,
+        "FetchFailed",
+        75,
+        11,
+    )
     assert report["retries"] == {"503": 1}
-    assert (report["commit"], report["requests"], len(report["slowest"])) == (hub.commit, len(hub.requests), 10)
+    assert (report["commit"], report["requests"], len(report["slowest"])) == (
+        hub.commit,
+        len(hub.requests),
+        10,
+    )
     assert re.fullmatch(r"rank 0 on \S+, fetching", report["where"])
     assert report["what_to_do"].startswith("run it again")
     page = file.with_suffix(".html")
     for text in (shown(file, capsys, "--html", str(page)), page.read_text()):
-        for word in ("failed after", "FetchFailed", "0003.jpg", report["where"], report["what_to_do"], "11 files"):
+        for word in (
+            "failed after",
+            "FetchFailed",
+            "0003.jpg",
+            report["where"],
+            report["what_to_do"],
+            "11 files",
+        ):
             assert word in text, word
 
 
@@ -156,9 +189,9 @@ def test_what_others_wrote_is_text_on_the_page(
 ) -> None:
     """Names and reasons that are HTML don't become part of the page, nor rich's own marks part of what a terminal shows."""
     hostile = "<img src=x onerror=alert(1)>[bold]'\"&\u202e.jpg"
-    (hub.folder / "train" / "0001.jpg").rename(hub.folder / "train" / hostile)
-    (hub.folder / "train" / hostile).write_bytes(b"nothing")
-    table = hub.folder / "train" / "metadata.csv"
+    (hub.directory / "train" / "0001.jpg").rename(hub.directory / "train" / hostile)
+    (hub.directory / "train" / hostile).write_bytes(b"nothing")
+    table = hub.directory / "train" / "metadata.csv"
     table.write_text(table.read_text().replace("0001.jpg", '"' + hostile.replace('"', '""') + '"'))
     hub.refresh()
     report = report_of(cache, file)
@@ -172,12 +205,17 @@ def test_what_others_wrote_is_text_on_the_page(
     assert "&lt;img src=x onerror=alert(1)&gt;[bold]&#39;&#34;&amp;\\u202e.jpg" in page.read_text()
 
 
-def test_a_shortened_report_says_so(hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_shortened_report_says_so(
+    hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A pod's message names what isn't whole, on the terminal and on the page; a whole report has nothing to say of that."""
     assert hub.commit
     report = report_of(cache, file)
     assert "'s log has all" not in shown(file, capsys)
-    ranks = {str(rank): {"ok": True, "host": f"node-{rank}", "waited": 1.5, "lag": 0.1} for rank in range(200)}
+    ranks = {
+        str(rank): {"ok": True, "host": f"node-{rank}", "waited": 1.5, "lag": 0.1}
+        for rank in range(200)
+    }
     file.write_text(cli._abridged(report | {"ranks": ranks}))
     assert read(file)["cut"] == ["ranks"]
     page = file.with_suffix(".html")
@@ -195,7 +233,9 @@ def test_a_shortened_report_says_so(hub: LocalHub, cache: Path, file: Path, caps
         (b'{"format": 2}', "format: Input should be 1"),
     ],
 )
-def test_what_is_no_report_is_refused(file: Path, content: bytes | None, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_report_is_refused(
+    file: Path, content: bytes | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It says which file, why, and what is wanted; 2."""
     if content is not None:
         file.write_bytes(content)
@@ -211,25 +251,44 @@ def test_what_is_no_report_is_refused(file: Path, content: bytes | None, said: s
     [
         ({"rows": None}, "a run that went well has rows"),
         ({"ranks": {"x": {"ok": True}}}, "ranks are numbers"),
-        ({"timeline": [{"seconds": s, "state": "fetching", "files": 1, "bytes": 9 * s} for s in (3, 5, 3)]}, "goes back"),
+        (
+            {
+                "timeline": [
+                    {"seconds": s, "state": "fetching", "files": 1, "bytes": 9 * s}
+                    for s in (3, 5, 3)
+                ]
+            },
+            "goes back",
+        ),
         ({"bytes": 10**400}, "bytes: "),
         ({"seconds": {"fetching": 1e300}}, "seconds.fetching: "),
         ({"retries": {"503": 0}, "seconds": {"fetching": 1e12}, "total_seconds": 1e-9}, ""),
     ],
 )
 def test_a_report_without_sense_is_no_bug_of_ours(
-    hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], said: str
+    hub: LocalHub,
+    cache: Path,
+    file: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+    said: str,
 ) -> None:
     """What another hand changed is refused with the reason, or shown; it is never a stack trace."""
     assert hub.commit
     file.write_text(json.dumps(report_of(cache, file) | change))
     capsys.readouterr()
-    assert cli.run(["report", str(file), "--html", str(file.with_suffix(".html"))]) == (2 if said else 0)
+    assert cli.run(["report", str(file), "--html", str(file.with_suffix(".html"))]) == (
+        2 if said else 0
+    )
     assert said in capsys.readouterr().err
 
 
 def test_a_report_comes_from_stdin_and_no_name_is_an_error(
-    hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    hub: LocalHub,
+    cache: Path,
+    file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`warmup | report -` works; a page that can't be written is said by name."""
     assert hub.commit
@@ -243,16 +302,34 @@ def test_a_report_comes_from_stdin_and_no_name_is_an_error(
     assert "page.html can't be written: No such file" in capsys.readouterr().err
 
 
+class Shown:
+    """A display that shows nothing."""
+
+    def __call__(self, progress: Progress) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def test_the_timeline_of_a_long_run_stays_short() -> None:
     """Of a day's half seconds some 240 points are kept, spread over all of it; the states' seconds stay exact."""
     now = [0.0]
-    recorder = Recorder(lambda _: None, lambda: now[0])
+    recorder = Recorder(Shown(), lambda: now[0])
     for step in range(20_000):
         waiting = 10_000 <= step < 12_000
-        state = f"waiting for quota, {step} s" if waiting else "fetching"
-        recorder({"state": state, "files": step, "of_files": 20_000, "bytes": step * 1000, "of_bytes": 20_000_000})
+        recorder(
+            Progress(
+                State.WAITING_FOR_RATE_LIMIT if waiting else State.FETCHING,
+                f"{step} s" if waiting else "",
+                files=step,
+                of_files=20_000,
+                bytes=step * 1000,
+                of_bytes=20_000_000,
+            )
+        )
         now[0] += 0.5
-    recorder({"state": "done"})
+    recorder.close()
     told = recorder.value()
     assert told["seconds"] == {"starting": 0.0, "fetching": 9000.0, "waiting for quota": 1000.0}
     moments = [point["seconds"] for point in told["timeline"]]

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from step37_flickr8k.errors import InvalidSettings
 from step37_flickr8k.settings import (
     WarmupSettings,
+    library_settings,
+    load_settings,
+)
+from step37_flickr8k.settings.reference import (
     describe_settings,
     flags,
     json_schema,
-    library_settings,
-    load_settings,
     settings_table,
 )
 
@@ -29,11 +31,23 @@ def test_the_stronger_source_wins(tmp_path: Path, suffix: str) -> None:
     pairs = {"split": "a", "caption-key": "a", "concurrency": 1, "endpoint": "http://file"}
     line = "{}: {}\n" if suffix != ".toml" else "{} = {}\n"
     file.write_text("".join(line.format(key, json.dumps(value)) for key, value in pairs.items()))
-    environ = {"STEP37_SPLIT": "b", "STEP37_CAPTION_KEY": "b", "HF_ENDPOINT": "http://hub", "STEP37_SETTINGS": str(file)}
+    environ = {
+        "STEP37_SPLIT": "b",
+        "STEP37_CAPTION_KEY": "b",
+        "HF_ENDPOINT": "http://hub",
+        "STEP37_SETTINGS": str(file),
+    }
     loaded = load_settings({"split": "c"}, environ=environ)
-    assert (loaded.settings.split, loaded.settings.caption_key, loaded.settings.concurrency) == ("c", "b", 1)
+    assert (loaded.settings.split, loaded.settings.caption_key, loaded.settings.concurrency) == (
+        "c",
+        "b",
+        1,
+    )
     assert loaded.settings.endpoint == "http://file"
-    origins = {name: loaded.origins[name] for name in ("split", "caption_key", "concurrency", "endpoint", "repo_id")}
+    origins = {
+        name: loaded.origins[name]
+        for name in ("split", "caption_key", "concurrency", "endpoint", "repo_id")
+    }
     assert origins == {
         "split": "--split",
         "caption_key": "STEP37_CAPTION_KEY",
@@ -52,22 +66,47 @@ def test_every_row_is_all_or_null(text: str) -> None:
 
 def test_durations_may_carry_their_unit() -> None:
     """Seconds are the unit; s, m and h are understood."""
-    flags_given = {"arrival_timeout": "15m", "read_timeout": "90s", "visibility_timeout": "1h", "stall_timeout": "0"}
+    flags_given = {
+        "arrival_timeout": "15m",
+        "read_timeout": "90s",
+        "visibility_timeout": "1h",
+        "stall_timeout": "0",
+    }
     settings = load_settings(flags_given, environ={}).settings
-    assert (settings.arrival_timeout, settings.read_timeout, settings.visibility_timeout) == (900, 90, 3600)
+    assert (settings.arrival_timeout, settings.read_timeout, settings.visibility_timeout) == (
+        900,
+        90,
+        3600,
+    )
     assert settings.stall_timeout == 0
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("repo_id", value) for value in ("a b", "a/b/c", "a--b", "x.git", "../x", "a/", "", "-a", "a" * 97)],
+        *[
+            ("repo_id", value)
+            for value in ("a b", "a/b/c", "a--b", "x.git", "../x", "a/", "", "-a", "a" * 97)
+        ],
         *[("split", value) for value in ("..", "../train", "a/b", ".hidden", "")],
         *[("sample_count", value) for value in ("0", "-1", "many", "1.5")],
         *[("revision", value) for value in ("a b", "a..b", "")],
         *[("endpoint", value) for value in ("hub", "ftp://hub", "http://user:pw@hub", "http://")],
-        *[("endpoint", value) for value in ("http://[bad", "http://h:999999", "http://h:0", "http://:80", "http://h:x")],
-        *[(name, value) for name in ("cache_dir", "report", "token_file") for value in ("", "~nosuchuser/x")],
+        *[
+            ("endpoint", value)
+            for value in (
+                "http://[bad",
+                "http://h:999999",
+                "http://h:0",
+                "http://:80",
+                "http://h:x",
+            )
+        ],
+        *[
+            (name, value)
+            for name in ("cache_dir", "report", "token_file")
+            for value in ("", "~nosuchuser/x")
+        ],
         *[("caption_key", value) for value in (" ",)],
         *[("concurrency", value) for value in ("0", "1025")],
         *[("attempts", value) for value in ("0",)],
@@ -77,7 +116,9 @@ def test_durations_may_carry_their_unit() -> None:
         *[("log_level", "loud"), ("log_format", "xml"), ("progress", "maybe")],
     ],
 )
-def test_a_bad_value_is_one_line_with_setting_origin_value_and_remedy(name: str, value: str) -> None:
+def test_a_bad_value_is_one_line_with_setting_origin_value_and_remedy(
+    name: str, value: str
+) -> None:
     """Each mistake names the setting, where it came from, the value, and what it should be."""
     with pytest.raises(InvalidSettings) as caught:
         load_settings({name: value}, environ={})
@@ -95,7 +136,11 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     file = tmp_path / "warmup.yaml"
     file.write_text("splitt: x\nconcurrency: 0\n")
     with pytest.raises(InvalidSettings) as caught:
-        load_settings({"sample_count": "0"}, file=file, environ={"STEP37_SAMPEL_COUNT": "3", "STEP37_QQQ": "1"})
+        load_settings(
+            {"sample_count": "0"},
+            file=file,
+            environ={"STEP37_SAMPEL_COUNT": "3", "STEP37_QQQ": "1"},
+        )
     lines = str(caught.value).splitlines()
     assert len(lines) == 5
     assert "STEP37_QQQ: no such setting: known are STEP37_REPO_ID" in lines[0]
@@ -114,7 +159,9 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ("warmup.yaml", None, "is not there"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: str | None, words: str) -> None:
+def test_a_file_that_cannot_be_read_is_named(
+    tmp_path: Path, name: str, content: str | None, words: str
+) -> None:
     """A malformed, unknown or missing settings file is one line with its path."""
     if content is not None:
         (tmp_path / name).write_text(content)
@@ -139,8 +186,14 @@ def test_the_token_comes_from_where_users_keep_it(tmp_path: Path) -> None:
     nobody = {"HF_HOME": str(tmp_path / "none")}
     assert token_of(nobody) == (None, "default")
     assert token_of({"HF_HOME": str(home)}) == ("hf_login", "huggingface_hub's login")
-    assert token_of({"HF_TOKEN_PATH": str(home / "token")}) == ("hf_login", "huggingface_hub's login")
-    assert token_of({"HF_HOME": str(home), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}) == (None, "default")
+    assert token_of({"HF_TOKEN_PATH": str(home / "token")}) == (
+        "hf_login",
+        "huggingface_hub's login",
+    )
+    assert token_of({"HF_HOME": str(home), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}) == (
+        None,
+        "default",
+    )
     assert token_of({"HF_HOME": str(home), "HF_TOKEN": "hf_env"}) == ("hf_env", "HF_TOKEN")
     assert token_of({"HF_TOKEN": "hf_env", "STEP37_TOKEN": "hf_own"}) == ("hf_own", "STEP37_TOKEN")
     assert token_of({"STEP37_TOKEN": "hf_own"}, token_file=str(file)) == ("hf_file", "--token-file")
@@ -148,7 +201,9 @@ def test_the_token_comes_from_where_users_keep_it(tmp_path: Path) -> None:
         load_settings({}, environ={"STEP37_TOKEN": "hf_own", "STEP37_TOKEN_FILE": str(file)})
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe"], ids=["none", "empty", "blank", "binary"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"\n", b"\xff\xfe"], ids=["none", "empty", "blank", "binary"]
+)
 def test_a_login_that_is_none_disturbs_nobody(tmp_path: Path, content: bytes | None) -> None:
     """huggingface_hub's login file absent, empty or no text is no token, whatever else is set."""
     if content is not None:
@@ -182,7 +237,9 @@ def test_a_user_without_a_home_needs_none(monkeypatch: pytest.MonkeyPatch) -> No
     assert load_settings({}, environ={}).settings.token is None
 
 
-@pytest.mark.parametrize("name", ["sample_count", "concurrency", "attempts", "read_timeout", "stall_timeout"])
+@pytest.mark.parametrize(
+    "name", ["sample_count", "concurrency", "attempts", "read_timeout", "stall_timeout"]
+)
 def test_yes_is_no_number(tmp_path: Path, name: str) -> None:
     """YAML's yes is a mistake where a number belongs, never a 1."""
     file = tmp_path / "warmup.yaml"
@@ -201,7 +258,9 @@ def test_a_settings_file_that_another_user_keeps_is_said(tmp_path: Path) -> None
     user = os.geteuid()
     try:
         os.seteuid(user or 65534)  # root reads everything
-        with pytest.raises(InvalidSettings, match=r"warmup\.yaml can't be read: .*Permission denied"):
+        with pytest.raises(
+            InvalidSettings, match=r"warmup\.yaml can't be read: .*Permission denied"
+        ):
             load_settings({}, file=file, environ={})
     finally:
         os.seteuid(user)
@@ -220,7 +279,9 @@ def test_a_token_file_that_is_no_use_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("token", ["hf bad", "hf_\nx", "hf_\u00e9"])
 def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: str) -> None:
     """An HTTP client would put the whole header into its error: such a token ends here, unnamed."""
-    with pytest.raises(InvalidSettings, match=r"token \(HF_TOKEN\) is wrong: empty, or holds white space") as caught:
+    with pytest.raises(
+        InvalidSettings, match=r"token \(HF_TOKEN\) is wrong: empty, or holds white space"
+    ) as caught:
         load_settings({}, environ={"HF_TOKEN": token})
     assert token not in str(caught.value)
 
@@ -229,13 +290,22 @@ def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: str) -> Non
 def test_a_secret_never_shows(token: str) -> None:
     """Whatever the token is, no repr, table, dump or error of the settings holds it."""
     loaded = load_settings({}, environ={"HF_TOKEN": token})
-    shown = [repr(loaded), str(loaded.settings), str(describe_settings(loaded)), loaded.settings.model_dump_json()]
+    shown = [
+        repr(loaded),
+        str(loaded.settings),
+        str(describe_settings(loaded)),
+        loaded.settings.model_dump_json(),
+    ]
     with pytest.raises(InvalidSettings) as caught:
         load_settings({"sample_count": "0"}, environ={"STEP37_TOKEN": token})
-    assert not any(token in text for text in [*shown, str(caught.value), repr(caught.value.__cause__)])
+    assert not any(
+        token in text for text in [*shown, str(caught.value), repr(caught.value.__cause__)]
+    )
 
 
-def test_settings_are_frozen_and_read_nothing_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_frozen_and_read_nothing_by_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Keyword arguments alone make settings; they don't change afterwards."""
     monkeypatch.setenv("STEP37_SPLIT", "validation")
     settings = WarmupSettings()
@@ -244,9 +314,16 @@ def test_settings_are_frozen_and_read_nothing_by_themselves(monkeypatch: pytest.
         settings.split = "test"  # type: ignore[misc]
 
 
-def test_a_library_call_takes_its_selection_from_its_arguments(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_library_call_takes_its_selection_from_its_arguments(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """The environment gives connection and timeouts only, and an unknown STEP37_ variable is a warning: it may be others'."""
-    environ = {"STEP37_SPLIT": "validation", "STEP37_READ_TIMEOUT": "7", "STEP37_TRAINER_LR": "1e-5", "HF_ENDPOINT": "http://hub"}
+    environ = {
+        "STEP37_SPLIT": "validation",
+        "STEP37_READ_TIMEOUT": "7",
+        "STEP37_TRAINER_LR": "1e-5",
+        "HF_ENDPOINT": "http://hub",
+    }
     with caplog.at_level(logging.WARNING):
         loaded = library_settings({"sample_count": 3, "revision": None}, environ)
     settings = loaded.settings
@@ -260,10 +337,20 @@ def test_a_library_call_takes_its_selection_from_its_arguments(caplog: pytest.Lo
 def test_a_library_call_takes_the_rest_from_the_settings_file_too(tmp_path: Path) -> None:
     """The file that STEP37_SETTINGS names gives what isn't asked for: below the environment, and never the selection."""
     file = tmp_path / "warmup.yaml"
-    file.write_text("endpoint: http://mirror\nread_timeout: 9\nsplit: validation\n", encoding="utf-8")
-    environ = {"STEP37_SETTINGS": str(file), "STEP37_READ_TIMEOUT": "7", "HF_ENDPOINT": "http://hub"}
+    file.write_text(
+        "endpoint: http://mirror\nread_timeout: 9\nsplit: validation\n", encoding="utf-8"
+    )
+    environ = {
+        "STEP37_SETTINGS": str(file),
+        "STEP37_READ_TIMEOUT": "7",
+        "HF_ENDPOINT": "http://hub",
+    }
     settings = library_settings({"sample_count": 3}, environ).settings
-    assert (settings.endpoint, settings.read_timeout, settings.split) == ("http://mirror", 7, "train")
+    assert (settings.endpoint, settings.read_timeout, settings.split) == (
+        "http://mirror",
+        7,
+        "train",
+    )
     file.write_text("endpiont: http://mirror\n", encoding="utf-8")
     with pytest.raises(InvalidSettings, match="endpiont: no such setting"):
         library_settings({}, environ)
@@ -272,10 +359,12 @@ def test_a_library_call_takes_the_rest_from_the_settings_file_too(tmp_path: Path
 def test_flags_table_and_schema_speak_of_the_same_settings() -> None:
     """Every setting has a flag but the secrets, a row of the README's table, and a place in the schema."""
     names = list(WarmupSettings.model_fields)
-    assert [name for name, *_ in flags()] == [name for name in names if name not in {"token", "headers"}]
+    assert [flag.setting for flag in flags()] == [
+        name for name in names if name not in {"token", "headers"}
+    ]
     assert [line.split("`")[1] for line in settings_table().splitlines()[2:]] == names
     assert list(json_schema()["properties"]) == names
-    assert {flag: choices for _, flag, _, choices in flags() if choices} == {
+    assert {flag.flag: flag.choices for flag in flags() if flag.choices} == {
         "--cache-scope": ("shared", "node"),
         "--fetch-mode": ("auto", "files", "parquet"),
         "--bad-images": ("skip", "error"),

@@ -1,7 +1,8 @@
 """Every command and every Python block that README.md and docs/ show is run: here, or by a suite that is named, or it is listed.
 
-A page is a session: its commands and blocks run in their order in one shell, in a folder of their own, against a local Hub.
-Two lists of exceptions: docs/not-run.txt (``COMMAND  # reason``) and docs/run-elsewhere.txt (``COMMAND  # FILE: text in it``).
+A page is a session: its commands and blocks run in their order in one shell, in a directory of
+their own, against a local Hub. Two lists of exceptions: docs/not-run.txt (``COMMAND  # reason``)
+and docs/run-elsewhere.txt (``COMMAND  # FILE: text in it``).
 """
 
 import argparse
@@ -25,13 +26,18 @@ from tests.ranks import free_port
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-DOCUMENTS = {str(file.relative_to(ROOT)): file for file in [ROOT / "README.md", *sorted(DOCS.glob("**/*.md"))]}
+DOCUMENTS = {
+    str(file.relative_to(ROOT)): file
+    for file in [ROOT / "README.md", *sorted(DOCS.glob("**/*.md"))]
+}
 _BLOCK = re.compile(r'^```(\w*)(?: title="(\S+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)$", re.MULTILINE)
 _COMMENT = re.compile(r"\s{2,}#.*")
-_OURS = re.compile(r"(?<![\w.])/(lustre|data|scratch)\b")  # the folders of the documents: each session has its own
+# The directories of the documents: each session has its own
+_OURS = re.compile(r"(?<![\w.])/(lustre|data|scratch)\b")
 _PORTS = re.compile(r"\b800[01]\b")
-_TEMPLATE = 'template = lambda dialog: {"tokens": dialog, "loss_mask": [], "image_paths": []}\n'  # the reader's own
+# The reader's own
+_TEMPLATE = 'template = lambda dialog: {"tokens": dialog, "loss_mask": [], "image_paths": []}\n'
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,10 @@ class Block:
         """The commands behind the prompts; what stands between them is what they print."""
         if self.language != "console":
             return []
-        return [_COMMENT.sub("", command).replace("\\\n", " ").strip() for command in _COMMAND.findall(self.content)]
+        return [
+            _COMMENT.sub("", command).replace("\\\n", " ").strip()
+            for command in _COMMAND.findall(self.content)
+        ]
 
 
 def blocks(document: Path) -> list[Block]:
@@ -72,36 +81,55 @@ def plain(command: str) -> str:
 def listed(name: str) -> dict[str, str]:
     """Give the commands of a list with what is said of each."""
     lines = (DOCS / name).read_text(encoding="utf-8").splitlines()
-    return {plain(command): said.strip() for command, _, said in (line.partition("  # ") for line in lines if line.strip())}
+    return {
+        plain(command): said.strip()
+        for command, _, said in (line.partition("  # ") for line in lines if line.strip())
+    }
 
 
 NOT_RUN, ELSEWHERE = listed("not-run.txt"), listed("run-elsewhere.txt")
-SHOWN = {name: [plain(command) for block in blocks(file) for command in block.commands] for name, file in DOCUMENTS.items()}
+SHOWN = {
+    name: [plain(command) for block in blocks(file) for command in block.commands]
+    for name, file in DOCUMENTS.items()
+}
 
 
 @dataclass(frozen=True)
 class Session:
     """Where the commands of a page run, and what its names mean there."""
 
-    folder: Path
+    directory: Path
     hub: LocalHub
     ports: dict[str, str]
 
     def meant(self, text: str) -> str:
-        """Put this session's folders, ports and Hub in place of the documents'."""
-        text = _OURS.sub(rf"{self.folder}/\1", text).replace("0.0.0.0", "127.0.0.1")
-        text = text.replace("https://mirror.example.com", self.hub.endpoint).replace("/home/you/here", str(self.folder / "work"))
+        """Put this session's directories, ports and Hub in place of the documents'."""
+        text = _OURS.sub(rf"{self.directory}/\1", text).replace("0.0.0.0", "127.0.0.1")
+        text = text.replace("https://mirror.example.com", self.hub.endpoint).replace(
+            "/home/you/here", str(self.directory / "work")
+        )
         return _PORTS.sub(lambda port: self.ports[port[0]], text)
 
     def script(self, page: list[Block]) -> str:
         """Write the page's files; give the shell script of its commands and Python blocks."""
-        lines = ["set -eE", "trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT", "trap 'echo \"failed: $BASH_COMMAND\"' ERR"]
+        lines = [
+            "set -eE",
+            "trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT",
+            "trap 'echo \"failed: $BASH_COMMAND\"' ERR",
+        ]
         for number, block in enumerate(page):
             if block.file or block.language == "python":
-                file = self.folder / "work" / (block.file or f"block-{number}.py")
+                file = self.directory / "work" / (block.file or f"block-{number}.py")
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(self.meant("" if block.file else _TEMPLATE) + self.meant(block.content), encoding="utf-8")
-            commands = [f"python block-{number}.py"] if block.language == "python" and not block.file else block.commands
+                file.write_text(
+                    self.meant("" if block.file else _TEMPLATE) + self.meant(block.content),
+                    encoding="utf-8",
+                )
+            commands = (
+                [f"python block-{number}.py"]
+                if block.language == "python" and not block.file
+                else block.commands
+            )
             for command in commands:
                 if plain(command) not in NOT_RUN | ELSEWHERE:
                     lines += [*self._lines(self.meant(command))]
@@ -110,9 +138,22 @@ class Session:
     def run(self, script: str) -> tuple[int, str]:
         """Give the exit code of a script, and all that it said."""
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        its_own = {"HOME": str(self.folder / "home"), "PATH": path, "HF_ENDPOINT": self.hub.endpoint, "OMP_NUM_THREADS": "1"}
-        ways: dict[str, Any] = {"cwd": self.folder / "work", "env": os.environ | its_own, "start_new_session": True}
-        said: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        its_own = {
+            "HOME": str(self.directory / "home"),
+            "PATH": path,
+            "HF_ENDPOINT": self.hub.endpoint,
+            "OMP_NUM_THREADS": "1",
+        }
+        ways: dict[str, Any] = {
+            "cwd": self.directory / "work",
+            "env": os.environ | its_own,
+            "start_new_session": True,
+        }
+        said: dict[str, Any] = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "text": True,
+        }
         with subprocess.Popen(["bash", "-c", script], **ways, **said) as shell:
             try:
                 text, _ = shell.communicate(timeout=560)
@@ -136,16 +177,16 @@ class Session:
 
 @pytest.fixture
 def session(draw: Draw, tmp_path: Path) -> Iterator[Session]:
-    """Make a folder that looks like the documents' machine, with a dataset of two splits, and a Hub that serves it."""
-    folder = tmp_path / "machine"
+    """Make a directory that looks like the documents' machine, with a dataset of two splits, and a Hub that serves it."""
+    directory = tmp_path / "machine"
     for name in ("data", "home", "lustre/team", "scratch", "work"):
-        (folder / name).mkdir(parents=True)
+        (directory / name).mkdir(parents=True)
     for name in ("demo", "examples"):
-        (folder / "work" / name).symlink_to(ROOT / name)
+        (directory / "work" / name).symlink_to(ROOT / name)
     draw(12)
-    shutil.copytree(draw(6, split="validation"), folder / "data" / "flickr8k")
-    with LocalHub(folder / "data" / "flickr8k") as hub:
-        yield Session(folder, hub, {port: str(free_port()) for port in ("8000", "8001")})
+    shutil.copytree(draw(6, split="validation"), directory / "data" / "flickr8k")
+    with LocalHub(directory / "data" / "flickr8k") as hub:
+        yield Session(directory, hub, {port: str(free_port()) for port in ("8000", "8001")})
 
 
 @pytest.mark.slow
@@ -181,13 +222,20 @@ def test_what_runs_elsewhere_is_there(command: str) -> None:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_commands_that_the_text_names_are_there(name: str) -> None:
     """In the midst of a sentence, too, a target is one of the Makefile, a subcommand and its flags are the command's own."""
-    (group,) = (action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction))
+    (group,) = (
+        action
+        for action in cli._parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     text = DOCUMENTS[name].read_text(encoding="utf-8")
     for target in re.findall(r"`make ([a-z][a-z0-9-]*)", text):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for subcommand, rest in re.findall(r"`step37-flickr8k ([a-z]+)([^`]*)`", text):
-        assert set(re.findall(r"--[a-z-]+", rest)) <= group.choices[subcommand]._option_string_actions.keys(), rest
+        assert (
+            set(re.findall(r"--[a-z-]+", rest))
+            <= group.choices[subcommand]._option_string_actions.keys()
+        ), rest
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -197,5 +245,6 @@ def test_pages_show_commands_behind_a_prompt(name: str) -> None:
         assert block.language in {"console", "python", "yaml", "text", "dockerfile", ""}, block
         assert block.commands or block.language != "console", block
         assert not _COMMAND.search(block.content) or block.language == "console", block
-        if block.language == "yaml":  # a settings file is used by a command of its page; tests/test_k8s.py reads the manifests
+        # A settings file is used by a command of its page; tests/test_k8s.py reads the manifests
+        if block.language == "yaml":
             assert block.file or re.match(r"# k8s/|replicatedJobs:", block.content), block

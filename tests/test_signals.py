@@ -16,7 +16,9 @@ SIGNALS = pytest.mark.parametrize("number", CODES)
 def ended(code: str, number: signal.Signals, place: Path) -> tuple[int, str]:
     """Run code, send it a signal as soon as it prints something; gives the exit code and what else it printed."""
     command = [sys.executable, "-c", BEGIN + code]
-    with subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
         os.kill(process.pid, number)
@@ -27,14 +29,23 @@ def ended(code: str, number: signal.Signals, place: Path) -> tuple[int, str]:
 @SIGNALS
 def test_a_signal_in_an_import_waits_for_its_end(number: signal.Signals, tmp_path: Path) -> None:
     """The module is whole, then the exception comes."""
-    (tmp_path / "slow.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(0.5)\nprint('whole', flush=True)\n")
-    assert ended("import slow\ntime.sleep(60)\nprint('ignored')", number, tmp_path) == (CODES[number], "whole\n")
+    (tmp_path / "slow.py").write_text(
+        "import time\nprint('here', flush=True)\ntime.sleep(0.5)\nprint('whole', flush=True)\n"
+    )
+    assert ended("import slow\ntime.sleep(60)\nprint('ignored')", number, tmp_path) == (
+        CODES[number],
+        "whole\n",
+    )
 
 
 @SIGNALS
-def test_an_import_without_end_is_ended_all_the_same(number: signal.Signals, tmp_path: Path) -> None:
+def test_an_import_without_end_is_ended_all_the_same(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     """One that waits for a file system, for example."""
-    (tmp_path / "slow.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\nprint('whole', flush=True)\n")
+    (tmp_path / "slow.py").write_text(
+        "import time\nprint('here', flush=True)\ntime.sleep(60)\nprint('whole', flush=True)\n"
+    )
     assert ended("import slow", number, tmp_path) == (CODES[number], "")
 
 
@@ -47,13 +58,20 @@ def test_an_import_without_end_is_ended_all_the_same(number: signal.Signals, tmp
     ],
     ids=["__del__", "weakref"],
 )
-def test_a_signal_that_python_only_prints_comes_again(number: signal.Signals, moment: str, tmp_path: Path) -> None:
+def test_a_signal_that_python_only_prints_comes_again(
+    number: signal.Signals, moment: str, tmp_path: Path
+) -> None:
     """What is raised in a finalizer or a weak reference's callback ends nothing: it is raised once more."""
-    assert ended(moment + "time.sleep(60)\nprint('ignored')", number, tmp_path) == (CODES[number], "")
+    assert ended(moment + "time.sleep(60)\nprint('ignored')", number, tmp_path) == (
+        CODES[number],
+        "",
+    )
 
 
 @SIGNALS
-def test_a_signal_that_the_fetch_s_thread_takes_ends_it(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_that_the_fetch_s_thread_takes_ends_it(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     """The main thread sleeps on then, as after one that comes just before it begins to wait: it looks by itself."""
     code = f"""
 import asyncio, signal, threading
@@ -64,11 +82,15 @@ async def main():
     await asyncio.sleep(60)
 in_own_loop(main)
 """
-    with subprocess.Popen([sys.executable, "-c", BEGIN + code], cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", BEGIN + code], cwd=tmp_path, stderr=subprocess.DEVNULL
+    ) as process:
         assert process.wait(120) == CODES[number]
 
 
 def test_ignored_it_stays_ignored(tmp_path: Path) -> None:
     """A job in the background of a shell script doesn't hear its terminal's Ctrl-C."""
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); raise_signals()\n"
-    assert ended(code + "print('here', flush=True)\ntime.sleep(0.5)\nprint('on')", signal.SIGINT, tmp_path) == (0, "on\n")
+    assert ended(
+        code + "print('here', flush=True)\ntime.sleep(0.5)\nprint('on')", signal.SIGINT, tmp_path
+    ) == (0, "on\n")

@@ -22,7 +22,10 @@ from step37_flickr8k.settings import WarmupSettings
 from tests.browser import Browser, browser
 
 ROOT = Path(__file__).parents[1]
-PAGES = {name: ROOT / "docs" / "reference" / f"{name}.md" for name in ("settings", "command", "library", "exit-codes", "report")}
+PAGES = {
+    name: ROOT / "docs" / "reference" / f"{name}.md"
+    for name in ("settings", "command", "library", "exit-codes", "report")
+}
 
 
 def page(name: str) -> str:
@@ -47,14 +50,28 @@ def test_every_setting_has_a_section() -> None:
 
 def test_every_command_has_a_section_with_its_arguments() -> None:
     """Each subcommand stands there, with every argument that its own help shows, or that is a setting."""
-    (group,) = (action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction))
+    (group,) = (
+        action
+        for action in cli._parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
     told = sections(page("command"))
     assert [*told] == [*group.choices]
     for name, command in group.choices.items():
-        shown = [action for action in command._actions if action.help != argparse.SUPPRESS and action.dest != "help"]
-        for action in [action for action in shown if action.dest not in WarmupSettings.model_fields]:
-            assert f"`{(action.option_strings or [action.metavar or action.dest])[0]}" in told[name], action
-        assert ("Takes every" in told[name]) == (name in {"warmup", "plan", "verify", "doctor", "settings"}), name
+        shown = [
+            action
+            for action in command._actions
+            if action.help != argparse.SUPPRESS and action.dest != "help"
+        ]
+        for action in [
+            action for action in shown if action.dest not in WarmupSettings.model_fields
+        ]:
+            assert (
+                f"`{(action.option_strings or [action.metavar or action.dest])[0]}" in told[name]
+            ), action
+        assert ("Takes every" in told[name]) == (
+            name in {"warmup", "plan", "verify", "doctor", "settings"}
+        ), name
 
 
 def test_every_public_name_stands_in_the_library() -> None:
@@ -68,13 +85,20 @@ def test_every_public_name_stands_in_the_library() -> None:
 def test_every_error_stands_at_its_exit_code() -> None:
     """Each error class is in the section of the code that the command ends with, with its sentence and what to do."""
     told = sections(page("exit-codes"))
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "exit_code")]
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and hasattr(kind, "exit_code")
+    ]
     assert len(kinds) > 20
     for kind in kinds:
         assert kind.__doc__
         told_to_do = vars(kind).get("what_to_do")
         remedy = f" What to do: {told_to_do}." if told_to_do else ""
-        assert f"- `{kind.__name__}`: {kind.__doc__.splitlines()[0]}{remedy}\n" in told[str(kind.exit_code)]
+        assert (
+            f"- `{kind.__name__}`: {kind.__doc__.splitlines()[0]}{remedy}\n"
+            in told[str(kind.exit_code)]
+        )
 
 
 def test_every_field_of_a_report_is_told() -> None:
@@ -86,7 +110,7 @@ def test_every_field_of_a_report_is_told() -> None:
             assert re.search(rf"^- `{name}` \(\S.*\)", told[part["title"]], re.MULTILINE), name
 
 
-# --- in a browser -----------------------------------------------------------------------------------------------------------
+# --- in a browser ---------------------------------------------------------------------------------
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -98,10 +122,10 @@ class Quiet(SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the site."""
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(folder)]
+    directory = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(directory)]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=True)
-    return folder
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -114,15 +138,18 @@ def seen() -> Iterator[Browser]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_every_page_fits_two_widths(site: Path, seen: Browser) -> None:
-    """Opened from the folder, without a network: nothing sticks out, nothing is missing, the text can be read, light and dark."""
+    """Opened from the directory, without a network: nothing sticks out, nothing is missing, the text can be read, light and dark."""
     pages = [file for file in site.glob("**/*.html") if file.name != "404.html"]
     assert len(pages) > 30
     for file in pages:
-        assert not re.search(r'<(script|link|img)[^>]+(src|href)="(https?:)?//', file.read_text(encoding="utf-8")), file
+        assert not re.search(
+            r'<(script|link|img)[^>]+(src|href)="(https?:)?//', file.read_text(encoding="utf-8")
+        ), file
         for width in (1280, 390):
             for dark in (False, True):
                 seen.open(file, width, dark=dark)
-                WebDriverWait(seen.driver, 60).until(lambda _: seen.fits(), f"{file} at {width}")  # scripts are still at it
+                # Scripts are still at it
+                WebDriverWait(seen.driver, 60).until(lambda _: seen.fits(), f"{file} at {width}")
                 assert seen.contrast() >= 4.5, f"{file}, dark: {dark}"
         assert seen.complaints() == [], file
 

@@ -1,52 +1,34 @@
 """Room: what is looked at before the first byte, and a disk that fills up in the middle. Real file systems, mounted small."""
 
-import contextlib
 import errno
 import logging
 import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from step37_flickr8k import errors, prepare_flickr8k_samples
-from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.conftest import Draw, picture
+from tests.conftest import Draw, MakeTmpfs, needs_sys_admin, picture
 from tests.ranks import Ranks
 
 SIZE = 100_000  # bytes of a picture here
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="it mounts small file systems: run the tests as root, in a container for example"
-)
-Mount = Callable[..., Path]
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Mount file systems for the time of a test."""
-    with contextlib.ExitStack() as stack:
-
-        def mounted(*arguments: str) -> Path:
-            place = tmp_path / "mounted"
-            place.mkdir()
-            subprocess.run(["mount", *arguments, place], check=True)
-            stack.callback(lambda: subprocess.run(["umount", "--lazy", place], check=True))
-            return place
-
-        yield mounted
 
 
 @pytest.fixture
 def heavy(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     """Serve twelve pictures of 100 KB each."""
-    folder = draw()
+    directory = draw()
     for number in range(12):
-        (folder / "train" / f"{number:04}.jpg").write_bytes(picture(number).ljust(SIZE, bytes([number])))
-    with LocalHub(folder) as serving:
+        (directory / "train" / f"{number:04}.jpg").write_bytes(
+            picture(number).ljust(SIZE, bytes([number]))
+        )
+    with LocalHub(directory) as serving:
         monkeypatch.setenv("HF_ENDPOINT", serving.endpoint)
         yield serving
 
@@ -55,43 +37,52 @@ def images_sent(hub: LocalHub) -> int:
     return sum(request.repo_path.endswith(".jpg") for request in hub.file_requests())
 
 
-@needs_root
-def test_too_little_space_is_said_before_the_first_image(heavy: LocalHub, mount: Mount) -> None:
+def test_too_little_space_is_said_before_the_first_image(heavy: LocalHub, tmpfs: MakeTmpfs) -> None:
     """What is there, what is needed, what to do; 75, since space may be freed; a selection that fits comes."""
-    cache = mount("-t", "tmpfs", "-o", "size=1m", "tmpfs")
-    with pytest.raises(errors.FolderFull, match=r"train has 1\.0 MB free, the plan needs 1\.2 MB: free space or lower") as caught:
+    cache = tmpfs("size=1m").path
+    with pytest.raises(
+        errors.FolderFull,
+        match=r"train has 1\.0 MB free, the plan needs 1\.2 MB: free space or lower",
+    ) as caught:
         prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
     assert errors.exit_code_of(caught.value) == 75
     assert images_sent(heavy) == 0
     assert len(prepare_flickr8k_samples(sample_count=5, cache_dir=str(cache))) == 5
 
 
-@needs_root
-def test_too_few_inodes_are_said_before_the_first_image(heavy: LocalHub, mount: Mount) -> None:
+def test_too_few_inodes_are_said_before_the_first_image(heavy: LocalHub, tmpfs: MakeTmpfs) -> None:
     """A file system may have bytes and no names left."""
-    cache = mount("-t", "tmpfs", "-o", "size=10m,nr_inodes=16", "tmpfs")
-    with pytest.raises(errors.FolderFull, match=r"has \d+ inodes free, the plan needs 12: delete files"):
+    cache = tmpfs("size=10m,nr_inodes=16").path
+    with pytest.raises(
+        errors.FolderFull, match=r"has \d+ inodes free, the plan needs 12: delete files"
+    ):
         prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
     assert images_sent(heavy) == 0
 
 
-@needs_root
 def test_a_commit_that_replaces_files_needs_room_for_what_is_new(
-    heavy: LocalHub, mount: Mount, monkeypatch: pytest.MonkeyPatch
+    heavy: LocalHub, tmpfs: MakeTmpfs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files that are replaced give their space back: a cache can change its commit on a disk that wouldn't hold both."""
     monkeypatch.setenv("STEP37_CONCURRENCY", "2")
-    cache = mount("-t", "tmpfs", "-o", "size=2m", "tmpfs")
+    cache = tmpfs("size=2m").path
     assert len(prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))) == 12
     for number in range(12):
-        (heavy.folder / "train" / f"{number:04}.jpg").write_bytes(picture(number + 50).ljust(SIZE, b"x"))
+        (heavy.directory / "train" / f"{number:04}.jpg").write_bytes(
+            picture(number + 50).ljust(SIZE, b"x")
+        )
     heavy.refresh()
-    assert len(prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache), revision="main")) == 12
-    assert (cache / "train" / "0011.jpg").read_bytes() == (heavy.folder / "train" / "0011.jpg").read_bytes()
+    assert (
+        len(prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache), revision="main"))
+        == 12
+    )
+    assert (cache / "train" / "0011.jpg").read_bytes() == (
+        heavy.directory / "train" / "0011.jpg"
+    ).read_bytes()
 
 
-@needs_root
-def test_too_small_a_quota_is_said_before_the_first_image(heavy: LocalHub, mount: Mount, tmp_path: Path) -> None:
+@needs_sys_admin
+def test_too_small_a_quota_is_said_before_the_first_image(heavy: LocalHub, tmp_path: Path) -> None:
     """A quota that free space says nothing of is asked, too: here the real one of a btrfs subvolume."""
     if not shutil.which("mkfs.btrfs"):
         pytest.skip("no mkfs.btrfs: apt-get install btrfs-progs")
@@ -99,30 +90,46 @@ def test_too_small_a_quota_is_said_before_the_first_image(heavy: LocalHub, mount
     with image.open("wb") as out:
         out.truncate(256 << 20)
     subprocess.run(["mkfs.btrfs", "--quiet", image], check=True)
-    place = mount("-o", "loop", str(image))
-    cache = place / "cache"
-    for command in (("subvolume", "create", cache), ("quota", "enable", place), ("qgroup", "limit", "600K", cache)):
-        subprocess.run(["btrfs", *command], check=True, stdout=subprocess.DEVNULL)
-    with pytest.raises(errors.FolderFull, match=r"the quota has room for some \d\S* MB, the plan needs 1\.2 MB: raise the quota"):
-        prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
-    assert images_sent(heavy) == 0
-    assert not list((cache / "train").glob("*.jpg"))
+    place = tmp_path / "mounted"
+    place.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, place], check=True)
+    try:
+        cache = place / "cache"
+        for command in (
+            ("subvolume", "create", cache),
+            ("quota", "enable", place),
+            ("qgroup", "limit", "600K", cache),
+        ):
+            subprocess.run(["btrfs", *command], check=True, stdout=subprocess.DEVNULL)
+        with pytest.raises(
+            errors.FolderFull,
+            match=r"quota has room for some \d\S* MB, the plan needs 1\.2 MB: raise the quota",
+        ):
+            prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
+        assert images_sent(heavy) == 0
+        assert not list((cache / "train").glob("*.jpg"))
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
-def test_a_folder_that_does_not_show_what_was_written_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_does_not_show_what_was_written_is_refused(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where a renamed file isn't listed nothing could ever be published."""
-    folder = CacheFolder(cache, "train")
-    folder.make()
-    folder.try_out()
-    assert not list(folder.files.iterdir())
-    assert not list(folder.home.iterdir())
+    directory = CacheDirectory(cache, "train")
+    directory.make()
+    directory.try_out()
+    assert not list(directory.files.iterdir())
+    assert not list(directory.home.iterdir())
     monkeypatch.setattr("os.listdir", lambda _: [])
-    with pytest.raises(errors.FolderNotUsable, match="doesn't show what was just written and renamed there"):
-        folder.try_out()
+    with pytest.raises(
+        errors.FolderNotUsable, match="doesn't show what was just written and renamed there"
+    ):
+        directory.try_out()
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EXDEV])
-def test_a_folder_that_takes_no_renames_is_refused_before_the_first_byte(
+def test_a_directory_that_takes_no_renames_is_refused_before_the_first_byte(
     hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """Whatever the file system answers, it is asked before the Hub is asked for a file."""
@@ -137,7 +144,9 @@ def test_a_folder_that_takes_no_renames_is_refused_before_the_first_byte(
     assert not list((cache / "train").iterdir())
 
 
-def test_files_that_nobody_else_could_read_are_a_warning(hub: LocalHub, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_that_nobody_else_could_read_are_a_warning(
+    hub: LocalHub, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A umask of 077 makes a cache for one user: that may be meant, so it is said, with the remedy."""
     assert hub.commit
     before = os.umask(0o077)
@@ -146,27 +155,38 @@ def test_files_that_nobody_else_could_read_are_a_warning(hub: LocalHub, cache: P
             prepare_flickr8k_samples(cache_dir=str(cache))
     finally:
         os.umask(before)
-    assert "get mode 0600: nobody else can read them; if others train on them: umask 022" in caplog.text
+    assert (
+        "get mode 0600: nobody else can read them; if others train on them: umask 022"
+        in caplog.text
+    )
 
 
-@needs_root
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["2m", "20m,nr_inodes=30"], ids=["space", "inodes"])
-def test_a_disk_that_fills_up_in_the_middle(heavy: LocalHub, mount: Mount, tmp_path: Path, size: str) -> None:
+def test_a_disk_that_fills_up_in_the_middle(
+    heavy: LocalHub, tmpfs: MakeTmpfs, tmp_path: Path, size: str
+) -> None:
     """Every rank ends with 75 and the remedy; what was verified stays, nothing is torn, and the next run fetches the rest."""
-    cache = mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs")
+    cache = tmpfs(f"size={size}").path
     heavy.faults.add(Fault.delay(0.2, kind="resolve"))
-    job = Ranks(3, tmp_path / "job", {"STEP37_CONCURRENCY": "2"}).start_all("warmup", "--cache-dir", str(cache))
+    job = Ranks(3, tmp_path / "job", {"STEP37_CONCURRENCY": "2"}).start_all(
+        "warmup", "--cache-dir", str(cache)
+    )
     filling = threading.Thread(target=fill_up, args=(cache, job))
     filling.start()
     assert job.wait() == {0: 75, 1: 75, 2: 75}, job.log(0)
     filling.join()
     for rank in range(3):
         assert "FolderFull: " in job.log(rank)
-        assert "No space left on device: free space, raise the quota or lower sample_count" in job.log(rank)
+        assert (
+            "No space left on device: free space, raise the quota or lower sample_count"
+            in job.log(rank)
+        )
     came = {path.name: path.read_bytes() for path in (cache / "train").iterdir()}
     assert came
-    assert all(content == (heavy.folder / "train" / name).read_bytes() for name, content in came.items())
+    assert all(
+        content == (heavy.directory / "train" / name).read_bytes() for name, content in came.items()
+    )
     assert not (cache / ".step37-flickr8k" / "train.json").exists()
     shutil.rmtree(cache / "filler")
     heavy.clear_requests()

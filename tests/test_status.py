@@ -1,4 +1,4 @@
-"""Status: what a cache folder holds and who is filling it, at once and without the network."""
+"""Status: what a cache directory holds and who is filling it, at once and without the network."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def job(tmp_path: Path) -> Iterator[Ranks]:
 
 
 def test_nothing_is_said_to_be_nothing(say: Say, cache: Path) -> None:
-    """A folder that isn't there, or holds nothing of ours, is no error, and isn't made."""
+    """A directory that isn't there, or holds nothing of ours, is no error, and isn't made."""
     assert say() == f"{cache} is not there, and nobody is filling it\n"
     assert json.loads(say("--json")) == {"cache_dir": str(cache), "splits": []}
     assert not cache.exists()
@@ -47,13 +47,20 @@ def test_nothing_is_said_to_be_nothing(say: Say, cache: Path) -> None:
     assert say() == f"{cache} holds no ready record, and nobody is filling it\n"
 
 
-def test_each_split_is_shown_with_what_is_ready(hub: LocalHub, draw: Draw, cache: Path, say: Say) -> None:
+def test_each_split_is_shown_with_what_is_ready(
+    hub: LocalHub, draw: Draw, cache: Path, say: Say
+) -> None:
     """Commit, rows by caption, images, bytes; the Hub isn't asked, and nothing is written."""
     draw(5, "validation")
     hub.refresh()
     for split, key in (("train", "caption_0"), ("train", "caption_1"), ("validation", "caption_0")):
         more = ["--sample-count", "7"] if key == "caption_1" else []
-        assert cli.run(["warmup", "--cache-dir", str(cache), "--split", split, "--caption-key", key, *more]) == 0
+        assert (
+            cli.run(
+                ["warmup", "--cache-dir", str(cache), "--split", split, "--caption-key", key, *more]
+            )
+            == 0
+        )
     hub.clear_requests()
     before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
     said = say()
@@ -61,15 +68,29 @@ def test_each_split_is_shown_with_what_is_ready(hub: LocalHub, draw: Draw, cache
     assert not hub.requests
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
     assert f"{cache}/train\n  ready      intro/flickr8k at commit {hub.commit}, written " in said
-    assert "  rows       12 (all) with caption_0\n  rows       7 with caption_1\n  files      12 images, 0.0 MB" in said
-    assert train["captions"] == {"caption_0": {"rows": 12, "everything": True}, "caption_1": {"rows": 7, "everything": False}}
-    assert train["bytes"] == sum(path.stat().st_size for path in (cache / "train").glob("*.jpg")), "as the report counts"
-    assert (validation["split"], validation["files"], validation["downloader"]) == ("validation", 5, None)
+    assert (
+        "  rows       12 (all) with caption_0\n  rows       7 with caption_1\n  files      12 images, 0.0 MB"
+        in said
+    )
+    assert train["captions"] == {
+        "caption_0": {"rows": 12, "everything": True},
+        "caption_1": {"rows": 7, "everything": False},
+    }
+    assert train["bytes"] == sum(path.stat().st_size for path in (cache / "train").glob("*.jpg")), (
+        "as the report counts"
+    )
+    assert (validation["split"], validation["files"], validation["downloader"]) == (
+        "validation",
+        5,
+        None,
+    )
 
 
-def test_what_is_no_longer_there_and_what_is_bad_is_said(hub: LocalHub, cache: Path, say: Say) -> None:
+def test_what_is_no_longer_there_and_what_is_bad_is_said(
+    hub: LocalHub, cache: Path, say: Say
+) -> None:
     """Files that a purge took, and images that can't be decoded."""
-    (hub.folder / "train" / "0003.jpg").write_bytes(b"no picture")
+    (hub.directory / "train" / "0003.jpg").write_bytes(b"no picture")
     hub.refresh()
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     (cache / "train" / "0001.jpg").unlink()
@@ -90,27 +111,38 @@ def test_a_manifest_that_cannot_be_read_is_said(hub: LocalHub, cache: Path, say:
     manifest.write_bytes(manifest.read_bytes()[:-9])
     said = say()
     assert "  not ready  intro/flickr8k at commit" in said
-    assert "  files      not known, since the manifest can't be read: run warmup, which hashes them again" in said
+    assert (
+        "  files      not known, since the manifest can't be read: run warmup, which hashes them again"
+        in said
+    )
 
 
-def test_who_is_filling_it_and_how_far_is_told(hub: LocalHub, cache: Path, say: Say, job: Ranks) -> None:
+def test_who_is_filling_it_and_how_far_is_told(
+    hub: LocalHub, cache: Path, say: Say, job: Ranks
+) -> None:
     """While a warmup runs: host, rank, run, state, files, bytes; once it is killed and silent, that the next one takes over."""
     hub.faults.add(Fault.stall(60, path="train/0003.jpg"))
     job.start_all("warmup", "--cache-dir", str(cache), STEP37_RUN_ID="night")
     deadline = time.monotonic() + 60
     while not re.search(
-        r"filling    \S+, rank 0, run night: fetching: 11 of 12 files, 0\.0 of 0\.0 MB, \d+ s ago", said := say()
+        r"filling    \S+, rank 0, run night: fetching: 11 of 12 files, 0\.0 of 0\.0 MB, \d+ s ago",
+        said := say(),
     ):
         assert time.monotonic() < deadline, said
         time.sleep(0.1)
     assert "not ready  no ready record" in said
     (split,) = json.loads(say("--json"))["splits"]
-    assert (split["downloader"]["state"], split["downloader"]["progress"]["of_files"]) == ("held", 12)
+    assert (split["downloader"]["state"], split["downloader"]["progress"]["of_files"]) == (
+        "held",
+        12,
+    )
     job.signal(0, signal.SIGKILL)
     job.wait()
     (lease,) = (cache / ".step37-flickr8k").glob("train.lease.*")
     os.utime(lease, (time.time() - 7200,) * 2)
-    assert re.search(r"given up   \S+, rank 0, run night, silent for 2 h \(fetching: 11 of 12", say())
+    assert re.search(
+        r"given up   \S+, rank 0, run night, silent for 2 h \(fetching: 11 of 12", say()
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +156,9 @@ def test_who_is_filling_it_and_how_far_is_told(hub: LocalHub, cache: Path, say: 
     ],
     ids=str,
 )
-def test_a_lease_that_a_hand_has_been_at_is_still_shown(hub: LocalHub, cache: Path, say: Say, damage: dict[str, Any]) -> None:
+def test_a_lease_that_a_hand_has_been_at_is_still_shown(
+    hub: LocalHub, cache: Path, say: Say, damage: dict[str, Any]
+) -> None:
     """Who holds it is said; what makes no sense isn't."""
     assert hub.commit
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
@@ -133,7 +167,9 @@ def test_a_lease_that_a_hand_has_been_at_is_still_shown(hub: LocalHub, cache: Pa
     assert re.search(r"  filling    \S+, rank 0: \S", say())
 
 
-def test_a_run_that_was_ended_is_no_lost_rank(hub: LocalHub, cache: Path, say: Say, job: Ranks, tmp_path: Path) -> None:
+def test_a_run_that_was_ended_is_no_lost_rank(
+    hub: LocalHub, cache: Path, say: Say, job: Ranks, tmp_path: Path
+) -> None:
     """SIGTERM has one name, in the log, in the report and here."""
     hub.faults.add(Fault.stall(60, path="train/0003.jpg"))
     file = tmp_path / "report.json"
@@ -141,7 +177,9 @@ def test_a_run_that_was_ended_is_no_lost_rank(hub: LocalHub, cache: Path, say: S
     job.until_logged(0, "fetching 12 of 12 files")
     job.signal(0, signal.SIGTERM)
     assert job.wait() == {0: 143}
-    assert re.search(r"failed     \S+, rank 0, \d+ s ago: rank 0 was ended by SIGTERM$", say(), re.MULTILINE)
+    assert re.search(
+        r"failed     \S+, rank 0, \d+ s ago: rank 0 was ended by SIGTERM$", say(), re.MULTILINE
+    )
     assert cli.run(["report", str(file)]) == 0
     assert "RankZeroLost" not in job.log(0)
 

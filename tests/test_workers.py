@@ -14,32 +14,33 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.dataset.digests import digest_of_bytes
 from step37_flickr8k.download import worker
 from step37_flickr8k.download.workers import Done, Job, Workers
 from step37_flickr8k.errors import FolderFull, Step37Error, TransientError
+from tests.conftest import MakeTmpfs
 
 from .conftest import picture
 from .faulty_worker import start_instead, where_a_picture
 
 
 @pytest.fixture
-def folder(cache: Path) -> CacheFolder:
-    folder = CacheFolder(cache, "train")
-    folder.make()
-    return folder
+def directory(cache: Path) -> CacheDirectory:
+    directory = CacheDirectory(cache, "train")
+    directory.make()
+    return directory
 
 
 @pytest.fixture
-def pool(folder: CacheFolder) -> Iterator[Workers]:
-    with contextlib.closing(Workers(folder)) as pool:
+def pool(directory: CacheDirectory) -> Iterator[Workers]:
+    with contextlib.closing(Workers(directory)) as pool:
         yield pool
 
 
-def jobs_for(folder: CacheFolder, contents: list[bytes]) -> list[Job]:
+def jobs_for(directory: CacheDirectory, contents: list[bytes]) -> list[Job]:
     return [
-        Job(folder.temporary(), f"{number}.jpg", content, digest_of_bytes(content, "sha256:"))
+        Job(directory.temporary(), f"{number}.jpg", content, digest_of_bytes(content, "sha256:"))
         for number, content in enumerate(contents)
     ]
 
@@ -55,18 +56,18 @@ def test_flaws_are_told_in_order(pool: Workers, count: int) -> None:
     contents = [picture(number) for number in range(count)]
     contents[0] = contents[0][:-200]
     contents[2] = b"not an image"
-    jobs = jobs_for(pool.folder, contents)
+    jobs = jobs_for(pool.directory, contents)
     done = pool.do(jobs)
-    assert [number for number, each in enumerate(done) if each.flaw] == [0, 2]
-    assert "truncated" in str(done[0].flaw).lower()
-    assert done[2].flaw == "cannot identify image file 2.jpg"
+    assert [number for number, each in enumerate(done) if each.decode_error] == [0, 2]
+    assert "truncated" in str(done[0].decode_error).lower()
+    assert done[2].decode_error == "cannot identify image file 2.jpg"
     assert [job.path.read_bytes() for job in jobs] == contents
 
 
 @pytest.mark.parametrize("count", [3, 12])
 def test_wrong_bytes_are_not_written(pool: Workers, count: int) -> None:
     """A file that came with other bytes than its digest says leaves nothing on disk, and doesn't harm the others."""
-    jobs = jobs_for(pool.folder, [picture(number) for number in range(count)])
+    jobs = jobs_for(pool.directory, [picture(number) for number in range(count)])
     jobs[1] = Job(jobs[1].path, "1.jpg", picture(20), jobs[1].digest)
     assert pool.do(jobs) == [Done(), Done(wrong=True), *[Done()] * (count - 2)]
     assert [job.path.exists() for job in jobs] == [number != 1 for number in range(count)]
@@ -74,53 +75,49 @@ def test_wrong_bytes_are_not_written(pool: Workers, count: int) -> None:
 
 @pytest.mark.parametrize("count", [3, 12])
 def test_what_the_file_system_says_comes_back_as_it_is(pool: Workers, count: int) -> None:
-    """An error of writing is that of the folder, by its class, and the half-written file is gone."""
-    jobs = jobs_for(pool.folder, [picture(number) for number in range(count)])
-    jobs[2] = Job(pool.folder.files / "nowhere" / "a.tmp", "2.jpg", jobs[2].content, jobs[2].digest)
+    """An error of writing is that of the directory, by its class, and the half-written file is gone."""
+    jobs = jobs_for(pool.directory, [picture(number) for number in range(count)])
+    jobs[2] = Job(
+        pool.directory.files / "nowhere" / "a.tmp", "2.jpg", jobs[2].content, jobs[2].digest
+    )
     errors = [done.error for done in pool.do(jobs)]
     assert isinstance(errors[2], Step37Error)
     assert "nowhere/a.tmp: No such file" in str(errors[2])
     assert errors.count(None) == count - 1
 
 
-def test_a_full_disk_is_said_as_such(tmp_path: Path) -> None:
-    """What a worker's file system has no room for is FolderFull here; /dev/full is such a place."""
-    folder = CacheFolder(tmp_path, "train")
-    folder.make()
-    with contextlib.closing(Workers(folder)) as pool:
+def test_a_full_disk_is_said_as_such(tmp_path: Path, tmpfs: MakeTmpfs) -> None:
+    """What a worker's file system has no room for is FolderFull here."""
+    directory = CacheDirectory(tmp_path, "train")
+    directory.make()
+    with contextlib.closing(Workers(directory)) as pool:
         pool.start()
-        full = tmp_path / "full"
-        full.mkdir()
-        try:
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "full", full], check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"needs to mount a tmpfs: run it as root ({error})")
-        try:
-            done = pool.do([Job(full / "a.tmp", "a.jpg", bytes(100_000))])
-            assert isinstance(done[0].error, FolderFull)
-            assert not list(full.iterdir())
-        finally:
-            subprocess.run(["umount", full], check=True)
+        full = tmpfs("size=8k").path
+        done = pool.do([Job(full / "a.tmp", "a.jpg", bytes(100_000))])
+        assert isinstance(done[0].error, FolderFull)
+        assert not list(full.iterdir())
 
 
 def test_images_in_place_are_only_decoded(pool: Workers) -> None:
     """What another tool has left is looked at where it lies, and not touched."""
-    paths = [pool.folder.files / f"{number}.jpg" for number in range(6)]
+    paths = [pool.directory.files / f"{number}.jpg" for number in range(6)]
     for number, path in enumerate(paths):
         path.write_bytes(picture(number) if number != 4 else b"text")
     before = [path.stat().st_mtime_ns for path in paths]
-    flaws = pool.check([(path, path.name) for path in paths])
-    assert [number for number, flaw in enumerate(flaws) if flaw] == [4]
+    decode_errors = pool.check([(path, path.name) for path in paths])
+    assert [number for number, decode_error in enumerate(decode_errors) if decode_error] == [4]
     assert [path.stat().st_mtime_ns for path in paths] == before
 
 
-def test_a_slow_folder_has_many_writers(folder: CacheFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_directory_has_many_writers(
+    directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where each write takes long a worker's writes go side by side, from the second batch on."""
     at_once, most = [0], [0]
     lock = threading.Lock()
-    put = CacheFolder.put
+    put = CacheDirectory.put
 
-    def slowly(self: CacheFolder, path: Path, content: bytes) -> None:
+    def slowly(self: CacheDirectory, path: Path, content: bytes) -> None:
         with lock:
             at_once[0] += 1
             most[0] = max(most[0], at_once[0])
@@ -129,10 +126,12 @@ def test_a_slow_folder_has_many_writers(folder: CacheFolder, monkeypatch: pytest
         with lock:
             at_once[0] -= 1
 
-    monkeypatch.setattr(CacheFolder, "put", slowly)
-    hands = worker.JobRunner(folder)
+    monkeypatch.setattr(CacheDirectory, "put", slowly)
+    hands = worker.JobRunner(directory)
     for expected in (1, 4):
-        assert [*hands.do(jobs_for(folder, [picture(number) for number in range(8)]))] == [Done()] * 8
+        assert [*hands.do(jobs_for(directory, [picture(number) for number in range(8)]))] == [
+            Done()
+        ] * 8
         assert most[0] >= expected
     assert most[0] > 1
 
@@ -141,7 +140,7 @@ def test_a_killed_worker_is_replaced(pool: Workers) -> None:
     """A worker that the kernel kills for memory costs no file and no image its good name."""
     before = children()
     for round_ in range(2):
-        jobs = jobs_for(pool.folder, [picture(number) for number in range(12)])
+        jobs = jobs_for(pool.directory, [picture(number) for number in range(12)])
         assert pool.do(jobs) == [Done()] * 12
         assert all(job.path.read_bytes() == job.content for job in jobs)
         started = children() - before
@@ -153,19 +152,24 @@ def test_a_killed_worker_is_replaced(pool: Workers) -> None:
 def test_a_picture_that_kills_its_worker_twice_is_named_and_not_condemned(
     pool: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It may be this machine: that is an error, with how the worker died, and no flaw; the others are done all the same."""
+    """It may be this machine: that is an error, with how the worker died, and no decode_error; the others are done all the same."""
     start_instead(monkeypatch, tmp_path, late=where_a_picture("os.abort()"))
-    jobs = jobs_for(pool.folder, [picture(number) for number in range(12)])
+    jobs = jobs_for(pool.directory, [picture(number) for number in range(12)])
     done = pool.do(jobs)
     assert [each for number, each in enumerate(done) if number != 3] == [Done()] * 11
-    assert done[3].flaw is None
+    assert done[3].decode_error is None
     assert isinstance(done[3].error, TransientError)
-    assert "3.jpg: the process that decodes it died twice (Aborted): give the job more memory" in str(done[3].error)
+    assert (
+        "3.jpg: the process that decodes it died twice (Aborted): give the job more memory"
+        in str(done[3].error)
+    )
     assert [job.path.exists() for job in jobs] == [number != 3 for number in range(12)]
 
 
 @pytest.mark.parametrize(
-    "start", ["raise SystemExit(3)", "sys.path = []", "import os; os.kill(os.getpid(), 9)"], ids=["exits", "no path", "killed"]
+    "start",
+    ["raise SystemExit(3)", "sys.path = []", "import os; os.kill(os.getpid(), 9)"],
+    ids=["exits", "no path", "killed"],
 )
 def test_workers_that_can_not_start_prove_nothing(
     pool: Workers,
@@ -179,43 +183,52 @@ def test_workers_that_can_not_start_prove_nothing(
     contents = [picture(number) for number in range(12)]
     contents[5] = b"text"
     for _ in range(2 * len(pool._all)):
-        done = pool.do(jobs_for(pool.folder, contents))
+        done = pool.do(jobs_for(pool.directory, contents))
         assert [number for number, each in enumerate(done) if each != Done()] == [5]
-        assert done[5].flaw == "cannot identify image file 5.jpg"
-    assert len([record for record in caplog.records if "can't start" in record.message]) == len(pool._all)
+        assert done[5].decode_error == "cannot identify image file 5.jpg"
+    assert len([record for record in caplog.records if "can't start" in record.message]) == len(
+        pool._all
+    )
 
 
-def test_workers_find_what_their_parent_finds(folder: CacheFolder, tmp_path: Path) -> None:
-    """They import from where this process does, however its path came to be, and whatever lies in the current folder."""
+def test_workers_find_what_their_parent_finds(directory: CacheDirectory, tmp_path: Path) -> None:
+    """They import from where this process does, however its path came to be, and whatever lies in the current directory."""
     (tmp_path / "types.py").write_text("raise SystemExit('another types')")
     script = f"""
 import sys
 sys.path[:] = {sys.path!r}
 import logging
 from pathlib import Path
-from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.download.workers import Job, Workers
 logging.basicConfig()
-pool = Workers(CacheFolder(Path({str(folder.root)!r}), "train"))
-print([done.flaw for done in pool.do([Job(Path({str(folder.root)!r}) / "gone", "a.jpg", b"text")] * 5)])
+pool = Workers(CacheDirectory(Path({str(directory.root)!r}), "train"))
+print([done.decode_error for done in pool.do([Job(Path({str(directory.root)!r}) / "gone", "a.jpg", b"text")] * 5)])
 pool.close()
 """
-    bare = os.path.realpath(sys.executable)  # which finds none of a virtual environment's packages by itself
-    told = subprocess.run([bare, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    # Which finds none of a virtual environment's packages by itself
+    bare = os.path.realpath(sys.executable)
+    told = subprocess.run(
+        [bare, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert "can't start" not in told.stderr
     assert told.stdout.count("cannot identify") == 5, told.stderr
 
 
-def test_what_others_print_in_a_worker_is_no_answer(pool: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_others_print_in_a_worker_is_no_answer(
+    pool: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A sitecustomize, or a library, that speaks on stdout, at the start or later, changes nothing."""
     late = where_a_picture("print('late', flush=True)")
     start_instead(monkeypatch, tmp_path, early="print('early', flush=True)", late=late)
     for _ in range(3):
-        done = pool.do(jobs_for(pool.folder, [picture(number) for number in range(12)]))
+        done = pool.do(jobs_for(pool.directory, [picture(number) for number in range(12)]))
         assert done == [Done()] * 12
 
 
-def test_too_little_memory_is_no_flaw(pool: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_too_little_memory_is_no_flaw(
+    pool: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A good picture for which this machine has no room is an error that says so, and nothing unfinished stays."""
     limit = """
 import resource
@@ -226,10 +239,13 @@ resource.setrlimit(resource.RLIMIT_AS, (room, room))
     large = io.BytesIO()
     Image.new("L", (9000, 9000)).save(large, "PNG")
     contents = [*(picture(number) for number in range(6)), large.getvalue()]
-    jobs = [Job(job.path, "6.png" if job.name == "6.jpg" else job.name, job.content) for job in jobs_for(pool.folder, contents)]
+    jobs = [
+        Job(job.path, "6.png" if job.name == "6.jpg" else job.name, job.content)
+        for job in jobs_for(pool.directory, contents)
+    ]
     done = pool.do(jobs)
     assert done[:6] == [Done()] * 6
-    assert done[6].flaw is None
+    assert done[6].decode_error is None
     assert str(done[6].error) == "6.png: not enough memory to decode it: give the job more memory"
     assert not jobs[6].path.exists()
 
@@ -237,18 +253,26 @@ resource.setrlimit(resource.RLIMIT_AS, (room, room))
 def test_workers_end_with_whom_they_serve(tmp_path: Path) -> None:
     """SIGKILL of the warming process leaves no worker behind."""
     script = (
-        "import time; from pathlib import Path; from step37_flickr8k.cache.directory import CacheFolder; "
+        "import time; from pathlib import Path; from step37_flickr8k.cache.directory import CacheDirectory; "
         "from step37_flickr8k.download.workers import Workers; "
-        "Workers(CacheFolder(Path(), 'train')).start(); print(flush=True); time.sleep(60)"
+        "Workers(CacheDirectory(Path(), 'train')).start(); print(flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=tmp_path) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=tmp_path
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
+        pids = (
+            Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            .read_text(encoding="utf-8")
+            .split()
+        )
         assert pids
         process.kill()
     deadline = time.monotonic() + 120
-    while any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids) and time.monotonic() < deadline:
+    while (
+        any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids) and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     assert not [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists()]
 
@@ -256,12 +280,12 @@ def test_workers_end_with_whom_they_serve(tmp_path: Path) -> None:
 _DIES = """
 import json, os, signal, sys
 from pathlib import Path
-from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.download.workers import _Worker
-folder = CacheFolder(Path(sys.argv[1]), "train")
-worker = _Worker(folder).start()
+directory = CacheDirectory(Path(sys.argv[1]), "train")
+worker = _Worker(directory).start()
 os.kill(worker.pid, signal.SIGSTOP)
-jobs = [[str(folder.temporary()), f"{number}.jpg", 3, ""] for number in range(6)]
+jobs = [[str(directory.temporary()), f"{number}.jpg", 3, ""] for number in range(6)]
 worker.stdin.write(json.dumps(jobs).encode() + b"\\n" + b"abc" * 6)
 worker.stdin.flush()
 print(worker.pid, flush=True)
@@ -269,9 +293,15 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_worker_writes_nothing_for_a_dead_one(folder: CacheFolder) -> None:
-    """A batch that a killed process still sent is not written: the run after it may have swept the folder already."""
-    served = subprocess.run([sys.executable, "-c", _DIES, folder.root], capture_output=True, text=True, timeout=240, check=False)
+def test_a_worker_writes_nothing_for_a_dead_one(directory: CacheDirectory) -> None:
+    """A batch that a killed process still sent is not written: the run after it may have swept the directory already."""
+    served = subprocess.run(
+        [sys.executable, "-c", _DIES, directory.root],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert served.returncode == -signal.SIGKILL, served.stderr
     worker = int(served.stdout)
     os.kill(worker, signal.SIGCONT)
@@ -279,4 +309,4 @@ def test_a_worker_writes_nothing_for_a_dead_one(folder: CacheFolder) -> None:
     while (command := Path(f"/proc/{worker}/cmdline")).exists() and command.read_bytes():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert not list(folder.files.iterdir())
+    assert not list(directory.files.iterdir())

@@ -1,4 +1,4 @@
-"""This process's place, from the launchers' variables."""
+"""Rank, world size and node of this process, from the launchers' variables."""
 
 import socket
 
@@ -37,7 +37,7 @@ MPI = {
 
 
 @pytest.mark.parametrize(
-    ("environ", "place"),
+    ("environ", "expected"),
     [
         ({}, ("none", 0, 1, 0, None, None)),
         (TORCHRUN, ("torchrun", 5, 8, 1, 4, 1)),
@@ -47,14 +47,24 @@ MPI = {
         (STEP | {"WORLD_SIZE": "4"}, ("slurm", 3, 4, 1, None, 1)),
         (STEP | TORCHRUN, ("torchrun", 5, 8, 1, 4, 1)),
         (MPI, ("openmpi", 2, 4, 0, 2, None)),
-        ({"SLURM_JOB_ID": "12", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, ("none", 0, 1, 0, None, None)),
+        (
+            {"SLURM_JOB_ID": "12", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"},
+            ("none", 0, 1, 0, None, None),
+        ),
         ({"WORLD_SIZE": "1"}, ("none", 0, 1, 0, None, None)),
     ],
 )
-def test_each_launcher_is_understood(environ: dict[str, str], place: tuple[object, ...]) -> None:
+def test_each_launcher_is_read(environ: dict[str, str], expected: tuple[object, ...]) -> None:
     """torchrun, plain variables, an Indexed Job, a SLURM step, Open MPI, none; a batch script outside srun is one process."""
     world = World.from_environment(environ)
-    assert (world.launcher, world.rank, world.size, world.local_rank, world.local_size, world.node) == place
+    assert (
+        world.launcher,
+        world.rank,
+        world.size,
+        world.local_rank,
+        world.local_world_size,
+        world.node_rank,
+    ) == expected
 
 
 @pytest.mark.parametrize(
@@ -68,15 +78,18 @@ def test_each_launcher_is_understood(environ: dict[str, str], place: tuple[objec
         ({"OMPI_COMM_WORLD_RANK": "0"}, "OMPI_COMM_WORLD_SIZE"),
         ({"SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}, "SLURM_STEP_NUM_TASKS"),
         (STEP | {"WORLD_SIZE": "8"}, "WORLD_SIZE=8"),
-        ({"RANK": "4", "WORLD_SIZE": "4"}, "rank 4"),
+        (
+            {"RANK": "4", "WORLD_SIZE": "4"},
+            "rank 4 is out of range for world size 4. RANK and WORLD_SIZE disagree",
+        ),
         ({"RANK": "-1", "WORLD_SIZE": "4"}, "RANK='-1'"),
         ({"RANK": "one", "WORLD_SIZE": "4"}, "RANK='one'"),
         ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE='0'"),
         ({"MASTER_PORT": "99999"}, "MASTER_PORT"),
     ],
 )
-def test_half_set_variables_are_refused(environ: dict[str, str], named: str) -> None:
-    """A rank that can't know its place never takes itself for rank 0 of 1: the error names the variable, in one line."""
+def test_a_partial_set_of_variables_is_refused(environ: dict[str, str], named: str) -> None:
+    """A rank that can't know its rank never takes itself for rank 0 of 1: one line names the variable."""
     with pytest.raises(InvalidWorld) as caught:
         World.from_environment(environ)
     assert named in str(caught.value)
@@ -84,7 +97,7 @@ def test_half_set_variables_are_refused(environ: dict[str, str], named: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("environ", "run"),
+    ("environ", "run_id"),
     [
         ({}, None),
         (TORCHRUN, None),
@@ -94,12 +107,14 @@ def test_half_set_variables_are_refused(environ: dict[str, str], named: str) -> 
         (STEP | {"STEP37_RUN_ID": "uid-1"}, "uid-1"),
     ],
 )
-def test_the_run_is_the_same_on_all_ranks_and_after_restarts(environ: dict[str, str], run: str | None) -> None:
-    """A run is named by the job that it is of, or has no name."""
-    assert World.from_environment(environ).run == run
+def test_the_run_id_is_the_same_on_all_ranks_and_after_restarts(
+    environ: dict[str, str], run_id: str | None
+) -> None:
+    """The run id names the job, or is None."""
+    assert World.from_environment(environ).run_id == run_id
 
 
-def test_several_ranks_need_a_meeting_point() -> None:
+def test_several_ranks_need_a_store_to_meet_at() -> None:
     """The address of the store is asked for only when it is needed, and what is missing is named."""
     assert World.from_environment(TORCHRUN).rendezvous() == ("n0", 29500)
     assert World.from_environment(TORCHRUN).agent_store
@@ -112,14 +127,25 @@ def test_several_ranks_need_a_meeting_point() -> None:
 def test_the_first_line_says_where_this_is() -> None:
     """Host, local rank, node and global rank, each with its total where the launcher says it."""
     world = World.from_environment(TORCHRUN)
-    assert world.describe() == f"host {world.host}, local rank 1 of 4, node 1 of 2, global rank 5 of 8"
-    assert "local rank 0 of -, node - of -, global rank 0 of 1" in World.from_environment({}).describe()
+    assert (
+        world.describe() == f"host {world.host}, local rank 1 of 4, node 1 of 2, global rank 5 of 8"
+    )
+    assert (
+        "local rank 0 of -, node - of -, global rank 0 of 1"
+        in World.from_environment({}).describe()
+    )
 
 
 def test_every_line_of_a_log_says_where_it_is_from() -> None:
     """Host and rank, and the node where the launcher says it."""
-    assert World.from_environment(STEP | {"SLURM_STEP_NUM_NODES": "2"}).label == f"{socket.gethostname()} node 1/2 rank 3/4"
-    assert World.from_environment({"RANK": "1", "WORLD_SIZE": "2"}).label == f"{socket.gethostname()} rank 1/2"
+    assert (
+        World.from_environment(STEP | {"SLURM_STEP_NUM_NODES": "2"}).label
+        == f"{socket.gethostname()} node 1/2 rank 3/4"
+    )
+    assert (
+        World.from_environment({"RANK": "1", "WORLD_SIZE": "2"}).label
+        == f"{socket.gethostname()} rank 1/2"
+    )
 
 
 def test_a_pod_names_its_node() -> None:

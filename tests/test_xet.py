@@ -26,7 +26,11 @@ print(get_flickr8k_dataset_file(repo_id="intro/flickr8k", filename=sys.argv[1], 
 
 
 def run(hub: LocalHub, tmp_path: Path, *arguments: str, token: str | None = "hf_x") -> None:
-    told = {"HF_ENDPOINT": hub.endpoint, "HF_XET_TELEMETRY_ENABLED": "0", "HF_XET_CACHE": str(tmp_path / "xet-cache")}
+    told = {
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_XET_TELEMETRY_ENABLED": "0",
+        "HF_XET_CACHE": str(tmp_path / "xet-cache"),
+    }
     if token:
         told["HF_TOKEN"] = token
     subprocess.run([sys.executable, *arguments], env={**os.environ, **told}, check=True, timeout=240)
@@ -34,7 +38,11 @@ def run(hub: LocalHub, tmp_path: Path, *arguments: str, token: str | None = "hf_
 
 def kinds(hub: LocalHub) -> list[tuple[str, str]]:
     """Give methods and kinds of the requests about files, in order."""
-    return [(one.method, one.kind) for one in hub.requests if one.kind in {"resolve", "cdn", "xet-token"}]
+    return [
+        (one.method, one.kind)
+        for one in hub.requests
+        if one.kind in {"resolve", "cdn", "xet-token"}
+    ]
 
 
 def test_the_single_file_comes_out_of_the_store(draw: Draw, tmp_path: Path) -> None:
@@ -42,7 +50,7 @@ def test_the_single_file_comes_out_of_the_store(draw: Draw, tmp_path: Path) -> N
     with LocalHub(draw(), xet=tmp_path / "store") as hub:
         run(hub, tmp_path, "-c", SCRIPT, NAME, str(tmp_path / "one"))
         assert kinds(hub) == [("HEAD", "resolve"), ("GET", "xet-token")]
-        assert (tmp_path / "one" / NAME).read_bytes() == (hub.folder / NAME).read_bytes()
+        assert (tmp_path / "one" / NAME).read_bytes() == (hub.directory / NAME).read_bytes()
 
 
 def test_our_fetch_takes_the_plain_address(draw: Draw, tmp_path: Path) -> None:
@@ -59,10 +67,12 @@ def test_our_fetch_takes_the_plain_address(draw: Draw, tmp_path: Path) -> None:
 def test_a_warmup_asks_for_no_xet_token(draw: Draw, tmp_path: Path) -> None:
     """The whole command over Xet-backed files has one GET a file."""
     with LocalHub(draw(), xet=tmp_path / "store") as hub:
-        run(hub, tmp_path, "-m", "step37_flickr8k", "warmup", "--cache-dir", str(tmp_path / "other"))
+        run(
+            hub, tmp_path, "-m", "step37_flickr8k", "warmup", "--cache-dir", str(tmp_path / "other")
+        )
         assert len(hub.file_requests()) == 13
         assert ("GET", "xet-token") not in kinds(hub)
-        assert (tmp_path / "other" / NAME).read_bytes() == (hub.folder / NAME).read_bytes()
+        assert (tmp_path / "other" / NAME).read_bytes() == (hub.directory / NAME).read_bytes()
 
 
 @pytest.mark.parametrize("token", ["hf_secret", None])
@@ -70,10 +80,19 @@ def test_the_token_stays_with_the_endpoint(draw: Draw, tmp_path: Path, token: st
     """The request for a Xet token carries the Hub's own, if there is one; no other origin sees it, nor any file of Xet's."""
     with LocalHub(draw(), xet=tmp_path / "store", token=token) as hub:
         run(hub, tmp_path, "-c", SCRIPT, NAME, str(tmp_path / "one"), token=token)
-        seen = {(one.origin, one.kind, one.authorization) for one in hub.requests if one.kind != "other"}
+        seen = {
+            (one.origin, one.kind, one.authorization) for one in hub.requests if one.kind != "other"
+        }
         assert seen == {("hub", "resolve", bool(token)), ("hub", "xet-token", bool(token))}
-        assert {one.origin for one in hub.requests if one.authorization} == ({"hub"} if token else set())
-    written = [path for folder in ("store", "xet-cache") for path in (tmp_path / folder).rglob("*") if path.is_file()]
+        assert {one.origin for one in hub.requests if one.authorization} == (
+            {"hub"} if token else set()
+        )
+    written = [
+        path
+        for directory in ("store", "xet-cache")
+        for path in (tmp_path / directory).rglob("*")
+        if path.is_file()
+    ]
     assert written
     assert not [path for path in written if b"hf_secret" in path.read_bytes()]
 
@@ -82,12 +101,14 @@ def test_what_is_backed_says_so(draw: Draw, tmp_path: Path) -> None:
     """Tree, paths-info and HEAD give an LFS file's Xet hash and where a token is had; a plain one's none; a refresh adds."""
     new, plain = "train/0012.jpg", "train/metadata.csv"
     with LocalHub(draw(), xet=tmp_path / "store") as hub:
-        (hub.folder / new).write_bytes(picture(12))
+        (hub.directory / new).write_bytes(picture(12))
         hub.refresh()
         hashes = xet_hashes(hub)
         assert sorted(hashes) == [f"train/{number:04}.jpg" for number in range(13)]
         asked = f"paths={new}&paths={plain}".encode()
-        described = json.loads(fetch(f"{hub.endpoint}/api/datasets/{REPO}/paths-info/main", "POST", body=asked)[2])
+        described = json.loads(
+            fetch(f"{hub.endpoint}/api/datasets/{REPO}/paths-info/main", "POST", body=asked)[2]
+        )
         assert [entry.get("xetHash") for entry in described] == [hashes[new], None]
         said = head(hub, new).headers
         token = f"{hub.endpoint}/api/datasets/{REPO}/xet-read-token/{hub.commit}"
@@ -105,9 +126,17 @@ def xet_hashes(hub: LocalHub) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("how", "status"), [({"gated": True}, 403), ({"token": "hf_x"}, 401), ({"xet": None}, 404), ({"repo_id": "intro/other"}, 401)]
+    ("how", "status"),
+    [
+        ({"gated": True}, 403),
+        ({"token": "hf_x"}, 401),
+        ({"xet": None}, 404),
+        ({"repo_id": "intro/other"}, 401),
+    ],
 )
-def test_a_xet_token_is_refused_like_a_file(draw: Draw, tmp_path: Path, how: dict[str, Any], status: int) -> None:
+def test_a_xet_token_is_refused_like_a_file(
+    draw: Draw, tmp_path: Path, how: dict[str, Any], status: int
+) -> None:
     """A gated, private or missing repository gives no Xet token, and one without a store has none."""
     with LocalHub(draw(), **{"xet": tmp_path / "store", **how}) as hub:
         assert fetch(f"{hub.endpoint}/api/datasets/{REPO}/xet-read-token/main")[0] == status

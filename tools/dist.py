@@ -1,8 +1,9 @@
 """Build the wheel and the sdist of the commit that is checked out, and try them as a user would: ``make dist``.
 
-Builds twice, in two exports of the commit that differ in place, umask, times of files, time zone and hash seed, once with the
-wheel made from the sdist and once from the source: the bytes must be equal. Then looks into them, and installs the wheel alone,
-without torch, with every Python that it claims to suit and is here, and once with the oldest dependencies that it declares.
+Builds twice, in two exports of the commit that differ in place, umask, times of files, time zone
+and hash seed, once with the wheel made from the sdist and once from the source: the bytes must be
+equal. Then looks into them, and installs the wheel alone, without torch, with every Python that it
+claims to suit and is here, and once with the oldest dependencies that it declares.
 """
 
 import hashlib
@@ -33,33 +34,64 @@ def say(text: str) -> None:
 
 def git(*arguments: str) -> str:
     """Give what git says."""
-    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()  # noqa: S607
+    return subprocess.run(
+        ["git", *arguments],  # noqa: S607
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,  # noqa: RUF100
+    ).stdout.strip()
 
 
-def export(commit: str, folder: Path, *, umask: int) -> None:
+def export(commit: str, directory: Path, *, umask: int) -> None:
     """Write the files of the commit, as a user with this umask would have them; their times are now."""
-    folder.mkdir(parents=True)
-    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout  # noqa: S607
-    unpack = ["tar", "--extract", "--touch", "--no-same-permissions", f"--directory={folder}"]
+    directory.mkdir(parents=True)
+    archive = subprocess.run(
+        ["git", "archive", commit],  # noqa: S607
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,  # noqa: RUF100
+    ).stdout
+    unpack = ["tar", "--extract", "--touch", "--no-same-permissions", f"--directory={directory}"]
     subprocess.run(unpack, input=archive, check=True, umask=umask)
 
 
 def build(source: Path, out: Path, *kinds: str, umask: int, **environment: str) -> dict[str, str]:
     """Build with the backend of this environment; give the hash of each file."""
-    command = [sys.executable, "-m", "build", "--no-isolation", *kinds, "--outdir", str(out), str(source)]
-    subprocess.run(command, check=True, umask=umask, env=os.environ | environment, stdout=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        *kinds,
+        "--outdir",
+        str(out),
+        str(source),
+    ]
+    subprocess.run(
+        command, check=True, umask=umask, env=os.environ | environment, stdout=subprocess.DEVNULL
+    )
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
 
 
 def build_twice(commit: str, scratch: Path) -> Path:
-    """Give the folder with the wheel and the sdist, which came out alike."""
+    """Give the directory with the wheel and the sdist, which came out alike."""
     epoch = git("log", "-1", "--format=%ct", commit)
     here, there = scratch / "a", scratch / "another" / "place"
     export(commit, here, umask=0o022)
     export(commit, there, umask=0o077)
-    built = build(here, scratch / "built", umask=0o022, SOURCE_DATE_EPOCH=epoch, TZ="UTC", PYTHONHASHSEED="1")
+    built = build(
+        here, scratch / "built", umask=0o022, SOURCE_DATE_EPOCH=epoch, TZ="UTC", PYTHONHASHSEED="1"
+    )
     again = build(
-        there, scratch / "again", "--sdist", "--wheel", umask=0o077, SOURCE_DATE_EPOCH=epoch, TZ="Asia/Tokyo", PYTHONHASHSEED="2"
+        there,
+        scratch / "again",
+        "--sdist",
+        "--wheel",
+        umask=0o077,
+        SOURCE_DATE_EPOCH=epoch,
+        TZ="Asia/Tokyo",
+        PYTHONHASHSEED="2",
     )
     if built != again:
         sys.exit(f"not reproducible: {built} once, {again} the other time")
@@ -71,7 +103,10 @@ def build_twice(commit: str, scratch: Path) -> Path:
 def check_metadata(built: Path, source: Path) -> Message:
     """Let the usual tools look at metadata, contents and description; give the wheel's metadata."""
     files = sorted(map(str, built.iterdir()))
-    for tool in (["validate_pyproject", str(source / "pyproject.toml")], ["twine", "check", "--strict", *files]):
+    for tool in (
+        ["validate_pyproject", str(source / "pyproject.toml")],
+        ["twine", "check", "--strict", *files],
+    ):
         subprocess.run([sys.executable, "-m", *tool], check=True)
     subprocess.run([sys.executable, "-m", "check_wheel_contents", *files[:1]], check=True)
     with zipfile.ZipFile(files[0]) as wheel:
@@ -89,11 +124,18 @@ def check_contents(built: Path, tracked: list[str]) -> None:
     with zipfile.ZipFile(wheel) as opened:
         names = {re.sub(r"^[^/]*\.dist-info/", "", name) for name in opened.namelist()}
     with tarfile.open(sdist) as packed:
-        sources = {member.name.partition("/")[2] for member in packed.getmembers() if not member.isdir()}
-    expected = (("wheel", names, modules | OF_A_WHEEL), ("sdist", sources, set(tracked) | OF_AN_SDIST))
+        sources = {
+            member.name.partition("/")[2] for member in packed.getmembers() if not member.isdir()
+        }
+    expected = (
+        ("wheel", names, modules | OF_A_WHEEL),
+        ("sdist", sources, set(tracked) | OF_AN_SDIST),
+    )
     for kind, held, wanted in expected:
         if held != wanted:
-            sys.exit(f"the {kind} holds too much: {sorted(held - wanted)}, or too little: {sorted(wanted - held)}")
+            sys.exit(
+                f"the {kind} holds too much: {sorted(held - wanted)}, or too little: {sorted(wanted - held)}"
+            )
     if f"{PACKAGE}/py.typed" not in names:
         sys.exit("the wheel has no py.typed")
 
@@ -101,10 +143,17 @@ def check_contents(built: Path, tracked: list[str]) -> None:
 def interpreter(version: str) -> str | None:
     """Find a Python of this version, on the PATH or among pyenv's."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    for found in (sys.executable, f"python{version}", *map(str, pyenv.glob(f"{version}.*/bin/python"))):
+    for found in (
+        sys.executable,
+        f"python{version}",
+        *map(str, pyenv.glob(f"{version}.*/bin/python")),
+    ):
         if path := shutil.which(found):
             ask = [path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-            if subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip() == version:
+            if (
+                subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
+                == version
+            ):
                 return path
     return None
 
@@ -112,9 +161,18 @@ def interpreter(version: str) -> str | None:
 def try_out(python: Path, source: Path) -> None:
     """Run what the wheel promises without torch, away from the source."""
     with tempfile.TemporaryDirectory() as elsewhere:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("STEP37_", "HF_", "PYTHON"))}
-        environment = kept | {"PYTHONPATH": str(source / "demo"), "PATH": f"{python.parent}:{kept['PATH']}"}
-        subprocess.run([python, source / "tools/try_wheel.py"], check=True, cwd=elsewhere, env=environment)
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("STEP37_", "HF_", "PYTHON"))
+        }
+        environment = kept | {
+            "PYTHONPATH": str(source / "demo"),
+            "PATH": f"{python.parent}:{kept['PATH']}",
+        }
+        subprocess.run(
+            [python, source / "tools/try_wheel.py"], check=True, cwd=elsewhere, env=environment
+        )
 
 
 def try_with(python: str, scratch: Path, source: Path, *requirements: tuple[str, ...]) -> None:
@@ -123,7 +181,13 @@ def try_with(python: str, scratch: Path, source: Path, *requirements: tuple[str,
     subprocess.run([python, "-m", "venv", "--without-pip", place], check=True)
     for wanted in requirements:
         # the system's certificates, as pip does: a site's proxy may have its own
-        uv = [str(Path(sys.executable).with_name("uv")), "pip", "install", "--quiet", "--system-certs"]
+        uv = [
+            str(Path(sys.executable).with_name("uv")),
+            "pip",
+            "install",
+            "--quiet",
+            "--system-certs",
+        ]
         subprocess.run([*uv, f"--python={place}/bin/python", *wanted], check=True)
     try_out(place / "bin/python", source)
 
@@ -133,7 +197,9 @@ def try_with_each(claimed: list[str], wheel: str, scratch: Path, source: Path) -
     here = {version: interpreter(version) for version in claimed}
     found = [(version, python) for version, python in here.items() if python]
     if not found:
-        sys.exit(f"none of the Pythons that the wheel claims to suit is here: install one of {', '.join(claimed)}")
+        sys.exit(
+            f"none of the Pythons that the wheel claims to suit is here: install one of {', '.join(claimed)}"
+        )
     for version, python in found:
         say(f"the wheel alone, Python {version}")
         try_with(python, scratch, source, (wheel,))
@@ -150,14 +216,18 @@ def main() -> None:
     commit = git("rev-parse", "HEAD")
     if changed := git("status", "--porcelain"):
         print(f"!!! what isn't committed is not in it:\n{changed}")
-    with tempfile.TemporaryDirectory(prefix="step37-dist-") as folder:
-        scratch = Path(folder).resolve()
+    with tempfile.TemporaryDirectory(prefix="step37-dist-") as directory:
+        scratch = Path(directory).resolve()
         say(f"commit {commit}, built twice")
         built, source = build_twice(commit, scratch), scratch / "a"
         metadata = check_metadata(built, source)
-        check_contents(built, git("ls-tree", "-r", "--name-only", commit, f"src/{PACKAGE}").splitlines())
+        check_contents(
+            built, git("ls-tree", "-r", "--name-only", commit, f"src/{PACKAGE}").splitlines()
+        )
         (wheel,) = map(str, built.glob("*.whl"))
-        claimed = re.findall(r":: (3\.\d+)$", "\n".join(metadata.get_all("Classifier", [])), re.MULTILINE)
+        claimed = re.findall(
+            r":: (3\.\d+)$", "\n".join(metadata.get_all("Classifier", [])), re.MULTILINE
+        )
         try_with_each(claimed, wheel, scratch, source)
         shutil.rmtree(DIST, ignore_errors=True)
         shutil.copytree(built, DIST)

@@ -1,6 +1,7 @@
 """Make the pictures of the README: a warmup of drawn data with a few faults on the way, looked at in a browser.
 
-``make pictures``; with DATA=<folder with train/metadata.csv> of your own data, but then don't commit them.
+``make pictures``; with DATA=<directory with train/metadata.csv> of your own data, but then don't
+commit them.
 """
 
 import argparse
@@ -30,10 +31,27 @@ def make(data: Path, scratch: Path, seen: Browser) -> None:
     """Warm a cache and take pictures of its pages."""
     cache, report = scratch / "cache", scratch / "report.json"
     with LocalHub(data) as hub:
-        hub.faults.add(Fault.delay(0.1), Fault.status(503, path="train/*.jpg", every=20), Fault.quota(200, window=6))
-        run("warmup", "--cache-dir", str(cache), "--endpoint", hub.endpoint, "--concurrency", "8", "--report", str(report))
+        hub.faults.add(
+            Fault.delay(0.1),
+            Fault.status(503, path="train/*.jpg", every=20),
+            Fault.quota(200, window=6),
+        )
+        run(
+            "warmup",
+            "--cache-dir",
+            str(cache),
+            "--endpoint",
+            hub.endpoint,
+            "--concurrency",
+            "8",
+            "--report",
+            str(report),
+        )
     # of this machine nothing is shown
-    told = json.loads(report.read_text(encoding="utf-8")) | {"host": "node-1", "cache_dir": "/lustre/team/flickr8k"}
+    told = json.loads(report.read_text(encoding="utf-8")) | {
+        "host": "node-1",
+        "cache_dir": "/lustre/team/flickr8k",
+    }
     report.write_text(json.dumps(told), encoding="utf-8")
     run("report", str(report), "--html", str(scratch / "report.html"))
     run("preview", "--cache-dir", str(cache), "--output", str(scratch / "preview.html"))
@@ -47,8 +65,14 @@ def make(data: Path, scratch: Path, seen: Browser) -> None:
 
 def main() -> None:
     """Make them all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with train/metadata.csv and the images (default: drawn now)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="directory with train/metadata.csv and the images (default: drawn now)",
+    )
     data = parser.parse_args().data
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, browser() as seen:

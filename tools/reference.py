@@ -12,6 +12,7 @@ from typing import Any
 
 import step37_flickr8k
 from step37_flickr8k import cli, errors, localhub, settings
+from step37_flickr8k.settings import reference
 
 SCHEMA = Path(__file__).parents[1] / "docs" / "report.schema.json"
 _NAMES = {
@@ -29,14 +30,16 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return MARK.sub(lambda mark: "\n".join(GENERATED[mark[1]]()), markdown)
 
 
-# --- settings ---------------------------------------------------------------------------------------------------------------
+# --- settings -------------------------------------------------------------------------------------
 
 
 def settings_sections() -> Iterator[str]:
     """Give a section for each setting: what it means, its type and unit, default, flag and variable."""
-    schemas = settings.json_schema()["properties"]
-    for line in settings.settings_table().splitlines()[2:]:
-        name, flag, variable, default, meaning = (cell.strip() for cell in line.strip("|").split("|"))
+    schemas = reference.json_schema()["properties"]
+    for line in reference.settings_table().splitlines()[2:]:
+        name, flag, variable, default, meaning = (
+            cell.strip() for cell in line.strip("|").split("|")
+        )
         yield f"## {name}\n"
         yield f"{meaning[0].upper()}{meaning[1:]}.\n" if meaning[0] != "`" else f"{meaning}.\n"
         yield f"- type: {_setting_type(schemas[name.strip('`')])}"
@@ -59,35 +62,53 @@ def _setting_type(schema: Mapping[str, Any]) -> str:
 
 
 def _limits(kind: Mapping[str, Any]) -> str:
-    least, most = kind.get("minimum", kind.get("ge")), kind.get("maximum", kind.get("le"))  # pydantic's two ways to say it
-    return ("more than 0" if least is None else f"at least {least}") + (f", at most {most:,}" if most else "")
+    # Pydantic's two ways to say it
+    least, most = kind.get("minimum", kind.get("ge")), kind.get("maximum", kind.get("le"))
+    return ("more than 0" if least is None else f"at least {least}") + (
+        f", at most {most:,}" if most else ""
+    )
 
 
-# --- the command ------------------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 def commands() -> Iterator[str]:
     """Give a section for each subcommand: what it does, its arguments, and the settings that it takes as flags."""
     parser = cli._parser()  # noqa: SLF001 - the command line is what this page is about
-    (group,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
+    (group,) = (
+        action
+        for action in parser._actions  # noqa: SLF001
+        if isinstance(action, argparse._SubParsersAction)  # noqa: SLF001
+    )
     about = {choice.dest: choice.help for choice in group._choices_actions}  # noqa: SLF001
-    fields = {field for field, *_ in settings.flags()}
+    fields = {flag.setting for flag in reference.flags()}
     for name, command in group.choices.items():
         yield f"## {name}\n\n{_sentence(about[name])}\n\n| argument | meaning |\n|---|---|"
-        actions = [action for action in command._actions if action.help != argparse.SUPPRESS and action.dest != "help"]  # noqa: SLF001
+        actions = [
+            action
+            for action in command._actions  # noqa: SLF001
+            if action.help != argparse.SUPPRESS and action.dest != "help"
+        ]
         yield from (_argument(command, action) for action in actions if action.dest not in fields)
         taken = [action.dest for action in actions if action.dest in fields]
         if fields <= {*taken}:
             yield "\nTakes every [setting](settings.md) that has a flag.\n"
         elif taken:
-            yield "\nTakes the settings " + ", ".join(f"[`{field}`](settings.md#{field})" for field in taken) + ".\n"
+            yield (
+                "\nTakes the settings "
+                + ", ".join(f"[`{field}`](settings.md#{field})" for field in taken)
+                + ".\n"
+            )
         else:
             yield "\nTakes no settings.\n"
 
 
 def _argument(command: argparse.ArgumentParser, action: argparse.Action) -> str:
     value = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"
-    named = ", ".join(f"`{option}{value}`" for option in action.option_strings) or f"`{action.metavar or action.dest}`"
+    named = (
+        ", ".join(f"`{option}{value}`" for option in action.option_strings)
+        or f"`{action.metavar or action.dest}`"
+    )
     return f"| {named} | {command._get_formatter()._expand_help(action)} |"  # noqa: SLF001 - "%(default)s" filled
 
 
@@ -95,7 +116,7 @@ def _sentence(text: str | None) -> str:
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
-# --- the library ------------------------------------------------------------------------------------------------------------
+# --- the library ----------------------------------------------------------------------------------
 
 
 def library() -> Iterator[str]:
@@ -106,17 +127,29 @@ def library() -> Iterator[str]:
         yield from (f"::: {package.__name__}.{name}\n" for name in names)
 
 
-# --- exit codes -------------------------------------------------------------------------------------------------------------
+# --- exit codes -----------------------------------------------------------------------------------
 
 
 def exit_codes() -> Iterator[str]:
     """Give a section for each exit code: the errors that end with it, and what to do."""
     bases = (errors.Step37Error, errors.Terminated)
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, bases)]
-    for code in (0, *sorted({kind.exit_code for kind in kinds}, key=lambda code: (code == 1, code)), 130):
+    kinds = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, bases)
+    ]
+    for code in (
+        0,
+        *sorted({kind.exit_code for kind in kinds}, key=lambda code: (code == 1, code)),
+        130,
+    ):
         yield f"## {code}\n"
-        yield from (f"- `{kind.__name__}`: {_first_line(kind)}{_remedy(kind)}" for kind in kinds if kind.exit_code == code)
-        yield {0: "- no error: it is done.", 130: "- `KeyboardInterrupt`: Raised by Ctrl-C."}.get(code, "") + "\n"
+        yield from (
+            f"- `{kind.__name__}`: {_first_line(kind)}{_remedy(kind)}"
+            for kind in kinds
+            if kind.exit_code == code
+        )
+        yield {0: "- no error: it is done.", 130: "- `KeyboardInterrupt`: Raised by Ctrl-C."}.get(
+            code, ""
+        ) + "\n"
 
 
 def _first_line(kind: type) -> str:
@@ -129,7 +162,7 @@ def _remedy(kind: type) -> str:
     return f" What to do: {told}." if told else ""
 
 
-# --- the report -------------------------------------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 
 
 def report_fields() -> Iterator[str]:
@@ -139,7 +172,11 @@ def report_fields() -> Iterator[str]:
         yield f"## {part['title']}\n\n{part['description'].replace('``', '`')}\n"
         for name, field in part["properties"].items():
             always = "" if name in part["required"] else ", may be missing"
-            meaning = f": the setting [{name}](settings.md#{name})" if name in settings.WarmupSettings.model_fields else ""
+            meaning = (
+                f": the setting [{name}](settings.md#{name})"
+                if name in settings.WarmupSettings.model_fields
+                else ""
+            )
             meaning = f": {field['description']}" if "description" in field else meaning
             yield f"- `{name}` ({_json_type(field)}{always}){meaning}"
         yield ""

@@ -1,6 +1,7 @@
 """Make syft's CycloneDX list the SBOM of the image: the project is its subject, and equal contents give equal bytes.
 
-Reads the list from standard input and writes the SBOM to standard output: sbom_subject.py NAME VERSION LICENCE
+Reads the list from standard input and writes the SBOM to standard output: sbom_subject.py NAME
+VERSION LICENCE
 """
 
 import json
@@ -8,7 +9,8 @@ import sys
 
 name, version, licence = sys.argv[1:]
 sbom = json.load(sys.stdin)
-for changing in ("serialNumber", "version"):  # both count the documents made, and every build makes one
+# Both count the documents made, and every build makes one
+for changing in ("serialNumber", "version"):
     sbom.pop(changing, None)
 sbom["metadata"].pop("timestamp", None)
 purl = f"pkg:pypi/{name}@{version}"

@@ -1,6 +1,7 @@
 """What somebody can do who has installed the wheel alone, without torch; ``make dist`` runs it in such an environment.
 
-Draws a dataset, serves it with the wheel's own Hub, and fills a cache from it with the command and with the library.
+Draws a dataset, serves it with the wheel's own Hub, and fills a cache from it with the command and
+with the library.
 """
 
 import contextlib
@@ -28,16 +29,22 @@ def check(holds: bool, what: str) -> None:
 
 def run(*arguments: str, code: int = 0, **environment: str) -> str:
     """Run the command, which must end with this code; give what it said."""
-    done = subprocess.run([COMMAND, *arguments], env=os.environ | environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [COMMAND, *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     said = done.stdout + done.stderr
     check(done.returncode == code, f"{' '.join(arguments)} ended with {done.returncode}:\n{said}")
     return said
 
 
 @contextlib.contextmanager
-def hub(folder: str) -> Iterator[str]:
-    """Serve a folder with the command; give the address."""
-    serving = subprocess.Popen([COMMAND, "hub", folder], stdout=subprocess.PIPE, text=True)
+def hub(directory: str) -> Iterator[str]:
+    """Serve a directory with the command; give the address."""
+    serving = subprocess.Popen([COMMAND, "hub", directory], stdout=subprocess.PIPE, text=True)
     assert serving.stdout is not None  # noqa: S101 - for mypy
     try:
         yield serving.stdout.readline().strip().removeprefix("export HF_ENDPOINT=")
@@ -48,10 +55,18 @@ def hub(folder: str) -> Iterator[str]:
 
 def main() -> None:
     """Try it all."""
-    check(Path(step37_flickr8k.__file__).is_relative_to(sys.prefix), f"the import found {step37_flickr8k.__file__}")
-    check(importlib.util.find_spec("torch") is None, "torch is here, so nothing is tried without it")
+    check(
+        Path(step37_flickr8k.__file__).is_relative_to(sys.prefix),
+        f"the import found {step37_flickr8k.__file__}",
+    )
+    check(
+        importlib.util.find_spec("torch") is None, "torch is here, so nothing is tried without it"
+    )
     version = importlib.metadata.version("step37-flickr8k")
-    check(run("--version").split() == ["step37-flickr8k", version], "--version, the import and the metadata differ")
+    check(
+        run("--version").split() == ["step37-flickr8k", version],
+        "--version, the import and the metadata differ",
+    )
     check("warmup" in run("--help"), "--help names no warmup")
     draw_dataset(Path("data"), count=12)
     with hub("data") as endpoint:
@@ -69,8 +84,13 @@ def main() -> None:
             run(*look)
         run("doctor", *CACHE)
     two = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-    check("need torch" in run("warmup", *CACHE, code=2, **two), "two ranks without torch aren't told what is missing")
-    print(f"step37-flickr8k {version}, Python {sys.version.split()[0]}: does what needs no torch, and says what does")
+    check(
+        "need torch" in run("warmup", *CACHE, code=2, **two),
+        "two ranks without torch aren't told what is missing",
+    )
+    print(
+        f"step37-flickr8k {version}, Python {sys.version.split()[0]}: does what needs no torch, and says what does"
+    )
 
 
 if __name__ == "__main__":

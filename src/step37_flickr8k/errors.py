@@ -2,12 +2,12 @@
 
 ::
 
-    Step37Error                       1   a bug: nobody foresaw it
-    ├── ConfigurationError            2   trying again without a change can't help
+    Step37Error                       1   an internal error that nobody foresaw
+    ├── ConfigurationError            2   a retry without a change can't help
     │   ├── InvalidSettings               a setting is unknown, malformed or contradicts another
-    │   ├── InvalidWorld                  the launcher's variables are half set or contradict each other
+    │   ├── InvalidWorld                  the launcher's variables are half set or contradictory
     │   ├── CallMismatch                  ranks of one call passed different arguments
-    │   ├── RepositoryNotFound            the Hub has no such dataset repository, or hides it from this token
+    │   ├── RepositoryNotFound            no such dataset repository, or hidden from this token
     │   ├── RevisionNotFound              the repository has no such branch, tag or commit
     │   ├── AccessDenied                  the Hub refuses the token, or the repository wants one
     │   ├── SplitNotFound                 the commit holds no ``<split>/metadata.csv``
@@ -15,45 +15,49 @@
     │   ├── EmptySelection                no row of the split counts (a RuntimeError, too)
     │   ├── ImageNotFound                 a row names an image that the commit doesn't hold
     │   ├── InvalidMetadata               metadata.csv can't be read as the dataset's table
-    │   ├── BadImages                     images of the selection can't be decoded, and ``bad_images`` is ``error``
-    │   └── FolderNotUsable               the cache folder can't be made, read or written
+    │   ├── BadImages                     images can't be decoded, and ``bad_images`` is ``error``
+    │   └── FolderNotUsable               the cache directory can't be made, read or written
     ├── TransientError               75   the same command may well succeed later
-    │   ├── HubUnavailable                the Hub didn't answer, or answered that it can't now
-    │   ├── FetchFailed                   files are missing after all tries; it names them
+    │   ├── HubUnavailable                the Hub doesn't respond, or responds that it can't now
+    │   ├── FetchFailed                   files are missing after all retries; it names them
     │   ├── FolderFull                    the file system has no space, inodes or quota left
     │   ├── CacheDamaged                  files of the cache are missing or have wrong bytes
     │   ├── NotVisible                    this rank doesn't see what rank 0 published
-    │   ├── CommitChanged                 somebody published another commit into the folder meanwhile
+    │   ├── CommitChanged                 another commit was published into the directory meanwhile
     │   ├── LeaseLost                     another downloader has taken over the lease
-    │   └── Stalled                       rank 0 is alive and made no progress for ``stall_timeout``
-    └── RankZeroLost                 76   rank 0 was signalled, killed, silent or never met: start this rank again
+    │   └── Stalled                       rank 0 made no progress for ``stall_timeout``
+    └── RankZeroLost                 76   rank 0 was signalled, killed, silent or never met
 
-    Terminated (a SystemExit)       143   this process itself was ended by SIGTERM
+    Terminated (a SystemExit)       143   this process was ended by SIGTERM
+
+A class takes its exit code, and its advice where it has none of its own, from the class above it.
 """
 
 import builtins
 import contextlib
 import traceback
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 
 class Step37Error(Exception):
-    """Raised for what nobody foresaw; the base of all errors of this project.
+    """Raised for an internal error that nobody foresaw; the base of all errors of this project.
 
-    ``ranks`` is what each rank reported, where some of them could not use what rank 0 had done.
+    ``what_to_do`` is general advice for the class; the message itself names the remedy for the one
+    case. ``ranks`` is what each rank reported, if some of them could not use what rank 0 had done.
     """
 
     exit_code: ClassVar[int] = 1
-    what_to_do: ClassVar[str] = "it's a bug: tell us, with the log at --log-level debug"
+    what_to_do: ClassVar[str] = "it's a bug: report it, with the log at --log-level debug"
     ranks: Mapping[str, Any] = {}
 
 
 class ConfigurationError(Step37Error):
-    """Raised when trying again without a change can't help."""
+    """Raised when a retry without a change can't help."""
 
     exit_code = 2
-    what_to_do = "change what the message names: trying again can't help"
+    what_to_do = "change what the message names: a retry without that can't help"
 
 
 class InvalidSettings(ConfigurationError):
@@ -105,7 +109,7 @@ class BadImages(ConfigurationError):
 
 
 class FolderNotUsable(ConfigurationError):
-    """Raised when the cache folder can't be made, read or written."""
+    """Raised when the cache directory can't be made, read or written."""
 
 
 class TransientError(Step37Error):
@@ -116,13 +120,13 @@ class TransientError(Step37Error):
 
 
 class HubUnavailable(TransientError):
-    """Raised when the Hub didn't answer, or answered that it can't now."""
+    """Raised when the Hub doesn't respond, or responds that it can't now."""
 
-    what_to_do = "see with doctor whether the endpoint can be reached, then run it again"
+    what_to_do = "check with doctor whether the endpoint can be reached, then run it again"
 
 
 class FetchFailed(TransientError):
-    """Raised when files are missing after all tries; the message names them."""
+    """Raised when files are missing after all retries; the message names them."""
 
 
 class FolderFull(TransientError):
@@ -140,7 +144,7 @@ class NotVisible(TransientError):
 
 
 class CommitChanged(TransientError):
-    """Raised when somebody published another commit into the folder meanwhile."""
+    """Raised when another commit was published into the directory meanwhile."""
 
 
 class LeaseLost(TransientError):
@@ -155,58 +159,89 @@ class RankZeroLost(Step37Error):
     """Raised on the other ranks when rank 0 was signalled, killed, silent or never met."""
 
     exit_code = 76
-    what_to_do = "look at rank 0's own log, then start this rank again"
+    what_to_do = "read rank 0's own log, then start this rank again"
 
 
 class Terminated(SystemExit):
-    """Raised in the main thread by SIGTERM; a SystemExit, since an asyncio task lets only that and Ctrl-C through."""
+    """Raised in the main thread by SIGTERM.
+
+    A SystemExit, because an asyncio task lets only that and KeyboardInterrupt through.
+    """
 
     exit_code: ClassVar[int] = 143
 
     def __init__(self) -> None:
-        """End this process with 143, as a shell reports SIGTERM."""
+        """Set the exit code with which a shell reports SIGTERM."""
         super().__init__(self.exit_code)
 
 
 def exit_code_of(error: BaseException) -> int:
-    """Give the exit code that the command ends with after ``error``."""
+    """Return the exit code that the command ends with after ``error``."""
     if isinstance(error, Step37Error | Terminated):
         return error.exit_code
     return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
-def words_of(error: BaseException) -> str:
-    """Give what an error says; the two that end a process from outside have no message of their own."""
-    return {KeyboardInterrupt: "interrupted", Terminated: "ended by SIGTERM"}.get(type(error)) or str(error)
+def message_of(error: BaseException) -> str:
+    """Return an error's message; signals, which have none of their own, get one."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return "ended by SIGTERM" if isinstance(error, Terminated) else str(error)
 
 
 def what_to_do(error: BaseException) -> str:
-    """Give what to do about a run that ended with this; the message itself names the thing and its remedy."""
+    """Return general advice for a run that ended with ``error``."""
     if isinstance(error, Terminated | KeyboardInterrupt):
         return TransientError.what_to_do
     return error.what_to_do if isinstance(error, Step37Error) else Step37Error.what_to_do
 
 
+@dataclass(frozen=True)
+class ErrorReport:
+    """An error as other processes read it: class name, message and traceback."""
+
+    error: str
+    message: str
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> "ErrorReport":
+        """Return the report of an error of rank 0, or of any worker.
+
+        A signal is reported as `RankZeroLost`: nothing is wrong with the other ranks' call.
+        """
+        if isinstance(error, Exception):
+            name, message = type(error).__name__, str(error)
+        else:
+            name, message = RankZeroLost.__name__, f"rank 0 was ended by {_signal_name(error)}"
+        return cls(name, message, "".join(traceback.format_exception(error)))
+
+    def as_json(self) -> dict[str, str]:
+        """Return the report as the JSON object that is sent to other processes."""
+        return {"error": self.error, "message": self.message, "traceback": self.traceback}
+
+    def exception(self) -> Exception:
+        """Return an error of the named class with this message.
+
+        The class is one of this module or of Python itself. An error whose class is unknown, or
+        can't be built from a message alone, becomes a `Step37Error` that names it.
+        """
+        known = globals().get(self.error) or getattr(builtins, self.error, None)
+        if isinstance(known, type) and issubclass(known, Exception):
+            # Some take more than a message, UnicodeDecodeError for one
+            with contextlib.suppress(TypeError):
+                return known(self.message)
+        return Step37Error(f"{self.error}: {self.message}")
+
+
 def as_value(error: BaseException) -> dict[str, str]:
-    """Turn an error into what can be sent to another process: class, message and traceback.
-
-    A signal that ended rank 0 is `RankZeroLost` to the others: nothing is wrong with their call.
-    """
-    if isinstance(error, Exception):
-        name, message = type(error).__name__, str(error)
-    else:
-        name, message = "RankZeroLost", f"rank 0 was ended by {_signal_name(error)}"
-    return {"error": name, "message": message, "traceback": "".join(traceback.format_exception(error))}
+    """Return `ErrorReport.of` as JSON; for callers that still pass dictionaries."""
+    return ErrorReport.of(error).as_json()
 
 
-def from_value(value: dict[str, Any]) -> Exception:
-    """Build the error that `as_value` described; one that can't be built here becomes a Step37Error that names it."""
-    name, message = str(value["error"]), str(value["message"])
-    known = globals().get(name) or getattr(builtins, name, None)
-    if isinstance(known, type) and issubclass(known, Exception):
-        with contextlib.suppress(TypeError):  # some take more than a message, UnicodeDecodeError for one
-            return known(message)
-    return Step37Error(f"{name}: {message}")
+def from_value(value: Mapping[str, Any]) -> Exception:
+    """Return the error that `as_value` described; for callers that still pass dictionaries."""
+    return ErrorReport(str(value["error"]), str(value["message"])).exception()
 
 
 def _signal_name(error: BaseException) -> str:

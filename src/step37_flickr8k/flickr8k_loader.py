@@ -1,7 +1,7 @@
 """The loader: image-caption samples of Flickr8k from a cache that all ranks share.
 
-On a training cluster rank 0 fills the cache and the others wait for it, through the store of the process group that the caller
-has initialised; then every rank builds the same list from disk.
+On a training cluster rank 0 fills the cache and the others wait for it, through the store of the
+process group that the caller has initialised; then every rank builds the same list from disk.
 """
 
 import logging
@@ -13,7 +13,9 @@ from typing import Any, Literal, Protocol, TypedDict
 
 from step37_flickr8k.cluster.group import Group
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.cluster.stores import barrier, current_group, is_rank_zero
+from step37_flickr8k.report.progress import how_far
 from step37_flickr8k.settings import WarmupSettings, library_settings
 
 __all__ = [
@@ -37,11 +39,22 @@ class Flickr8kSample:
 
 
 class MultimodalSFTSample(TypedDict):
-    """What a template returns: ``tokens`` (int64, [T]), ``loss_mask`` (float32, [T]), ``image_paths`` ((path, type) pairs)."""
+    """What a template returns: one tokenized sample of T tokens.
+
+    Attributes:
+        tokens: ``torch.Tensor``, int64, [T]: the token ids of the whole dialog.
+        loss_mask: ``torch.Tensor``, float32, [T]: 1.0 where a token counts in the loss, 0.0
+        elsewhere.
+        image_paths: a ``(path, type)`` pair for each image, in the order in which ``tokens`` refer
+        to
+            them. ``path`` is a file that can be opened. ``type`` is an int, as Step3.7's
+            preprocessing
+            takes it: 0 for a whole image, 1 for a patch.
+    """
 
     tokens: Any
     loss_mask: Any
-    image_paths: list[tuple[str, str]]
+    image_paths: list[tuple[str, int]]
 
 
 class Template(Protocol):
@@ -52,7 +65,12 @@ class Template(Protocol):
 
 
 class Step37Flickr8kDataset:
-    """Map-style dataset for ``torch.utils.data.DataLoader``, by duck typing: ``template(dialog)`` of each sample."""
+    """Map-style dataset for ``torch.utils.data.DataLoader``, by duck typing.
+
+    ``template(dialog)`` of each sample.
+
+    Its arguments stay readable as the attributes ``samples``, ``template`` and ``prompt``.
+    """
 
     def __init__(self, samples: Sequence[Flickr8kSample], template: Template, prompt: str) -> None:
         """Wrap samples.
@@ -66,22 +84,27 @@ class Step37Flickr8kDataset:
             ValueError: there are no samples.
         """
         if not samples:
-            raise ValueError("samples is empty: a dataset needs at least one, see prepare_flickr8k_samples")
-        self._samples = samples
-        self._template = template
-        self._prompt = prompt
+            raise ValueError(
+                "samples is empty: a dataset needs at least one, see prepare_flickr8k_samples"
+            )
+        self.samples = samples
+        self.template = template
+        self.prompt = prompt
 
     def __len__(self) -> int:
-        """Give the number of samples."""
-        return len(self._samples)
+        """Return the number of samples."""
+        return len(self.samples)
 
     def __getitem__(self, index: int) -> MultimodalSFTSample:
         """Tokenize one sample; what the template raises goes through."""
-        return self._template(self._to_dialog(self._samples[index], self._prompt))
+        return self.template(self._to_dialog(self.samples[index], self.prompt))
 
     @staticmethod
     def _to_dialog(sample: Flickr8kSample, prompt: str) -> dict[str, Any]:
-        """Give the dialog of a sample: the image and the prompt from the user, the caption from the assistant."""
+        """Return the dialog of a sample.
+
+        The image and the prompt from the user, the caption from the assistant.
+        """
         return {
             "images": [sample.image_path],
             "conversations": [
@@ -94,12 +117,13 @@ class Step37Flickr8kDataset:
 def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -> Path:
     """Download one file, or reuse it, with ``hf_hub_download`` into ``cache_dir/<filename>``.
 
-    Not safe for several processes at once on one folder: huggingface_hub's locks race there. `prepare_flickr8k_samples` is.
+    Not safe for several processes at once on one directory: huggingface_hub's locks race there.
+    `prepare_flickr8k_samples` is.
 
     Args:
         repo_id: dataset repository on the Hub.
         filename: path of the file in the repository.
-        cache_dir: folder to download into.
+        cache_dir: directory to download into.
 
     Raises:
         ConfigurationError: what is asked for doesn't exist or may not be read.
@@ -108,22 +132,29 @@ def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -
     from step37_flickr8k.hub.api import Hub  # noqa: PLC0415 - the package imports without huggingface_hub
 
     selection = {"repo_id": repo_id, "cache_dir": cache_dir, "revision": None}
-    return Hub(library_settings(selection, os.environ).settings).download(filename, Path(cache_dir), revision=None)
+    return Hub(library_settings(selection, os.environ).settings).download(
+        filename, Path(cache_dir), revision=None
+    )
 
 
 def _is_global_rank_0() -> bool:
-    """Tell whether this is global rank 0; True without an initialised process group, so it never decides who downloads."""
+    """Return whether this is global rank 0.
+
+    True without an initialised process group, so it never decides who downloads.
+    """
     return is_rank_zero()
 
 
 def _maybe_barrier() -> None:
-    """Wait at ``torch.distributed.barrier()`` if a process group is initialised, else return at once."""
+    """Wait at ``torch.distributed.barrier()`` if a process group is initialised.
+
+    Else return at once.
+    """
     barrier()
 
 
-def _log_progress(told: dict[str, Any]) -> None:
-    numbers = ", ".join(f"{name} {number:,}" for name, number in told.items() if name not in {"kind", "state"})
-    log.debug("rank 0: %s %s", told["state"], numbers)
+def _log_progress(progress: Progress) -> None:
+    log.debug("rank 0: %s", how_far(progress))
 
 
 def prepare_flickr8k_samples(
@@ -136,26 +167,34 @@ def prepare_flickr8k_samples(
     revision: str | None = None,
     bad_images: Literal["skip", "error"] = "skip",
 ) -> list[Flickr8kSample]:
-    """Make the first ``sample_count`` rows of a split ready in ``cache_dir`` and give them, the same list on every rank.
+    """Make the first ``sample_count`` rows of a split ready in ``cache_dir`` and give them.
 
-    With an initialised process group, whatever its backend, every rank must call it with the same arguments: rank 0 downloads
-    and its outcome, or its error, reaches all. Without one, the lease of the folder lets one process download at a time.
-    A row that is left out isn't replaced by one from beyond ``sample_count``. The Hub's address, the token, the timeouts, in
-    seconds, and all else come from the environment (``HF_ENDPOINT``, ``HF_TOKEN``, ``STEP37_*``) and the file that
-    ``STEP37_SETTINGS`` names.
+    The same list on every rank.
+
+    With an initialised process group, whatever its backend, every rank must call it with the same
+    arguments: rank 0 downloads and its outcome, or its error, reaches all. Without one, the lease
+    of the directory lets one process download at a time. A row that is left out isn't replaced by
+    one from beyond ``sample_count``. The Hub's address, the token, the timeouts, in seconds, and
+    all else come from the environment (``HF_ENDPOINT``, ``HF_TOKEN``, ``STEP37_*``) and the file
+    that ``STEP37_SETTINGS`` names.
 
     Args:
         repo_id: dataset repository on the Hub.
-        split: folder of the repository with ``metadata.csv`` and the images.
-        sample_count: how many rows that count, in file order; None for all. A row counts when its ``file_name`` and its
+        split: directory of the repository with ``metadata.csv`` and the images.
+        sample_count: how many rows that count, in file order; None for all. A row counts when its
+        ``file_name`` and its
             ``caption_key`` cell are non-empty.
         caption_key: column of the captions.
-        cache_dir: folder on a file system that all ranks share; files lie at ``cache_dir/<split>/<file_name>``.
-        revision: branch, tag or commit; None takes what the cache holds, and the Hub's ``main`` when it holds nothing that fits.
-        bad_images: "skip" leaves rows out whose image can't be decoded, with a warning; "error" raises `BadImages`.
+        cache_dir: directory on a file system that all ranks share; files lie at
+        ``cache_dir/<split>/<file_name>``.
+        revision: branch, tag or commit; None takes what the cache holds, and the Hub's ``main``
+        when it holds nothing that fits.
+        bad_images: "skip" leaves rows out whose image can't be decoded, with a warning; "error"
+        raises `BadImages`.
 
     Raises:
-        ConfigurationError: trying again can't help; with the subclass `EmptySelection`, a RuntimeError too, no row counts.
+        ConfigurationError: trying again can't help; with the subclass `EmptySelection`, a
+        RuntimeError too, no row counts.
         TransientError: the same call may well succeed later.
         RankZeroLost: rank 0 was signalled, killed, silent or never met.
     """
@@ -176,6 +215,8 @@ def prepare_flickr8k_samples(
     warmup = Warmup(settings, world, closely=False)
     result, rows = warmup.run(group, _log_progress)
     if result["skipped"]:
-        log.warning("left out, since they can't be decoded: %s", ", ".join(sorted(result["skipped"])))
-    folder = warmup.folder.files
-    return [Flickr8kSample(str(folder / row.file_name), row.caption) for row in rows]
+        log.warning(
+            "left out, since they can't be decoded: %s", ", ".join(sorted(result["skipped"]))
+        )
+    directory = warmup.directory.files
+    return [Flickr8kSample(str(directory / row.file_name), row.caption) for row in rows]

@@ -8,7 +8,8 @@ from typing import BinaryIO
 
 __all__ = ["contact_sheet", "thumbnail", "warm_up", "why_undecodable"]
 
-_MOST_PIXELS = 89_478_485  # a quarter of a gigabyte of RGB, Pillow's own limit; a PNG of 100 KB can hold more
+# A quarter of a gigabyte of RGB, Pillow's own limit; a PNG of 100 KB can hold more
+_MOST_PIXELS = 89_478_485
 # What names promise. Other kinds aren't tried: Pillow hands EPS to Ghostscript, which runs it.
 _KINDS = {f".{kind.lower()}": kind for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
 _KINDS |= {".jpg": "JPEG", ".tif": "TIFF"}
@@ -24,26 +25,29 @@ _GROUND, _INK, _RED = "white", (60, 60, 60), (180, 30, 30)
 def why_undecodable(source: Path | BinaryIO, name: str) -> str | None:
     """Give the reason why the image that is to be called ``name`` is no good, None if Pillow can decode it from ``source``.
 
-    Truncated ones are found, those of another kind than their name says, and those that would fill the memory.
-    JPEGs are decoded at an eighth of their size: all of the file is read, a truncated one is found, at half of the cost.
-    Raises OSError where the file can't be read.
+    Truncated ones are found, those of another kind than their name says, and those that would fill
+    the memory. JPEGs are decoded at an eighth of their size: all of the file is read, a truncated
+    one is found, at half of the cost. Raises OSError where the file can't be read.
     """
     from PIL import Image  # noqa: PLC0415 - the package imports without Pillow
 
     promised = _KINDS.get(Path(name).suffix.lower())
     try:
         with Image.open(source, formats=_ALL_KINDS) as image:
-            kind = "JPEG" if image.format == "MPO" else image.format  # a JPEG with more than one picture
+            # A JPEG with more than one picture
+            kind = "JPEG" if image.format == "MPO" else image.format
             if promised not in {kind, None}:
                 return f"it is {kind}, not {promised} as its name says"
             if image.width * image.height > _MOST_PIXELS:
                 return f"it has {image.width} x {image.height} pixels, at most {_MOST_PIXELS:,} are decoded"
             image.draft("L", (image.width // 8, image.height // 8))
             image.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning where warnings are errors
+    # A warning where warnings are errors
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return str(error)
     except (OSError, ValueError, SyntaxError) as error:  # PNG errors are SyntaxErrors
-        if getattr(error, "errno", None) is not None:  # the file system's error, not the picture's: that has no number
+        # The file system's error, not the picture's: that has no number
+        if getattr(error, "errno", None) is not None:
             raise
         return str(error).replace(str(source), name)
     return None
@@ -82,16 +86,22 @@ def contact_sheet(tiles: Sequence[tuple[bytes | None, str]], columns: int) -> by
 
     step, gap = (_SIDE, _SIDE + _TEXT), 8
     rows = -(-len(tiles) // columns)
-    sheet = Image.new("RGB", (columns * (step[0] + gap) + gap, rows * (step[1] + gap) + gap), _GROUND)
+    sheet = Image.new(
+        "RGB", (columns * (step[0] + gap) + gap, rows * (step[1] + gap) + gap), _GROUND
+    )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for number, (copy, words) in enumerate(tiles):
-        x, y = (gap + at * (side + gap) for at, side in zip((number % columns, number // columns), step, strict=True))
+        x, y = (
+            gap + at * (side + gap)
+            for at, side in zip((number % columns, number // columns), step, strict=True)
+        )
         if copy is None:
             draw.rectangle((x, y, x + _SIDE - 1, y + _SIDE - 1), outline=_RED)
             place, most, ink = (x + 4, y + 4), 9, _RED
         else:
             with Image.open(BytesIO(copy)) as small:
-                shown = ImageOps.contain(small, (_SIDE, _SIDE))  # some copies are smaller, to be of few bytes
+                # Some copies are smaller, to be of few bytes
+                shown = ImageOps.contain(small, (_SIDE, _SIDE))
             sheet.paste(shown, (x + (_SIDE - shown.width) // 2, y + (_SIDE - shown.height) // 2))
             place, most, ink = (x, y + _SIDE + 2), 2, _INK
         lines = textwrap.wrap(words, _LINE, max_lines=most, placeholder="\u2026")

@@ -1,4 +1,7 @@
-"""The signals that end the command: exceptions in its main thread, raised where they break nothing and aren't lost."""
+"""The signals that end the command.
+
+Exceptions in its main thread, raised where they break nothing and aren't lost.
+"""
 
 import signal
 import sys
@@ -18,13 +21,17 @@ _PATIENCE = 1.5  # s for an import that is under way
 
 
 def raise_signals() -> None:
-    """Let SIGTERM raise `Terminated` in the main thread, and Ctrl-C KeyboardInterrupt, unless it is ignored here.
+    """Let SIGTERM raise `Terminated` in the main thread, and Ctrl-C KeyboardInterrupt.
 
-    Not in the midst of an import: locks of it would stay taken, and threads that import wait for them for ever. And once more
-    where an exception is only printed, as in ``__del__`` or in the callback of a weak reference.
+    Unless it is ignored here.
+
+    Not in the midst of an import: locks of it would stay taken, and threads that import wait for
+    them for ever. And once more where an exception is only printed, as in ``__del__`` or in the
+    callback of a weak reference.
     """
     signal.signal(signal.SIGALRM, _endings.again)
-    signal.signal(signal.SIGTERM, _endings.take)  # the kernel doesn't end a container's process 1 that has no handler
+    # The kernel doesn't end a container's process 1 that has no handler
+    signal.signal(signal.SIGTERM, _endings.take)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _endings.take)
     sys.unraisablehook = _endings.printed
@@ -39,7 +46,8 @@ def ignore_sigterm() -> None:
 def awaited(future: Future[_T]) -> _T:
     """Wait for what another thread does; looks for a signal meanwhile.
 
-    One that comes just before the main thread begins to wait doesn't wake it, nor one that the kernel gives to another thread.
+    One that comes just before the main thread begins to wait doesn't wake it, nor one that the
+    kernel gives to another thread.
     """
     while not wait([future], _LOOK).done:
         pass
@@ -54,10 +62,13 @@ class _Endings:
         self._until = 0.0
 
     def take(self, number: int, frame: FrameType | None) -> None:
-        self._ending = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}[signal.Signals(number)]
+        self._ending = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}[
+            signal.Signals(number)
+        ]
         self._until = time.monotonic() + _PATIENCE
         if number == signal.SIGTERM:
-            signal.signal(number, signal.SIG_IGN)  # schedulers may send it twice: the first one is on its way
+            # Schedulers may send it twice: the first one is on its way
+            signal.signal(number, signal.SIG_IGN)
         self._end(frame)
 
     def forget(self) -> None:

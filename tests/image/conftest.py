@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from tests.failure_logs import on_failure
-from tests.image.containers import BASE_IMAGE, IMAGE, ROOT, Container, Containers, Network, call, podman, sizes
+from tests.image.containers import (
+    BASE_IMAGE,
+    IMAGE,
+    ROOT,
+    Container,
+    Containers,
+    Network,
+    call,
+    podman,
+    sizes,
+)
 
 HUB = "10.37.0.10"
 COUNT = 64
@@ -18,16 +28,18 @@ def _image_in_podman() -> None:
     """Bring the image to podman if docker built it; podman and buildah share theirs."""
     if call("tools/image", "engine", check=False).stdout.strip() == "docker":
         call("sh", "-c", f"docker save {IMAGE} {BASE_IMAGE} | podman load", seconds=600)
-    assert podman("image", "exists", IMAGE, check=False).returncode == 0, f"there is no image {IMAGE}: run `make image` first"
+    assert podman("image", "exists", IMAGE, check=False).returncode == 0, (
+        f"there is no image {IMAGE}: run `make image` first"
+    )
 
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Draw a dataset of `COUNT` pictures."""
-    folder = tmp_path_factory.mktemp("dataset")
-    folder.chmod(0o755)
-    call(sys.executable, str(ROOT / "demo" / "draw.py"), str(folder), "--count", str(COUNT))
-    return folder
+    directory = tmp_path_factory.mktemp("dataset")
+    directory.chmod(0o755)
+    call(sys.executable, str(ROOT / "demo" / "draw.py"), str(directory), "--count", str(COUNT))
+    return directory
 
 
 @pytest.fixture
@@ -51,7 +63,9 @@ def network() -> Iterator[Network]:
 def hub(containers: Containers, network: Network, dataset: Path) -> Container:
     """Serve the dataset from a container of the same image, slowly enough that a download can be met in its middle."""
     options = (*network.place("hub", HUB), "--volume", f"{dataset}:/data:ro")
-    serving = containers.start("hub", "/data", "--host", HUB, "--port", "8000", "--delay", "0.1", options=options)
+    serving = containers.start(
+        "hub", "/data", "--host", HUB, "--port", "8000", "--delay", "0.1", options=options
+    )
     serving.until("HF_ENDPOINT")
     return serving
 
@@ -59,10 +73,10 @@ def hub(containers: Containers, network: Network, dataset: Path) -> Container:
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
     """Make a shared volume where anybody may write."""
-    folder = tmp_path / "volume"
-    folder.mkdir()
-    folder.chmod(0o777)
-    return folder
+    directory = tmp_path / "volume"
+    directory.mkdir()
+    directory.chmod(0o777)
+    return directory
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -15,22 +15,41 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 IMAGE = os.environ.get("IMAGE") or "step37-flickr8k"
 BASE_IMAGE = os.environ.get("BASE_IMAGE") or "docker.io/library/python:3.11-slim-bookworm"
-# What a cluster with strict pod security leaves a container: no place to write but its volumes, no rights.
-RESTRICTED = ("--read-only", "--read-only-tmpfs=false", "--cap-drop", "all", "--security-opt", "no-new-privileges")
+# What a cluster with strict pod security leaves a container: no place to write but its volumes, no
+# rights.
+RESTRICTED = (
+    "--read-only",
+    "--read-only-tmpfs=false",
+    "--cap-drop",
+    "all",
+    "--security-opt",
+    "no-new-privileges",
+)
 _numbers = itertools.count()
 
 
-def call(*command: str, check: bool = True, seconds: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+def call(
+    *command: str, check: bool = True, seconds: float = 120, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run a program; a failure shows what it said."""
     configuration = {"CONTAINERS_CONF": str(HERE / "containers.conf")}
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=seconds, env=configuration | dict(os.environ) | environment
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds,
+        env=configuration | dict(os.environ) | environment,
     )
-    assert not check or done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    assert not check or done.returncode == 0, (
+        f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    )
     return done
 
 
-def podman(*arguments: str, check: bool = True, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+def podman(
+    *arguments: str, check: bool = True, seconds: float = 120
+) -> subprocess.CompletedProcess[str]:
     """Run podman."""
     return call("podman", *arguments, check=check, seconds=seconds)
 
@@ -42,9 +61,16 @@ def inspect(image: str) -> Any:
 
 def sizes(image: str = IMAGE) -> dict[str, int]:
     """Give how many bytes each part takes, unpacked: the project, what is above the base, the base, all."""
-    steps = [step["size"] for step in json.loads(podman("history", "--format", "json", image).stdout) if step["size"]]
+    steps = [
+        step["size"]
+        for step in json.loads(podman("history", "--format", "json", image).stdout)
+        if step["size"]
+    ]
     parts = ("the project", "dependencies", "torch", "bytecode of the interpreter")
-    return dict(zip(parts, steps, strict=False)) | {"the base": sum(steps[len(parts) :]), "all": sum(steps)}
+    return dict(zip(parts, steps, strict=False)) | {
+        "the base": sum(steps[len(parts) :]),
+        "all": sum(steps),
+    }
 
 
 @dataclass(frozen=True)
@@ -78,8 +104,13 @@ class Container:
         start = time.time()
         podman("stop", "--time", "30", self.name)
         state = json.loads(podman("container", "inspect", self.name).stdout)[0]["State"]
-        text, _, fraction = state["FinishedAt"].partition(".")  # nanoseconds, which Python 3.10 doesn't read
-        ended = datetime.fromisoformat(text + "+00:00").timestamp() + float(f"0.{fraction.rstrip('Z')}") if fraction else start
+        # Nanoseconds, which Python 3.10 doesn't read
+        text, _, fraction = state["FinishedAt"].partition(".")
+        ended = (
+            datetime.fromisoformat(text + "+00:00").timestamp() + float(f"0.{fraction.rstrip('Z')}")
+            if fraction
+            else start
+        )
         return state["ExitCode"], ended - start
 
 
@@ -90,14 +121,36 @@ class Containers:
         self._mark = f"step37.test={os.getpid()}"
         self._started: list[Container] = []
 
-    def _arguments(self, command: tuple[str, ...], options: tuple[str, ...], environment: Mapping[str, str]) -> list[str]:
-        variables = [word for name, value in environment.items() for word in ("--env", f"{name}={value}")]
-        return ["--label", self._mark, "--pull", "never", *RESTRICTED, *variables, *options, IMAGE, *command]
+    def _arguments(
+        self, command: tuple[str, ...], options: tuple[str, ...], environment: Mapping[str, str]
+    ) -> list[str]:
+        variables = [
+            word for name, value in environment.items() for word in ("--env", f"{name}={value}")
+        ]
+        return [
+            "--label",
+            self._mark,
+            "--pull",
+            "never",
+            *RESTRICTED,
+            *variables,
+            *options,
+            IMAGE,
+            *command,
+        ]
 
-    def run(self, *command: str, options: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, options: tuple[str, ...] = (), **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a container to its end, without a network unless the options name one."""
         network = () if "--network" in options else ("--network", "none")
-        return podman("run", "--rm", *self._arguments(command, (*network, *options), environment), check=False, seconds=90)
+        return podman(
+            "run",
+            "--rm",
+            *self._arguments(command, (*network, *options), environment),
+            check=False,
+            seconds=90,
+        )
 
     def start(self, *command: str, options: tuple[str, ...], **environment: str) -> Container:
         """Start a container."""
@@ -106,10 +159,10 @@ class Containers:
         self._started.append(Container(name))
         return self._started[-1]
 
-    def write_logs(self, folder: Path) -> None:
+    def write_logs(self, directory: Path) -> None:
         """Write what each container that was started has said."""
         for container in self._started:
-            (folder / f"{container.name}.log").write_text(container.log(), encoding="utf-8")
+            (directory / f"{container.name}.log").write_text(container.log(), encoding="utf-8")
 
     def end(self) -> None:
         """Remove every container that was started."""

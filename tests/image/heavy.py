@@ -26,7 +26,9 @@ def main() -> None:
 
     for strategy in ("file_descriptor", "file_system"):  # the second needs torch_shm_manager
         torch.multiprocessing.set_sharing_strategy(strategy)
-        loader = DataLoader([torch.tensor(square) for square in SQUARES], batch_size=8, num_workers=2)
+        loader = DataLoader(
+            [torch.tensor(square) for square in SQUARES], batch_size=8, num_workers=2
+        )
         assert torch.cat(list(loader)).tolist() == SQUARES
 
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

@@ -26,26 +26,39 @@ MB = 1_000_000
 class Copy:
     """A copy of the working tree, built under a name of its own with the revision and time of the image under test."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self.mark = secrets.token_hex(8)  # what no earlier run can have left in the cache
         self.image = f"{IMAGE}-test-{self.mark}"
-        listed = call("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines()
+        listed = call(
+            "git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"
+        ).stdout.splitlines()
         for name in listed:
             if (ROOT / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, folder / name)  # without its times
+                (directory / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, directory / name)  # without its times
 
     def build(self, *, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         epoch = call("git", "-C", str(ROOT), "log", "-1", "--format=%ct").stdout.strip()
-        same = {"IMAGE": self.image, "SOURCE_DATE_EPOCH": epoch, "REVISION": "a copy", "ENGINE": "podman"}
-        return call(str(self.folder / "tools" / "image"), "build", check=check, seconds=500, **(same | environment))
+        same = {
+            "IMAGE": self.image,
+            "SOURCE_DATE_EPOCH": epoch,
+            "REVISION": "a copy",
+            "ENGINE": "podman",
+        }
+        return call(
+            str(self.directory / "tools" / "image"),
+            "build",
+            check=check,
+            seconds=500,
+            **(same | environment),
+        )
 
     def edit(self, file: str, pattern: str, replacement: str) -> None:
-        text = (self.folder / file).read_text(encoding="utf-8")
+        text = (self.directory / file).read_text(encoding="utf-8")
         changed = re.sub(pattern, replacement, text, flags=re.MULTILINE)
         assert changed != text
-        (self.folder / file).write_text(changed, encoding="utf-8")
+        (self.directory / file).write_text(changed, encoding="utf-8")
 
     def layers(self) -> list[str]:
         layers: list[str] = inspect(self.image)["RootFS"]["Layers"]
@@ -66,7 +79,11 @@ def test_two_builds_of_one_commit_are_one_layer(copy: Copy) -> None:
     head = call("git", "-C", str(ROOT), "rev-parse", "HEAD").stdout.strip()
     revision = inspect(IMAGE)["Config"]["Labels"]["org.opencontainers.image.revision"]
     assert revision.startswith(head), "the image is of another commit: run make image first"
-    copy.edit("Dockerfile", r"^(FROM (inventory AS project|runtime))$", rf"\1\nLABEL step37.test={copy.mark}")
+    copy.edit(
+        "Dockerfile",
+        r"^(FROM (inventory AS project|runtime))$",
+        rf"\1\nLABEL step37.test={copy.mark}",
+    )
     assert "Successfully built step37-flickr8k" in copy.build().stdout
     ours = inspect(IMAGE)["RootFS"]["Layers"]
     assert copy.layers() == ours
@@ -91,13 +108,19 @@ def test_a_cuda_build_of_torch_is_refused(copy: Copy, tmp_path: Path) -> None:
     """Where TORCH_INDEX_URL leads to a torch that needs nvidia-* packages the build fails, naming a package and the remedy."""
     index = tmp_path / "index" / "torch"
     index.mkdir(parents=True)
-    version = (ROOT / "requirements" / "torch.txt").read_text().strip().partition("==")[2] + "+cu999"  # later than +cpu
-    metadata = f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\nRequires-Dist: nvidia-cublas\n"
+    # Later than +cpu
+    version = (ROOT / "requirements" / "torch.txt").read_text().strip().partition("==")[
+        2
+    ] + "+cu999"
+    metadata = (
+        f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\nRequires-Dist: nvidia-cublas\n"
+    )
     wheel = f"torch-{version}-py3-none-any.whl"
     with zipfile.ZipFile(index / wheel, "w") as file:
         file.writestr(f"torch-{version}.dist-info/METADATA", metadata)
         file.writestr(
-            f"torch-{version}.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            f"torch-{version}.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
         file.writestr(f"torch-{version}.dist-info/RECORD", "")
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "index"))
@@ -114,10 +137,23 @@ def test_a_cuda_build_of_torch_is_refused(copy: Copy, tmp_path: Path) -> None:
 def test_the_readmes_way_into_a_training_image_works(tmp_path: Path) -> None:
     """The README's lines build an image in which the package imports, and nothing but its own dependencies comes with it."""
     (lines,) = re.findall(r"```dockerfile\n(.*?)```", README, re.DOTALL)
-    lines = lines.replace("your-training-image", BASE_IMAGE).replace("step37-flickr8k /opt", f"{IMAGE} /opt")
+    lines = lines.replace("your-training-image", BASE_IMAGE).replace(
+        "step37-flickr8k /opt", f"{IMAGE} /opt"
+    )
     (tmp_path / "Dockerfile").write_text(lines)
     name = f"{IMAGE}-training-{os.getpid()}"
-    call("podman", "build", "--network", "host", "--isolation", "chroot", "--tag", name, str(tmp_path), seconds=400)
+    call(
+        "podman",
+        "build",
+        "--network",
+        "host",
+        "--isolation",
+        "chroot",
+        "--tag",
+        name,
+        str(tmp_path),
+        seconds=400,
+    )
     try:
         code = "import importlib.util, step37_flickr8k; print(step37_flickr8k.__version__, importlib.util.find_spec('torch'))"
         done = podman("run", "--rm", "--network", "none", name, "python", "-c", code)
@@ -132,7 +168,10 @@ def test_it_is_as_small_as_it_says() -> None:
     assert measured["all"] <= 1100 * MB
     assert measured["all"] - measured["torch"] - measured["the base"] <= 300 * MB
     table = README.partition("<!-- sizes -->")[2].partition("<!-- /sizes -->")[0]
-    told = {name.strip(): float(size) for name, size in re.findall(r"^\| ([^|]+) \| ([\d.]+) \|", table, re.MULTILINE)}
+    told = {
+        name.strip(): float(size)
+        for name, size in re.findall(r"^\| ([^|]+) \| ([\d.]+) \|", table, re.MULTILINE)
+    }
     assert set(told) == set(measured)
     for name, size in measured.items():
         assert told[name] == pytest.approx(size / MB, rel=0.1, abs=1), name
@@ -150,8 +189,15 @@ def test_it_sets_nothing_for_the_job() -> None:
 
 def test_labels_say_what_it_is() -> None:
     """Version, revision, licence and source are labels of the OCI."""
-    labels = {name.removeprefix("org.opencontainers.image."): value for name, value in inspect(IMAGE)["Config"]["Labels"].items()}
-    assert (labels["title"], labels["version"], labels["licenses"]) == ("step37-flickr8k", __version__, "Apache-2.0")
+    labels = {
+        name.removeprefix("org.opencontainers.image."): value
+        for name, value in inspect(IMAGE)["Config"]["Labels"].items()
+    }
+    assert (labels["title"], labels["version"], labels["licenses"]) == (
+        "step37-flickr8k",
+        __version__,
+        "Apache-2.0",
+    )
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", labels["revision"])
     assert "source" in labels
 
@@ -162,7 +208,9 @@ def test_the_sbom_lists_what_is_there(containers: Containers) -> None:
     sbom: dict[str, Any] = json.loads(containers.run("/opt/sbom.cdx.json", options=options).stdout)
     assert sbom["bomFormat"] == "CycloneDX"
     assert sbom["metadata"]["component"]["purl"] == f"pkg:pypi/step37-flickr8k@{__version__}"
-    listed = {(part["name"].lower().replace("_", "-"), part.get("version")) for part in sbom["components"]}
+    listed = {
+        (part["name"].lower().replace("_", "-"), part.get("version")) for part in sbom["components"]
+    }
     code = "import importlib.metadata as m; print(*(f'{d.name} {d.version}' for d in m.distributions()), sep='\\n')"
     installed = containers.run("-c", code, options=("--entrypoint", "python")).stdout.splitlines()
     debian = containers.run("--show", options=("--entrypoint", "dpkg-query")).stdout.splitlines()

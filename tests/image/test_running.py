@@ -22,13 +22,25 @@ class Job:
         self._containers = containers
         self._volume = ("--volume", f"{volume}:/cache")
         self._places = [
-            network.place(f"rank-{rank}", f"10.37.0.{20 + rank}", unreachable=HUB if rank else "") for rank in range(RANKS)
+            network.place(f"rank-{rank}", f"10.37.0.{20 + rank}", unreachable=HUB if rank else "")
+            for rank in range(RANKS)
         ]
 
     def start(self, rank: int, *command: str, options: tuple[str, ...] = ()) -> Container:
-        place = {"RANK": str(rank), "WORLD_SIZE": str(RANKS), "MASTER_ADDR": "10.37.0.20", "MASTER_PORT": "29500"}
-        environment = place | {"STEP37_CACHE_DIR": "/cache", "STEP37_ENDPOINT": ENDPOINT, "STEP37_SAMPLE_COUNT": "all"}
-        return self._containers.start(*command, options=(*self._places[rank], *self._volume, *options), **environment)
+        place = {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(RANKS),
+            "MASTER_ADDR": "10.37.0.20",
+            "MASTER_PORT": "29500",
+        }
+        environment = place | {
+            "STEP37_CACHE_DIR": "/cache",
+            "STEP37_ENDPOINT": ENDPOINT,
+            "STEP37_SAMPLE_COUNT": "all",
+        }
+        return self._containers.start(
+            *command, options=(*self._places[rank], *self._volume, *options), **environment
+        )
 
 
 def images(volume: Path) -> int:
@@ -36,7 +48,9 @@ def images(volume: Path) -> int:
 
 
 @pytest.mark.usefixtures("hub")
-def test_four_containers_are_four_ranks(containers: Containers, network: Network, volume: Path, dataset: Path) -> None:
+def test_four_containers_are_four_ranks(
+    containers: Containers, network: Network, volume: Path, dataset: Path
+) -> None:
     """Early waiters wait for rank 0, which alone reaches the Hub; then the cache is warm for another user, without a Hub."""
     job = Job(containers, network, volume)
     waiters = [job.start(rank, "warmup") for rank in (3, 2, 1)]
@@ -52,7 +66,9 @@ def test_four_containers_are_four_ranks(containers: Containers, network: Network
         assert (volume / "train" / original.name).read_bytes() == original.read_bytes()
 
     again = (*COMMAND, "warmup", "--revision", report["commit"])
-    ranks = [job.start(rank, *again, options=("--user", "4242:4242", *HOMELESS)) for rank in range(RANKS)]
+    ranks = [
+        job.start(rank, *again, options=("--user", "4242:4242", *HOMELESS)) for rank in range(RANKS)
+    ]
     assert [rank.wait() for rank in ranks] == [0] * RANKS, "\n".join(rank.log() for rank in ranks)
     assert (ranks[0].report()["warm"], ranks[0].report()["requests"]) == (True, 0)
 
@@ -60,15 +76,28 @@ def test_four_containers_are_four_ranks(containers: Containers, network: Network
 @pytest.mark.usefixtures("hub")
 def test_any_user_fills_a_cache(containers: Containers, network: Network, volume: Path) -> None:
     """A uid that the cluster chose, in no passwd and without HOME, downloads into its volume, and the files are its own."""
-    options = (*network.place("rank", "10.37.0.20"), "--volume", f"{volume}:/cache", "--user", "123456:654321", *HOMELESS)
-    rank = containers.start(*COMMAND, "warmup", "--cache-dir", "/cache", "--endpoint", ENDPOINT, options=options)
+    options = (
+        *network.place("rank", "10.37.0.20"),
+        "--volume",
+        f"{volume}:/cache",
+        "--user",
+        "123456:654321",
+        *HOMELESS,
+    )
+    rank = containers.start(
+        *COMMAND, "warmup", "--cache-dir", "/cache", "--endpoint", ENDPOINT, options=options
+    )
     assert rank.wait() == 0, rank.log()
     assert images(volume) == COUNT
-    assert {(path.stat().st_uid, path.stat().st_gid) for path in (volume / "train").iterdir()} == {(123456, 654321)}
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in (volume / "train").iterdir()} == {
+        (123456, 654321)
+    }
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_stop_in_mid_download_ends_it_and_the_next_run_resumes(containers: Containers, network: Network, volume: Path) -> None:
+def test_a_stop_in_mid_download_ends_it_and_the_next_run_resumes(
+    containers: Containers, network: Network, volume: Path
+) -> None:
     """As process 1 the command answers SIGTERM: 143, long before the kill; the next run downloads only what is missing."""
     options = (*network.place("rank", "10.37.0.20"), "--volume", f"{volume}:/cache")
     warmup = ("warmup", "--cache-dir", "/cache", "--endpoint", ENDPOINT, "--sample-count", "all")
@@ -95,11 +124,19 @@ def test_the_parquet_way_works_with_what_is_left_of_pyarrow(
     """A whole split comes out of its Parquet conversion."""
     shards = convert(dataset, tmp_path / "parquet")
     place = network.place("bulk", "10.37.0.11")
-    folders = ("--volume", f"{dataset}:/data:ro", "--volume", f"{shards}:/parquet:ro")
+    directories = ("--volume", f"{dataset}:/data:ro", "--volume", f"{shards}:/parquet:ro")
     serve = ("hub", "/data", "--parquet", "/parquet", "--host", "10.37.0.11", "--port", "8000")
-    containers.start(*serve, options=(*place, *folders)).until("HF_ENDPOINT")
+    containers.start(*serve, options=(*place, *directories)).until("HF_ENDPOINT")
     options = (*network.place("rank", "10.37.0.20"), "--volume", f"{volume}:/cache")
-    warmup = ("warmup", "--cache-dir", "/cache", "--endpoint", "http://10.37.0.11:8000", "--sample-count", "all")
+    warmup = (
+        "warmup",
+        "--cache-dir",
+        "/cache",
+        "--endpoint",
+        "http://10.37.0.11:8000",
+        "--sample-count",
+        "all",
+    )
     rank = containers.start(*warmup, "--fetch-mode", "parquet", options=options)
     assert rank.wait() == 0, rank.log()
     assert rank.report()["requests"] < COUNT / 2
@@ -126,14 +163,18 @@ def test_wrong_settings_are_one_line(
 
 @pytest.mark.usefixtures("hub")
 def test_a_forgotten_volume_is_said(containers: Containers, network: Network) -> None:
-    """Below a read-only root without a volume the folder can't be made: exit code 2, naming the folder."""
-    done = containers.run("warmup", "--endpoint", ENDPOINT, options=network.place("rank", "10.37.0.20"))
+    """Below a read-only root without a volume the directory can't be made: exit code 2, naming the directory."""
+    done = containers.run(
+        "warmup", "--endpoint", ENDPOINT, options=network.place("rank", "10.37.0.20")
+    )
     assert done.returncode == 2, done.stderr
-    assert "/.cache: Read-only file system: choose another cache_dir" in done.stderr.splitlines()[-1]
+    assert (
+        "/.cache: Read-only file system: choose another cache_dir" in done.stderr.splitlines()[-1]
+    )
 
 
-def test_a_hub_that_cant_read_its_folder_says_so(containers: Containers, tmp_path: Path) -> None:
-    """A folder that the container's user may not read is refused by name, not served as an empty one."""
+def test_a_hub_that_cant_read_its_directory_says_so(containers: Containers, tmp_path: Path) -> None:
+    """A directory that the container's user may not read is refused by name, not served as an empty one."""
     (tmp_path / "closed").mkdir(mode=0o700)
     done = containers.run("hub", "/data", options=("--volume", f"{tmp_path / 'closed'}:/data:ro"))
     assert done.returncode == 2
@@ -146,11 +187,28 @@ def test_help_needs_no_network_and_little_else(containers: Containers, tmp_path:
     assert containers.run().stdout == containers.run("--help").stdout
     root = podman("image", "mount", IMAGE).stdout.strip()
     try:
-        trace = ("strace", "--follow-forks", "--trace=open,openat", "--output", str(tmp_path / "trace"))
-        call(*trace, "chroot", "--userspec=4242:4242", root, "/opt/venv/bin/step37-flickr8k", "--help")
+        trace = (
+            "strace",
+            "--follow-forks",
+            "--trace=open,openat",
+            "--output",
+            str(tmp_path / "trace"),
+        )
+        call(
+            *trace,
+            "chroot",
+            "--userspec=4242:4242",
+            root,
+            "/opt/venv/bin/step37-flickr8k",
+            "--help",
+        )
     finally:
         podman("image", "unmount", IMAGE)
-    opened = [line for line in (tmp_path / "trace").read_text().splitlines() if " = -1 " not in line and "open" in line]
+    opened = [
+        line
+        for line in (tmp_path / "trace").read_text().splitlines()
+        if " = -1 " not in line and "open" in line
+    ]
     assert 50 < len(opened) < 450, len(opened)  # 387 measured; torch alone opens some 2,300
     assert not [line for line in opened if "/torch/" in line]
 
@@ -160,7 +218,14 @@ def test_the_package_imports_as_a_library(containers: Containers) -> None:
     light = "import sys, step37_flickr8k; print(sorted({'torch', 'pyarrow', 'PIL', 'huggingface_hub'} & set(sys.modules)))"
     done = containers.run("-c", light, options=("--entrypoint", "python"))
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
-    options = ("--entrypoint", "python", "--volume", f"{HERE / 'heavy.py'}:/heavy.py:ro", "--tmpfs", "/tmp")
+    options = (
+        "--entrypoint",
+        "python",
+        "--volume",
+        f"{HERE / 'heavy.py'}:/heavy.py:ro",
+        "--tmpfs",
+        "/tmp",
+    )
     done = containers.run("/heavy.py", options=options)
     assert (done.returncode, done.stdout) == (0, "all of it works\n"), done.stderr
 
@@ -168,4 +233,7 @@ def test_the_package_imports_as_a_library(containers: Containers) -> None:
 def test_it_holds_no_compiler_and_no_installer(containers: Containers) -> None:
     """Neither in the environment nor on PATH is anything that builds or installs, beside what the base has."""
     look = "import importlib.util as i, shutil; print(*map(shutil.which, ('cc', 'gcc', 'c++')), i.find_spec('pip'))"
-    assert containers.run("-c", look, options=("--entrypoint", "python")).stdout == "None None None None\n"
+    assert (
+        containers.run("-c", look, options=("--entrypoint", "python")).stdout
+        == "None None None None\n"
+    )

@@ -30,12 +30,12 @@ def api() -> Iterator[Api]:
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Draw a dataset."""
-    folder = tmp_path_factory.mktemp("dataset")
-    (folder / "train").mkdir()
+    directory = tmp_path_factory.mktemp("dataset")
+    (directory / "train").mkdir()
     for number in range(COUNT):
-        (folder / "train" / f"{number:04}.jpg").write_bytes(picture(number))
-    write_rows(folder / "train", [captioned(number) for number in range(COUNT)])
-    return folder
+        (directory / "train" / f"{number:04}.jpg").write_bytes(picture(number))
+    write_rows(directory / "train", [captioned(number) for number in range(COUNT)])
+    return directory
 
 
 @pytest.fixture
@@ -49,9 +49,14 @@ MakeRoom = Callable[..., Room]
 
 
 @pytest.fixture
-def make_room(api: Api, hub: LocalHub, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[MakeRoom]:
+def make_room(
+    api: Api, hub: LocalHub, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[MakeRoom]:
     """Make namespaces, each with a volume and settings for the Hub, which go with the case."""
-    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:50].strip("-") + f"-{secrets.token_hex(2)}"
+    name = (
+        re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:50].strip("-")
+        + f"-{secrets.token_hex(2)}"
+    )
     made: list[Room] = []
 
     def make(**settings: str) -> Room:
@@ -94,14 +99,19 @@ def until_held(job: Job) -> None:
 def until_all_wait(job: Job, ranks: int = 4) -> None:
     """Wait until every waiter has met rank 0, whose progress it then tells."""
     until_held(job)
-    job.until(lambda: all(job.of(rank) and "fetching" in job.of(rank)[-1].log for rank in range(1, ranks)), "ranks that wait")
+    job.until(
+        lambda: all(
+            job.of(rank) and "fetching" in job.of(rank)[-1].log for rank in range(1, ranks)
+        ),
+        "ranks that wait",
+    )
 
 
 def assert_whole(hub: LocalHub, room: Room) -> None:
     """Check that the cache holds every byte of the split."""
     assert room.kept() == ALL
-    for path in (room.folder / "train").iterdir():
-        assert path.read_bytes() == (hub.folder / "train" / path.name).read_bytes(), path
+    for path in (room.directory / "train").iterdir():
+        assert path.read_bytes() == (hub.directory / "train" / path.name).read_bytes(), path
 
 
 def assert_ready(job: Job, *ranks: int) -> None:

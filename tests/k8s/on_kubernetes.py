@@ -1,7 +1,7 @@
 """Jobs on a real cluster: what the manifests promise, by the Jobs' own conditions, the ranks' words and the Hub's log.
 
-``tests/k8s/run`` starts the cluster and runs these side by side: each has its own namespace, volume and Hub. The long ones
-come first.
+``tests/k8s/run`` starts the cluster and runs these side by side: each has its own namespace, volume
+and Hub. The long ones come first.
 """
 
 import re
@@ -11,11 +11,38 @@ from pathlib import Path
 import pytest
 
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.k8s.conftest import ALL, COUNT, LAST, MakeRoom, assert_ready, assert_whole, fetched, hold, until_all_wait, until_held
-from tests.k8s.rig import HUB_HOST, OVERLAYS, RIG, SHARED, Job, Manifest, Pod, Room, job_patch, kubectl, late, on, until
+from tests.k8s.conftest import (
+    ALL,
+    COUNT,
+    LAST,
+    MakeRoom,
+    assert_ready,
+    assert_whole,
+    fetched,
+    hold,
+    until_all_wait,
+    until_held,
+)
+from tests.k8s.rig import (
+    HUB_HOST,
+    OVERLAYS,
+    RIG,
+    SHARED,
+    Job,
+    Manifest,
+    Pod,
+    Room,
+    job_patch,
+    kubectl,
+    late,
+    on,
+    until,
+)
 
 pytestmark = pytest.mark.timeout(900)
-needs_rig = pytest.mark.skipif(not RIG, reason="looks at nodes from inside: unset KUBECONFIG, and have ../shared/rigs")
+needs_rig = pytest.mark.skipif(
+    not RIG, reason="looks at nodes from inside: unset KUBECONFIG, and have ../shared/rigs"
+)
 
 
 def ranks(number: int, spec: Manifest | None = None) -> Manifest:
@@ -29,7 +56,7 @@ def processes(pod: Pod) -> str:
     return f"$(grep -l {pod.container} /proc/[0-9]*/cgroup | cut -d/ -f3)"
 
 
-# --- ranks that go and come -------------------------------------------------------------------------------------------------
+# --- ranks that go and come -----------------------------------------------------------------------
 
 
 @needs_rig
@@ -37,7 +64,10 @@ def test_a_waiter_is_evicted_after_rank_zero_has_ended(hub: LocalHub, room: Room
     """Even without ``successPolicy`` the Job completes: the waiter's successor finds nobody, but this run's ready record."""
     hold(hub, room)
     room.settings |= {"STEP37_VISIBILITY_TIMEOUT": "5", "STEP37_HEARTBEAT_TIMEOUT": "20"}
-    without_policy = {"target": {"kind": "Job"}, "patch": "- {op: remove, path: /spec/successPolicy}"}
+    without_policy = {
+        "target": {"kind": "Job"},
+        "patch": "- {op: remove, path: /spec/successPolicy}",
+    }
     job = room.apply("local", without_policy)
     until_all_wait(job)
     frozen = job.of(3)[-1]
@@ -48,7 +78,9 @@ def test_a_waiter_is_evicted_after_rank_zero_has_ended(hub: LocalHub, room: Room
     assert "rank 3 never said whether it can use the outcome" in job.said(0)
     job.evict(3, grace=1)
     job.wait("Complete")
-    assert "the ready record names this run, so this rank goes on" in job.of(3)[-1].log, job.everything
+    assert "the ready record names this run, so this rank goes on" in job.of(3)[-1].log, (
+        job.everything
+    )
     assert_ready(job, 0, 1, 2, 3)
     assert len(job.of(3)) == 2
     assert fetched(hub) == Counter(ALL)
@@ -57,10 +89,14 @@ def test_a_waiter_is_evicted_after_rank_zero_has_ended(hub: LocalHub, room: Room
 def test_waiters_that_cant_be_scheduled(hub: LocalHub, room: Room) -> None:
     """There is room for two ranks alone: rank 0 downloads without the others, the cache is warm and the Job complete."""
     room.settings["STEP37_VISIBILITY_TIMEOUT"] = "5"
-    apart = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "warmup"}}}
+    apart = {
+        "topologyKey": "kubernetes.io/hostname",
+        "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "warmup"}},
+    }
     affinity = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}}
     job = room.apply("local", job_patch({"suspend": True}, pod={"affinity": affinity}))
-    # a pod that is tried before its claim is bound waits, rank 0's too, and waiters would take both nodes
+    # a pod that is tried before its claim is bound waits, rank 0's too, and waiters would take both
+    # nodes
     here, bound = f"--namespace={room.name}", "--for=jsonpath={.status.phase}=Bound"
     kubectl("wait", here, bound, "persistentvolumeclaim", "--all", "--timeout=120s")
     kubectl("patch", here, "job", job.name, "--patch", '{"spec": {"suspend": false}}')
@@ -81,7 +117,9 @@ def test_rank_zero_starts_half_a_minute_after_the_others(hub: LocalHub, room: Ro
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     job = room.apply("local", job_patch(pod={"initContainers": [late_container]}))
-    job.until(lambda: all("of 4" in job.said(rank) for rank in (1, 2, 3)), "the others' first words")
+    job.until(
+        lambda: all("of 4" in job.said(rank) for rank in (1, 2, 3)), "the others' first words"
+    )
     assert not job.said(0)
     job.wait("Complete")
     assert_ready(job, 0, 1, 2, 3)
@@ -93,13 +131,26 @@ def test_rank_zero_is_out_of_memory_in_mid_download(hub: LocalHub, room: Room) -
     """Its container is killed (137): that costs it a try, and no other rank; the next one fetches what is missing."""
     hold(hub, room)
     room.settings["STEP37_HEARTBEAT_TIMEOUT"] = "20"
-    memory = {"resources": {"limits": {"memory": "600Mi"}}, "volumeMounts": [{"name": "memory", "mountPath": "/memory"}]}
+    memory = {
+        "resources": {"limits": {"memory": "600Mi"}},
+        "volumeMounts": [{"name": "memory", "mountPath": "/memory"}],
+    }
     volume = {"volumes": [{"name": "memory", "emptyDir": {"medium": "Memory"}}]}
     job = room.apply("local", job_patch(pod=volume, container=memory))
     until_all_wait(job)
     victim = job.of(0)[-1]
     # pages that can't be given back, until the kernel kills the container's largest process
-    kubectl("exec", "--namespace", room.name, victim.name, "--", "sh", "-c", "cat /dev/zero >/memory/all", check=False)
+    kubectl(
+        "exec",
+        "--namespace",
+        room.name,
+        victim.name,
+        "--",
+        "sh",
+        "-c",
+        "cat /dev/zero >/memory/all",
+        check=False,
+    )
     job.until(lambda: victim.end, "the end of rank 0")
     assert (victim.end["exitCode"], victim.end["reason"]) == (137, "OOMKilled"), job.everything
     job.until(lambda: len(job.of(0)) == 2, "another rank 0")
@@ -151,13 +202,16 @@ def test_a_waiter_is_evicted_in_mid_download(hub: LocalHub, room: Room) -> None:
     assert fetched(hub) == Counter(ALL)
 
 
-# --- several Jobs -----------------------------------------------------------------------------------------------------------
+# --- several Jobs ---------------------------------------------------------------------------------
 
 
 def test_two_jobs_on_one_volume_download_once(hub: LocalHub, room: Room) -> None:
     """Started at once, one of them downloads; the other waits for its lease, and both are complete."""
     hold(hub, room)
-    jobs = [room.apply("local", ranks(2)), room.apply("local", ranks(2), job="warmup-second", nameSuffix="-second")]
+    jobs = [
+        room.apply("local", ranks(2)),
+        room.apply("local", ranks(2), job="warmup-second", nameSuffix="-second"),
+    ]
     until(lambda: any("waiting for the lease" in job.said(0) for job in jobs), "one that waits")
     until(lambda: room.kept() == ALL - LAST, "the middle of the download")
     hub.faults.clear()
@@ -185,17 +239,24 @@ def test_a_cache_for_each_node_has_one_downloader_each(hub: LocalHub, room: Room
         assert len(on(node, "bash", "-c", f"ls {own}/train/*.jpg").split()) == COUNT
 
 
-def test_training_waits_for_the_ready_record_and_reads_as_another_user(hub: LocalHub, room: Room) -> None:
+def test_training_waits_for_the_ready_record_and_reads_as_another_user(
+    hub: LocalHub, room: Room
+) -> None:
     """Applied with the warmup, it starts when the cache is there, mounts it read-only, and asks the Hub nothing."""
     hold(hub, room)
     warmup, training = room.apply("local", ranks(2)), room.apply("train", job="train")
     until_held(warmup)
-    training.until(lambda: training.pods and all(pod.waiting_for for pod in training.pods), "its init containers")
+    training.until(
+        lambda: training.pods and all(pod.waiting_for for pod in training.pods),
+        "its init containers",
+    )
     hub.faults.clear()
     warmup.wait("Complete")
     training.wait("Complete")
     said = "".join(training.said(rank) for rank in range(2))
-    assert re.findall(rf"^rank (\d) of 2: {COUNT} samples; '", said, re.MULTILINE) == ["0", "1"], training.everything
+    assert re.findall(rf"^rank (\d) of 2: {COUNT} samples; '", said, re.MULTILINE) == ["0", "1"], (
+        training.everything
+    )
     shares = re.findall(r"^rank \d of 2: epoch \d: (\d+) samples", said, re.MULTILINE)
     assert [int(share) for share in shares] == 4 * [-(-COUNT // 2)], training.everything
     assert {one.client for one in hub.requests} == {warmup.of(0)[0].address}
@@ -205,7 +266,7 @@ def test_the_weekly_verify_mends_what_is_damaged(hub: LocalHub, room: Room) -> N
     """A file with another byte and one that is gone are fetched again, and only these."""
     room.apply("local", ranks(1)).wait("Complete")
     hub.clear_requests()
-    damaged, lost = room.folder / "train" / "0007.jpg", room.folder / "train" / "0008.jpg"
+    damaged, lost = room.directory / "train" / "0007.jpg", room.directory / "train" / "0008.jpg"
     content = bytearray(damaged.read_bytes())
     content[100] ^= 1
     damaged.write_bytes(content)
@@ -218,7 +279,7 @@ def test_the_weekly_verify_mends_what_is_damaged(hub: LocalHub, room: Room) -> N
     assert_whole(hub, room)
 
 
-# --- failures ---------------------------------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 
 
 def test_a_hub_that_stays_down_fails_the_job_after_its_tries(hub: LocalHub, room: Room) -> None:
@@ -235,8 +296,8 @@ def test_a_hub_that_stays_down_fails_the_job_after_its_tries(hub: LocalHub, room
 
 
 @needs_rig
-def test_nodes_that_do_not_share_the_folder_are_named(room: Room) -> None:
-    """Each node has a folder of its own at the same path: the error names the nodes that see nothing."""
+def test_nodes_that_do_not_share_the_directory_are_named(room: Room) -> None:
+    """Each node has a directory of its own at the same path: the error names the nodes that see nothing."""
     own = Path("/var/lib") / room.name
     for node in ("n1", "n2"):
         on(node, "install", "--directory", "--mode=777", str(own))
@@ -263,7 +324,9 @@ def test_a_wrong_token_fails_the_job_at_once(dataset: Path, make_room: MakeRoom)
         kubectl(*secret, f"--from-literal=token={token}")
         again = room.again("local", ranks(2)).wait("Complete")
         assert_ready(again, 0, 1)
-        shown = kubectl("get", "pods,jobs,configmaps", "--namespace", room.name, "--output", "yaml").stdout
+        shown = kubectl(
+            "get", "pods,jobs,configmaps", "--namespace", room.name, "--output", "yaml"
+        ).stdout
         assert token not in shown + "".join(pod.log for pod in room.pods.values())
         assert_whole(private, room)
 
@@ -283,17 +346,23 @@ def test_a_wrong_setting_fails_the_job_at_once(hub: LocalHub, room: Room) -> Non
 def test_a_hub_that_answers_429_and_503_costs_retries_alone(hub: LocalHub, room: Room) -> None:
     """Some requests are refused: they are made again, each image comes once, and the report counts them by cause."""
     images = "train/*.jpg"
-    hub.faults.add(Fault.status(429, retry_after=1, path=images, times=8), Fault.status(503, path=images, every=7, times=6))
+    hub.faults.add(
+        Fault.status(429, retry_after=1, path=images, times=8),
+        Fault.status(503, path=images, every=7, times=6),
+    )
     job = room.apply("local", ranks(2)).wait("Complete")
     assert_ready(job, 0, 1)
     assert fetched(hub) == Counter(ALL)
-    refused = Counter(one.status for one in hub.requests if one.status >= 400 and one.kind != "tree")  # it has no Parquet
+    # It has no Parquet
+    refused = Counter(
+        one.status for one in hub.requests if one.status >= 400 and one.kind != "tree"
+    )
     assert refused == {429: 8, 503: 6}
     assert job.report["retries"]
     assert {len(job.of(rank)) for rank in range(2)} == {1}
 
 
-# --- the day ----------------------------------------------------------------------------------------------------------------
+# --- the day --------------------------------------------------------------------------------------
 
 
 def test_a_cold_cache_then_a_warm_one(hub: LocalHub, room: Room) -> None:
@@ -313,7 +382,12 @@ def test_a_cold_cache_then_a_warm_one(hub: LocalHub, room: Room) -> None:
     assert {one.client for one in hub.requests} == {job.of(0)[0].address}
     assert_whole(hub, room)
     report = job.report
-    assert (report["warm"], report["files"], report["world_size"], report["run"]) == (False, COUNT, 4, job.uid)
+    assert (report["warm"], report["files"], report["world_size"], report["run"]) == (
+        False,
+        COUNT,
+        4,
+        job.uid,
+    )
     for rank in range(4):
         assert f" {nodes[rank]}/warmup-{rank} rank {rank}/4 INFO " in job.said(rank)
 
@@ -326,7 +400,8 @@ def test_a_cold_cache_then_a_warm_one(hub: LocalHub, room: Room) -> None:
     assert [(one.kind, one.status) for one in hub.requests] == [("api", 200)]
     assert (warm.report["warm"], warm.report["files"], warm.report["rows"]) == (True, 0, 8)
     until(
-        lambda: kubectl("get", "job", "warmup", "--namespace", room.name, check=False).returncode, "the end of its time to live"
+        lambda: kubectl("get", "job", "warmup", "--namespace", room.name, check=False).returncode,
+        "the end of its time to live",
     )
 
 
@@ -340,7 +415,7 @@ def test_deleting_the_job_in_mid_download_tears_nothing(hub: LocalHub, room: Roo
     assert "ended by SIGTERM" in job.said(0)
     for pod in job.pods:
         assert pod.end.get("exitCode") in {143, 76}, pod.manifest
-    assert list(room.folder.rglob("*.tmp")) == []
+    assert list(room.directory.rglob("*.tmp")) == []
     hub.faults.clear()
     again = room.apply().wait("Complete")
     assert again.report["files"] == len(LAST)
@@ -365,10 +440,10 @@ def test_the_namespaces_refuse_what_isnt_restricted(room: Room) -> None:
 
 @needs_rig
 def test_the_nodes_of_the_rig_see_late(room: Room) -> None:
-    """What a node has looked for in vain it goes on missing, after it has come to be, until the folder is listed there."""
+    """What a node has looked for in vain it goes on missing, after it has come to be, until the directory is listed there."""
     file = SHARED / room.name / "file"
     late("n1", file)
-    (room.folder / "file").touch()
+    (room.directory / "file").touch()
     late("n1", file)
     assert on("n1", "ls", str(file.parent)) == "file\n"
     assert on("n1", "stat", "--format=%s", str(file)) == "0\n"

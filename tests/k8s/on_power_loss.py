@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.k8s.conftest import ALL, HELD, LAST, MakeRoom, assert_ready, assert_whole, fetched, hold, until_all_wait
+from tests.k8s.conftest import (
+    ALL,
+    HELD,
+    LAST,
+    MakeRoom,
+    assert_ready,
+    assert_whole,
+    fetched,
+    hold,
+    until_all_wait,
+)
 from tests.k8s.rig import HUB_HOST, Job, Room, job_patch, kubectl, until_missed, without_power
 
 pytestmark = pytest.mark.timeout(900)
@@ -22,14 +32,25 @@ def start(room: Room, rank_zero_on: str) -> Job:
         job.until(lambda: job.pods and job.pods[0].node, "rank 0's place")
     finally:
         kubectl("uncordon", other)
-    kubectl("patch", "job", job.name, "--namespace", room.name, "--patch", '{"spec": {"parallelism": 4}}')
+    kubectl(
+        "patch",
+        "job",
+        job.name,
+        "--namespace",
+        room.name,
+        "--patch",
+        '{"spec": {"parallelism": 4}}',
+    )
     return job
 
 
 def until_spread(job: Job) -> None:
     """Wait for the middle of the download, with two ranks on each node."""
     until_all_wait(job)
-    job.until(lambda: Counter(pod.node for pod in job.pods) == {STAYS: 2, LOST: 2}, "two ranks on each node")
+    job.until(
+        lambda: Counter(pod.node for pod in job.pods) == {STAYS: 2, LOST: 2},
+        "two ranks on each node",
+    )
 
 
 def hold_within_bytes(hub: LocalHub, room: Room) -> None:
@@ -56,10 +77,15 @@ def assert_resumed(hub: LocalHub, job: Job) -> None:
     assert_whole(hub, job.room)
 
 
-def test_a_node_loses_power_and_comes_back(dataset: Path, hub: LocalHub, make_room: MakeRoom) -> None:
+def test_a_node_loses_power_and_comes_back(
+    dataset: Path, hub: LocalHub, make_room: MakeRoom
+) -> None:
     """Where rank 0 was on it the others say so, and the Job resumes once it is back; where waiters were, the cache gets warm."""
     with LocalHub(dataset, host=HUB_HOST) as other_hub:
-        room, other_room = make_room(), make_room(STEP37_ENDPOINT=other_hub.endpoint, STEP37_VISIBILITY_TIMEOUT="5")
+        room, other_room = (
+            make_room(),
+            make_room(STEP37_ENDPOINT=other_hub.endpoint, STEP37_VISIBILITY_TIMEOUT="5"),
+        )
         hold_within_bytes(hub, room)
         hold(other_hub, other_room)
         lost, other = start(room, LOST), start(other_room, STAYS)

@@ -27,19 +27,35 @@ PATIENCE = 300.0  # s for whatever must come: starved processors make everything
 Manifest = dict[str, Any]
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE, more: Callable[[], str] = str) -> None:
+def until(
+    condition: Callable[[], object],
+    what: str,
+    seconds: float = PATIENCE,
+    more: Callable[[], str] = str,
+) -> None:
     """Wait for a condition, however long a busy machine takes; ``more`` is told when it doesn't come."""
     start = time.monotonic()
     while not condition():
-        assert time.monotonic() < start + seconds, f"{what} didn't come within {seconds:g} s\n{more()}"
+        assert time.monotonic() < start + seconds, (
+            f"{what} didn't come within {seconds:g} s\n{more()}"
+        )
         time.sleep(0.2)
     print(f"{time.strftime('%H:%M:%S')} after {time.monotonic() - start:3.0f} s: {what}")
 
 
 def kubectl(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run kubectl as a user does."""
-    done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, check=False, cwd=ROOT, timeout=PATIENCE)
-    assert done.returncode == 0 or not check, f"kubectl {' '.join(arguments)}: {done.stdout}{done.stderr}"
+    done = subprocess.run(
+        ["kubectl", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0 or not check, (
+        f"kubectl {' '.join(arguments)}: {done.stdout}{done.stderr}"
+    )
     return done
 
 
@@ -47,7 +63,9 @@ class Api:
     """The API server behind ``kubectl proxy``, which knows every way to log in: cheaper than a kubectl for each look."""
 
     def __init__(self) -> None:
-        self._proxy = subprocess.Popen(["kubectl", "proxy", "--port=0"], stdout=subprocess.PIPE, text=True)
+        self._proxy = subprocess.Popen(
+            ["kubectl", "proxy", "--port=0"], stdout=subprocess.PIPE, text=True
+        )
         assert self._proxy.stdout is not None
         self._address = "http://" + self._proxy.stdout.readline().split()[-1]
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
@@ -66,12 +84,17 @@ class Api:
     def post(self, path: str, manifest: Manifest) -> None:
         """Send an object."""
         body, headers = json.dumps(manifest).encode(), {"Content-Type": "application/json"}
-        with self._open(urllib.request.Request(f"{self._address}{path}", body, headers), timeout=60):
+        with self._open(
+            urllib.request.Request(f"{self._address}{path}", body, headers), timeout=60
+        ):
             pass
 
     def lines(self, path: str) -> Iterator[str]:
         """Stream an answer by its lines, until it ends or breaks."""
-        with suppress(OSError, ValueError, HTTPException), self._open(f"{self._address}{path}") as answer:
+        with (
+            suppress(OSError, ValueError, HTTPException),
+            self._open(f"{self._address}{path}") as answer,
+        ):
             for line in answer:
                 if line.endswith(b"\n"):
                     yield line.decode(errors="replace").rstrip("\n")
@@ -93,7 +116,9 @@ class Pod:
     @property
     def rank(self) -> int:
         """Its index; -1 outside of an Indexed Job."""
-        return int(self.manifest["metadata"]["labels"].get("batch.kubernetes.io/job-completion-index", -1))
+        return int(
+            self.manifest["metadata"]["labels"].get("batch.kubernetes.io/job-completion-index", -1)
+        )
 
     @property
     def job(self) -> str:
@@ -138,7 +163,11 @@ class Pod:
     @property
     def tries(self) -> int:
         """How many tries its index had spent when it was made."""
-        return int(self.manifest["metadata"].get("annotations", {}).get("batch.kubernetes.io/job-index-failure-count", 0))
+        return int(
+            self.manifest["metadata"]
+            .get("annotations", {})
+            .get("batch.kubernetes.io/job-index-failure-count", 0)
+        )
 
     @property
     def log(self) -> str:
@@ -149,9 +178,10 @@ class Pod:
 
 
 class Room:
-    """A namespace that enforces restricted pod security, with a folder of the shared file system as its volume.
+    """A namespace that enforces restricted pod security, with a directory of the shared file system as its volume.
 
-    Everything that happens to its pods is watched, and their logs are followed from the start: finished Jobs take them along.
+    Everything that happens to its pods is watched, and their logs are followed from the start:
+    finished Jobs take them along.
     """
 
     def __init__(self, api: Api, name: str, scratch: Path, settings: Mapping[str, str]) -> None:
@@ -161,35 +191,45 @@ class Room:
         self.pods: dict[str, Pod] = {}  # by uid, in the order of their creation
         self._scratch = scratch
         self._ended = threading.Event()
-        self.folder.mkdir(parents=True)
-        self.folder.chmod(0o777)
+        self.directory.mkdir(parents=True)
+        self.directory.chmod(0o777)
         kubectl("create", "namespace", name)
         modes = ("enforce", "warn")
-        kubectl("label", "namespace", name, *(f"pod-security.kubernetes.io/{mode}=restricted" for mode in modes))
+        kubectl(
+            "label",
+            "namespace",
+            name,
+            *(f"pod-security.kubernetes.io/{mode}=restricted" for mode in modes),
+        )
         threading.Thread(target=self._watch, daemon=True).start()
 
     @property
-    def folder(self) -> Path:
-        """The folder behind all mounts."""
+    def directory(self) -> Path:
+        """The directory behind all mounts."""
         return BACKING / self.name
 
-    def write_logs(self, folder: Path) -> None:
+    def write_logs(self, directory: Path) -> None:
         """Write what every pod has said, how it ended, and what the cluster says of all of them."""
         for pod in list(self.pods.values()):
             status = json.dumps(pod.manifest["status"], indent=1)
-            (folder / f"{pod.name}.log").write_text(
-                f"{pod.log}--- on {pod.node or 'no node'}, gone: {pod.gone}\n{status}\n", encoding="utf-8"
+            (directory / f"{pod.name}.log").write_text(
+                f"{pod.log}--- on {pod.node or 'no node'}, gone: {pod.gone}\n{status}\n",
+                encoding="utf-8",
             )
         for kind in ("events", "jobs,pods"):
             told = kubectl("get", kind, "--namespace", self.name, "--output", "wide", check=False)
-            (folder / f"{self.name}.{kind}.log").write_text(told.stdout + told.stderr, encoding="utf-8")
+            (directory / f"{self.name}.{kind}.log").write_text(
+                told.stdout + told.stderr, encoding="utf-8"
+            )
 
     def end(self) -> None:
         """Delete what the case made; the rest of it goes on its own."""
         self._ended.set()
         kubectl("delete", "namespace", self.name, "--wait=false")
-        kubectl("delete", "persistentvolume", f"cache-{self.name}", "--wait=false", "--ignore-not-found")
-        shutil.rmtree(self.folder, ignore_errors=True)
+        kubectl(
+            "delete", "persistentvolume", f"cache-{self.name}", "--wait=false", "--ignore-not-found"
+        )
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _watch(self) -> None:
         while not self._ended.wait(0.5):
@@ -210,20 +250,45 @@ class Room:
         for line in self.api.lines(f"/api/v1/namespaces/{self.name}/pods/{pod.name}/log?follow=1"):
             pod.lines.append(line)
 
-    def overlay(self, name: str, *patches: Manifest, volume: Path | None = None, **more: Any) -> Path:
+    def overlay(
+        self, name: str, *patches: Manifest, volume: Path | None = None, **more: Any
+    ) -> Path:
         """Write an overlay on top of one of k8s/overlays: this namespace, image, volume, settings, patches."""
-        folder = self._scratch / f"{name}-{len(list(self._scratch.iterdir()))}"
-        folder.mkdir()
+        directory = self._scratch / f"{name}-{len(list(self._scratch.iterdir()))}"
+        directory.mkdir()
         volume_name = f"cache-{self.name}"
-        cheap = [{"op": "replace", "path": "/spec/template/spec/containers/0/resources/requests/cpu", "value": "10m"}]
+        cheap = [
+            {
+                "op": "replace",
+                "path": "/spec/template/spec/containers/0/resources/requests/cpu",
+                "value": "10m",
+            }
+        ]
         named = [{"op": "replace", "path": "/metadata/name", "value": volume_name}]
-        placed = [{"op": "replace", "path": "/spec/hostPath/path", "value": str(volume or SHARED / self.name)}]
+        placed = [
+            {
+                "op": "replace",
+                "path": "/spec/hostPath/path",
+                "value": str(volume or SHARED / self.name),
+            }
+        ]
         bound = [{"op": "replace", "path": "/spec/volumeName", "value": volume_name}]
-        settings = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "warmup-settings"}, "data": self.settings}
+        settings = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "warmup-settings"},
+            "data": self.settings,
+        }
         kustomization = {
-            "resources": [os.path.relpath(OVERLAYS / name, folder)],
+            "resources": [os.path.relpath(OVERLAYS / name, directory)],
             "namespace": self.name,
-            "images": [{"name": "step37-flickr8k", "newName": IMAGE.rpartition(":")[0], "newTag": IMAGE.rpartition(":")[2]}],
+            "images": [
+                {
+                    "name": "step37-flickr8k",
+                    "newName": IMAGE.rpartition(":")[0],
+                    "newTag": IMAGE.rpartition(":")[2],
+                }
+            ],
             "patches": [
                 {"target": {"kind": "Job"}, "patch": yaml.dump(cheap)},
                 {
@@ -232,15 +297,20 @@ class Room:
                     "options": {"allowNameChange": True},
                 },
                 {"target": {"kind": "PersistentVolumeClaim"}, "patch": yaml.dump(bound)},
-                {"target": {"kind": "ConfigMap", "name": "warmup-settings"}, "patch": yaml.dump(settings)},
+                {
+                    "target": {"kind": "ConfigMap", "name": "warmup-settings"},
+                    "patch": yaml.dump(settings),
+                },
                 *(patch if "patch" in patch else {"patch": yaml.dump(patch)} for patch in patches),
             ],
             **more,
         }
-        (folder / "kustomization.yaml").write_text(yaml.dump(kustomization), encoding="utf-8")
-        return folder
+        (directory / "kustomization.yaml").write_text(yaml.dump(kustomization), encoding="utf-8")
+        return directory
 
-    def apply(self, name: str = "local", *patches: Manifest, job: str = "warmup", **more: Any) -> "Job":
+    def apply(
+        self, name: str = "local", *patches: Manifest, job: str = "warmup", **more: Any
+    ) -> "Job":
         """Apply such an overlay, without a single warning, and give its Job."""
         done = kubectl("apply", "--kustomize", str(self.overlay(name, *patches, **more)))
         assert "Warning" not in done.stderr, done.stderr
@@ -255,12 +325,17 @@ class Room:
 
     def kept(self, split: str = "train") -> set[str]:
         """Give the names of the images that lie in the cache."""
-        return {path.name for path in (self.folder / split).glob("*.jpg")}
+        return {path.name for path in (self.directory / split).glob("*.jpg")}
 
 
-def job_patch(spec: Manifest | None = None, pod: Manifest | None = None, container: Manifest | None = None) -> Manifest:
+def job_patch(
+    spec: Manifest | None = None, pod: Manifest | None = None, container: Manifest | None = None
+) -> Manifest:
     """Give a patch of the warmup's Job: of its spec, of its pods' spec, of their container."""
-    pod = {**(pod or {}), **({"containers": [{"name": "warmup", **container}]} if container else {})}
+    pod = {
+        **(pod or {}),
+        **({"containers": [{"name": "warmup", **container}]} if container else {}),
+    }
     spec = {**(spec or {}), **({"template": {"spec": pod}} if pod else {})}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "warmup"}, "spec": spec}
 
@@ -310,7 +385,11 @@ class Job:
         with suppress(OSError):
             told.append(json.dumps(self.manifest["status"], indent=1))
         for pod in self.pods:
-            shown = {key: value for key, value in pod.manifest["status"].items() if key in {"phase", "conditions"}}
+            shown = {
+                key: value
+                for key, value in pod.manifest["status"].items()
+                if key in {"phase", "conditions"}
+            }
             told.append(
                 f"--- rank {pod.rank}, {pod.name} on {pod.node or 'no node'}, gone: {pod.gone}, {pod.end} {shown}\n{pod.log}"
             )
@@ -337,32 +416,49 @@ class Job:
         place = {"name": pod.name, "namespace": self.room.name}
         self.room.api.post(
             f"/api/v1/namespaces/{self.room.name}/pods/{pod.name}/eviction",
-            {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": place, "deleteOptions": {"gracePeriodSeconds": grace}},
+            {
+                "apiVersion": "policy/v1",
+                "kind": "Eviction",
+                "metadata": place,
+                "deleteOptions": {"gracePeriodSeconds": grace},
+            },
         )
         return pod
 
     def messages(self, more: str = "") -> list[str]:
         """Give the lines of all its pods' termination messages, oldest pod first, read as docs/kubernetes.md says."""
         path = 'jsonpath={range .items[*]}{.status.containerStatuses[0].state.terminated.message}{"\\n"}{end}'
-        which = ("--selector", f"batch.kubernetes.io/job-name={self.name}{more}", "--sort-by=.metadata.creationTimestamp")
-        told = kubectl("get", "pods", "--namespace", self.room.name, *which, "--output", path).stdout
+        which = (
+            "--selector",
+            f"batch.kubernetes.io/job-name={self.name}{more}",
+            "--sort-by=.metadata.creationTimestamp",
+        )
+        told = kubectl(
+            "get", "pods", "--namespace", self.room.name, *which, "--output", path
+        ).stdout
         return [line for line in told.splitlines() if line]
 
     @property
     def report(self) -> Manifest:
         """Rank 0's report."""
-        reports = [line for line in self.messages(",batch.kubernetes.io/job-completion-index=0") if line.startswith("{")]
+        reports = [
+            line
+            for line in self.messages(",batch.kubernetes.io/job-completion-index=0")
+            if line.startswith("{")
+        ]
         assert reports, self.everything
         report: Manifest = json.loads(reports[-1])
         return report
 
 
-# --- the nodes, on the rig alone --------------------------------------------------------------------------------------------
+# --- the nodes, on the rig alone ------------------------------------------------------------------
 
 
 def on(node: str, *command: str, check: bool = True) -> str:
     """Run a command as root on a node, and give what it says."""
-    done = subprocess.run([RIG, "run", "-h", node, *command], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [RIG, "run", "-h", node, *command], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.returncode == 0 or not check, f"{command} on {node}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -403,7 +499,9 @@ def _forget_containers(node: str) -> None:
     cri = Path(os.environ["K8S_RIG"]) / node / "lib" / "containerd" / "io.containerd.grpc.v1.cri"
     ids = {path.name for kind in ("containers", "sandboxes") for path in (cri / kind).iterdir()}
     groups = {one for one in Path("/sys/fs/cgroup").glob("*/k8s.io/*") if one.name in ids}
-    until(lambda: not any(_stands(group) for group in groups), f"the end of the containers on {node}")
+    until(
+        lambda: not any(_stands(group) for group in groups), f"the end of the containers on {node}"
+    )
 
 
 def _stands(group: Path) -> bool:
@@ -413,5 +511,5 @@ def _stands(group: Path) -> bool:
 
 
 def late(node: str, path: Path) -> None:
-    """Let a node look for a file that isn't there yet: it goes on missing it for a minute, until it lists the folder."""
+    """Let a node look for a file that isn't there yet: it goes on missing it for a minute, until it lists the directory."""
     assert "No such file" in on(node, "bash", "-c", f"stat {path} 2>&1", check=False)

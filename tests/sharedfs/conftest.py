@@ -4,7 +4,6 @@ import io
 import os
 import random
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,25 +19,18 @@ MakeNodes = Callable[..., list[LatentMount]]
 MakeJob = Callable[..., NodeRanks]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say last, and so that nobody overlooks it, what could not be run here, why, and what would help."""
-    reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.getreports("skipped"))
-    for reason, count in reasons.items():
-        terminalreporter.write_line(f"!!! NOT RUN: {count} tests: {reason.removeprefix('Skipped: ')}", red=True)
-
-
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Draw pictures that can't be compressed."""
-    folder = tmp_path_factory.mktemp("dataset")
-    (folder / "train").mkdir()
+    directory = tmp_path_factory.mktemp("dataset")
+    (directory / "train").mkdir()
     for number in range(COUNT):
         out = io.BytesIO()
         noise = random.Random(number).randbytes(128 * 128 * 3)
         Image.frombytes("RGB", (128, 128), noise).save(out, "JPEG", quality=90)
-        (folder / "train" / f"{number:04}.jpg").write_bytes(out.getvalue())
-    write_rows(folder / "train", [captioned(number) for number in range(COUNT)])
-    return folder
+        (directory / "train" / f"{number:04}.jpg").write_bytes(out.getvalue())
+    write_rows(directory / "train", [captioned(number) for number in range(COUNT)])
+    return directory
 
 
 @pytest.fixture
@@ -53,30 +45,36 @@ def hub(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
 def _needs_fuse() -> None:
     """Skip where nothing can be mounted, and say what would help."""
     if os.geteuid() != 0:
-        pytest.skip("it mounts file systems: run `make test-sharedfs` as root, in a container for example")
+        pytest.skip(
+            "it mounts file systems: run `make test-sharedfs` as root, in a container for example"
+        )
     if shutil.which("fusermount3") is None:
         pytest.skip("libfuse 3 is missing: apt-get install fuse3")
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR))
     except OSError as error:
-        pytest.skip(f"/dev/fuse can't be opened ({error.strerror}): modprobe fuse, or give the container --device /dev/fuse")
+        pytest.skip(
+            f"/dev/fuse can't be opened ({error.strerror}): modprobe fuse, or give the container --device /dev/fuse"
+        )
     try:
         own_mounts()
     except OSError as error:
-        pytest.skip(f"no mounts of its own ({error.strerror}): give the container --cap-add SYS_ADMIN")
+        pytest.skip(
+            f"no mounts of its own ({error.strerror}): give the container --cap-add SYS_ADMIN"
+        )
 
 
 @pytest.fixture
 def backing(tmp_path: Path) -> Path:
-    """Name the folder behind all nodes."""
-    folder = tmp_path / "backing"
-    folder.mkdir()
-    return folder
+    """Name the directory behind all nodes."""
+    directory = tmp_path / "backing"
+    directory.mkdir()
+    return directory
 
 
 @pytest.fixture
 def nodes(_needs_fuse: None, tmp_path: Path, backing: Path) -> Iterator[MakeNodes]:
-    """Make nodes: FUSE mounts of the backing folder with the given options."""
+    """Make nodes: FUSE mounts of the backing directory with the given options."""
     made: list[LatentMount] = []
 
     def make(*options: str, count: int = 2) -> list[LatentMount]:
@@ -107,9 +105,9 @@ def job(nodes: MakeNodes, tmp_path: Path) -> Iterator[MakeJob]:
         one.end()
 
 
-def images(folder: Path) -> list[str]:
-    """Give the names of the images that lie in a folder."""
-    return sorted(path.name for path in folder.iterdir() if path.suffix == ".jpg")
+def images(directory: Path) -> list[str]:
+    """Give the names of the images that lie in a directory."""
+    return sorted(path.name for path in directory.iterdir() if path.suffix == ".jpg")
 
 
 def assert_whole(hub: LocalHub, *caches: Path, count: int = COUNT) -> None:
@@ -122,10 +120,14 @@ def assert_whole(hub: LocalHub, *caches: Path, count: int = COUNT) -> None:
 def assert_nothing_torn(hub: LocalHub, cache: Path) -> None:
     """Check that what has its final name is right, and that nothing unfinished stays."""
     for path in (cache / "train").iterdir():
-        assert path.read_bytes() == (hub.folder / "train" / path.name).read_bytes(), f"{path} is torn"
+        assert path.read_bytes() == (hub.directory / "train" / path.name).read_bytes(), (
+            f"{path} is torn"
+        )
     assert not list((cache / ".step37-flickr8k").glob("*.tmp"))
 
 
 def fetched(hub: LocalHub) -> list[str]:
     """Give the images that the Hub has sent, each as often as it was."""
-    return sorted(request.repo_path for request in hub.file_requests() if request.repo_path.endswith(".jpg"))
+    return sorted(
+        request.repo_path for request in hub.file_requests() if request.repo_path.endswith(".jpg")
+    )

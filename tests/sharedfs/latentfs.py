@@ -1,21 +1,25 @@
-"""A FUSE pass-through that sees its backing folder late, as NFS clients do, and fails where it is told to.
+"""A FUSE pass-through that sees its backing directory late, as NFS clients do, and fails where it is told to.
 
-Mounted twice over one backing folder it is two nodes: each mount has its own caches of names, attributes and pages.
+Mounted twice over one backing directory it is two nodes: each mount has its own caches of names,
+attributes and pages.
 
-With ``--nfs`` names that were missed are cached as by the Linux NFS client: a name once missed stays missing for as long as the
-node believes its folder unchanged, by attributes of that folder which are ``--negative`` seconds old (up to twice that once
-they were asked for again). Opening the folder for listing, or a change below it by this node, asks anew. Without it the
-kernel's plain time-outs hold, as on sshfs: listing the folder shows a file while stat still doesn't.
+With ``--nfs`` names that were missed are cached as by the Linux NFS client: a name once missed
+stays missing for as long as the node believes its directory unchanged, by attributes of that
+directory which are ``--negative`` seconds old (up to twice that once they were asked for again).
+Opening the directory for listing, or a change below it by this node, asks anew. Without it the
+kernel's plain time-outs hold, as on sshfs: listing the directory shows a file while stat still
+doesn't.
 
 ``--control FILE`` is JSON, read again when it changes; no file, no faults:
 
-- ``flock``: ``real`` (through the backing file), ``noop`` (granted to everybody), or the name of an error such as ``ENOLCK``
-- ``full``: ``{"after": BYTES, "errno": "ENOSPC", "told": false}``: files can grow by so many bytes, then a short write, then the
+- ``flock``: ``real`` (through the backing file), ``noop`` (granted to everybody), or the name of an
+error such as ``ENOLCK`` - ``full``: ``{"after": BYTES, "errno": "ENOSPC", "told": false}``: files
+can grow by so many bytes, then a short write, then the
   error; ``told`` says whether statfs tells, which it doesn't for quotas on most file systems
-- ``fail``: ``[{"op": regex, "path": regex, "errno": name, "after": N, "count": M}]``: M operations after the first N
-- ``delay``: ``[{"op": regex, "path": regex, "s": SECONDS}]``
-- ``exdev``: true: a rename or link from one folder to another answers EXDEV
-- ``stale_on_replace``: true: a handle whose file was replaced or deleted answers ESTALE
+- ``fail``: ``[{"op": regex, "path": regex, "errno": name, "after": N, "count": M}]``: M operations
+after the first N - ``delay``: ``[{"op": regex, "path": regex, "s": SECONDS}]`` - ``exdev``: true: a
+rename or link from one directory to another answers EXDEV - ``stale_on_replace``: true: a handle
+whose file was replaced or deleted answers ESTALE
 
 Each fault of ``fail`` is printed as it happens: error, operation, path.
 """
@@ -38,7 +42,18 @@ import mfusepy
 
 _UTIME_NOW, _UTIME_OMIT = 0x3FFFFFFF, 0x3FFFFFFE
 _STATUS = ("st_mode", "st_nlink", "st_size", "st_uid", "st_gid", "st_blocks", "st_ino")
-_SPACE = ("f_bavail", "f_bfree", "f_blocks", "f_bsize", "f_favail", "f_ffree", "f_files", "f_flag", "f_frsize", "f_namemax")
+_SPACE = (
+    "f_bavail",
+    "f_bfree",
+    "f_blocks",
+    "f_bsize",
+    "f_favail",
+    "f_ffree",
+    "f_files",
+    "f_flag",
+    "f_frsize",
+    "f_namemax",
+)
 
 
 def _error(name: str) -> OSError:
@@ -60,9 +75,17 @@ class Faults:
     def said(self, key: str) -> Any:
         """Give what is said under a key now."""
         with self._lock:
-            stamp = self._control.stat().st_mtime_ns if self._control is not None and self._control.exists() else None
+            stamp = (
+                self._control.stat().st_mtime_ns
+                if self._control is not None and self._control.exists()
+                else None
+            )
             if stamp != self._stamp and self._control is not None:
-                self._said = json.loads(self._control.read_text(encoding="utf-8")) if stamp is not None else {}
+                self._said = (
+                    json.loads(self._control.read_text(encoding="utf-8"))
+                    if stamp is not None
+                    else {}
+                )
                 self._stamp, self._written, self._times = stamp, 0, {}
             return self._said.get(key)
 
@@ -93,9 +116,11 @@ class Faults:
             return content
 
     def told_left(self) -> int | None:
-        """Give the bytes that statfs tells of; None: those of the backing folder."""
+        """Give the bytes that statfs tells of; None: those of the backing directory."""
         full = self.said("full")
-        return max(0, full["after"] - self._written) if full is not None and full.get("told") else None
+        return (
+            max(0, full["after"] - self._written) if full is not None and full.get("told") else None
+        )
 
 
 def _means(rule: dict[str, Any], op: str, path: str) -> bool:
@@ -103,8 +128,8 @@ def _means(rule: dict[str, Any], op: str, path: str) -> bool:
 
 
 @dataclass
-class _Folder:
-    """A folder as this node believes it to be: until when, by which mtime, and which names it doesn't have."""
+class _Directory:
+    """A directory as this node believes it to be: until when, by which mtime, and which names it doesn't have."""
 
     until: float
     mtime_ns: int
@@ -118,41 +143,45 @@ class Latent:
     def __init__(self, root: str, lifetime: float) -> None:
         self._root = root
         self._lifetime = lifetime
-        self._folders: dict[str, _Folder] = {}
+        self._directories: dict[str, _Directory] = {}
 
     def misses(self, path: str) -> bool:
         """Tell whether the name is held to be missing without looking."""
-        folder, name = os.path.split(path)
-        self.ask(folder, only_if_due=True)
-        return folder in self._folders and name in self._folders[folder].missed
+        directory, name = os.path.split(path)
+        self.ask(directory, only_if_due=True)
+        return directory in self._directories and name in self._directories[directory].missed
 
     def missed(self, path: str) -> None:
         """Keep that the name was looked for in vain."""
-        folder, name = os.path.split(path)
-        if folder in self._folders:
-            self._folders[folder].missed.add(name)
+        directory, name = os.path.split(path)
+        if directory in self._directories:
+            self._directories[directory].missed.add(name)
 
-    def ask(self, folder: str, *, only_if_due: bool = False) -> None:
-        """Look at the folder's own attributes again, and forget what was missed if they have changed."""
+    def ask(self, directory: str, *, only_if_due: bool = False) -> None:
+        """Look at the directory's own attributes again, and forget what was missed if they have changed."""
         now = time.monotonic()
-        known = self._folders.get(folder)
+        known = self._directories.get(directory)
         if only_if_due and known is not None and now < known.until:
             return
         try:
-            mtime_ns = Path(self._root + folder).stat().st_mtime_ns
+            mtime_ns = Path(self._root + directory).stat().st_mtime_ns
         except OSError:
-            self._folders.pop(folder, None)
+            self._directories.pop(directory, None)
             return
         if known is None or known.mtime_ns != mtime_ns:
-            self._folders[folder] = _Folder(now + self._lifetime, mtime_ns, self._lifetime)
+            self._directories[directory] = _Directory(
+                now + self._lifetime, mtime_ns, self._lifetime
+            )
         else:
-            known.lifetime = min(2 * known.lifetime, 2 * self._lifetime) if only_if_due else known.lifetime
+            known.lifetime = (
+                min(2 * known.lifetime, 2 * self._lifetime) if only_if_due else known.lifetime
+            )
             known.until = now + known.lifetime
 
-    def forget(self, *folders: str) -> None:
+    def forget(self, *directories: str) -> None:
         """Ask anew at the next look: this node itself has changed something there."""
-        for folder in folders:
-            self._folders.pop(folder, None)
+        for directory in directories:
+            self._directories.pop(directory, None)
 
 
 class LatentFS(mfusepy.Operations):
@@ -208,29 +237,39 @@ class LatentFS(mfusepy.Operations):
         return 0
 
     def opendir(self, path: str) -> int:
-        """Begin a listing: an NFS client asks the server whether the folder has changed."""
+        """Begin a listing: an NFS client asks the server whether the directory has changed."""
         self._faults.gate("opendir", path)
         if self._latent is not None:
             self._latent.ask(path)
         return 0
 
     def readdir(self, path: str, _: int) -> list[Any]:
-        """List the backing folder as it is; entries without an inode would be dropped by glibc."""
+        """List the backing directory as it is; entries without an inode would be dropped by glibc."""
         self._faults.gate("readdir", path)
         listed: list[Any] = [(name, {"st_ino": 1, "st_mode": 0o40755}, 0) for name in (".", "..")]
         with os.scandir(self._root + path) as entries:
             for entry in entries:
-                mode = 0o40000 if entry.is_dir(follow_symlinks=False) else 0o120000 if entry.is_symlink() else 0o100000
+                mode = (
+                    0o40000
+                    if entry.is_dir(follow_symlinks=False)
+                    else 0o120000
+                    if entry.is_symlink()
+                    else 0o100000
+                )
                 listed.append((entry.name, {"st_ino": entry.inode(), "st_mode": mode}, 0))
         return listed
 
     def statfs(self, path: str) -> dict[str, int]:
-        """Give the space of the backing folder, or what the control file leaves."""
+        """Give the space of the backing directory, or what the control file leaves."""
         self._faults.gate("statfs", path)
         backing = os.statvfs(self._root)
         space = {name: getattr(backing, name) for name in _SPACE}
         left = self._faults.told_left()
-        return space if left is None else space | dict.fromkeys(("f_bavail", "f_bfree"), left // space["f_frsize"])
+        return (
+            space
+            if left is None
+            else space | dict.fromkeys(("f_bavail", "f_bfree"), left // space["f_frsize"])
+        )
 
     # --- files ---
 
@@ -289,16 +328,16 @@ class LatentFS(mfusepy.Operations):
     def rename(self, old: str, new: str, _: int = 0) -> None:
         self._own_change(old, new)
         self._faults.gate("rename", new)
-        self._same_folder(old, new)
+        self._same_directory(old, new)
         Path(self._root + old).replace(self._root + new)
 
     def link(self, target: str, source: str) -> None:
         self._own_change(target)
         self._faults.gate("link", target)
-        self._same_folder(source, target)
+        self._same_directory(source, target)
         os.link(self._root + source, self._root + target)
 
-    def _same_folder(self, one: str, other: str) -> None:
+    def _same_directory(self, one: str, other: str) -> None:
         if self._faults.said("exdev") and Path(one).parent != Path(other).parent:
             raise _error("EXDEV")
 
@@ -333,7 +372,9 @@ class LatentFS(mfusepy.Operations):
         was, now = os.lstat(self._root + path), time.time_ns()
         told = [
             now if given == _UTIME_NOW else kept if given == _UTIME_OMIT else int(given)
-            for given, kept in zip(times or (_UTIME_NOW, _UTIME_NOW), (was.st_atime_ns, was.st_mtime_ns), strict=True)
+            for given, kept in zip(
+                times or (_UTIME_NOW, _UTIME_NOW), (was.st_atime_ns, was.st_mtime_ns), strict=True
+            )
         ]
         os.utime(self._root + path, ns=(told[0], told[1]), follow_symlinks=False)
 
@@ -348,13 +389,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("backing", type=Path)
     parser.add_argument("mount", type=Path)
-    parser.add_argument("--nfs", action="store_true", help="miss names as the Linux NFS client does")
-    parser.add_argument("--negative", type=float, default=30.0, help="seconds for which a missed name is missing (default: 30)")
-    parser.add_argument("--entry", type=float, default=0.0, help="seconds for which a found name is believed (default: 0)")
-    parser.add_argument("--attr", type=float, default=3.0, help="seconds for which attributes are believed (default: 3)")
+    parser.add_argument(
+        "--nfs", action="store_true", help="miss names as the Linux NFS client does"
+    )
+    parser.add_argument(
+        "--negative",
+        type=float,
+        default=30.0,
+        help="seconds for which a missed name is missing (default: 30)",
+    )
+    parser.add_argument(
+        "--entry",
+        type=float,
+        default=0.0,
+        help="seconds for which a found name is believed (default: 0)",
+    )
+    parser.add_argument(
+        "--attr",
+        type=float,
+        default=3.0,
+        help="seconds for which attributes are believed (default: 3)",
+    )
     parser.add_argument("--control", type=Path, help="JSON file with the faults")
     asked = parser.parse_args()
-    control = asked.control.absolute() if asked.control else None  # libfuse changes the directory to /
+    # Libfuse changes the directory to /
+    control = asked.control.absolute() if asked.control else None
     system = LatentFS(asked.backing, Faults(control), asked.negative if asked.nfs else None)
     os.umask(0)  # the kernel has applied the caller's
     mfusepy.FUSE(

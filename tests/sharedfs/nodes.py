@@ -1,4 +1,4 @@
-"""Nodes: real ranks, each of which sees the shared folder through the mount of its own node, at one path for all."""
+"""Nodes: real ranks, each of which sees the shared directory through the mount of its own node, at one path for all."""
 
 import ctypes
 import importlib
@@ -17,15 +17,17 @@ from tests.ranks import PATIENCE, Ranks
 
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWNET = 0x20000, 0x4000000, 0x40000000
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 32, 1 << 12, 1 << 14, 1 << 18
-LEASHED = ("setpriv", "--pdeathsig")  # with a signal's name: the process gets it when its parent ends, however that ends
+# With a signal's name: the process gets it when its parent ends, however that ends
+LEASHED = ("setpriv", "--pdeathsig")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One node: its mount of the shared folder, its host name, and what else is its own.
+    """One node: its mount of the shared directory, its host name, and what else is its own.
 
-    ``network`` is the file of a network namespace, ``user`` the uid that ranks have there, ``read_only`` how they see the folder.
+    ``network`` is the file of a network namespace, ``user`` the uid that ranks have there,
+    ``read_only`` how they see the directory.
     """
 
     name: str
@@ -59,14 +61,17 @@ def enter(node: Node, shared: str) -> None:
     if node.read_only:
         _call("mount", None, os.fsencode(shared), None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY, None)
     if node.user:
-        for late in ("_strptime", "encodings.idna", "encodings.utf_8_sig"):  # they may lie where only root may read
+        # They may lie where only root may read
+        for late in ("_strptime", "encodings.idna", "encodings.utf_8_sig"):
             importlib.import_module(late)
         os.setgroups([])
         os.setresgid(node.user, node.user, node.user)
         os.setresuid(node.user, node.user, node.user)
 
 
-def _on_node(node: Node, shared: str, target: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _on_node(
+    node: Node, shared: str, target: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
     enter(node, shared)
     target(*arguments)
 
@@ -74,12 +79,24 @@ def _on_node(node: Node, shared: str, target: Callable[..., Any], arguments: tup
 class NodeRanks(Ranks):
     """A job with one rank per node; all are given the same ``cache_dir`` below ``shared``."""
 
-    def __init__(self, nodes: Sequence[Node], shared: Path, folder: Path, environment: Mapping[str, str] | None = None) -> None:
-        super().__init__(len(nodes), folder, environment)
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        shared: Path,
+        directory: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(len(nodes), directory, environment)
         self.nodes = nodes
         self.shared = shared
 
-    def _start(self, rank: int, target: Callable[..., Any], environment: Mapping[str, str], arguments: tuple[Any, ...]) -> None:
+    def _start(
+        self,
+        rank: int,
+        target: Callable[..., Any],
+        environment: Mapping[str, str],
+        arguments: tuple[Any, ...],
+    ) -> None:
         there = (self.nodes[rank], str(self.shared), target, arguments)
         super()._start(rank, _on_node, environment, there)
 
@@ -89,12 +106,15 @@ class NodeRanks(Ranks):
 
     def last_words(self) -> list[str]:
         """Give the last line that each rank logged as an error."""
-        lines = [[line for line in self.log(rank).splitlines() if " ERROR " in line] for rank in range(self.size)]
+        lines = [
+            [line for line in self.log(rank).splitlines() if " ERROR " in line]
+            for rank in range(self.size)
+        ]
         return [errors[-1] if errors else "" for errors in lines]
 
 
 class LatentMount:
-    """A running ``latentfs.py``: one node's mount of the backing folder, whose faults can be changed at any time."""
+    """A running ``latentfs.py``: one node's mount of the backing directory, whose faults can be changed at any time."""
 
     def __init__(self, backing: Path, mount: Path, *options: str) -> None:
         self.mount = mount
@@ -105,13 +125,25 @@ class LatentMount:
         script = str(Path(__file__).with_name("latentfs.py"))
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*LEASHED, "KILL", sys.executable, script, str(backing), str(mount), "--control", str(self._control), *options],
+                [
+                    *LEASHED,
+                    "KILL",
+                    sys.executable,
+                    script,
+                    str(backing),
+                    str(mount),
+                    "--control",
+                    str(self._control),
+                    *options,
+                ],
                 stdout=log,
                 stderr=log,
             )
         deadline = time.monotonic() + PATIENCE
         while not os.path.ismount(mount):
-            assert self._process.poll() is None, f"latentfs ended: {self.log.read_text(encoding='utf-8')}"
+            assert self._process.poll() is None, (
+                f"latentfs ended: {self.log.read_text(encoding='utf-8')}"
+            )
             assert time.monotonic() < deadline, "latentfs doesn't mount"
             time.sleep(0.02)
 
@@ -123,7 +155,9 @@ class LatentMount:
 
     def happened(self, error: str, path: str = "") -> int:
         """Count the faults so far that gave this error on a path that holds these words."""
-        said = [line.split(maxsplit=2) for line in self.log.read_text(encoding="utf-8").splitlines()]
+        said = [
+            line.split(maxsplit=2) for line in self.log.read_text(encoding="utf-8").splitlines()
+        ]
         return sum(words[0] == error and path in words[-1] for words in said if words)
 
     def end(self) -> None:

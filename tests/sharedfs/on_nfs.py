@@ -1,6 +1,7 @@
 """What runs inside of the small machine: ranks on two NFS clients, by NFS 3 and by NFS 4.2, of one server; see `test_nfs.py`.
 
-By hand, for one of them: ``tests/sharedfs/nfs/run .venv/bin/python -m pytest tests/sharedfs/on_nfs.py -k full``.
+By hand, for one of them: ``tests/sharedfs/nfs/run .venv/bin/python -m pytest
+tests/sharedfs/on_nfs.py -k full``.
 """
 
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.errors import FolderFull
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.ranks import PATIENCE, Ranks
@@ -46,7 +47,7 @@ def _torch_is_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Name a folder of this test's own on the exports; what lies there ends with the test."""
+    """Name a directory of this test's own on the exports; what lies there ends with the test."""
     name = "".join(c if c.isalnum() else "-" for c in request.node.name)
     for export in ("wide", "small"):
         (EXPORT / export / name).mkdir()
@@ -56,20 +57,27 @@ def place(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def seen_from(node: int, version: str, export: str, place: str) -> Path:
-    """Give the folder as a node sees it."""
+    """Give the directory as a node sees it."""
     return Path(f"/mnt/node{node}/{version}/{export}/{place}")
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[MakeJob]:
-    """Make jobs of a rank on node1 and one on node2, or as told; all see the export's folder at one path."""
+    """Make jobs of a rank on node1 and one on node2, or as told; all see the export's directory at one path."""
     made: list[NodeRanks] = []
     shared = tmp_path / "shared"
     shared.mkdir()
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)  # ranks of another user pass through
+    for directory in (tmp_path, *tmp_path.parents[:3]):
+        directory.chmod(0o755)  # ranks of another user pass through
 
-    def make(version: str, export: str, place: str, *, nodes: tuple[int, ...] = (1, 2), **environment: str) -> NodeRanks:
+    def make(
+        version: str,
+        export: str,
+        place: str,
+        *,
+        nodes: tuple[int, ...] = (1, 2),
+        **environment: str,
+    ) -> NodeRanks:
         user = int(environment.pop("user", "0"))
         places = [
             Node(
@@ -99,14 +107,21 @@ def start(ranks: NodeRanks, *arguments: str) -> None:
     """Start warmup on all ranks, which meet at rank 0's address."""
     address = {"node1": "10.79.0.11", "node2": "10.79.0.12"}[ranks.nodes[0].name]
     for rank in range(ranks.size):
-        ranks.start_command(rank, "warmup", "--cache-dir", str(ranks.shared / "cache"), *arguments, MASTER_ADDR=address)
+        ranks.start_command(
+            rank,
+            "warmup",
+            "--cache-dir",
+            str(ranks.shared / "cache"),
+            *arguments,
+            MASTER_ADDR=address,
+        )
 
 
-# --- seen late -----------------------------------------------------------------------------------------------------------------
+# --- seen late ------------------------------------------------------------------------------------
 
 
 def test_the_nodes_are_late(version: str, place: str) -> None:
-    """A file that node2 missed and node1 then wrote goes on missing on node2 until it lists the folder: all else rests on it."""
+    """A file that node2 missed and node1 then wrote goes on missing on node2 until it lists the directory: all else rests on it."""
     here, there = (seen_from(node, version, "wide", place) for node in (1, 2))
     assert not (there / "file").exists()
     (here / "file").write_bytes(b"content")
@@ -133,7 +148,7 @@ EVERYTHING = [
 def test_a_node_that_looked_too_early_sees_the_cache_at_once(
     hub: LocalHub, job: MakeJob, version: str, place: str, there: str
 ) -> None:
-    """A waiter's node that goes on missing every name, for longer than anybody waits, is ready, whichever folders existed."""
+    """A waiter's node that goes on missing every name, for longer than anybody waits, is ready."""
     export = EXPORT / "wide" / place
     (export / there).mkdir(parents=True, exist_ok=True)
     ranks = job(version, "wide", place)
@@ -145,7 +160,9 @@ def test_a_node_that_looked_too_early_sees_the_cache_at_once(
     assert len(fetched(hub)) == COUNT
 
 
-def test_a_cache_that_grows_is_seen_by_a_node_that_knows_it(hub: LocalHub, job: MakeJob, version: str, place: str) -> None:
+def test_a_cache_that_grows_is_seen_by_a_node_that_knows_it(
+    hub: LocalHub, job: MakeJob, version: str, place: str
+) -> None:
     """A node that has read a cache of 10 rows sees that of 40 as soon as it is there."""
     late = seen_from(2, version, "wide", place) / "cache"
     for count, rows in (("10", 10), ("all", COUNT)):
@@ -155,10 +172,14 @@ def test_a_cache_that_grows_is_seen_by_a_node_that_knows_it(hub: LocalHub, job: 
     assert len(fetched(hub)) == COUNT
 
 
-def test_two_jobs_on_two_nodes_download_once(hub: LocalHub, job: MakeJob, version: str, place: str) -> None:
+def test_two_jobs_on_two_nodes_download_once(
+    hub: LocalHub, job: MakeJob, version: str, place: str
+) -> None:
     """The lease, taken by a link, holds between NFS clients: one job downloads, the other waits for it."""
     hub.faults.add(Fault.delay(0.1))
-    jobs = [job(version, "wide", place, nodes=(node,), STEP37_RUN_ID=f"job-{node}") for node in (1, 2)]
+    jobs = [
+        job(version, "wide", place, nodes=(node,), STEP37_RUN_ID=f"job-{node}") for node in (1, 2)
+    ]
     for one in jobs:
         start(one, "--concurrency", "4", "--heartbeat-timeout", "30")
     assert [one.wait() for one in jobs] == [{0: 0}, {0: 0}], jobs[0].logs + jobs[1].logs
@@ -166,7 +187,7 @@ def test_two_jobs_on_two_nodes_download_once(hub: LocalHub, job: MakeJob, versio
     assert_whole(hub, *(seen_from(node, version, "wide", place) / "cache" for node in (1, 2)))
 
 
-# --- full ----------------------------------------------------------------------------------------------------------------------
+# --- full -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -174,7 +195,8 @@ def ballast(place: str) -> Iterator[Callable[[int], None]]:
     """Fill the small export, on the server, but for so many bytes; its end frees them."""
     file = EXPORT / "small" / place / "ballast"
     deadline = time.monotonic() + PATIENCE
-    while (space := os.statvfs(EXPORT / "small")).f_bfree < space.f_blocks:  # the server still holds deleted files for a while
+    # The server still holds deleted files for a while
+    while (space := os.statvfs(EXPORT / "small")).f_bfree < space.f_blocks:
         assert time.monotonic() < deadline, "the export isn't empty"
         time.sleep(0.2)
 
@@ -192,7 +214,9 @@ def ballast(place: str) -> Iterator[Callable[[int], None]]:
 def test_a_full_disk_shows_only_at_the_end_of_a_file(version: str, place: str) -> None:
     """Writing 2 MB to 1 MB succeeds and closing fails: else the next test says less than it should."""
     with pytest.raises(OSError, match="No space left"):  # noqa: PT012 - where it is raised is the point
-        descriptor = os.open(seen_from(1, version, "small", place) / "big", os.O_WRONLY | os.O_CREAT)
+        descriptor = os.open(
+            seen_from(1, version, "small", place) / "big", os.O_WRONLY | os.O_CREAT
+        )
         try:
             for _ in range(32):
                 assert os.write(descriptor, bytes(1 << 16)) == 1 << 16
@@ -200,10 +224,13 @@ def test_a_full_disk_shows_only_at_the_end_of_a_file(version: str, place: str) -
             os.close(descriptor)
 
 
-def test_an_export_that_fills_up(hub: LocalHub, job: MakeJob, version: str, place: str, ballast: Callable[[int], None]) -> None:
+def test_an_export_that_fills_up(
+    hub: LocalHub, job: MakeJob, version: str, place: str, ballast: Callable[[int], None]
+) -> None:
     """Full in the middle: 75 and the remedy on all ranks, nothing torn; with space again the next run brings the rest."""
     cache = EXPORT / "small" / place / "cache"
-    hub.faults.add(Fault.status(503, path="train/00[1-3]*.jpg"))  # the others wait for the ballast, however long that takes
+    # The others wait for the ballast, however long that takes
+    hub.faults.add(Fault.status(503, path="train/00[1-3]*.jpg"))
     ranks = job(version, "small", place, STEP37_HEARTBEAT_TIMEOUT="15")
     start(ranks, "--concurrency", "2", "--attempts", "100")
     deadline = time.monotonic() + PATIENCE
@@ -225,58 +252,70 @@ def test_an_export_that_fills_up(hub: LocalHub, job: MakeJob, version: str, plac
     hub.clear_requests()
     ranks = job(version, "small", place, STEP37_HEARTBEAT_TIMEOUT="15")
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
-    assert fetched(hub) == [f"train/{number:04}.jpg" for number in range(COUNT) if f"{number:04}.jpg" not in kept]
+    assert fetched(hub) == [
+        f"train/{number:04}.jpg" for number in range(COUNT) if f"{number:04}.jpg" not in kept
+    ]
     assert_whole(hub, cache, seen_from(2, version, "small", place) / "cache")
 
 
-def test_own_files_are_whole_or_not_there(version: str, place: str, ballast: Callable[[int], None]) -> None:
+def test_own_files_are_whole_or_not_there(
+    version: str, place: str, ballast: Callable[[int], None]
+) -> None:
     """Written to a full export, a file of ours is FolderFull and no name; with space again it is whole on the server."""
-    folder = CacheFolder(seen_from(1, version, "small", place) / "cache", "train")
+    directory = CacheDirectory(seen_from(1, version, "small", place) / "cache", "train")
     served = EXPORT / "small" / place / "cache" / HOME
-    folder.make()
-    folder.write("train.json", b"before")
+    directory.make()
+    directory.write("train.json", b"before")
     ballast(8_192)
     content = os.urandom(100_000)
-    for write in (folder.write, folder.create):
+    for write in (directory.write, directory.create):
         with pytest.raises(FolderFull, match="free space"):
             write("train.json", content)
     assert (served / "train.json").read_bytes() == b"before"
     deadline = time.monotonic() + PATIENCE
-    while os.listdir(served) != ["train.json"]:  # what was deleted while it was being written keeps a name .nfs... for a moment
+    # What was deleted while it was being written keeps a name .nfs... for a moment
+    while os.listdir(served) != ["train.json"]:
         assert time.monotonic() < deadline, os.listdir(served)
         time.sleep(0.1)
     (EXPORT / "small" / place / "ballast").unlink()
-    folder.write("train.json", content)
+    directory.write("train.json", content)
     assert (served / "train.json").read_bytes() == content
 
 
 def test_what_is_not_closed_yet_is_durable_after_a_flush(version: str, place: str) -> None:
-    """Flushing a folder brings every byte that this node has written to the server, closed or not."""
-    folder = CacheFolder(seen_from(1, version, "wide", place) / "cache", "train")
+    """Flushing a directory brings every byte that this node has written to the server, closed or not."""
+    directory = CacheDirectory(seen_from(1, version, "wide", place) / "cache", "train")
     served = EXPORT / "wide" / place / "cache" / "train"
-    folder.make()
+    directory.make()
     content = os.urandom(300_000)
-    with folder.flushing() as flush, (folder.files / "open").open("wb", buffering=0) as out:
+    with directory.flushing() as flush, (directory.files / "open").open("wb", buffering=0) as out:
         out.write(content)
-        assert (served / "open").read_bytes() != content  # it is in this node's memory: else the flush shows nothing
+        # It is in this node's memory: else the flush shows nothing
+        assert (served / "open").read_bytes() != content
         flush()
         assert (served / "open").read_bytes() == content
 
 
 def test_a_flush_that_brings_a_full_disk_to_light(version: str, place: str) -> None:
     """What syncfs can't write is FolderFull at the latest when the file is closed; nothing goes by in silence."""
-    folder = CacheFolder(seen_from(1, version, "small", place) / "cache", "train")
-    folder.make()
-    with folder.flushing() as flush, pytest.raises(FolderFull), folder.writing(folder.files / "big") as out:  # noqa: PT012
+    directory = CacheDirectory(seen_from(1, version, "small", place) / "cache", "train")
+    directory.make()
+    with (  # noqa: PT012
+        directory.flushing() as flush,
+        pytest.raises(FolderFull),
+        directory.writing(directory.files / "big") as out,
+    ):
         for _ in range(32):
             out.write(bytes(1 << 16))
         flush()
 
 
-# --- read by others ------------------------------------------------------------------------------------------------------------
+# --- read by others -------------------------------------------------------------------------------
 
 
-def test_another_user_reads_the_warm_cache_from_a_read_only_mount(hub: LocalHub, job: MakeJob, version: str, place: str) -> None:
+def test_another_user_reads_the_warm_cache_from_a_read_only_mount(
+    hub: LocalHub, job: MakeJob, version: str, place: str
+) -> None:
     """What root has warmed on node1, nobody finds warm on node2's read-only mount, and asks the Hub for no file."""
     ranks = job(version, "wide", place)
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs

@@ -1,4 +1,4 @@
-"""The doctor on two nodes: a folder that isn't shared, locks that lie or are refused, names that are seen late."""
+"""The doctor on two nodes: a directory that isn't shared, locks that lie or are refused, names that are seen late."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,9 @@ from tests.sharedfs.nodes import LatentMount, NodeRanks
 from tests.test_doctor import findings
 
 
-def examined(job: MakeJob, mounts: list[LatentMount]) -> tuple[dict[str, Mapping[str, Any]], NodeRanks, dict[int, int]]:
+def examined(
+    job: MakeJob, mounts: list[LatentMount]
+) -> tuple[dict[str, Mapping[str, Any]], NodeRanks, dict[int, int]]:
     """Run the doctor as one rank on each node; gives what it found by check."""
     ranks = job(mounts, STEP37_VISIBILITY_TIMEOUT="4")
     ranks.start_all("doctor", "--cache-dir", str(ranks.shared / "cache"), "--json")
@@ -20,7 +22,9 @@ def examined(job: MakeJob, mounts: list[LatentMount]) -> tuple[dict[str, Mapping
     return {finding["check"]: finding for finding in findings(ranks)}, ranks, codes
 
 
-def test_a_shared_folder_with_honest_locks_is_told_so(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path) -> None:
+def test_a_shared_directory_with_honest_locks_is_told_so(
+    hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path
+) -> None:
     """All is well: the file is seen, the lock holds, and nothing is left behind."""
     assert hub.commit
     found, _, codes = examined(job, nodes("--nfs"))
@@ -30,10 +34,10 @@ def test_a_shared_folder_with_honest_locks_is_told_so(hub: LocalHub, nodes: Make
     assert not list(backing.iterdir())
 
 
-def test_a_folder_that_is_not_shared_is_found(
+def test_a_directory_that_is_not_shared_is_found(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, tmp_path: Path
 ) -> None:
-    """Two nodes with a folder of their own at one path: the node is named, and rank 0 ends with 2."""
+    """Two nodes with a directory of their own at one path: the node is named, and rank 0 ends with 2."""
     assert hub.commit
     other = tmp_path / "other"
     other.mkdir()
@@ -51,9 +55,12 @@ def test_a_folder_that_is_not_shared_is_found(
 
 
 @pytest.mark.parametrize(
-    ("flock", "said"), [("noop", "flock lies: rank 1 on node-1 got the lock"), ("ENOSYS", "flock is refused")]
+    ("flock", "said"),
+    [("noop", "flock lies: rank 1 on node-1 got the lock"), ("ENOSYS", "flock is refused")],
 )
-def test_locks_that_lie_or_are_refused_are_found(hub: LocalHub, nodes: MakeNodes, job: MakeJob, flock: str, said: str) -> None:
+def test_locks_that_lie_or_are_refused_are_found(
+    hub: LocalHub, nodes: MakeNodes, job: MakeJob, flock: str, said: str
+) -> None:
     """A warning, since nothing here rests on them, with what that means for other programs."""
     assert hub.commit
     mounts = nodes("--nfs")
@@ -66,18 +73,22 @@ def test_locks_that_lie_or_are_refused_are_found(hub: LocalHub, nodes: MakeNodes
     assert "nothing here rests on locks" in found["locks"]["remedy"]
 
 
-def test_a_name_that_was_looked_for_too_early_is_seen_by_listing(hub: LocalHub, nodes: MakeNodes, job: MakeJob) -> None:
-    """On a node that holds it for missing, for a minute, the file is there as soon as its folder is listed; that is said."""
+def test_a_name_that_was_looked_for_too_early_is_seen_by_listing(
+    hub: LocalHub, nodes: MakeNodes, job: MakeJob
+) -> None:
+    """On a node that holds it for missing, for a minute, the file is there as soon as its directory is listed; that is said."""
     assert hub.commit
     found, _, codes = examined(job, nodes("--nfs", "--negative", "60", "--attr", "60"))
     assert codes == {0: 0, 1: 0}, found
     assert (found["folder shared"]["state"], found["lag"]["state"]) == ("ok", "ok")
     assert "by name alone not at once by rank 1 on node-1" in found["lag"]["told"]
-    assert "list a folder before you look" in found["lag"]["remedy"]
+    assert "list a directory before you look" in found["lag"]["remedy"]
 
 
-def test_a_name_that_stays_missing_though_it_is_listed_is_found(hub: LocalHub, nodes: MakeNodes, job: MakeJob) -> None:
-    """As on sshfs, where listing doesn't help: the folder is shared, and what is to be set is said."""
+def test_a_name_that_stays_missing_though_it_is_listed_is_found(
+    hub: LocalHub, nodes: MakeNodes, job: MakeJob
+) -> None:
+    """As on sshfs, where listing doesn't help: the directory is shared, and what is to be set is said."""
     assert hub.commit
     found, _, codes = examined(job, nodes("--negative", "60"))
     assert codes == {0: 0, 1: 0}, found

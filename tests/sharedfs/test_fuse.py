@@ -1,4 +1,4 @@
-"""Two nodes that see one folder late, without locks, full, failing or slow: warmup ends clearly, and what it leaves is right."""
+"""Two nodes that see one directory late, without locks, full, failing or slow: warmup ends clearly, and what it leaves is right."""
 
 import errno
 import fcntl
@@ -16,7 +16,15 @@ import pytest
 
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.ranks import PATIENCE, free_port
-from tests.sharedfs.conftest import COUNT, MakeJob, MakeNodes, assert_nothing_torn, assert_whole, fetched, images
+from tests.sharedfs.conftest import (
+    COUNT,
+    MakeJob,
+    MakeNodes,
+    assert_nothing_torn,
+    assert_whole,
+    fetched,
+    images,
+)
 from tests.sharedfs.nodes import LatentMount, NodeRanks
 
 HOME = ".step37-flickr8k"
@@ -26,7 +34,7 @@ RECORD = f"{HOME}/train.json"
 
 
 def warm(job: NodeRanks, *arguments: str, **environment: str) -> dict[int, int]:
-    """Run warmup on all ranks, into the folder `cache` that all see at one path; give the exit codes."""
+    """Run warmup on all ranks, into the directory `cache` that all see at one path; give the exit codes."""
     job.start_all("warmup", "--cache-dir", str(job.shared / "cache"), *arguments, **environment)
     return job.wait()
 
@@ -37,10 +45,19 @@ def miss(mount: LatentMount, names: Iterable[str]) -> None:
         assert not (mount.mount / "cache" / name).exists()
 
 
-EVERYTHING = ["", HOME, "train", RECORD, f"{HOME}/train.manifest", "train/metadata.csv", "train/0000.jpg", "train/0039.jpg"]
+EVERYTHING = [
+    "",
+    HOME,
+    "train",
+    RECORD,
+    f"{HOME}/train.manifest",
+    "train/metadata.csv",
+    "train/0000.jpg",
+    "train/0039.jpg",
+]
 
 
-# --- what the mounts do --------------------------------------------------------------------------------------------------------
+# --- what the mounts do ---------------------------------------------------------------------------
 
 
 def test_a_mount_lies_as_it_is_told(nodes: MakeNodes, backing: Path) -> None:
@@ -59,7 +76,10 @@ def test_a_mount_lies_as_it_is_told(nodes: MakeNodes, backing: Path) -> None:
         fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
     for name in ("ENOSYS", "ENOLCK", "ENOTSUP"):
         here.faults(flock=name)
-        with file.open("rb") as one, pytest.raises(OSError, match=os.strerror(getattr(errno, name))):
+        with (
+            file.open("rb") as one,
+            pytest.raises(OSError, match=os.strerror(getattr(errno, name))),
+        ):
             fcntl.flock(one, fcntl.LOCK_EX)
 
     (backing / "folder").mkdir()
@@ -79,7 +99,9 @@ def test_a_mount_lies_as_it_is_told(nodes: MakeNodes, backing: Path) -> None:
             assert full.write(b"12345678") == 5
             with pytest.raises(OSError, match=os.strerror(getattr(errno, name))):
                 full.write(b"678")
-    here.faults(fail=[{"op": "mkdir", "errno": "EIO", "count": 1}], delay=[{"op": "mkdir", "s": 0.2}])
+    here.faults(
+        fail=[{"op": "mkdir", "errno": "EIO", "count": 1}], delay=[{"op": "mkdir", "s": 0.2}]
+    )
     with pytest.raises(OSError, match="Input/output error"):
         (here.mount / "new").mkdir()
     assert here.happened("EIO", "new") == 1
@@ -89,14 +111,14 @@ def test_a_mount_lies_as_it_is_told(nodes: MakeNodes, backing: Path) -> None:
     assert here.happened("EIO") == 1
 
 
-# --- seen late -----------------------------------------------------------------------------------------------------------------
+# --- seen late ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("there", ["", "cache", f"cache/{HOME}"])
 def test_a_node_that_looked_too_early_sees_the_cache_at_once(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, there: str
 ) -> None:
-    """A waiter's node that goes on missing every name, for longer than anybody waits, is ready, whichever folders existed."""
+    """A waiter's node that goes on missing every name, for longer than anybody waits, is ready."""
     (backing / there).mkdir(parents=True, exist_ok=True)
     mounts = nodes("--nfs", "--negative", LONG)
     miss(mounts[1], [name for name in EVERYTHING if not (backing / "cache" / name).exists()])
@@ -112,7 +134,9 @@ def test_a_waiter_that_came_long_before_rank_zero_sees_the_cache_at_once(
     """A waiter that waits for rank 0 to appear looks for a record meanwhile; what it misses then doesn't delay it later."""
     mounts = nodes("--nfs", "--negative", LONG)
     # no fault: the second look at what isn't there is told
-    mounts[1].faults(fail=[{"op": "getattr", "path": "/cache", "errno": "ENOENT", "after": 1, "count": 1}])
+    mounts[1].faults(
+        fail=[{"op": "getattr", "path": "/cache", "errno": "ENOENT", "after": 1, "count": 1}]
+    )
     ranks = job(mounts, STEP37_HEARTBEAT_TIMEOUT="10", STEP37_RUN_ID="run")
     ranks.start_command(1, "warmup", "--cache-dir", str(ranks.shared / "cache"))
     deadline = time.monotonic() + PATIENCE
@@ -139,7 +163,9 @@ def test_where_listing_does_not_help_the_time_of_the_mount_does(
 
 
 @pytest.mark.parametrize("seconds", ["30", LONG])
-@pytest.mark.parametrize("like", [["--nfs"], ["--entry", LONG, "--negative", "0"]], ids=["nfs", "plain"])
+@pytest.mark.parametrize(
+    "like", [["--nfs"], ["--entry", LONG, "--negative", "0"]], ids=["nfs", "plain"]
+)
 def test_a_node_with_old_attributes_sees_the_grown_cache(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, like: list[str], seconds: str
 ) -> None:
@@ -154,17 +180,41 @@ def test_a_node_with_old_attributes_sees_the_grown_cache(
     assert len(fetched(hub)) == COUNT
 
 
-def test_the_command_itself_on_two_nodes(hub: LocalHub, nodes: MakeNodes, tmp_path: Path, backing: Path) -> None:
+def test_the_command_itself_on_two_nodes(
+    hub: LocalHub, nodes: MakeNodes, tmp_path: Path, backing: Path
+) -> None:
     """`python -m step37_flickr8k warmup` in two mount namespaces, one path: as a launcher starts it."""
     mounts = nodes("--nfs", "--negative", "60")
     shared = tmp_path / "shared"
     shared.mkdir()
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "TORCH_CPP_LOG_LEVEL": "FATAL"}
+    place = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "TORCH_CPP_LOG_LEVEL": "FATAL",
+    }
     there = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
-    command = [sys.executable, "-m", "step37_flickr8k", "warmup", "--cache-dir", str(shared / "cache")]
+    command = [
+        sys.executable,
+        "-m",
+        "step37_flickr8k",
+        "warmup",
+        "--cache-dir",
+        str(shared / "cache"),
+    ]
     processes = [
         subprocess.Popen(
-            ["unshare", "--mount", "sh", "-ec", there, "sh", str(mount.mount), str(shared), *command],
+            [
+                "unshare",
+                "--mount",
+                "sh",
+                "-ec",
+                there,
+                "sh",
+                str(mount.mount),
+                str(shared),
+                *command,
+            ],
             env=os.environ | place | {"RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -183,11 +233,13 @@ def test_the_command_itself_on_two_nodes(hub: LocalHub, nodes: MakeNodes, tmp_pa
     assert not (shared / "cache").exists()  # the ranks saw their mounts there, nobody else did
 
 
-# --- without locks, links across folders, or speed -----------------------------------------------------------------------------
+# --- without locks, links across directories, or speed --------------------------------------------
 
 
 @pytest.mark.parametrize("flock", ["noop", "ENOSYS", "ENOLCK", "ENOTSUP"])
-def test_no_file_lock_is_needed(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, flock: str) -> None:
+def test_no_file_lock_is_needed(
+    hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, flock: str
+) -> None:
     """Where flock is granted to everybody, or refused, warmup is the same."""
     mounts = nodes("--nfs")
     for mount in mounts:
@@ -197,8 +249,10 @@ def test_no_file_lock_is_needed(hub: LocalHub, nodes: MakeNodes, job: MakeJob, b
     assert_whole(hub, backing / "cache", mounts[1].mount / "cache")
 
 
-def test_nothing_is_renamed_or_linked_across_folders(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path) -> None:
-    """Where each folder is a project quota of its own, so that renames across folders give EXDEV, warmup is the same."""
+def test_nothing_is_renamed_or_linked_across_directories(
+    hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path
+) -> None:
+    """Where each directory is a project quota of its own, so that renames across directories give EXDEV, warmup is the same."""
     mounts = nodes("--nfs")
     mounts[0].faults(exdev=True)
     ranks = job(mounts)
@@ -216,11 +270,13 @@ def test_slow_metadata(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: P
     assert_whole(hub, backing / "cache", mounts[1].mount / "cache")
 
 
-# --- full ----------------------------------------------------------------------------------------------------------------------
+# --- full -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT"])
-def test_a_folder_that_fills_up(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, error: str) -> None:
+def test_a_directory_that_fills_up(
+    hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, error: str
+) -> None:
     """All ranks end with 75 and the remedy; nothing is torn, what was verified stays, the next run brings the rest."""
     hub.faults.add(Fault.delay(0.02))
     mounts = nodes("--nfs")
@@ -236,11 +292,15 @@ def test_a_folder_that_fills_up(hub: LocalHub, nodes: MakeNodes, job: MakeJob, b
     hub.clear_requests()
     ranks = job(mounts, **BRISK)
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
-    assert fetched(hub) == [f"train/{number:04}.jpg" for number in range(COUNT) if f"{number:04}.jpg" not in kept]
+    assert fetched(hub) == [
+        f"train/{number:04}.jpg" for number in range(COUNT) if f"{number:04}.jpg" not in kept
+    ]
     assert_whole(hub, backing / "cache", mounts[1].mount / "cache")
 
 
-def test_a_full_folder_is_free_for_the_next_job(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path) -> None:
+def test_a_full_directory_is_free_for_the_next_job(
+    hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path
+) -> None:
     """Whoever fails on a full disk still leaves a lease that has ended, so that nobody waits for it."""
     hub.faults.add(Fault.delay(0.02))
     mounts = nodes("--nfs")
@@ -252,14 +312,16 @@ def test_a_full_folder_is_free_for_the_next_job(hub: LocalHub, nodes: MakeNodes,
 
 
 def assert_full(ranks: NodeRanks) -> None:
-    """Check that every rank's last line names the folder, what is wrong with it and what to do."""
+    """Check that every rank's last line names the directory, what is wrong with it and what to do."""
     for line in ranks.last_words():
         assert "FolderFull" in line, ranks.logs
         assert str(ranks.shared / "cache") in line, line
         assert "free space" in line, line
 
 
-def test_a_full_folder_that_says_so_costs_no_download(hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path) -> None:
+def test_a_full_directory_that_says_so_costs_no_download(
+    hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path
+) -> None:
     """Where statfs tells how little is left, no image is fetched, and the message says how much is needed."""
     mounts = nodes("--nfs")
     mounts[0].faults(full={"after": 200_000, "told": True})
@@ -277,15 +339,23 @@ def test_a_full_folder_that_says_so_costs_no_download(hub: LocalHub, nodes: Make
         ({"op": "mkdir"}, "EDQUOT", 0, 0),
         ({"op": "create", "path": HOME}, "EDQUOT", 0, 0),
         ({"op": "flush", "path": r"/train/\.step37-", "after": 30}, "ENOSPC", 5, 30),
-        ({"op": "write", "path": rf"/{HOME}/\.step37-", "after": 2}, "EDQUOT", COUNT, COUNT),  # after lease and preflight
+        # After lease and preflight
+        ({"op": "write", "path": rf"/{HOME}/\.step37-", "after": 2}, "EDQUOT", COUNT, COUNT),
         ({"op": "fsync", "path": rf"/{HOME}/\.step37-", "after": 1}, "ENOSPC", COUNT, COUNT),
     ],
-    ids=["first folder", "lease", "closing", "manifest", "flushing the manifest"],
+    ids=["first directory", "lease", "closing", "manifest", "flushing the manifest"],
 )
-def test_wherever_a_folder_is_full(  # noqa: PLR0917 - a case has many properties
-    hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, rule: dict[str, Any], error: str, least: int, most: int
+def test_wherever_a_directory_is_full(  # noqa: PLR0917 - a case has many properties
+    hub: LocalHub,
+    nodes: MakeNodes,
+    job: MakeJob,
+    backing: Path,
+    rule: dict[str, Any],
+    error: str,
+    least: int,
+    most: int,
 ) -> None:
-    """Full at the first folder, the lease, the end of a file, or when the record is due: 75 for all, and never a record."""
+    """Full at the first directory, the lease, the end of a file, or when the record is due: 75 for all, and never a record."""
     mounts = nodes("--nfs")
     mounts[0].faults(fail=[rule | {"errno": error}])
     ranks = job(mounts)
@@ -303,7 +373,7 @@ def test_wherever_a_folder_is_full(  # noqa: PLR0917 - a case has many propertie
     assert_whole(hub, backing / "cache", mounts[1].mount / "cache")
 
 
-# --- failing -------------------------------------------------------------------------------------------------------------------
+# --- failing --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -335,7 +405,9 @@ def test_one_error_while_writing(
     assert mounts[0].happened(error) == 1
     if codes[0]:
         words = {"EIO": "Input/output error", "ESTALE": "Stale file handle"}[error]
-        assert all(words in line and str(ranks.shared) in line for line in ranks.last_words()), ranks.logs
+        assert all(words in line and str(ranks.shared) in line for line in ranks.last_words()), (
+            ranks.logs
+        )
         assert not (backing / "cache" / RECORD).exists()
     kept = len(images(backing / "cache" / "train"))
     assert_nothing_torn(hub, backing / "cache")
@@ -352,13 +424,20 @@ def test_one_error_while_writing(
 def test_one_error_of_each_kind_while_a_waiter_reads(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, op: str, error: str, after: int
 ) -> None:
-    """One EIO or ESTALE at each file and folder that a waiter looks at: it looks again, and all ranks end well."""
+    """One EIO or ESTALE at each file and directory that a waiter looks at: it looks again, and all ranks end well."""
     mounts = nodes("--nfs", "--attr", "0")
-    rules = [({"open": "opendir", "read": "readdir"}[op], HOME), (op, "train.json"), (op, "metadata.csv")]
+    rules = [
+        ({"open": "opendir", "read": "readdir"}[op], HOME),
+        (op, "train.json"),
+        (op, "metadata.csv"),
+    ]
     rules += [(op, ".jpg")] if op == "open" else []  # images are opened and not read
-    times = 1 if (op, error) == ("open", "EIO") else 2  # the kernel itself tries again: an open that was stale, a read ahead
+    # The kernel itself tries again: an open that was stale, a read ahead
+    times = 1 if (op, error) == ("open", "EIO") else 2
     once = {"errno": error, "after": after, "count": times}
-    mounts[1].faults(fail=[{"op": kind, "path": f"{re.escape(name)}$"} | once for kind, name in rules])
+    mounts[1].faults(
+        fail=[{"op": kind, "path": f"{re.escape(name)}$"} | once for kind, name in rules]
+    )
     ranks = job(mounts)
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
     for _, name in rules:
@@ -380,7 +459,10 @@ def test_one_error_while_the_downloader_reads(
         os.utime(changed)
     else:
         (backing / "cache" / "train" / "0000.jpg").unlink()
-    mounts[0].faults(fail=[{"op": op, "path": f"{name}$", "errno": "EIO", "count": 1 if op == "open" else 2}])  # a read ahead
+    # A read ahead
+    mounts[0].faults(
+        fail=[{"op": op, "path": f"{name}$", "errno": "EIO", "count": 1 if op == "open" else 2}]
+    )
     ranks = job(mounts)
     code = warm(ranks, "--sample-count", "10")[0]
     assert code in {0, 75}, ranks.logs
@@ -404,7 +486,9 @@ def test_one_stale_handle_of_another_jobs_lease(
     """A lease that goes stale while another job reads it, as when its holder ends, is read again."""
     hub.faults.add(Fault.delay(0.3))
     mounts = nodes("--nfs")
-    mounts[1].faults(fail=[{"op": op, "path": r"\.lease\.\d+$", "errno": "ESTALE", "after": after, "count": 2}])
+    mounts[1].faults(
+        fail=[{"op": op, "path": r"\.lease\.\d+$", "errno": "ESTALE", "after": after, "count": 2}]
+    )
     first = job(mounts[:1], STEP37_RUN_ID="one", **BRISK)
     first.start_all("warmup", "--cache-dir", str(first.shared / "cache"), "--concurrency", "8")
     first.until_logged(0, "fetching 40 of 40 files")
@@ -425,7 +509,9 @@ def test_handles_go_stale_when_another_node_replaces_the_file(
     jobs = [job(mounts[:2], STEP37_RUN_ID="one"), job(mounts[2:], STEP37_RUN_ID="two")]
     for count in ("10", "20", "all"):
         for one in jobs:
-            one.start_all("warmup", "--cache-dir", str(one.shared / "cache"), "--sample-count", count)
+            one.start_all(
+                "warmup", "--cache-dir", str(one.shared / "cache"), "--sample-count", count
+            )
         for one in jobs:
             assert one.wait() == {0: 0, 1: 0}, one.logs
     assert len(fetched(hub)) == COUNT

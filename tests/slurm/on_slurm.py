@@ -1,6 +1,7 @@
 """Jobs on a real cluster: what the scripts promise, by the ranks' own words and the Hub's log.
 
-``tests/slurm/run`` starts the cluster and runs these side by side: each has its own Hub, folder and nodes. Long ones come first.
+``tests/slurm/run`` starts the cluster and runs these side by side: each has its own Hub, directory
+and nodes. Long ones come first.
 """
 
 import re
@@ -14,7 +15,18 @@ import pytest
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import captioned, picture, write_rows
 from tests.failure_logs import copy_texts, on_failure
-from tests.slurm.rig import CONTROLLER, RIG, SCRIPTS, USER, Desk, Job, on, power_off, power_on, until
+from tests.slurm.rig import (
+    CONTROLLER,
+    RIG,
+    SCRIPTS,
+    USER,
+    Desk,
+    Job,
+    on,
+    power_off,
+    power_on,
+    until,
+)
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -27,13 +39,13 @@ HELD = "train/003*.jpg"  # those
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Draw two splits."""
-    folder = tmp_path_factory.mktemp("dataset")
+    directory = tmp_path_factory.mktemp("dataset")
     for split in ("train", "validation"):
-        (folder / split).mkdir()
+        (directory / split).mkdir()
         for number in range(COUNT):
-            (folder / split / f"{number:04}.jpg").write_bytes(picture(number))
-        write_rows(folder / split, [captioned(number) for number in range(COUNT)])
-    return folder
+            (directory / split / f"{number:04}.jpg").write_bytes(picture(number))
+        write_rows(directory / split, [captioned(number) for number in range(COUNT)])
+    return directory
 
 
 @pytest.fixture
@@ -45,20 +57,25 @@ def hub(dataset: Path) -> Iterator[LocalHub]:
 
 @pytest.fixture
 def desk(hub: LocalHub, request: pytest.FixtureRequest) -> Desk:
-    """Make the test's folder, with variables for its Hub and its cache."""
+    """Make the test's directory, with variables for its Hub and its cache."""
     name = re.sub(r"\W+", "-", request.node.name)
-    variables = {"STEP37_ENDPOINT": hub.endpoint, "STEP37_CACHE_DIR": str(RIG / "shared" / name / "cache")}
+    variables = {
+        "STEP37_ENDPOINT": hub.endpoint,
+        "STEP37_CACHE_DIR": str(RIG / "shared" / name / "cache"),
+    }
     made = Desk(name, variables)
-    made.folder.mkdir()
-    made.folder.chmod(0o777)
-    on_failure(request, lambda folder: copy_texts(made.folder, folder))
+    made.directory.mkdir()
+    made.directory.chmod(0o777)
+    on_failure(request, lambda directory: copy_texts(made.directory, directory))
     return made
 
 
 def fetched(hub: LocalHub, split: str = "train") -> Counter[str]:
     """Count how often the Hub sent each image's bytes."""
     names = [Path(one.repo_path) for one in hub.file_requests()]
-    return Counter(path.name for path in names if path.suffix == ".jpg" and path.parent.name == split)
+    return Counter(
+        path.name for path in names if path.suffix == ".jpg" and path.parent.name == split
+    )
 
 
 def hold(hub: LocalHub) -> None:
@@ -71,10 +88,17 @@ HOLDING = {"STEP37_ATTEMPTS": "100"}  # so that rank 0 doesn't give up meanwhile
 
 def until_held(desk: Desk, job: Job) -> None:
     """Wait until the download stands in its middle, and every rank follows it."""
-    until(lambda: desk.kept() >= ALL - LAST or job.state not in {"PENDING", "RUNNING", "CONFIGURING"}, f"the middle of {job.id}")
+    until(
+        lambda: desk.kept() >= ALL - LAST or job.state not in {"PENDING", "RUNNING", "CONFIGURING"},
+        f"the middle of {job.id}",
+    )
     assert desk.kept() == ALL - LAST, job.everything
-    ranks = range(int(job.shown()["NumTasks"]))  # one that comes only after rank 0's death waits for another rank 0, for long
-    until(lambda: all(re.search("listing|reading|fetching", job.said(rank)) for rank in ranks), "a word of each rank")
+    # One that comes only after rank 0's death waits for another rank 0, for long
+    ranks = range(int(job.shown()["NumTasks"]))
+    until(
+        lambda: all(re.search("listing|reading|fetching", job.said(rank)) for rank in ranks),
+        "a word of each rank",
+    )
 
 
 def until_restarted(job: Job) -> None:
@@ -88,8 +112,8 @@ def until_restarted(job: Job) -> None:
 def assert_whole(hub: LocalHub, desk: Desk, split: str = "train") -> None:
     """Check that the cache holds every byte of the split."""
     assert desk.kept(split) == ALL
-    for path in (desk.folder / "cache" / split).iterdir():
-        assert path.read_bytes() == (hub.folder / split / path.name).read_bytes(), path
+    for path in (desk.directory / "cache" / split).iterdir():
+        assert path.read_bytes() == (hub.directory / split / path.name).read_bytes(), path
 
 
 def assert_all_said(job: Job, ranks: int, code: int = 0, restart: int = 0) -> None:
@@ -110,10 +134,12 @@ def without_power(node: str) -> Iterator[None]:
         power_on(node)
 
 
-# --- the night ---------------------------------------------------------------------------------------------------------------
+# --- the night ------------------------------------------------------------------------------------
 
 
-def test_the_time_limit_in_mid_download_is_a_restart_that_resumes(hub: LocalHub, desk: Desk) -> None:
+def test_the_time_limit_in_mid_download_is_a_restart_that_resumes(
+    hub: LocalHub, desk: Desk
+) -> None:
     """90 s before its time is over the job ends its ranks and queues itself again; the rest is fetched, and nothing twice."""
     hold(hub)
     job = desk.warmup(options="--nodes=2 --ntasks-per-node=2 --time=3", **HOLDING)
@@ -123,7 +149,9 @@ def test_the_time_limit_in_mid_download_is_a_restart_that_resumes(hub: LocalHub,
     hub.faults.clear()
     job.completed()
     assert job.words()[0] == 143, job.everything
-    assert {job.words()[rank] for rank in (1, 2, 3)} <= {76, 143}, "whichever reached them first, the signal or rank 0's word"
+    assert {job.words()[rank] for rank in (1, 2, 3)} <= {76, 143}, (
+        "whichever reached them first, the signal or rank 0's word"
+    )
     assert "ended by SIGTERM" in job.said(0)
     assert_all_said(job, 4, restart=1)
     assert fetched(hub) == Counter(ALL)
@@ -146,7 +174,9 @@ def test_rank_zeros_node_loses_power_in_mid_download(hub: LocalHub, desk: Desk) 
     assert_whole(hub, desk)
 
 
-def test_a_waiters_node_loses_power_and_the_job_completes_without_a_restart(hub: LocalHub, desk: Desk) -> None:
+def test_a_waiters_node_loses_power_and_the_job_completes_without_a_restart(
+    hub: LocalHub, desk: Desk
+) -> None:
     """No connection closes, only beats are missing: rank 0 carries on, says who was lost, and the job is done."""
     hold(hub)
     job = desk.warmup(STEP37_VISIBILITY_TIMEOUT="5", **HOLDING)
@@ -179,7 +209,9 @@ def test_rank_zero_is_killed_in_mid_download(hub: LocalHub, desk: Desk) -> None:
     assert fetched(hub) == Counter(ALL)
 
 
-def test_a_waiter_is_killed_and_the_others_end_well_in_their_own_time(hub: LocalHub, desk: Desk) -> None:
+def test_a_waiter_is_killed_and_the_others_end_well_in_their_own_time(
+    hub: LocalHub, desk: Desk
+) -> None:
     """Whatever WaitTime and KillOnBadExit the site has set: rank 0 goes on downloading for as long as it takes."""
     hold(hub)
     job = desk.warmup(STEP37_VISIBILITY_TIMEOUT="5", STEP37_HEARTBEAT_TIMEOUT="20", **HOLDING)
@@ -187,7 +219,10 @@ def test_a_waiter_is_killed_and_the_others_end_well_in_their_own_time(hub: Local
     job.kill(3)
     until(lambda: job.words() == {3: 137}, "the waiter's end")
     heard = len(job.said(1).splitlines())
-    until(lambda: len(job.said(1).splitlines()) >= heard + 2, "two beats, which is longer than the site's WaitTime,")
+    until(
+        lambda: len(job.said(1).splitlines()) >= heard + 2,
+        "two beats, which is longer than the site's WaitTime,",
+    )
     hub.faults.clear()
     job.completed()
     assert job.words() == {0: 0, 1: 0, 2: 0, 3: 137}, job.everything
@@ -195,16 +230,21 @@ def test_a_waiter_is_killed_and_the_others_end_well_in_their_own_time(hub: Local
     assert fetched(hub) == Counter(ALL)
 
 
-def test_nodes_that_do_not_share_the_folder_are_named(desk: Desk) -> None:
-    """Each node has a cache folder of its own at the same path: rank 0 warns, and the error names the hosts that see nothing."""
+def test_nodes_that_do_not_share_the_directory_are_named(desk: Desk) -> None:
+    """Each node has a cache directory of its own at the same path: rank 0 warns, and the error names the hosts that see nothing."""
     cache = str(RIG / "local" / "cache")
-    job = desk.warmup(STEP37_CACHE_DIR=cache, STEP37_VISIBILITY_TIMEOUT="3", MAX_RESTARTS="0").wait()
-    assert (job.state, job.restarts, job.shown()["ExitCode"]) == ("FAILED", 0, "75:0"), job.everything
+    job = desk.warmup(
+        STEP37_CACHE_DIR=cache, STEP37_VISIBILITY_TIMEOUT="3", MAX_RESTARTS="0"
+    ).wait()
+    assert (job.state, job.restarts, job.shown()["ExitCode"]) == ("FAILED", 0, "75:0"), (
+        job.everything
+    )
     assert_all_said(job, 4, 75)
     _, waiter = job.nodes
     for rank in range(4):
         assert re.search(
-            rf"NotVisible: rank 2 on {waiter}, rank 3 on {waiter}: .*a file system that all nodes share", job.said(rank)
+            rf"NotVisible: rank 2 on {waiter}, rank 3 on {waiter}: .*a file system that all nodes share",
+            job.said(rank),
         )
     assert "is on tmpfs, which other nodes can't see" in job.said(0)
     assert "the last of 0 restarts" in job.log
@@ -222,7 +262,7 @@ def test_scancel_in_mid_download_ends_the_job_for_good(hub: LocalHub, desk: Desk
     assert job.words()[0] == 143
     assert "cancelled" in job.log
     assert job.restarts == 0
-    left = [path.name for path in (desk.folder / "cache").rglob("*.tmp")]
+    left = [path.name for path in (desk.directory / "cache").rglob("*.tmp")]
     assert left == []
     hub.faults.clear()
     again = desk.warmup().completed()
@@ -231,13 +271,15 @@ def test_scancel_in_mid_download_ends_the_job_for_good(hub: LocalHub, desk: Desk
     assert job.state == "CANCELLED"
 
 
-# --- what comes after the warmup --------------------------------------------------------------------------------------------
+# --- what comes after the warmup ------------------------------------------------------------------
 
 
 def chain(desk: Desk, *arguments: str, **variables: str) -> tuple[Job, Job]:
     """Submit the warmup and the training behind it by the helper."""
     options = {"WARMUP_OPTIONS": "--exclusive", "TRAINING_OPTIONS": "--exclusive"}
-    done = desk.run(SCRIPTS / "chain", SCRIPTS / "train-after-warmup.sbatch", *arguments, **options, **variables)
+    done = desk.run(
+        SCRIPTS / "chain", SCRIPTS / "train-after-warmup.sbatch", *arguments, **options, **variables
+    )
     ids = re.search(r"^warmup (\d+), then training (\d+);", done.stdout, re.MULTILINE)
     assert ids, done.stdout + done.stderr
     assert f"{COUNT} images" in done.stdout, "the plan"
@@ -286,21 +328,28 @@ def test_a_training_finds_no_ready_record(desk: Desk) -> None:
 
 def settings_file(desk: Desk, **settings: object) -> str:
     """Write a settings file and give its name."""
-    (desk.folder / "warmup.yaml").write_text("".join(f"{name}: {value}\n" for name, value in settings.items()), encoding="utf-8")
+    (desk.directory / "warmup.yaml").write_text(
+        "".join(f"{name}: {value}\n" for name, value in settings.items()), encoding="utf-8"
+    )
     return "warmup.yaml"
 
 
 def test_a_typo_is_refused_at_submission(hub: LocalHub, desk: Desk) -> None:
     """``plan`` refuses the settings file on the login node: nothing is submitted, and the right name is told."""
-    done = desk.run(SCRIPTS / "chain", SCRIPTS / "train-after-warmup.sbatch", "--settings", settings_file(desk, sample_cuont=8))
+    done = desk.run(
+        SCRIPTS / "chain",
+        SCRIPTS / "train-after-warmup.sbatch",
+        "--settings",
+        settings_file(desk, sample_cuont=8),
+    )
     assert done.returncode == 2
     assert "sample_cuont: no such setting in warmup.yaml: did you mean sample_count?" in done.stderr
     assert "nothing was submitted" in done.stderr
-    assert not list(desk.folder.glob("*.log"))
+    assert not list(desk.directory.glob("*.log"))
     assert hub.requests == ()
 
 
-# --- the day ----------------------------------------------------------------------------------------------------------------
+# --- the day --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("nodes", [3, 2])
@@ -312,7 +361,9 @@ def test_a_cold_cache_then_a_warm_one(hub: LocalHub, desk: Desk, nodes: int) -> 
     until_held(desk, job)
     record = desk.shared / "cache" / ".step37-flickr8k" / "train.json"
     for waiter in job.nodes[1:]:
-        assert "No such file" in on(waiter, "bash", "-c", f"stat {record} 2>&1", check=False), "it is late from now on"
+        assert "No such file" in on(waiter, "bash", "-c", f"stat {record} 2>&1", check=False), (
+            "it is late from now on"
+        )
     hub.faults.clear()
     job.completed()
     assert_all_said(job, 2 * nodes)
@@ -320,10 +371,18 @@ def test_a_cold_cache_then_a_warm_one(hub: LocalHub, desk: Desk, nodes: int) -> 
     node = on("ctl", "getent", "hosts", job.nodes[0]).split()[0]
     assert {one.client for one in hub.requests} == {node}
     assert_whole(hub, desk)
-    assert (job.report["warm"], job.report["files"], job.report["world_size"]) == (False, COUNT, 2 * nodes)
+    assert (job.report["warm"], job.report["files"], job.report["world_size"]) == (
+        False,
+        COUNT,
+        2 * nodes,
+    )
     for rank in range(2 * nodes):
         place = f"{job.nodes[rank // 2]} node {rank // 2}/{nodes} rank {rank}/{2 * nodes}"
-        lines = [line for line in job.said(rank).splitlines() if re.match(r" *\d+: \d\d:\d\d:\d\d ", line)]
+        lines = [
+            line
+            for line in job.said(rank).splitlines()
+            if re.match(r" *\d+: \d\d:\d\d:\d\d ", line)
+        ]
         assert lines
         assert all(f" {place} " in line for line in lines), lines
 
@@ -337,19 +396,23 @@ def test_a_cold_cache_then_a_warm_one(hub: LocalHub, desk: Desk, nodes: int) -> 
 def test_a_hub_that_answers_429_and_503_costs_retries_alone(hub: LocalHub, desk: Desk) -> None:
     """Some requests are refused: they are made again, each image comes once, and the report counts them by cause."""
     hub.faults.add(
-        Fault.status(429, retry_after=1, path="train/*.jpg", times=8), Fault.status(503, path="train/*.jpg", every=7, times=6)
+        Fault.status(429, retry_after=1, path="train/*.jpg", times=8),
+        Fault.status(503, path="train/*.jpg", every=7, times=6),
     )
     job = desk.warmup().completed()
     assert_all_said(job, 4)
     assert fetched(hub) == Counter(ALL)
-    refused = Counter(one.status for one in hub.requests if one.status >= 400 and one.kind != "tree")  # it has no Parquet
+    # It has no Parquet
+    refused = Counter(
+        one.status for one in hub.requests if one.status >= 400 and one.kind != "tree"
+    )
     assert refused == {429: 8, 503: 6}
     assert job.restarts == 0
     assert job.report["retries"]
     assert_whole(hub, desk)
 
 
-def test_two_jobs_on_one_folder_download_once(hub: LocalHub, desk: Desk) -> None:
+def test_two_jobs_on_one_directory_download_once(hub: LocalHub, desk: Desk) -> None:
     """Submitted at once, one of them downloads; the other waits for its lease, and both are done."""
     hold(hub)
     jobs = [desk.warmup(**HOLDING), desk.warmup(**HOLDING)]
@@ -364,7 +427,9 @@ def test_two_jobs_on_one_folder_download_once(hub: LocalHub, desk: Desk) -> None
 
 def test_an_array_warms_two_splits_and_restarts_one_task_alone(hub: LocalHub, desk: Desk) -> None:
     """Each task takes its line of the file; the last one, whose job id is the array's own, fails and is queued again alone."""
-    (desk.folder / "splits.txt").write_text("--split train\n--split 'validation'\n", encoding="utf-8")
+    (desk.directory / "splits.txt").write_text(
+        "--split train\n--split 'validation'\n", encoding="utf-8"
+    )
     hub.faults.add(Fault.status(503, path="validation/*.jpg"))
     options = "--nodes=2 --ntasks-per-node=2 --array=1-2"
     array = desk.warmup("--attempts", "2", options=options, ARRAY_FILE="splits.txt")
@@ -383,24 +448,38 @@ def test_an_array_warms_two_splits_and_restarts_one_task_alone(hub: LocalHub, de
         assert_whole(hub, desk, split)
 
 
-def test_ranks_are_the_users_and_the_token_is_nowhere_but_in_its_file(dataset: Path, desk: Desk) -> None:
+def test_ranks_are_the_users_and_the_token_is_nowhere_but_in_its_file(
+    dataset: Path, desk: Desk
+) -> None:
     """A private repository, a token in a file that its user alone may read: no log, no state of SLURM, no command line has it."""
     token = "hf_" + "thisIsMySecret"
-    file = desk.folder / "token"
+    file = desk.directory / "token"
     file.write_text(token, encoding="utf-8")
     file.chmod(0o600)
     on("ctl", "chown", str(USER), str(file))
     with LocalHub(dataset, host=CONTROLLER, token=token) as private:
         hold(private)
-        variables = {"STEP37_ENDPOINT": private.endpoint, "STEP37_TOKEN_FILE": str(desk.shared / "token"), **HOLDING}
+        variables = {
+            "STEP37_ENDPOINT": private.endpoint,
+            "STEP37_TOKEN_FILE": str(desk.shared / "token"),
+            **HOLDING,
+        }
         job = desk.warmup(**variables)
         until_held(desk, job)
         seen = on("ctl", "scontrol", "--details", "show", "job", job.id)
         seen += "".join(
-            on(node, "bash", "-c", "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' ' '") for node in job.nodes
+            on(node, "bash", "-c", "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' ' '")
+            for node in job.nodes
         )
         seen += on(
-            "ctl", "grep", "--recursive", "--text", "--no-filename", "STEP37_TOKEN_FILE", str(RIG / "state"), str(RIG / "spool")
+            "ctl",
+            "grep",
+            "--recursive",
+            "--text",
+            "--no-filename",
+            "STEP37_TOKEN_FILE",
+            str(RIG / "state"),
+            str(RIG / "spool"),
         )
         private.faults.clear()
         job.completed()
@@ -408,9 +487,9 @@ def test_ranks_are_the_users_and_the_token_is_nowhere_but_in_its_file(dataset: P
         assert any(one.authorization for one in private.requests)
     assert "STEP37_TOKEN_FILE" in seen
     assert token not in seen + job.everything
-    kept = [desk.folder / "cache", *(desk.folder / "cache").rglob("*")]
+    kept = [desk.directory / "cache", *(desk.directory / "cache").rglob("*")]
     assert {path.stat().st_uid for path in kept} == {USER}
-    assert oct((desk.folder / "cache" / "train" / "0000.jpg").stat().st_mode) == oct(0o100644)
+    assert oct((desk.directory / "cache" / "train" / "0000.jpg").stat().st_mode) == oct(0o100644)
 
 
 def test_a_token_in_the_environment_is_refused(hub: LocalHub, desk: Desk) -> None:
@@ -423,7 +502,7 @@ def test_a_token_in_the_environment_is_refused(hub: LocalHub, desk: Desk) -> Non
 
 
 def test_the_machines_of_the_rig_see_late() -> None:
-    """What a machine has looked for in vain it goes on missing, after it has come to be, until the folder is listed there."""
+    """What a machine has looked for in vain it goes on missing, after it has come to be, until the directory is listed there."""
     (RIG / "backing" / "late").mkdir()
     file = RIG / "shared" / "late" / "file"
     look = ("bash", "-c", f"stat {file} >/dev/null 2>&1 || echo missing")

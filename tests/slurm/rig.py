@@ -16,7 +16,16 @@ CONTROLLER = "10.99.0.254"
 USER = 1  # daemon: every Debian has it in its passwd, without which SLURM runs no job
 PATIENCE = 300.0  # s for whatever must come: starved processors make everything late
 _CLUSTER = str(Path(__file__).with_name("cluster"))
-_GOING = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
+_GOING = {
+    "PENDING",
+    "CONFIGURING",
+    "RUNNING",
+    "COMPLETING",
+    "SUSPENDED",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "SPECIAL_EXIT",
+}
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
@@ -29,7 +38,13 @@ def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE)
 
 def on(machine: str, *command: str, check: bool = True) -> str:
     """Run a command as root on a machine, and give what it says."""
-    done = subprocess.run([_CLUSTER, "run", "-h", machine, *command], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [_CLUSTER, "run", "-h", machine, *command],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
     assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -42,30 +57,41 @@ def power_off(node: str) -> None:
 def power_on(node: str) -> None:
     """Switch a node on again, and wait until SLURM may use it."""
     subprocess.run([_CLUSTER, "start", node], cwd=ROOT, check=True)
-    until(lambda: "idle" in on("ctl", "sinfo", "--noheader", f"--nodes={node}", "--format=%T"), f"{node}, back and idle,")
+    until(
+        lambda: "idle" in on("ctl", "sinfo", "--noheader", f"--nodes={node}", "--format=%T"),
+        f"{node}, back and idle,",
+    )
 
 
 @dataclass(frozen=True)
 class Desk:
-    """A folder that all machines share, from which the user submits with these variables."""
+    """A directory that all machines share, from which the user submits with these variables."""
 
     name: str
     variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def folder(self) -> Path:
-        """The folder behind all mounts."""
+    def directory(self) -> Path:
+        """The directory behind all mounts."""
         return RIG / "backing" / self.name
 
     @property
     def shared(self) -> Path:
-        """The folder as every machine sees it."""
+        """The directory as every machine sees it."""
         return RIG / "shared" / self.name
 
     def run(self, *command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a command on the controller, as the user, in the folder, with no other variables than these."""
-        given = {"PATH": "/usr/bin:/bin", "HOME": str(self.shared), "SLURM_CONF": str(RIG / "etc" / "slurm.conf")}
-        given |= {"VENV": str(Path(os.environ["PYTHON"]).absolute().parents[1]), **self.variables, **variables}
+        """Run a command on the controller, as the user, in the directory, with no other variables than these."""
+        given = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(self.shared),
+            "SLURM_CONF": str(RIG / "etc" / "slurm.conf"),
+        }
+        given |= {
+            "VENV": str(Path(os.environ["PYTHON"]).absolute().parents[1]),
+            **self.variables,
+            **variables,
+        }
         user = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
         environment = (
             "env",
@@ -76,19 +102,25 @@ class Desk:
         there = [_CLUSTER, "run", *user, *environment, *map(str, command)]
         return subprocess.run(there, capture_output=True, text=True, cwd=ROOT, check=False)
 
-    def submit(self, *command: str | Path, options: str = "--nodes=2 --ntasks-per-node=2", **variables: str) -> "Job":
+    def submit(
+        self, *command: str | Path, options: str = "--nodes=2 --ntasks-per-node=2", **variables: str
+    ) -> "Job":
         """Submit a script with its arguments to nodes that no other job shares."""
-        done = self.run("sbatch", "--parsable", "--exclusive", *options.split(), *command, **variables)
+        done = self.run(
+            "sbatch", "--parsable", "--exclusive", *options.split(), *command, **variables
+        )
         assert done.returncode == 0, done.stderr
         return Job(done.stdout.strip(), self)
 
-    def warmup(self, *arguments: str, options: str = "--nodes=2 --ntasks-per-node=2", **variables: str) -> "Job":
+    def warmup(
+        self, *arguments: str, options: str = "--nodes=2 --ntasks-per-node=2", **variables: str
+    ) -> "Job":
         """Submit the warmup as it is."""
         return self.submit(SCRIPTS / "warmup.sbatch", *arguments, options=options, **variables)
 
     def kept(self, split: str = "train") -> set[str]:
         """Give the names of the images that lie in the cache."""
-        return {path.name for path in (self.folder / "cache" / split).glob("*.jpg")}
+        return {path.name for path in (self.directory / "cache" / split).glob("*.jpg")}
 
 
 @dataclass(frozen=True)
@@ -130,7 +162,7 @@ class Job:
 
     def _file(self, ending: str) -> Path:
         shown = self.shown()
-        return self.desk.folder / f"{shown['JobName']}-{shown['JobId']}{ending}"
+        return self.desk.directory / f"{shown['JobName']}-{shown['JobId']}{ending}"
 
     @property
     def log(self) -> str:
@@ -142,13 +174,17 @@ class Job:
         """Give what a rank said, or all of them."""
         file = self._file(f"-ranks-r{restart}.log")
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
-        return "".join(line for line in lines if rank is None or line.lstrip().startswith(f"{rank}: "))
+        return "".join(
+            line for line in lines if rank is None or line.lstrip().startswith(f"{rank}: ")
+        )
 
     def words(self, restart: int = 0) -> dict[int, int]:
         """Give the exit code that each rank told itself."""
         return {
             int(rank): int(code)
-            for rank, code in re.findall(r"^ *(\d+): ended with (\d+)$", self.said(None, restart), re.MULTILINE)
+            for rank, code in re.findall(
+                r"^ *(\d+): ended with (\d+)$", self.said(None, restart), re.MULTILINE
+            )
         }
 
     @property
@@ -161,7 +197,9 @@ class Job:
     def everything(self) -> str:
         """What is known of it, for a failed assertion."""
         ranks = "".join(
-            f"--- ranks, restart {restart}\n{self.said(None, restart)}" for restart in range(4) if self.said(None, restart)
+            f"--- ranks, restart {restart}\n{self.said(None, restart)}"
+            for restart in range(4)
+            if self.said(None, restart)
         )
         return f"{self.shown()}\n--- log\n{self.log}\n{ranks}"
 

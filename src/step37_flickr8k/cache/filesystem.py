@@ -7,7 +7,8 @@ from pathlib import Path
 
 __all__ = ["local_file_system"]
 
-# f_type of those that no other node can see; FUSE is not among them, since sshfs, CephFS, GlusterFS and others come by it
+# f_type of those that no other node can see; FUSE is not among them, since sshfs, CephFS, GlusterFS
+# and others come by it
 _LOCAL = {
     0xEF53: "ext4",
     0x58465342: "xfs",
@@ -20,12 +21,14 @@ _LOCAL = {
 }
 
 
-def local_file_system(folder: Path) -> str | None:
-    """Name the file system of a folder, or of what is to hold it, if only this node can see it; else None."""
+def local_file_system(directory: Path) -> str | None:
+    """Name the file system of a directory, or of what is to hold it, if only this node can see it; else None."""
     if sys.platform != "linux":
         return None
     statfs = ctypes.CDLL(None).statfs
     buffer = ctypes.create_string_buffer(1024)  # a struct statfs, whose first member is f_type
-    if not any(statfs(os.fsencode(place), buffer) == 0 for place in (folder, *folder.parents)):
+    if not any(
+        statfs(os.fsencode(place), buffer) == 0 for place in (directory, *directory.parents)
+    ):
         return None
     return _LOCAL.get(ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF)

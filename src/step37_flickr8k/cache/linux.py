@@ -12,7 +12,8 @@ __all__ = ["allocate", "sync_file_system"]
 def sync_file_system(descriptor: int) -> None:
     """Make durable all of the file system that an open file is on; raises OSError for what failed since it was opened.
 
-    It tells of failures since Linux 5.8; where there is no such call, all file systems are synchronised.
+    It tells of failures since Linux 5.8; where there is no such call, all file systems are
+    synchronised.
     """
     if _SYNCFS is None:
         os.sync()
@@ -23,7 +24,8 @@ def sync_file_system(descriptor: int) -> None:
 def allocate(descriptor: int, size: int) -> int:
     """Have an open file's first ``size`` bytes allocated, without writing them; gives the error's number, 0 for none.
 
-    Not ``os.posix_fallocate``: where the file system can't, that one writes a byte into every block.
+    Not ``os.posix_fallocate``: where the file system can't, that one writes a byte into every
+    block.
     """
     if _FALLOCATE is None:
         return errno.EOPNOTSUPP

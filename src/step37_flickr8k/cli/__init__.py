@@ -14,17 +14,34 @@ from typing import Any, NoReturn
 
 from step37_flickr8k import __version__
 from step37_flickr8k.cluster.launcher import World
-from step37_flickr8k.errors import InvalidSettings, Terminated, TransientError, exit_code_of, words_of
+from step37_flickr8k.dataset.words import listed
+from step37_flickr8k.errors import (
+    InvalidSettings,
+    Terminated,
+    TransientError,
+    exit_code_of,
+    message_of,
+)
 from step37_flickr8k.report.progress import CLEAR, count_rows, display, terminal
-from step37_flickr8k.settings import Loaded, WarmupSettings, contradictions, describe_settings, flags, json_schema, load_settings
+from step37_flickr8k.settings import Loaded, WarmupSettings, contradictions, load_settings
+from step37_flickr8k.settings.reference import describe_settings, flags, json_schema
 from step37_flickr8k.signals import ignore_sigterm, raise_signals
 
 __all__ = ["main", "run"]
 
 log = logging.getLogger("step37_flickr8k")
 
-_PREVIEWED = {"split", "sample_count", "caption_key", "cache_dir", "log_level", "log_format", "progress"}
-_MESSAGE = "termination-log"  # Kubernetes' name of the file that becomes a pod's termination message
+_PREVIEWED = {
+    "split",
+    "sample_count",
+    "caption_key",
+    "cache_dir",
+    "log_level",
+    "log_format",
+    "progress",
+}
+# Kubernetes' name of the file that becomes a pod's termination message
+_MESSAGE = "termination-log"
 _MESSAGE_SIZE = 4096  # bytes that it keeps, the last ones: half a JSON object
 _EXITS = """exit codes: 0 done; 2 configuration: change something first; 75 transient: run it again;
 76 rank 0 was lost or never met: start this rank again; 143 ended by SIGTERM; 1 a bug."""
@@ -34,9 +51,11 @@ _BUG = ": this is a bug: run it again with --log-level debug, and tell us what t
 def main() -> NoReturn:
     """Run the command and end the process.
 
-    At once: a thread that waits in torch's store would abort the interpreter's own shutdown and spoil the exit code.
+    At once: a thread that waits in torch's store would abort the interpreter's own shutdown and
+    spoil the exit code.
     """
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is said by us, in one line, not in C++ stack frames
+    # A lost store is said by us, in one line, not in C++ stack frames
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     raise_signals()
     sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - closed by `>&-`
     code = run()
@@ -62,7 +81,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _say(error: BaseException) -> None:
     name = "" if isinstance(error, KeyboardInterrupt | Terminated) else f"{type(error).__name__}: "
     is_bug = exit_code_of(error) == 1
-    message = f"{name}{words_of(error)}{_BUG if is_bug else ''}"
+    message = f"{name}{message_of(error)}{_BUG if is_bug else ''}"
     if log.handlers:
         log.error("%s", message)
         log.debug("where it happened", exc_info=error)
@@ -72,21 +91,28 @@ def _say(error: BaseException) -> None:
     print(f"step37-flickr8k: {message}", file=sys.stderr)
 
 
-# --- the commands -----------------------------------------------------------------------------------------------------------
+# --- the commands ---------------------------------------------------------------------------------
 
 
 def _warmup(parsed: argparse.Namespace) -> int:
     settings = _load(parsed).settings
     world = World.from_environment(os.environ)
     _set_up_logging(settings, world)
-    log.info("%s, step37-flickr8k %s, %s split %s", world.describe(), __version__, settings.repo_id, settings.split)
+    log.info(
+        "%s, step37-flickr8k %s, %s split %s",
+        world.describe(),
+        __version__,
+        settings.repo_id,
+        settings.split,
+    )
 
     from step37_flickr8k.cluster.stores import job_group  # noqa: PLC0415
     from step37_flickr8k.job.warmup import Warmup  # noqa: PLC0415
     from step37_flickr8k.report.model import beginning, failure  # noqa: PLC0415
     from step37_flickr8k.report.recorder import Recorder  # noqa: PLC0415 - whatever is wrong so far is said before anything heavy loads
 
-    gc.freeze()  # what is loaded by now stays: looking through it again and again costs a twentieth of the fetch
+    # What is loaded by now stays: looking through it again and again costs a twentieth of the fetch
+    gc.freeze()
     gc.set_threshold(10_000, 20, 20)
     recorder = Recorder(display(settings, world))
     report = beginning(settings, world)
@@ -101,18 +127,22 @@ def _warmup(parsed: argparse.Namespace) -> int:
         how = "the cache was warm" if result["warm"] else f"{result['files']:,} files fetched"
         if result["skipped"]:
             log.warning("left out, since they can't be decoded: %s", _few(result["skipped"]))
-        log.info("ready: %s at commit %s; %s", count_rows(len(rows), result["rows"] - len(rows)), result["commit"], how)
+        log.info(
+            "ready: %s at commit %s; %s",
+            count_rows(len(rows), result["rows"] - len(rows)),
+            result["commit"],
+            how,
+        )
     finally:
         ignore_sigterm()
-        recorder({"state": "done"})
+        recorder.close()
         if world.rank == 0:
             _write_report(report | recorder.value() | report, settings)
     return 0
 
 
 def _few(names: Collection[str]) -> str:
-    more = f" and {len(names) - 8:,} more (all are in the report)" if len(names) > 8 else ""
-    return ", ".join([*names][:8]) + more
+    return listed(names, more="more (all are in the report)")
 
 
 def _plan(parsed: argparse.Namespace) -> int:
@@ -124,11 +154,15 @@ def _plan(parsed: argparse.Namespace) -> int:
     if parsed.json:
         _print(json.dumps(plan, indent=2))
     elif plan["warm"]:
-        _print(f"nothing to do: {plan['cache_dir']} holds all {plan['rows']:,} rows at commit {plan['commit']}")
+        _print(
+            f"nothing to do: {plan['cache_dir']} holds all {plan['rows']:,} rows at commit {plan['commit']}"
+        )
     else:
         _print(f"commit    {plan['commit']}")
         _print(f"rows      {plan['rows']:,} with {plan['files']:,} images")
-        _print(f"to fetch  {plan['fetch']:,} images, {plan['bytes'] / 1e6:,.1f} MB, into {plan['cache_dir']}")
+        _print(
+            f"to fetch  {plan['fetch']:,} images, {plan['bytes'] / 1e6:,.1f} MB, into {plan['cache_dir']}"
+        )
         _print(f"requests  {plan['requests']:,} to the Hub, {plan['mode']}")
         if plan["wait"]:
             quota = f"{plan['quota']['limit']:,} requests in {plan['quota']['window']:.0f} s"
@@ -161,7 +195,11 @@ def _status(parsed: argparse.Namespace) -> int:
 
     root = settings.cache_dir.absolute()
     splits = status.status(root)
-    _print(json.dumps(status.as_value(root, splits), indent=2) if parsed.json else "\n".join(status.as_lines(root, splits)))
+    _print(
+        json.dumps(status.as_value(root, splits), indent=2)
+        if parsed.json
+        else "\n".join(status.as_lines(root, splits))
+    )
     return 0
 
 
@@ -173,7 +211,9 @@ def _report(parsed: argparse.Namespace) -> int:
         _print(json.dumps(report.json_schema(), indent=2))
         return 0
     if parsed.file is None:
-        raise InvalidSettings("no report is named: name the file that warmup --report wrote, or - for stdin")
+        raise InvalidSettings(
+            "no report is named: name the file that warmup --report wrote, or - for stdin"
+        )
     read = report.read_report(parsed.file)
     if parsed.html is not None:
         from step37_flickr8k.report import html as report_page  # noqa: PLC0415
@@ -197,7 +237,7 @@ def _preview(parsed: argparse.Namespace) -> int:
     try:
         made = preview.preview(settings, show)
     finally:
-        show({"state": "done"})
+        show.close()
     page.write(parsed.output, made.page())
     if parsed.png is not None:
         page.write(parsed.png, made.sheet())
@@ -213,7 +253,9 @@ def _doctor(parsed: argparse.Namespace) -> int:
     from step37_flickr8k.diagnostics import doctor, doctor_text  # noqa: PLC0415
 
     found: list[doctor.Finding] = []
-    for part in doctor.examine(settings, world, job_group(world), contradictions(file=parsed.settings, environ=os.environ)):
+    for part in doctor.examine(
+        settings, world, job_group(world), contradictions(file=parsed.settings, environ=os.environ)
+    ):
         found += part
         if world.rank == 0 and not parsed.json:  # at once: it may be long until the others come
             _print(doctor_text.findings_as_text(part, sys.stdout))
@@ -239,21 +281,24 @@ def _hub(parsed: argparse.Namespace) -> int:
     from step37_flickr8k import localhub  # noqa: PLC0415 - imports the HTTP server
 
     def say(hub: localhub.LocalHub) -> None:
-        print(f"serving {parsed.folder} as {parsed.repo_id} at commit {hub.commit}; Ctrl-C ends it", file=sys.stderr)
+        print(
+            f"serving {parsed.directory} as {parsed.repo_id} at commit {hub.commit}; Ctrl-C ends it",
+            file=sys.stderr,
+        )
         _print(f"export HF_ENDPOINT={hub.endpoint}")
 
     where = {"host": parsed.host, "port": parsed.port, "parquet": parsed.parquet}
-    hub = localhub.LocalHub(parsed.folder, repo_id=parsed.repo_id, **where)
+    hub = localhub.LocalHub(parsed.directory, repo_id=parsed.repo_id, **where)
     if parsed.delay:
         hub.faults.add(localhub.Fault.delay(parsed.delay))
     try:
         localhub.run(hub, on_ready=say)
     except OSError as error:
-        raise InvalidSettings(f"can't serve {parsed.folder}: {error}") from error
+        raise InvalidSettings(f"can't serve {parsed.directory}: {error}") from error
     return 0
 
 
-# --- the command line -------------------------------------------------------------------------------------------------------
+# --- the command line -----------------------------------------------------------------------------
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -265,60 +310,137 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, run, about, reads in (
-        ("warmup", _warmup, "the job: rank 0 downloads, the others wait, all read (run it on every rank)", None),
+        (
+            "warmup",
+            _warmup,
+            "the job: rank 0 downloads, the others wait, all read (run it on every rank)",
+            None,
+        ),
         ("plan", _plan, "what warmup would do: files, bytes, requests; downloads no image", None),
-        ("verify", _verify, "hash the cache again and compare it with its manifest; --repair mends it", None),
-        ("status", _status, "what the cache folder holds, and who is filling it right now; asks nobody", {"cache_dir"}),
-        ("preview", _preview, "the samples of a warm cache as a page with a search box, and as a picture", _PREVIEWED),
+        (
+            "verify",
+            _verify,
+            "hash the cache again and compare it with its manifest; --repair mends it",
+            None,
+        ),
+        (
+            "status",
+            _status,
+            "what the cache directory holds, and who is filling it right now; asks nobody",
+            {"cache_dir"},
+        ),
+        (
+            "preview",
+            _preview,
+            "the samples of a warm cache as a page with a search box, and as a picture",
+            _PREVIEWED,
+        ),
         (
             "doctor",
             _doctor,
-            "checks what usually goes wrong, with a remedy for each; as two ranks on two nodes the folder, too",
+            "checks what usually goes wrong, with a remedy for each; as two ranks on two nodes the directory, too",
             None,
         ),
         ("settings", _settings, "the settings in force and where each came from", None),
     ):
-        # no abbreviations: --token would be taken for --token-file, and the secret for a path that is then shown
-        command = commands.add_parser(name, help=about, description=about, epilog=_EXITS, allow_abbrev=False)
+        # no abbreviations: --token would be taken for --token-file, and the secret for a path that
+        # is then shown
+        command = commands.add_parser(
+            name, help=about, description=about, epilog=_EXITS, allow_abbrev=False
+        )
         command.add_argument("--token", action=_RefuseToken, help=argparse.SUPPRESS)
         command.set_defaults(run=run)
-        command.add_argument("--settings", metavar="FILE", type=Path, help="YAML or TOML file with settings")
-        for field, flag, text, choices in flags():
-            if reads is not None and field not in reads:
+        command.add_argument(
+            "--settings", metavar="FILE", type=Path, help="YAML or TOML file with settings"
+        )
+        for flag in flags():
+            if reads is not None and flag.setting not in reads:
                 continue
-            if choices == ():
-                command.add_argument(flag, dest=field, help=text, action="store_const", const=True)
+            if flag.takes_value:
+                command.add_argument(
+                    flag.flag,
+                    dest=flag.setting,
+                    help=flag.help,
+                    choices=flag.choices,
+                    metavar=None if flag.choices else flag.setting.upper(),
+                )
             else:
-                command.add_argument(flag, dest=field, help=text, choices=choices, metavar=None if choices else field.upper())
+                command.add_argument(
+                    flag.flag,
+                    dest=flag.setting,
+                    help=flag.help,
+                    action="store_const",
+                    const=True,
+                )
         if name in {"plan", "verify", "status", "doctor"}:
             command.add_argument("--json", action="store_true", help="print JSON")
         if name == "preview":
-            command.add_argument("--output", type=Path, default="preview.html", help="the page (default: %(default)s)")
-            command.add_argument("--png", type=Path, metavar="FILE", help="the first pictures as PNG, too")
+            command.add_argument(
+                "--output",
+                type=Path,
+                default="preview.html",
+                help="the page (default: %(default)s)",
+            )
+            command.add_argument(
+                "--png", type=Path, metavar="FILE", help="the first pictures as PNG, too"
+            )
         if name == "verify":
-            command.add_argument("--repair", action="store_true", help="fetch again what is missing or wrong, and only that")
+            command.add_argument(
+                "--repair",
+                action="store_true",
+                help="fetch again what is missing or wrong, and only that",
+            )
         if name == "settings":
-            command.add_argument("--json-schema", action="store_true", help="print the JSON schema of the settings")
+            command.add_argument(
+                "--json-schema", action="store_true", help="print the JSON schema of the settings"
+            )
     about = "what a run did, from the report that rank 0 wrote: states, throughput, retries, ranks, slowest files"
     report = commands.add_parser("report", help=about, description=about, allow_abbrev=False)
     report.set_defaults(run=_report)
-    report.add_argument("file", type=Path, nargs="?", metavar="FILE", help="the report's JSON; - for stdin")
-    report.add_argument("--html", type=Path, metavar="PAGE", help="write it as a page, too, with small plots")
-    report.add_argument("--json-schema", action="store_true", help="print the JSON schema of reports")
-    hub = commands.add_parser("hub", help="serve a folder as a Hub dataset repository, for rehearsals and tests")
+    report.add_argument(
+        "file", type=Path, nargs="?", metavar="FILE", help="the report's JSON; - for stdin"
+    )
+    report.add_argument(
+        "--html", type=Path, metavar="PAGE", help="write it as a page, too, with small plots"
+    )
+    report.add_argument(
+        "--json-schema", action="store_true", help="print the JSON schema of reports"
+    )
+    hub = commands.add_parser(
+        "hub", help="serve a directory as a Hub dataset repository, for rehearsals and tests"
+    )
     hub.set_defaults(run=_hub)
-    hub.add_argument("folder", type=Path, help="folder that holds <split>/metadata.csv and the images")
-    hub.add_argument("--repo-id", default="intro/flickr8k", help="name of the repository (default: %(default)s)")
-    hub.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    hub.add_argument("--port", type=_port, default=0, help="port to listen on (default: a free one)")
-    hub.add_argument("--parquet", type=Path, help="folder to serve as its Parquet conversion: default/<split>/*.parquet")
-    hub.add_argument("--delay", type=float, default=0.0, help="seconds that every request waits, as a far Hub's would")
+    hub.add_argument(
+        "directory", type=Path, help="directory that holds <split>/metadata.csv and the images"
+    )
+    hub.add_argument(
+        "--repo-id", default="intro/flickr8k", help="name of the repository (default: %(default)s)"
+    )
+    hub.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
+    )
+    hub.add_argument(
+        "--port", type=_port, default=0, help="port to listen on (default: a free one)"
+    )
+    hub.add_argument(
+        "--parquet",
+        type=Path,
+        help="directory to serve as its Parquet conversion: default/<split>/*.parquet",
+    )
+    hub.add_argument(
+        "--delay",
+        type=float,
+        default=0.0,
+        help="seconds that every request waits, as a far Hub's would",
+    )
     return parser
 
 
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text} is no port: choose one up to 65535, or 0 for any free one")
+        raise argparse.ArgumentTypeError(
+            f"{text} is no port: choose one up to 65535, or 0 for any free one"
+        )
     return int(text)
 
 
@@ -326,15 +448,21 @@ class _RefuseToken(argparse.Action):
     """Say where a token belongs, without repeating it."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        parser.error("there is no --token, since all users see command lines: use --token-file, STEP37_TOKEN or HF_TOKEN")
+        parser.error(
+            "there is no --token, since all users see command lines: use --token-file, STEP37_TOKEN or HF_TOKEN"
+        )
 
 
 def _load(parsed: argparse.Namespace) -> Loaded:
-    given = {field: value for field, *_ in flags() if (value := getattr(parsed, field, None)) is not None}
+    given = {
+        flag.setting: value
+        for flag in flags()
+        if (value := getattr(parsed, flag.setting, None)) is not None
+    }
     return load_settings(given, file=parsed.settings, environ=os.environ)
 
 
-# --- what is printed --------------------------------------------------------------------------------------------------------
+# --- what is printed ------------------------------------------------------------------------------
 
 
 def _print(text: str) -> None:
@@ -343,7 +471,9 @@ def _print(text: str) -> None:
         with contextlib.suppress(BrokenPipeError):
             print(text, flush=True)
     except OSError as error:
-        raise TransientError(f"nothing can be printed: {error.strerror}: look at where stdout goes") from error
+        raise TransientError(
+            f"nothing can be printed: {error.strerror}: look at where stdout goes"
+        ) from error
 
 
 def _write_report(report: dict[str, Any], settings: WarmupSettings) -> None:
@@ -351,12 +481,15 @@ def _write_report(report: dict[str, Any], settings: WarmupSettings) -> None:
     try:
         # where logs are JSON, a pod's say, they and this are one stream: a line each
         _print(json.dumps(report) if settings.log_format == "json" else text)
-    except TransientError as error:  # the cache is warm all the same, or what went wrong counts more
+    # The cache is warm all the same, or what went wrong counts more
+    except TransientError as error:
         log.error("the report: %s", error)  # noqa: TRY400 - the reason is enough
     if file is not None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(_abridged(report) if file.name == _MESSAGE else text + "\n", encoding="utf-8")
+            file.write_text(
+                _abridged(report) if file.name == _MESSAGE else text + "\n", encoding="utf-8"
+            )
         except OSError as error:
             log.error(  # noqa: TRY400 - the reason is enough
                 "the report can't be written to %s: %s", file, error.strerror
@@ -396,7 +529,9 @@ def _set_up_logging(settings: Any, world: World) -> None:
 
 class _TextFormatter(logging.Formatter):
     def __init__(self, world: World, before: str = "") -> None:
-        super().__init__(f"{before}%(asctime)s {world.label} %(levelname)s %(message)s", datefmt="%H:%M:%S")
+        super().__init__(
+            f"{before}%(asctime)s {world.label} %(levelname)s %(message)s", datefmt="%H:%M:%S"
+        )
 
 
 class _JsonFormatter(logging.Formatter):
@@ -406,8 +541,18 @@ class _JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Give one line of JSON."""
-        place = {"host": self._world.host, "node": self._world.node, "rank": self._world.rank, "world_size": self._world.size}
-        fields = {"time": record.created, "level": record.levelname.lower(), **place, "message": record.getMessage()}
+        place = {
+            "host": self._world.host,
+            "node": self._world.node_rank,
+            "rank": self._world.rank,
+            "world_size": self._world.size,
+        }
+        fields = {
+            "time": record.created,
+            "level": record.levelname.lower(),
+            **place,
+            "message": record.getMessage(),
+        }
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         return json.dumps(fields)

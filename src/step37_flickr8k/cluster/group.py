@@ -1,8 +1,9 @@
 """Rank zero first: one function runs a piece of work on rank 0 and gives its outcome to every rank.
 
-It needs a key-value store and nothing else: no collective, no process group of its own. Rank 0 speaks *words*, numbered and
-each written once: a heartbeat with its progress, the outcome, the verdict. The others block in the store on the next word, so
-that a word reaches all of them at once and its absence is silence. What is told to whom, when, and why it can't deadlock:
+It needs a key-value store and nothing else: no collective, no process group of its own. Rank 0
+speaks *words*, numbered and each written once: a heartbeat with its progress, the outcome, the
+verdict. The others block in the store on the next word, so that a word reaches all of them at once
+and its absence is silence. What is told to whom, when, and why it can't deadlock:
 ``docs/explanation/protocol.md``.
 
 Keys, below ``step37/<group>/<call number>/``::
@@ -10,8 +11,10 @@ Keys, below ``step37/<group>/<call number>/``::
     nonce              the newest rank 0 of this call
     arrivals           a counter; a waiter takes the next number i from it
     arrival/<i>        that waiter's rank and host
-    answer/<i>         rank 0's nonce and the number of its latest word: only a living rank 0 can have written it
-    <nonce>/word/<k>   beat | outcome | verdict, said by that rank 0; lost | moved, said in its place by a waiter that gave it up,
+    answer/<i>         rank 0's nonce and the number of its latest word: only a living rank 0 can
+    have written it
+    <nonce>/word/<k>   beat | outcome | verdict, said by that rank 0; lost | moved, said in its
+    place by a waiter that gave it up,
                        by a newer rank 0: nothing that it says later counts
     <nonce>/report/<rank>, <nonce>/reports, <nonce>/leaves
 """
@@ -31,6 +34,8 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
+from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.errors import (
     CallMismatch,
     RankZeroLost,
@@ -41,15 +46,18 @@ from step37_flickr8k.errors import (
     from_value,
 )
 
-__all__ = ["Group", "Patience", "Progress", "Store", "difference", "share"]
+__all__ = ["Group", "Store", "Timeouts", "difference", "share"]
 
 log = logging.getLogger("step37_flickr8k")
 
 Value = dict[str, Any]
-_POLL = 0.05  # s between two looks of rank 0 at its own store: the only polling there is, by one rank, on its own host
+# S between two looks of rank 0 at its own store: the only polling there is, by one rank, on its own
+# host
+_POLL = 0.05
 _FAREWELL = 5.0  # s that rank 0 keeps its store open for those who still fetch the verdict
 _NAMED = 8  # ranks or reasons that a message names
-_LAST_WORDS = 1.0  # s for the others to report on a failure; a signalled rank 0 has twice that in all
+# S for the others to report on a failure; a signalled rank 0 has twice that in all
+_LAST_WORDS = 1.0
 
 
 class Store(Protocol):
@@ -75,7 +83,7 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class Timeouts:
     """How long silence may last, in seconds; working and waiting as such have no limit."""
 
     arrival: float = 900.0
@@ -98,8 +106,8 @@ class Patience:
 class Group:
     """The ranks of one job and how each reaches the store; one object per process, since it counts the calls.
 
-    ``connect(seconds)`` gives a Store within that time or raises ConnectionError; ``reconnects`` says that it may be called
-    again after a loss.
+    ``connect(seconds)`` gives a Store within that time or raises ConnectionError; ``reconnects``
+    says that it may be called again after a loss.
     """
 
     rank: int
@@ -116,87 +124,58 @@ class Group:
         return Group(rank=0, size=1, connect=_no_store)
 
 
-class Progress:
-    """What rank 0's work tells of itself, from any of its threads: a state, and numbers such as files and bytes."""
-
-    def __init__(self, watch: Callable[[Value], None] = lambda _: None) -> None:
-        """Begin with the state "starting"; ``watch`` is shown every change."""
-        self._watch = watch
-        self._told: Value = {"state": "starting"}
-        self._tried: Value = {}
-        self._moved = time.monotonic()
-        self._stop: Step37Error | None = None
-
-    def __call__(self, state: str, *, retries: Mapping[str, int] | None = None, **numbers: float) -> None:
-        """Tell where the work is; raises what `stop` was given, so that work which nobody waits for any more ends.
-
-        ``retries`` counts by cause: trying again is worth telling, and no progress.
-        """
-        if self._stop is not None:
-            raise self._stop
-        told = {"state": state, **numbers}
-        tried = {"retries": dict(retries)} if retries else {}
-        # waiting for quota or for a lease is no stall: whoever waits says so again and again
-        if told != self._told or state.startswith("waiting"):
-            self._moved = time.monotonic()
-        elif tried == self._tried:
-            return
-        self._told, self._tried = told, tried
-        self._watch(told | tried)
-
-    def stop(self, reason: Step37Error) -> None:
-        """Make the next call raise ``reason``."""
-        self._stop = reason
-
-    def snapshot(self) -> Value:
-        """Give what was told last."""
-        return self._told | self._tried
-
-    def idle(self) -> float:
-        """Give the seconds since anything changed."""
-        return time.monotonic() - self._moved
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Call:
     group: Group
-    patience: Patience
+    timeouts: Timeouts
     arguments: Value
     prefix: str
 
 
 def share(
     group: Group,
-    work: Callable[[Progress], Value],
+    work: Callable[[ProgressTracker], Value],
     *,
     confirm: Callable[[Value], Value | None] = lambda _: None,
     look: Callable[[bool], Value | None] = lambda _: None,
-    watch: Callable[[Value], None] = lambda _: None,
+    watch: Callable[[Progress], None] = lambda _: None,
     arguments: Mapping[str, Any] | None = None,
-    patience: Patience = Patience(),
+    timeouts: Timeouts = Timeouts(),
 ) -> Value:
     """Run ``work`` on rank 0 and give its result to every rank, or raise its error on every rank.
 
-    work:      runs on rank 0 alone, is handed a `Progress`, and returns what JSON can carry.
-    confirm:   runs on every rank with the result and raises if this rank can't use it; that fails all ranks, by name. What it
+    work:      runs on rank 0 alone, is handed a `ProgressTracker`, and returns what JSON can carry.
+    confirm:   runs on every rank with the result and raises if this rank can't use it; that fails
+    all ranks, by name. What it
                returns, if anything, is told to rank 0.
-    look:      gives the result of an earlier success, if one is visible here; asked when rank 0 is lost. Its argument says
+    look:      gives the result of an earlier success, if one is visible here; asked when rank 0 is
+    lost. Its argument says
                that only a success of this very run counts (rank 0 may merely be late).
     watch:     is given rank 0's progress: on rank 0 at every change, on the others at every beat.
     arguments: must be equal on all ranks.
 
-    On rank 0 the result carries ``ranks``, too: what each rank reported, ``ok`` None for those that never did; ``waited`` are the
-    seconds until it heard the outcome, ``lag`` those that its ``confirm`` took then. An error of a rank's carries them, too.
-    Raises what ``work`` or any rank's ``confirm`` raised; `CallMismatch`; `Stalled`; `RankZeroLost`.
+    On rank 0 the result carries ``ranks``, too: what each rank reported, ``ok`` None for those that
+    never did; ``waited`` are the seconds until it heard the outcome, ``lag`` those that its
+    ``confirm`` took then. An error of a rank's carries them, too. Raises what ``work`` or any
+    rank's ``confirm`` raised; `CallMismatch`; `Stalled`; `RankZeroLost`.
     """
     plain: Value = json.loads(json.dumps(dict(arguments or {})))
-    call = _Call(group=group, patience=patience, arguments=plain, prefix=f"step37/{group.name}/{next(group.calls)}")
+    call = _Call(
+        group=group,
+        timeouts=timeouts,
+        arguments=plain,
+        prefix=f"step37/{group.name}/{next(group.calls)}",
+    )
     if group.size == 1:
-        result = work(Progress(watch))
+        result = work(ProgressTracker(watch))
         confirm(result)
         return result
     try:
-        return _lead(call, work, confirm, watch) if group.rank == 0 else _follow(call, confirm, look, watch)
+        return (
+            _lead(call, work, confirm, watch)
+            if group.rank == 0
+            else _follow(call, confirm, look, watch)
+        )
     except RankZeroLost as lost:
         found = look(False)
         if found is None:
@@ -205,16 +184,16 @@ def share(
         return found
 
 
-# --- rank 0 -----------------------------------------------------------------------------------------------------------------
+# --- rank 0 ---------------------------------------------------------------------------------------
 
 
 def _lead(
     call: _Call,
-    work: Callable[[Progress], Value],
+    work: Callable[[ProgressTracker], Value],
     confirm: Callable[[Value], Value | None],
-    watch: Callable[[Value], None],
+    watch: Callable[[Progress], None],
 ) -> Value:
-    progress = Progress(watch)
+    progress = ProgressTracker(watch)
     herald = _Herald(call, progress)
     herald.start()
     error: BaseException | None = None
@@ -229,11 +208,15 @@ def _lead(
         if error is None and not outcome["ok"]:
             error = from_value(outcome)  # what the others were told meanwhile stands
         if error is None:
-            progress("confirming")
-        verdict = herald.conclude(error, _heard(confirm, result, 0.0) if error is None else {"ok": True})
+            progress.report(Progress(State.CONFIRMING))
+        verdict = herald.conclude(
+            error, _heard(confirm, result, 0.0) if error is None else {"ok": True}
+        )
     finally:
         herald.stop()
-    if error is not None and (not isinstance(error, Step37Error) or verdict["error"] == type(error).__name__):
+    if error is not None and (
+        not isinstance(error, Step37Error) or verdict["error"] == type(error).__name__
+    ):
         raise error
     if not verdict["ok"]:
         failure = from_value(verdict)
@@ -256,13 +239,15 @@ def _heard(confirm: Callable[[Value], Value | None], result: Value, waited: floa
 class _Herald(threading.Thread):
     """Rank 0's voice: beats, answers arrivals, speaks words; the only user of rank 0's store connection."""
 
-    def __init__(self, call: _Call, progress: Progress) -> None:
+    def __init__(self, call: _Call, progress: ProgressTracker) -> None:
         super().__init__(name="step37-herald", daemon=True)
         self._call = call
-        self._patience = call.patience
+        self._timeouts = call.timeouts
         self._progress = progress
         self._nonce = secrets.token_hex(8)
-        self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = (
+            queue.SimpleQueue()
+        )
         self._words = 0
         self._answered = 0
         self._outcome: tuple[int, Value] | None = None
@@ -271,7 +256,7 @@ class _Herald(threading.Thread):
         self._was_frozen = False
         self._lost: ConnectionError | None = None
         try:
-            self._store = call.group.connect(call.patience.arrival)
+            self._store = call.group.connect(call.timeouts.arrival)
         except ConnectionError as error:
             raise TransientError(str(error)) from error
 
@@ -285,7 +270,7 @@ class _Herald(threading.Thread):
     def conclude(self, error: BaseException | None, own_report: Value) -> Value:
         """Collect what the ranks report, speak the verdict, and stay until it has been heard."""
         others = self._call.group.size - 1
-        patient = self._patience.confirming if error is None else _LAST_WORDS
+        patient = self._timeouts.confirming if error is None else _LAST_WORDS
         self._until("reports", others, _FAREWELL if self._was_frozen else patient)
         reports = self._ask(self._reports, default={})
         reports[0] = own_report | {"host": self._call.group.host}
@@ -294,7 +279,7 @@ class _Herald(threading.Thread):
             self._until("leaves", len(reports) - 1, _FAREWELL)
         else:
             signalled = not isinstance(error, Exception)
-            self._until("leaves", others, _LAST_WORDS if signalled else self._patience.heartbeat)
+            self._until("leaves", others, _LAST_WORDS if signalled else self._timeouts.heartbeat)
         return verdict | {"ranks": _roll(self._call.group.size, reports)}
 
     def stop(self) -> None:
@@ -311,7 +296,10 @@ class _Herald(threading.Thread):
             return {"ok": False, **as_value(error)}
         silent = sorted(set(range(self._call.group.size)) - set(reports))
         if silent:
-            log.warning("rank %s never said whether it can use the outcome", _first([str(rank) for rank in silent]))
+            log.warning(
+                "rank %s never said whether it can use the outcome",
+                _first([str(rank) for rank in silent]),
+            )
         return {"ok": True}
 
     def _until(self, counter: str, count: int, seconds: float) -> None:
@@ -327,7 +315,10 @@ class _Herald(threading.Thread):
         self._tasks.put((task, future))
         while not future.done():
             if not self.is_alive() and not future.done():
-                log.warning("the store is lost (%s): the other ranks will look at the ready record themselves", self._lost)
+                log.warning(
+                    "the store is lost (%s): the other ranks will look at the ready record themselves",
+                    self._lost,
+                )
                 return default
             with contextlib.suppress(FutureTimeoutError):
                 return future.result(timeout=1.0)
@@ -347,8 +338,9 @@ class _Herald(threading.Thread):
 
     def _next_task(self) -> bool:
         now = time.monotonic()
-        # a rank 0 that was frozen, and its store with it, has been given up where it can't read of it: few will still report
-        self._was_frozen |= now - self._turned > self._patience.heartbeat
+        # a rank 0 that was frozen, and its store with it, has been given up where it can't read of
+        # it: few will still report
+        self._was_frozen |= now - self._turned > self._timeouts.heartbeat
         self._turned = now
         try:
             item = self._tasks.get(timeout=_POLL)
@@ -370,7 +362,7 @@ class _Herald(threading.Thread):
         if before:
             keys = (f"{self._call.prefix}/{before}/word/{k}" for k in itertools.count(1))
             next(key for key in keys if self._store.compare_set(key, "", moved) == moved)
-        self._speak("beat", self._progress.snapshot())
+        self._speak("beat", self._progress.snapshot().as_json())
 
     def _answer(self) -> None:
         prefix = self._call.prefix
@@ -382,14 +374,18 @@ class _Herald(threading.Thread):
             log.debug("arrived: %s", self._store.get(f"{prefix}/arrival/{self._answered}"))
 
     def _keep_alive(self) -> None:
-        stall = self._patience.stall
+        stall = self._timeouts.stall
         if self._outcome is None and stall and self._progress.idle() > stall:
-            state = self._progress.snapshot()["state"]
-            reason = Stalled(f"rank 0 has made no progress for {stall:g} s while {state}: look at its node and the Hub")
+            state = self._progress.snapshot().text
+            reason = Stalled(
+                f"rank 0 has made no progress for {stall:g} s while {state}: look at its node and the Hub"
+            )
             self._progress.stop(reason)
-            self._speak("outcome", {"ok": False, **as_value(reason), "arguments": self._call.arguments})
+            self._speak(
+                "outcome", {"ok": False, **as_value(reason), "arguments": self._call.arguments}
+            )
         if time.monotonic() >= self._beat_due:
-            self._speak("beat", self._progress.snapshot())
+            self._speak("beat", self._progress.snapshot().as_json())
 
     def _speak(self, kind: str, value: Value) -> Value:
         if kind == "outcome" and self._outcome is not None:
@@ -398,7 +394,7 @@ class _Herald(threading.Thread):
         text = json.dumps(word)
         stands = self._store.compare_set(self._key(f"word/{self._words + 1}"), "", text)
         self._words += 1
-        self._beat_due = time.monotonic() + self._patience.beat
+        self._beat_due = time.monotonic() + self._timeouts.beat
         if stands != text:  # said in this rank's place while it was frozen or cut off: it stands
             word = _outcome_of(json.loads(stands)) | {"arguments": self._call.arguments}
             self._progress.stop(RankZeroLost(word["message"]))
@@ -408,7 +404,11 @@ class _Herald(threading.Thread):
 
     def _reports(self) -> dict[int, Value]:
         ranks = range(1, self._call.group.size)
-        return {r: json.loads(self._store.get(key)) for r in ranks if self._store.check(key := self._key(f"report/{r}"))}
+        return {
+            r: json.loads(self._store.get(key))
+            for r in ranks
+            if self._store.check(key := self._key(f"report/{r}"))
+        }
 
     def _key(self, name: str) -> str:
         return f"{self._call.prefix}/{self._nonce}/{name}"
@@ -424,30 +424,36 @@ def _joined(failed: dict[int, Value]) -> Value:
 
 
 def _first(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return listed(names, _NAMED)
 
 
 def _roll(size: int, reports: dict[int, Value]) -> dict[str, Value]:
     """Give every rank's outcome for rank 0's report."""
     silent = {"ok": None, "host": None}
-    return {str(rank): {k: v for k, v in reports.get(rank, silent).items() if k != "traceback"} for rank in range(size)}
+    return {
+        str(rank): {k: v for k, v in reports.get(rank, silent).items() if k != "traceback"}
+        for rank in range(size)
+    }
 
 
 def _outcome_of(substitute: Value) -> Value:
     """Give what a word said in rank 0's place means for rank 0 itself."""
-    message = "another rank 0 has begun this call anew" if substitute["kind"] == "moved" else substitute["message"]
+    message = (
+        "another rank 0 has begun this call anew"
+        if substitute["kind"] == "moved"
+        else substitute["message"]
+    )
     return {"kind": "outcome", "ok": False, **as_value(RankZeroLost(message))}
 
 
-# --- every other rank -------------------------------------------------------------------------------------------------------
+# --- every other rank -----------------------------------------------------------------------------
 
 
 def _follow(
     call: _Call,
     confirm: Callable[[Value], Value | None],
     look: Callable[[bool], Value | None],
-    watch: Callable[[Value], None],
+    watch: Callable[[Progress], None],
 ) -> Value:
     start = time.monotonic()
     listener = _Listener(call)
@@ -459,7 +465,9 @@ def _follow(
     if mismatch := _difference(call, outcome):
         listener.report({"ok": False, **as_value(mismatch)})
     else:
-        listener.report(_heard(confirm, outcome["result"], waited) if outcome["ok"] else {"ok": True})
+        listener.report(
+            _heard(confirm, outcome["result"], waited) if outcome["ok"] else {"ok": True}
+        )
     verdict = listener.next("verdict", watch)
     listener.join(_FAREWELL)  # a thread that the end of the process meets inside of torch aborts it
     if not verdict["ok"]:
@@ -471,13 +479,19 @@ def _follow(
 
 def _difference(call: _Call, outcome: Value) -> Exception | None:
     told = difference(call.arguments, outcome["arguments"])
-    return CallMismatch(f"the ranks of one call passed different arguments: {told}") if told else None
+    return (
+        CallMismatch(f"the ranks of one call passed different arguments: {told}") if told else None
+    )
 
 
 def difference(ours: Value, theirs: Value) -> str:
     """Tell in which arguments this rank differs from rank 0; nothing where it doesn't."""
-    names = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
-    return ", ".join(f"{name} is {ours.get(name)!r} here and {theirs.get(name)!r} on rank 0" for name in names)
+    names = sorted(
+        name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name)
+    )
+    return ", ".join(
+        f"{name} is {ours.get(name)!r} here and {theirs.get(name)!r} on rank 0" for name in names
+    )
 
 
 class _Listener(threading.Thread):
@@ -486,22 +500,22 @@ class _Listener(threading.Thread):
     def __init__(self, call: _Call) -> None:
         super().__init__(name="step37-listener", daemon=True)
         self._call = call
-        self._patience = call.patience
+        self._timeouts = call.timeouts
         self._inbox: queue.SimpleQueue[Value | RankZeroLost] = queue.SimpleQueue()
         self._own_report: Future[str] = Future()
         self._heard: float | None = None
-        self._deadline = time.monotonic() + call.patience.arrival
+        self._deadline = time.monotonic() + call.timeouts.arrival
 
     # in the waiter's main thread
 
     def next(
         self,
         kind: str,
-        watch: Callable[[Value], None],
+        watch: Callable[[Progress], None],
         look: Callable[[bool], Value | None] = lambda _: None,
     ) -> Value:
         """Give rank 0's next word of this kind; raises RankZeroLost after the silence that is too long."""
-        look_due = time.monotonic() + self._patience.heartbeat
+        look_due = time.monotonic() + self._timeouts.heartbeat
         overdue = 0
         while True:
             with contextlib.suppress(queue.Empty):
@@ -509,17 +523,20 @@ class _Listener(threading.Thread):
                 if isinstance(word, RankZeroLost):
                     raise word
                 if word["kind"] == "beat":
-                    watch(word)
+                    watch(Progress.from_json(word))
                 if word["kind"] == kind:
                     return word
                 continue
             overdue = overdue + 1 if time.monotonic() > self._deadline else 0
-            if overdue > 2:  # turns: had this rank itself been frozen, its listener would have caught up by now
+            # Turns: had this rank itself been frozen, its listener would have caught up by now
+            if overdue > 2:
                 raise self._silence()
             if self._heard is None and time.monotonic() > look_due:
-                look_due = time.monotonic() + self._patience.heartbeat
+                look_due = time.monotonic() + self._timeouts.heartbeat
                 if (found := look(True)) is not None:
-                    log.warning("rank 0 is not there, but the ready record names this run, so this rank goes on")
+                    log.warning(
+                        "rank 0 is not there, but the ready record names this run, so this rank goes on"
+                    )
                     return found | {"kind": "found"}
 
     def report(self, report: Value) -> None:
@@ -543,7 +560,7 @@ class _Listener(threading.Thread):
                     self._inbox.put(self._silence(lost))
                     return
                 log.debug("lost the store, trying again: %s", lost)
-                time.sleep(min(1.0, self._patience.heartbeat / 10))
+                time.sleep(min(1.0, self._timeouts.heartbeat / 10))
 
     def _hear_out(self) -> bool:
         """Follow one rank 0 to its verdict; False when another one has begun meanwhile."""
@@ -565,7 +582,9 @@ class _Listener(threading.Thread):
     def _arrive(self, store: Store) -> tuple[str, int]:
         prefix, group = self._call.prefix, self._call.group
         number = store.add(f"{prefix}/arrivals", 1)
-        store.set(f"{prefix}/arrival/{number}", json.dumps({"rank": group.rank, "host": group.host}))
+        store.set(
+            f"{prefix}/arrival/{number}", json.dumps({"rank": group.rank, "host": group.host})
+        )
         if not store.wait(f"{prefix}/answer/{number}", self._left()):
             raise self._silence()
         answer = json.loads(store.get(f"{prefix}/answer/{number}"))
@@ -577,7 +596,10 @@ class _Listener(threading.Thread):
         if store.wait(key, self._left()):
             text = store.get(key)
         else:  # given up: said where rank 0 would speak next, so that it and all others learn of it
-            lost = {"kind": "lost", "message": f"{self._silence()} (rank {self._call.group.rank} gave it up)"}
+            lost = {
+                "kind": "lost",
+                "message": f"{self._silence()} (rank {self._call.group.rank} gave it up)",
+            }
             text = store.compare_set(key, "", json.dumps(lost))
         self._listen_until_silence()
         word: Value = json.loads(text)
@@ -592,7 +614,7 @@ class _Listener(threading.Thread):
 
     def _listen_until_silence(self) -> None:
         self._heard = time.monotonic()
-        self._deadline = self._heard + self._patience.heartbeat
+        self._deadline = self._heard + self._timeouts.heartbeat
 
     def _left(self) -> float:
         return max(self._deadline - time.monotonic(), 0.001)
@@ -600,8 +622,12 @@ class _Listener(threading.Thread):
     def _silence(self, cause: Exception | None = None) -> RankZeroLost:
         why = f" ({cause})" if cause else ""
         if self._heard is None:
-            return RankZeroLost(f"never met rank 0 within {self._patience.arrival:g} s{why}: did it start, and is it reachable?")
-        return RankZeroLost(f"rank 0 was killed, frozen or cut off: no word within {self._patience.heartbeat:g} s{why}")
+            return RankZeroLost(
+                f"never met rank 0 within {self._timeouts.arrival:g} s{why}: did it start, and is it reachable?"
+            )
+        return RankZeroLost(
+            f"rank 0 was killed, frozen or cut off: no word within {self._timeouts.heartbeat:g} s{why}"
+        )
 
 
 def _no_store(_: float) -> Store:

@@ -1,182 +1,249 @@
-"""Rank, size and node of this process, from the launcher's variables."""
+"""Rank, world size, node and run id of this process, read from the launcher's variables.
+
+A launcher is one reader: a function that returns a `World` if its variables are set, otherwise
+None. To add one, write its reader, name its variables in ``_VARIABLES`` and list it in
+``_READERS``; the first reader that returns a world wins.
+"""
 
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from step37_flickr8k.errors import InvalidWorld
 
 __all__ = ["World"]
 
+_HIGHEST_NUMBER = 1 << 31
+_HIGHEST_PORT = 65535
+
+# By launcher: the variables that hold the rank and the world size
+_VARIABLES = {
+    "torchrun": ("RANK", "WORLD_SIZE"),
+    "env": ("RANK", "WORLD_SIZE"),
+    "kubernetes": ("JOB_COMPLETION_INDEX", "WORLD_SIZE"),
+    "slurm": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    "openmpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """This process's place in the job; what the launcher doesn't say is None.
+    """The rank of this process among all processes of the job; what the launcher doesn't say is None.
 
-    ``run`` names the run of a job that this is, the same on all its ranks and after restarts; ``agent_store`` says that
-    torchrun's agent serves the store at ``master_addr``, not rank 0.
+    ``run_id`` names the run of a job, the same on all its ranks and after restarts.
+    ``agent_store`` says that torchrun's agent serves the store at ``master_addr``, not rank 0.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    local_size: int | None = None
-    node: int | None = None
-    nodes: int | None = None
+    local_world_size: int | None = None
+    node_rank: int | None = None
+    node_count: int | None = None
     launcher: str = "none"
-    run: str | None = None
+    run_id: str | None = None
     master_addr: str | None = None
     master_port: int | None = None
     agent_store: bool = False
     host: str = field(default_factory=socket.gethostname)
 
     def __post_init__(self) -> None:
-        """Refuse ranks outside of the world."""
-        if not (0 <= self.rank < self.size and self.local_rank >= 0):
+        """Refuse a rank outside of the world."""
+        if not 0 <= self.rank < self.size:
+            names = " and ".join(_VARIABLES.get(self.launcher, _VARIABLES["env"]))
             raise InvalidWorld(
-                f"rank {self.rank} (local rank {self.local_rank}) of {self.size} can't be: "
-                f"the {self.launcher} variables contradict each other, start it with the launcher alone"
+                f"rank {self.rank} is out of range for world size {self.size}. "
+                f"{names} disagree; let the launcher set them."
             )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "World":
-        """Read the variables of torchrun (or set by hand), Kubernetes, a SLURM step or Open MPI; none is rank 0 of 1.
+        """Read the variables of torchrun (or set by hand), Kubernetes, a SLURM step or Open MPI.
 
-        Half-set variables raise `InvalidWorld`: a rank that takes itself for rank 0 of 1 downloads beside all others.
+        Without any of them this is rank 0 of 1. A partial set raises `InvalidWorld`: a rank that
+        takes itself for rank 0 of 1 would download beside all others.
         """
-        number = _Numbers(environ)
-        where = {
-            "run": _run(environ),
-            "master_addr": environ.get("MASTER_ADDR") or None,
-            "master_port": number.get("MASTER_PORT", 1, 65535),
-            "agent_store": environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-            "host": _host(environ),
-        }
-        for read in (_plain, _kubernetes, _slurm, _open_mpi):
-            if place := read(environ, number):
-                return cls(**place, **where)  # type: ignore[arg-type]
-        size = number.get("WORLD_SIZE", 1)
-        if "LOCAL_RANK" in environ or (size is not None and size > 1):
-            found = "LOCAL_RANK" if "LOCAL_RANK" in environ else f"WORLD_SIZE={size}"
-            raise InvalidWorld(f"{found} is set without RANK: set it too, or start it with torchrun, srun or mpirun")
-        return cls(**where)  # type: ignore[arg-type]
+        variables = _Variables(environ)
+        found = (world for read in _READERS if (world := read(variables)) is not None)
+        return replace(
+            next(found, None) or _single(variables),
+            run_id=_run_id(environ),
+            master_addr=environ.get("MASTER_ADDR") or None,
+            master_port=variables.number("MASTER_PORT", 1, _HIGHEST_PORT),
+            agent_store=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+            host=_host(environ),
+        )
 
     def rendezvous(self) -> tuple[str, int]:
-        """Give the address of the store; raises `InvalidWorld` naming what is missing."""
+        """Return host and port of the store; raises `InvalidWorld` naming the missing variable."""
         if self.master_addr is None or self.master_port is None:
-            missing = "MASTER_ADDR" if self.master_addr is None else "MASTER_PORT"
+            missing, value = (
+                ("MASTER_ADDR", "the host of rank 0")
+                if self.master_addr is None
+                else ("MASTER_PORT", "a free port on the host of rank 0")
+            )
             raise InvalidWorld(
-                f"{self.size} ranks need a meeting point, but {missing} isn't set: set it to rank 0's, on all ranks"
+                f"{self.size} ranks need a store to meet at, but {missing} isn't set. "
+                f"Set it to {value}, the same on all ranks."
             )
         return self.master_addr, self.master_port
 
     @property
     def label(self) -> str:
-        """Give the place in the few words that begin every line of a log; the node where the launcher says it."""
-        node = "" if self.node is None else f" node {self.node}/{'-' if self.nodes is None else self.nodes}"
+        """The start of each line of a log: host, node where the launcher says it, rank."""
+        node = (
+            "" if self.node_rank is None else f" node {self.node_rank}/{_or_dash(self.node_count)}"
+        )
         return f"{self.host}{node} rank {self.rank}/{self.size}"
 
     def describe(self) -> str:
-        """Give the first line that every rank logs; "-" stands for what the launcher doesn't say."""
-        total = {name: "-" if value is None else value for name, value in vars(self).items()}
+        """Return the first line that every rank logs; "-" stands for what the launcher doesn't say."""
         return (
-            "host {host}, local rank {local_rank} of {local_size}, node {node} of {nodes}, global rank {rank} of {size}".format(
-                **total
-            )
+            f"host {self.host}, "
+            f"local rank {self.local_rank} of {_or_dash(self.local_world_size)}, "
+            f"node {_or_dash(self.node_rank)} of {_or_dash(self.node_count)}, "
+            f"global rank {self.rank} of {self.size}"
         )
 
 
-class _Numbers:
-    """The environment's whole numbers."""
+def _or_dash(number: int | None) -> str:
+    return "-" if number is None else str(number)
+
+
+class _Variables:
+    """The environment as a launcher's reader needs it: whole numbers, checked."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
 
-    def get(self, name: str, least: int = 0, most: int = 1 << 31) -> int | None:
+    def __contains__(self, name: str) -> bool:
+        return name in self._environ
+
+    def number(self, name: str, lowest: int = 0, highest: int = _HIGHEST_NUMBER) -> int | None:
+        """Return a variable's value, None if it isn't set."""
         text = self._environ.get(name)
         if text is None:
             return None
-        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-            raise InvalidWorld(f"{name}={text!r} is not a whole number from {least} to {most}: correct it, or unset it")
+        if not (text.isascii() and text.isdigit() and lowest <= int(text) <= highest):
+            raise InvalidWorld(
+                f"{name}={text!r} is not a whole number from {lowest} to {highest}. "
+                "Correct it, or unset it."
+            )
         return int(text)
 
-    def need(self, name: str, because: str, remedy: str, least: int = 0) -> int:
-        number = self.get(name, least)
+    def required(self, name: str, *, beside: str, remedy: str) -> int:
+        """Return a world size, which must be set because ``beside`` is."""
+        number = self.number(name, 1)
         if number is None:
-            raise InvalidWorld(f"{because} is set, but {name} isn't: {remedy}")
+            raise InvalidWorld(f"{beside} is set, but {name} isn't. {remedy}.")
         return number
 
 
-_Place = dict[str, object] | None
+def _single(variables: _Variables) -> World:
+    """Return rank 0 of 1; refuses it where a variable says that there are more ranks."""
+    size = variables.number("WORLD_SIZE", 1)
+    if "LOCAL_RANK" in variables or (size is not None and size > 1):
+        found = "LOCAL_RANK" if "LOCAL_RANK" in variables else f"WORLD_SIZE={size}"
+        raise InvalidWorld(
+            f"{found} is set, but RANK isn't. "
+            "Set RANK too, or start the command with torchrun, srun or mpirun."
+        )
+    return World()
 
 
-def _plain(environ: Mapping[str, str], number: _Numbers) -> _Place:
-    """Read RANK and WORLD_SIZE, torchrun's or set by hand; they win under srun, too."""
-    if "RANK" not in environ:
-        return None
-    size = number.need("WORLD_SIZE", "RANK", "set it to the number of ranks", least=1)
-    local_size = number.get("LOCAL_WORLD_SIZE", 1)
-    return {
-        "rank": number.get("RANK"),
-        "size": size,
-        "local_rank": number.get("LOCAL_RANK") or 0,
-        "local_size": local_size,
-        "node": number.get("GROUP_RANK"),
-        "nodes": size // local_size if local_size else None,
-        "launcher": "torchrun" if "TORCHELASTIC_RUN_ID" in environ else "env",
-    }
-
-
-def _kubernetes(_: Mapping[str, str], number: _Numbers) -> _Place:
-    """Read an Indexed Job's index; how many there are the Job must pass in."""
-    rank = number.get("JOB_COMPLETION_INDEX")
+def _environment(variables: _Variables) -> World | None:
+    """Read RANK and WORLD_SIZE, set by torchrun or by hand; they win under srun, too."""
+    rank = variables.number("RANK")
     if rank is None:
         return None
-    size = number.need("WORLD_SIZE", "JOB_COMPLETION_INDEX", "set it to the Job's completions", least=1)
-    return {"rank": rank, "size": size, "launcher": "kubernetes"}
+    size = variables.required("WORLD_SIZE", beside="RANK", remedy="Set it to the number of ranks")
+    local_world_size = variables.number("LOCAL_WORLD_SIZE", 1)
+    return World(
+        rank=rank,
+        size=size,
+        local_rank=variables.number("LOCAL_RANK") or 0,
+        local_world_size=local_world_size,
+        node_rank=variables.number("GROUP_RANK"),
+        node_count=size // local_world_size if local_world_size else None,
+        launcher="torchrun" if "TORCHELASTIC_RUN_ID" in variables else "env",
+    )
 
 
-def _slurm(environ: Mapping[str, str], number: _Numbers) -> _Place:
-    """Read a step's variables; a batch script outside srun has SLURM_PROCID=0 and SLURM_NTASKS=4 too, and is one process."""
-    if "SLURM_STEP_ID" not in environ or "SLURM_PROCID" not in environ:
+def _kubernetes(variables: _Variables) -> World | None:
+    """Read an Indexed Job's index; the Job must pass in how many there are."""
+    rank = variables.number("JOB_COMPLETION_INDEX")
+    if rank is None:
         return None
-    size = number.need("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "start it with srun", least=1)
-    told = number.get("WORLD_SIZE", 1)
-    if told not in {None, size}:
-        raise InvalidWorld(f"WORLD_SIZE={told}, but SLURM_STEP_NUM_TASKS={size}: unset WORLD_SIZE, or set RANK too")
-    return {
-        "rank": number.get("SLURM_PROCID"),
-        "size": size,
-        "local_rank": number.get("SLURM_LOCALID") or 0,
-        "node": number.get("SLURM_NODEID"),
-        "nodes": number.get("SLURM_STEP_NUM_NODES", 1),
-        "launcher": "slurm",
-    }
+    size = variables.required(
+        "WORLD_SIZE", beside="JOB_COMPLETION_INDEX", remedy="Set it to the Job's completions"
+    )
+    return World(rank=rank, size=size, launcher="kubernetes")
 
 
-def _open_mpi(_: Mapping[str, str], number: _Numbers) -> _Place:
+def _slurm(variables: _Variables) -> World | None:
+    """Read a step's variables.
+
+    A batch script outside of srun is one process, although it has SLURM_PROCID=0 and
+    SLURM_NTASKS=4, too; only a step has SLURM_STEP_ID.
+    """
+    rank = variables.number("SLURM_PROCID") if "SLURM_STEP_ID" in variables else None
+    if rank is None:
+        return None
+    size = variables.required(
+        "SLURM_STEP_NUM_TASKS", beside="SLURM_PROCID", remedy="Start the command with srun"
+    )
+    world_size = variables.number("WORLD_SIZE", 1)
+    if world_size not in {None, size}:
+        raise InvalidWorld(
+            f"WORLD_SIZE={world_size}, but SLURM_STEP_NUM_TASKS={size}. "
+            "Unset WORLD_SIZE, or set RANK too."
+        )
+    return World(
+        rank=rank,
+        size=size,
+        local_rank=variables.number("SLURM_LOCALID") or 0,
+        node_rank=variables.number("SLURM_NODEID"),
+        node_count=variables.number("SLURM_STEP_NUM_NODES", 1),
+        launcher="slurm",
+    )
+
+
+def _open_mpi(variables: _Variables) -> World | None:
     """Read mpirun's variables."""
-    rank = number.get("OMPI_COMM_WORLD_RANK")
+    rank = variables.number("OMPI_COMM_WORLD_RANK")
     if rank is None:
         return None
-    return {
-        "rank": rank,
-        "size": number.need("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "start it with mpirun", least=1),
-        "local_rank": number.get("OMPI_COMM_WORLD_LOCAL_RANK") or 0,
-        "local_size": number.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1),
-        "launcher": "openmpi",
-    }
+    size = variables.required(
+        "OMPI_COMM_WORLD_SIZE",
+        beside="OMPI_COMM_WORLD_RANK",
+        remedy="Start the command with mpirun",
+    )
+    return World(
+        rank=rank,
+        size=size,
+        local_rank=variables.number("OMPI_COMM_WORLD_LOCAL_RANK") or 0,
+        local_world_size=variables.number("OMPI_COMM_WORLD_LOCAL_SIZE", 1),
+        launcher="openmpi",
+    )
+
+
+_READERS: tuple[Callable[[_Variables], World | None], ...] = (
+    _environment,
+    _kubernetes,
+    _slurm,
+    _open_mpi,
+)
 
 
 def _host(environ: Mapping[str, str]) -> str:
-    """Give this host's name; a pod's says nothing of the node that it is on, which the Job passes in."""
+    """Return this host's name; before a pod's name its node, if the Job passes that in."""
     node = environ.get("STEP37_NODE_NAME")
     return f"{node}/{socket.gethostname()}" if node else socket.gethostname()
 
 
-def _run(environ: Mapping[str, str]) -> str | None:
-    if given := environ.get("STEP37_RUN_ID"):
-        return given
+def _run_id(environ: Mapping[str, str]) -> str | None:
+    if run_id := environ.get("STEP37_RUN_ID"):
+        return run_id
     if "SLURM_STEP_ID" in environ and "SLURM_JOB_ID" in environ:
         return f"slurm-{environ['SLURM_JOB_ID']}.{environ['SLURM_STEP_ID']}"
     torchrun = environ.get("TORCHELASTIC_RUN_ID", "none")

@@ -18,7 +18,8 @@ from step37_flickr8k.errors import InvalidWorld
 
 __all__ = ["barrier", "current_group", "is_rank_zero", "job_group"]
 
-_calls: WeakKeyDictionary[Any, Iterator[int]] = WeakKeyDictionary()  # by store; weak: it may hold a port that is wanted again
+# By store; weak: it may hold a port that is wanted again
+_calls: WeakKeyDictionary[Any, Iterator[int]] = WeakKeyDictionary()
 
 
 def current_group() -> Group | None:
@@ -51,7 +52,8 @@ def barrier() -> None:
 def job_group(world: World) -> Group:
     """Give the group of a job's ranks over a bare TCPStore that rank 0 serves (under torchrun: its agent).
 
-    Not a process group: gloo fails at initialisation when one rank is missing, and a restarted rank could not join again.
+    Not a process group: gloo fails at initialisation when one rank is missing, and a restarted rank
+    could not join again.
     """
     if world.size == 1:
         return Group.alone()
@@ -60,22 +62,34 @@ def job_group(world: World) -> Group:
     serves = world.rank == 0 and not world.agent_store
 
     def connect(seconds: float) -> Store:
-        return _TorchStore(_serve_store(port, world.size)) if serves else _TorchStore(_reach_store(host, port, seconds))
+        return (
+            _TorchStore(_serve_store(port, world.size))
+            if serves
+            else _TorchStore(_reach_store(host, port, seconds))
+        )
 
-    return Group(rank=world.rank, size=world.size, connect=connect, host=world.host, reconnects=not serves)
+    return Group(
+        rank=world.rank, size=world.size, connect=connect, host=world.host, reconnects=not serves
+    )
 
 
 def _serve_store(port: int, size: int) -> Any:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = size + 1024  # a connection per rank, and what this process has open anyway
     if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard >= 0 else wanted, hard))
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (min(wanted, hard) if hard >= 0 else wanted, hard)
+        )
     dist = _torch_distributed()
     try:
-        return dist.TCPStore("localhost", port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+        return dist.TCPStore(
+            "localhost", port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
+        )
     except dist.DistNetworkError as error:
         reason = str(error).splitlines()[0]
-        raise ConnectionError(f"can't serve the store on port {port}: {reason}: set MASTER_PORT to a free one") from error
+        raise ConnectionError(
+            f"can't serve the store on port {port}: {reason}: set MASTER_PORT to a free one"
+        ) from error
 
 
 def _reach_store(host: str, port: int, seconds: float) -> Any:
@@ -86,9 +100,12 @@ def _reach_store(host: str, port: int, seconds: float) -> Any:
         try:
             # torch's own client would try again, too, but print a stack trace for each try
             with socket.create_connection((host, port), timeout=5.0) as probe:
-                if probe.getsockname() == probe.getpeername():  # of an ephemeral port that nobody listens on yet
+                # Of an ephemeral port that nobody listens on yet
+                if probe.getsockname() == probe.getpeername():
                     raise ConnectionError("connected to itself")
-            return dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=60))
+            return dist.TCPStore(
+                host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=60)
+            )
         except (OSError, dist.DistNetworkError) as error:  # socket.gaierror is an OSError
             if time.monotonic() + pause > deadline:
                 raise ConnectionError(f"no store at {host}:{port}: {error}") from error
@@ -102,7 +119,9 @@ def _torch_distributed() -> Any:
             warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
             import torch.distributed as dist  # noqa: PLC0415 - seconds and hundreds of files: only where it is needed
     except ImportError as error:
-        raise InvalidWorld(f"several ranks need torch, which can't be imported ({error}): install it, or run one rank") from error
+        raise InvalidWorld(
+            f"several ranks need torch, which can't be imported ({error}): install it, or run one rank"
+        ) from error
     return dist
 
 
@@ -129,7 +148,8 @@ class _TorchStore:
         try:
             with _network_errors():
                 self._store.wait([key], timedelta(seconds=seconds))
-        except sys.modules["torch.distributed"].DistStoreError:  # torch's word for "not within that time"
+        # Torch's word for "not within that time"
+        except sys.modules["torch.distributed"].DistStoreError:
             return False
         return True
 

@@ -1,10 +1,11 @@
-"""The dataset as values: what is asked for, the metadata table, the files of a commit, their digests.
+"""The dataset as values: what is asked for, the metadata table, the files of a commit, digests.
 
 Pure: nothing here opens a file or a connection.
 
 - `selection`: what a call asks for (`Selection`), and a row that counts (`Row`).
-- `metadata`: the metadata table, read into rows; which names a row may give to an image.
+- `metadata`: read the metadata table into rows; which names a row may give to an image.
 - `listing`: the files of a commit (`RemoteFile`), packed (`Listing`).
-- `plan`: which of them to fetch (`decide`).
-- `digests`: the two kinds of digests that the Hub gives.
+- `decide`: which of them to fetch (`decide`, which returns a `Decision`).
+- `digests`: the two kinds of digest that the Hub gives, computed over a stream or over bytes.
+- `words`: how messages write a list of names.
 """

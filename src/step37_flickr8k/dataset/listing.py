@@ -10,7 +10,10 @@ __all__ = ["Chosen", "Listing", "RemoteFile"]
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file of the commit: name in the split, size in bytes, ``sha256:<hex>`` (LFS) or ``git-sha1:<hex>`` (a plain blob)."""
+    """A file of the commit: name in the split, size in bytes, and digest.
+
+    The digest is ``sha256:<hex>`` of a file in LFS, ``git-sha1:<hex>`` of a plain blob.
+    """
 
     name: str
     size: int
@@ -18,12 +21,12 @@ class RemoteFile:
 
 
 class Listing(Mapping[str, RemoteFile]):
-    """The files of a commit by name, packed: some 200 bytes a file, also when there are a million."""
+    """The files of a commit by name, packed: about 200 bytes a file, even for a million files."""
 
     _KINDS = (("sha256", 32), ("git-sha1", 20))
 
     def __init__(self, files: Iterable[RemoteFile] = ()) -> None:
-        """Take the files."""
+        """Add the files, in order."""
         self._index: dict[str, int] = {}
         self._names: list[str] = []
         self._sizes = array("Q")
@@ -33,14 +36,19 @@ class Listing(Mapping[str, RemoteFile]):
             self.add(file)
 
     def add(self, file: RemoteFile) -> None:
-        """Add a file; raises ValueError for a size or a digest that can't be one, or when another file has its name."""
+        """Add a file; the same file twice counts once.
+
+        Raises ValueError for an impossible size or digest, or when another file has its name.
+        """
         kind, _, digest = file.digest.partition(":")
         raw = bytes.fromhex(digest)
         if (kind, len(raw)) not in self._KINDS or not 0 <= file.size < 1 << 63:
             raise ValueError(f"{file.name}: {file.size} bytes, {file.digest}")
         if (known := self._index.setdefault(file.name, len(self._names))) < len(self._names):
             if self.at(known) != file:
-                raise ValueError(f"{file.name} is there twice, as {self.at(known).digest} and as {file.digest}")
+                raise ValueError(
+                    f"{file.name} is there twice, as {self.at(known).digest} and as {file.digest}"
+                )
         else:
             self._names.append(file.name)
             self._sizes.append(file.size)
@@ -57,18 +65,18 @@ class Listing(Mapping[str, RemoteFile]):
         return self.at(self._index[name])
 
     def position(self, name: str) -> int | None:
-        """Give a file's number; None if there is no such file."""
+        """Return a file's number; None if there is no such file."""
         return self._index.get(name)
 
     def at(self, number: int) -> RemoteFile:
-        """Give a file by its number."""
+        """Return a file by its number."""
         kind, length = self._KINDS[self._kinds[number]]
         digest = self._digests[32 * number : 32 * number + length].hex()
         return RemoteFile(self._names[number], self._sizes[number], f"{kind}:{digest}")
 
 
 class Chosen(Sequence[RemoteFile]):
-    """Some files of a listing, in order; a number each."""
+    """Some files of a listing, in order, stored as a number each."""
 
     def __init__(self, listing: Listing, numbers: Iterable[int]) -> None:
         """Choose files by their numbers in the listing."""

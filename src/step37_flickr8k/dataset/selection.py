@@ -7,7 +7,10 @@ __all__ = ["Row", "Selection"]
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What a call asks for; ``sample_count`` None is every row that counts, ``revision`` None no request for one."""
+    """What a call asks for: the first ``sample_count`` rows of a split that count.
+
+    ``sample_count`` None is every row that counts; ``revision`` None accepts any commit.
+    """
 
     repo_id: str
     split: str
@@ -18,7 +21,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row that counts: both cells non-empty after stripping."""
+    """A row that counts: both cells are non-empty after stripping."""
 
     file_name: str
     caption: str

@@ -15,7 +15,7 @@ from step37_flickr8k.download.landing import Land, Landing
 from step37_flickr8k.download.loop import Report, beside, in_own_loop, tell
 from step37_flickr8k.download.parquet import ImageChunk, Images, NotReadable
 from step37_flickr8k.download.workers import Workers
-from step37_flickr8k.hub.http import FAULTS, GivenUp, Wire, cause_of, connected, whole
+from step37_flickr8k.hub.http import FAULTS, GivenUp, HttpClient, cause_of, connected, whole
 from step37_flickr8k.hub.source import Fault, Source
 from step37_flickr8k.settings import WarmupSettings
 
@@ -47,10 +47,11 @@ def fetch_bulk(
     async def main() -> None:
         with contextlib.ExitStack() as stack:
             landing = stack.enter_context(Landing(workers, land))
-            reader = ThreadPoolExecutor(1, thread_name_prefix="step37-parquet")  # pyarrow keeps memory for each thread
+            # Pyarrow keeps memory for each thread
+            reader = ThreadPoolExecutor(1, thread_name_prefix="step37-parquet")
             stack.callback(reader.shutdown, cancel_futures=True)
-            async with connected(source, settings) as wire:
-                await _Bulk(wire, landing, reader, wanted).run(shards, progress)
+            async with connected(source, settings) as client:
+                await _Bulk(client, landing, reader, wanted).run(shards, progress)
 
     in_own_loop(main)
 
@@ -58,9 +59,15 @@ def fetch_bulk(
 class _Bulk:
     """A fetch in bulk; ``reader`` is a single thread, for pyarrow."""
 
-    def __init__(self, wire: Wire, landing: Landing, reader: ThreadPoolExecutor, wanted: Collection[RemoteFile]) -> None:
-        self._wire = wire
-        self._tally = wire.tally
+    def __init__(
+        self,
+        client: HttpClient,
+        landing: Landing,
+        reader: ThreadPoolExecutor,
+        wanted: Collection[RemoteFile],
+    ) -> None:
+        self._client = client
+        self._statistics = client.statistics
         self._landing = landing
         self._reader = reader
         self._missing = _Missing(wanted)
@@ -69,24 +76,36 @@ class _Bulk:
         self._strange = 0  # bytes of row groups that may turn out not to be wanted
 
     async def run(self, shards: Sequence[RemoteFile], progress: Report) -> None:
-        telling = partial(tell, progress, self._wire, files=self._count, size=self._size)
+        telling = partial(tell, progress, self._client, files=self._count, size=self._size)
         await beside(telling(), [self._open(shard) for shard in shards])
         lengths = [chunk.end - chunk.start for _, images in self._opened for chunk in images.chunks]
-        self._strange = sum(chunk.size for _, images in self._opened for chunk in images.chunks) - self._size
-        streams = max(1, min(_STREAMS, _BUFFERED // max(lengths, default=1), self._wire.connections))
-        parts = iter([_Part(*one, part) for one in self._opened for part in _cut(one[1].chunks, sum(lengths) / streams)])
+        self._strange = (
+            sum(chunk.size for _, images in self._opened for chunk in images.chunks) - self._size
+        )
+        streams = max(
+            1, min(_STREAMS, _BUFFERED // max(lengths, default=1), self._client.connections)
+        )
+        parts = iter(
+            [
+                _Part(*one, part)
+                for one in self._opened
+                for part in _cut(one[1].chunks, sum(lengths) / streams)
+            ]
+        )
         await beside(telling(), [self._stream(parts) for _ in range(streams)])
 
     async def _open(self, shard: RemoteFile) -> None:
         async def read_tail(length: int) -> bytearray:
-            async with await self._wire.get(shard.name, (max(0, shard.size - length), shard.size)) as response:
+            async with await self._client.get(
+                shard.name, (max(0, shard.size - length), shard.size)
+            ) as response:
                 return await whole(response.content.iter_any(), min(length, shard.size))
 
         try:
-            tail = await self._wire.patiently(shard.name, lambda: read_tail(_TAIL))
+            tail = await self._client.patiently(shard.name, lambda: read_tail(_TAIL))
             footer = Images.footer_size(tail[-8:])
             if footer > len(tail):
-                tail = await self._wire.patiently(shard.name, lambda: read_tail(footer))
+                tail = await self._client.patiently(shard.name, lambda: read_tail(footer))
             self._opened.append((shard, await self._landing.in_thread(Images, shard.size, tail)))
         except (GivenUp, NotReadable) as error:
             log.warning("%s can't be used, its images come file by file: %s", shard.name, error)
@@ -95,9 +114,13 @@ class _Bulk:
         for part in waiting:
             try:
                 while part.chunks and self._missing:
-                    await self._wire.patiently(part.shard.name, lambda: self._stream_part(part))  # noqa: B023
+                    await self._client.patiently(part.shard.name, lambda: self._stream_part(part))  # noqa: B023
             except GivenUp as error:
-                log.warning("%s can't be read on, what is missing comes file by file: %s", part.shard.name, error)
+                log.warning(
+                    "%s can't be read on, what is missing comes file by file: %s",
+                    part.shard.name,
+                    error,
+                )
 
     async def _stream_part(self, part: "_Part") -> None:
         """Read one row group after the other from one answer; what has come is gone from the part when a fault cuts it."""
@@ -105,7 +128,7 @@ class _Bulk:
         came_before = part.done
         content = bytearray()
         try:
-            async with await self._wire.get(part.shard.name, (at, end)) as response:
+            async with await self._client.get(part.shard.name, (at, end)) as response:
                 async for piece in response.content.iter_any():
                     content += piece
                     while part.chunks and at + len(content) >= part.chunks[0].end:
@@ -122,25 +145,30 @@ class _Bulk:
         except FAULTS as error:
             if part.done == came_before:
                 raise
-            self._tally.retries[cause_of(error)] += 1  # it went on for a while: from there, with all tries anew
+            # It went on for a while: from there, with all tries anew
+            self._statistics.retries[cause_of(error)] += 1
         else:
             if part.chunks:
                 raise Fault("truncated")
 
     async def _land_images(self, images: Images, chunk: ImageChunk, content: bytearray) -> None:
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._reader, lambda: [*images.read(chunk, content)])
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._reader, lambda: [*images.read(chunk, content)]
+            )
         except NotReadable:
-            self._tally.retries["unreadable row group"] += 1
+            self._statistics.retries["unreadable row group"] += 1
             return
-        matched = await self._landing.in_thread(lambda: [(file, image) for image in found for file in self._missing.take(image)])
+        matched = await self._landing.in_thread(
+            lambda: [(file, image) for image in found for file in self._missing.take(image)]
+        )
         landed = [self._landing.hand_over(file, image, verified=True) for file, image in matched]
         self._landing.submit()
         await asyncio.gather(*landed)
-        self._tally.files += len(matched)
-        self._tally.bytes += sum(file.size for file, _ in matched)
+        self._statistics.files += len(matched)
+        self._statistics.bytes += sum(file.size for file, _ in matched)
         self._strange -= chunk.size
-        if self._strange < 0 and not self._tally.files:
+        if self._strange < 0 and not self._statistics.files:
             raise GivenUp("none of its images is one that is wanted: is it of another commit?")
 
 

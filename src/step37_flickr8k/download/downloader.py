@@ -9,7 +9,7 @@ from typing import Any
 from step37_flickr8k.cache.lease import Lease
 from step37_flickr8k.cache.record import (
     Coverage,
-    Proven,
+    ManifestEntry,
     Record,
     read_manifest,
     read_record,
@@ -18,17 +18,17 @@ from step37_flickr8k.cache.record import (
     write_manifest,
     write_record,
 )
-from step37_flickr8k.cluster.group import Progress
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.download.landing import IN_HAND, Arrived
-from step37_flickr8k.download.planner import MANY, Survey, Surveyor, Task
+from step37_flickr8k.download.planner import MANY, Planner, Survey, Task
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import CommitChanged, Step37Error
 from step37_flickr8k.hub.api import Hub
-from step37_flickr8k.hub.source import Source, Tally
+from step37_flickr8k.hub.source import Source, TransferStatistics
 
-__all__ = ["Done", "Filling", "result_of"]
+__all__ = ["Done", "Downloader", "result_of"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -36,60 +36,69 @@ Value = dict[str, Any]
 Flush = Callable[[], None]
 
 
-class Filling:
-    """Fills the folder while its lease is held; to be closed, so that nothing unfinished stays, whatever ends it."""
+class Downloader:
+    """Fills the directory while its lease is held; to be closed, so that nothing unfinished stays, whatever ends it."""
 
-    def __init__(self, task: Task, hub: Hub, lease: Lease, progress: Progress) -> None:
+    def __init__(self, task: Task, hub: Hub, lease: Lease, progress: ProgressTracker) -> None:
         """Take up the work."""
         self._task = task
-        self._folder = task.folder
+        self._directory = task.directory
         self._hub = hub
         self._lease = lease
         self._progress = progress
-        self._workers = Workers(task.folder)
+        self._workers = Workers(task.directory)
 
     def run(self, commit: str, listing: Listing) -> Value:
         """Plan, fetch, publish; gives the report."""
         with self._ready_to_write() as flush:
             if len(listing) > MANY and (self._task.selection.sample_count or MANY) >= MANY:
                 self._workers.start()
-            survey = Surveyor(self._task, self._hub, self._workers, self._progress).survey(commit, listing, self._folder)
+            survey = Planner(self._task, self._hub, self._workers, self._progress).survey(
+                commit, listing, self._directory
+            )
             before = self._record_before(survey)
             lost = self._lost(before, survey)
             self._check_space(survey, lost)
             self._fetch(lost, survey)
-            self._progress("publishing")
+            self._progress.report(Progress(State.PUBLISHING))
             record = self._publish(survey, before, flush)
-        skipped = skipped_rows(self._folder, record, self._task.selection)
-        return result_of(Done(self._task.account, self._hub, commit), survey.plan.rows, warm=False, skipped=skipped)
+        skipped = skipped_rows(self._directory, record, self._task.selection)
+        return result_of(
+            Done(self._task.account, self._hub, commit),
+            survey.plan.rows,
+            warm=False,
+            skipped=skipped,
+        )
 
     def repair(self, record: Record, listing: Listing, names: Sequence[str]) -> None:
         """Fetch these files of the record's commit again, and prove them in the manifest."""
         with self._ready_to_write() as flush:
-            now = read_record(self._folder)
+            now = read_record(self._directory)
             if now is None or now.commit != record.commit:
-                raise CommitChanged(f"{self._folder.home} no longer holds commit {record.commit}: run verify again")
+                raise CommitChanged(
+                    f"{self._directory.home} no longer holds commit {record.commit}: run verify again"
+                )
             files = [listing[name] for name in names if name in listing]
-            self._folder.check_space(sum(file.size for file in files), len(files))
-            proven: dict[str, Proven] = {}
+            self._directory.check_space(sum(file.size for file in files), len(files))
+            proven: dict[str, ManifestEntry] = {}
             self._fetch_files(files, record.commit, proven)
             flush()
             self._lease.check()
-            write_manifest(self._folder, read_manifest(self._folder) | proven)
+            write_manifest(self._directory, read_manifest(self._directory) | proven)
 
     @contextlib.contextmanager
     def _ready_to_write(self) -> Iterator[Flush]:
-        """Look whether the folder takes files, before the first byte is asked for."""
-        self._folder.sweep()
+        """Look whether the directory takes files, before the first byte is asked for."""
+        self._directory.sweep()
         with contextlib.ExitStack() as at_end:
             at_end.callback(self._clear_up)  # also after a signal that comes while the workers end
             at_end.callback(self._workers.close)
-            self._folder.try_out()
-            yield at_end.enter_context(self._folder.flushing())
+            self._directory.try_out()
+            yield at_end.enter_context(self._directory.flushing())
 
     def _clear_up(self) -> None:
         try:
-            self._folder.clear_up()
+            self._directory.clear_up()
         except Step37Error as error:  # what ended the work matters more
             log.warning("what was unfinished stays until the next run: %s", error)
 
@@ -99,27 +108,34 @@ class Filling:
         replaced = [survey.scan[file.name].size for file in files if file.name in survey.scan]
         # those that come lie beside those that they replace until they have their bytes
         beside = size * min(1.0, IN_HAND * self._task.settings.concurrency / max(1, len(files)))
-        self._folder.check_space(max(0, size - sum(replaced) + int(min(beside, sum(replaced)))), len(files) - len(replaced))
+        self._directory.check_space(
+            max(0, size - sum(replaced) + int(min(beside, sum(replaced)))),
+            len(files) - len(replaced),
+        )
         count = f"{len(files):,} of {survey.plan.files:,} files, {size / 1e6:,.1f} MB"
         log.info("fetching %s, at commit %s", count, survey.commit)
         if survey.wait:
-            log.info("the Hub's quota will make this wait %.0f s for %s requests", survey.wait, f"{survey.requests:,}")
+            log.info(
+                "the Hub's quota will make this wait %.0f s for %s requests",
+                survey.wait,
+                f"{survey.requests:,}",
+            )
 
     def _record_before(self, survey: Survey) -> Record | None:
         """Give the record to grow; one of another commit is taken away first: never a record over mixed files."""
-        before = read_record(self._folder)
+        before = read_record(self._directory)
         repo_id = self._task.selection.repo_id
-        if before is not None and not read_manifest(self._folder):
+        if before is not None and not read_manifest(self._directory):
             return None  # what it speaks of can't be looked for: it begins anew
         if before is None or (before.commit, before.repo_id) == (survey.commit, repo_id):
             return before
         log.warning(
             "%s holds %s at commit %s and is being replaced by %s at %s: running readers may see new bytes; pin a revision, "
-            "or use a folder per commit",
-            *(self._folder.files, before.repo_id, before.commit, repo_id, survey.commit),
+            "or use a directory per commit",
+            *(self._directory.files, before.repo_id, before.commit, repo_id, survey.commit),
         )
         self._lease.check()
-        remove_record(self._folder)
+        remove_record(self._directory)
         return None
 
     def _lost(self, before: Record | None, survey: Survey) -> list[RemoteFile]:
@@ -127,7 +143,11 @@ class Filling:
         if before is None:
             return []
         wanted = {file.name for file in survey.plan.fetch} | survey.proven.keys() | {METADATA}
-        return [survey.listing[n] for n in read_manifest(self._folder) if n not in wanted and n in survey.listing]
+        return [
+            survey.listing[n]
+            for n in read_manifest(self._directory)
+            if n not in wanted and n in survey.listing
+        ]
 
     def _fetch(self, lost: Sequence[RemoteFile], survey: Survey) -> None:
         files = [*survey.plan.fetch, *lost] if lost else survey.plan.fetch
@@ -139,12 +159,23 @@ class Filling:
     def _fetch_bulk(self, survey: Survey, files: Sequence[RemoteFile]) -> None:
         from step37_flickr8k.download.bulk import fetch_bulk  # noqa: PLC0415 - as below
 
-        source = Source(base=self._hub.parquet_base(), headers=self._hub.headers(), account=self._task.account)
-        fetch_bulk(survey.shards, files, source, self._workers, self._landing(survey.proven), **self._ways)
+        source = Source(
+            base=self._hub.parquet_base(), headers=self._hub.headers(), account=self._task.account
+        )
+        fetch_bulk(
+            survey.shards, files, source, self._workers, self._landing(survey.proven), **self._ways
+        )
         came, requests = source.account.files, source.account.requests
-        log.info("%s of %s files came in bulk, with %s requests", f"{came:,}", f"{len(files):,}", f"{requests:,}")
+        log.info(
+            "%s of %s files came in bulk, with %s requests",
+            f"{came:,}",
+            f"{len(files):,}",
+            f"{requests:,}",
+        )
 
-    def _fetch_files(self, files: Sequence[RemoteFile], commit: str, proven: dict[str, Proven]) -> None:
+    def _fetch_files(
+        self, files: Sequence[RemoteFile], commit: str, proven: dict[str, ManifestEntry]
+    ) -> None:
         from step37_flickr8k.download.files import fetch  # noqa: PLC0415 - its HTTP client is a quarter of a second
 
         if files:
@@ -154,35 +185,45 @@ class Filling:
 
     @property
     def _ways(self) -> dict[str, Any]:
-        return {"settings": self._task.settings, "progress": self._progress}
+        return {"settings": self._task.settings, "progress": self._progress.report}
 
-    def _landing(self, proven: dict[str, Proven]) -> Callable[[Sequence[Arrived]], None]:
+    def _landing(self, proven: dict[str, ManifestEntry]) -> Callable[[Sequence[Arrived]], None]:
         """Give what publishes verified files and notes them as proven."""
 
         def land(batch: Sequence[Arrived]) -> None:
             for arrived in batch:
                 self._lease.check()
                 file = arrived.file
-                entry = self._folder.publish(arrived.temporary, file.name)
-                proven[file.name] = Proven(entry.size, file.digest, entry.mtime_ns, arrived.flaw)
+                entry = self._directory.publish(arrived.temporary, file.name)
+                proven[file.name] = ManifestEntry(
+                    entry.size, file.digest, entry.mtime_ns, arrived.decode_error
+                )
 
         return land
 
     def _publish(self, survey: Survey, before: Record | None, flush: Flush) -> Record:
         """Name metadata.csv, flush, then the manifest, and the ready record last."""
-        folder, selection, digest = self._folder, self._task.selection, survey.listing[METADATA].digest
+        directory, selection, digest = (
+            self._directory,
+            self._task.selection,
+            survey.listing[METADATA].digest,
+        )
         self._lease.check()
-        if survey.metadata != folder.files / METADATA:
-            entry = folder.publish(survey.metadata, METADATA)
-            survey.proven[METADATA] = Proven(entry.size, digest, entry.mtime_ns)
+        if survey.metadata != directory.files / METADATA:
+            entry = directory.publish(survey.metadata, METADATA)
+            survey.proven[METADATA] = ManifestEntry(entry.size, digest, entry.mtime_ns)
         flush()
         rows, count = survey.plan.rows, selection.sample_count
         coverage = Coverage(rows, everything=count is None or rows < count)
-        record = before or Record(repo_id=selection.repo_id, commit=survey.commit, metadata=digest, captions={})
-        record = record.grown(selection.caption_key, coverage, survey.proven).confirmed_by(self._task.run)
+        record = before or Record(
+            repo_id=selection.repo_id, commit=survey.commit, metadata=digest, captions={}
+        )
+        record = record.grown(selection.caption_key, coverage, survey.proven).confirmed_by(
+            self._task.run
+        )
         self._lease.check()
-        write_manifest(folder, survey.proven)
-        write_record(folder, record)
+        write_manifest(directory, survey.proven)
+        write_record(directory, record)
         return record
 
 
@@ -190,7 +231,7 @@ class Filling:
 class Done:
     """What a run has done so far: what it fetched, what it asked the Hub's API, and for which commit."""
 
-    fetched: Tally = field(default_factory=Tally)
+    fetched: TransferStatistics = field(default_factory=TransferStatistics)
     hub: Hub | None = None
     commit: str | None = None
 
@@ -201,7 +242,12 @@ class Done:
         if self.hub is not None:
             requests, retries = requests + self.hub.requests, retries + self.hub.retries
         slowest = [dict(zip(names, slow, strict=True)) for slow in self.fetched.slowest]
-        return {"commit": self.commit, "requests": requests, "retries": dict(retries), "slowest": slowest}
+        return {
+            "commit": self.commit,
+            "requests": requests,
+            "retries": dict(retries),
+            "slowest": slowest,
+        }
 
 
 def result_of(done: Done, rows: int, *, warm: bool, skipped: Mapping[str, str]) -> Value:

@@ -4,38 +4,48 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Collection, Iterator
+from functools import partial
 from typing import BinaryIO
 
-from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.dataset.digests import hasher
 from step37_flickr8k.dataset.listing import RemoteFile
+from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.download.landing import IN_HAND, Land, Landing
 from step37_flickr8k.download.loop import Report, beside, in_own_loop, tell
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import FetchFailed, Step37Error
-from step37_flickr8k.hub.http import FAULTS, GivenUp, Wire, connected, whole
+from step37_flickr8k.hub.http import FAULTS, GivenUp, HttpClient, connected, whole
 from step37_flickr8k.hub.source import Fault, Source
 from step37_flickr8k.settings import WarmupSettings
 
 __all__ = ["fetch", "memory_in_flight"]
 
 _BLOCK = 1 << 20  # bytes: larger files are written and hashed in pieces of this size, as they come
-_LANDING = 32 << 20  # bytes of small files in hand: they land in batches, and a batch waits for its files
+# Bytes of small files in hand: they land in batches, and a batch waits for its files
+_LANDING = 32 << 20
 
 
 def fetch(
-    files: Collection[RemoteFile], source: Source, workers: Workers, land: Land, *, settings: WarmupSettings, progress: Report
+    files: Collection[RemoteFile],
+    source: Source,
+    workers: Workers,
+    land: Land,
+    *,
+    settings: WarmupSettings,
+    progress: Report,
 ) -> None:
-    """Fetch all files into temporary ones of the workers' folder and hand them, verified, to ``land``, which names them.
+    """Fetch all files into temporary ones of the workers' directory and hand them, verified, to ``land``, which names them.
 
-    ``land`` takes several at a time, in several threads. A file that fails doesn't stop the others: at the end `FetchFailed`
-    names those that are missing. What ``land`` or ``progress`` raises ends the fetch at once; no unfinished file stays.
+    ``land`` takes several at a time, in several threads. A file that fails doesn't stop the others:
+    at the end `FetchFailed` names those that are missing. What ``land`` or ``progress`` raises ends
+    the fetch at once; no unfinished file stays.
     """
 
     async def main() -> None:
         with contextlib.ExitStack() as at_rest, Landing(workers, land) as landing:
-            async with connected(source, settings) as wire:
-                await _Fetch(wire, landing, workers.folder, at_rest).run(files, progress)
+            async with connected(source, settings) as client:
+                await _Fetch(client, landing, workers.directory, at_rest).run(files, progress)
 
     in_own_loop(main)
 
@@ -53,23 +63,29 @@ def _places(concurrency: int, size: int) -> int:
 class _Fetch:
     """A fetch; ``at_rest`` is done once no thread writes any more."""
 
-    def __init__(self, wire: Wire, landing: Landing, folder: CacheFolder, at_rest: contextlib.ExitStack) -> None:
-        self._wire = wire
-        self._tally = wire.tally
+    def __init__(
+        self,
+        client: HttpClient,
+        landing: Landing,
+        directory: CacheDirectory,
+        at_rest: contextlib.ExitStack,
+    ) -> None:
+        self._client = client
+        self._statistics = client.statistics
         self._landing = landing
-        self._folder = folder
+        self._directory = directory
         self._at_rest = at_rest
         self._failed: dict[str, str] = {}
-        self._connections = asyncio.Semaphore(wire.connections)
+        self._connections = asyncio.Semaphore(client.connections)
         self._coming = 0  # files that aren't here yet, but will be
         self._spare = 0  # files that may gather before connections stand idle
 
     async def run(self, files: Collection[RemoteFile], progress: Report) -> None:
         waiting = iter(files)
         size = sum(file.size for file in files)
-        count = min(_places(self._wire.connections, size // max(1, len(files))), len(files))
-        self._spare = count - self._wire.connections
-        telling = tell(progress, self._wire, files=len(files), size=size)
+        count = min(_places(self._client.connections, size // max(1, len(files))), len(files))
+        self._spare = count - self._client.connections
+        telling = tell(progress, self._client, files=len(files), size=size)
         await beside(telling, [self._work(waiting) for _ in range(count)])
         if self._failed:
             raise FetchFailed(_summary(self._failed, len(files)))
@@ -78,12 +94,12 @@ class _Fetch:
         for file in waiting:
             took: list[float] = []
             try:
-                await self._wire.patiently(file.name, lambda file=file, took=took: self._bring(file, took))  # type: ignore[misc]
+                await self._client.patiently(file.name, partial(self._bring, file, took))
             except GivenUp as error:
                 self._failed[file.name] = str(error)
             else:
-                self._tally.files += 1
-                self._tally.took((round(sum(took), 3), file.name, file.size, len(took)))
+                self._statistics.files += 1
+                self._statistics.took((round(sum(took), 3), file.name, file.size, len(took)))
 
     async def _bring(self, file: RemoteFile, took: list[float]) -> None:
         content = await self._receive(file, took)
@@ -93,17 +109,17 @@ class _Fetch:
         if not self._coming or self._landing.gathered >= self._spare > 0:
             self._landing.submit()  # it would wait for nobody, or everybody for it
         await landed
-        self._tally.bytes += file.size
+        self._statistics.bytes += file.size
 
     async def _receive(self, file: RemoteFile, took: list[float]) -> bytearray | None:
         """Give a file's bytes; None for a large one, which is written as it comes."""
         self._coming += 1
         try:
             async with self._connections:
-                await self._wire.until_open()  # it may have closed while this one waited
+                await self._client.until_open()  # it may have closed while this one waited
                 start = time.monotonic()
                 try:
-                    async with await self._wire.get(file.name) as response:
+                    async with await self._client.get(file.name) as response:
                         if file.size <= _BLOCK:
                             return await whole(response.content.iter_any(), file.size)
                         await self._receive_in_blocks(response.content.iter_any(), file)
@@ -114,13 +130,13 @@ class _Fetch:
             self._coming -= 1
 
     async def _receive_in_blocks(self, pieces: AsyncIterator[bytes], file: RemoteFile) -> None:
-        arriving = _Arriving(self._folder, file)
+        arriving = _Arriving(self._directory, file)
         pending = bytearray()
         came = 0
         try:
             async for piece in pieces:
                 came += len(piece)
-                self._tally.bytes += len(piece)
+                self._statistics.bytes += len(piece)
                 pending += piece
                 if came > file.size:
                     raise Fault(f"more than {file.size} bytes")  # dropped like any other fault
@@ -132,7 +148,7 @@ class _Fetch:
             self._at_rest.callback(arriving.drop)  # a thread may still be writing it
             raise
         except (*FAULTS, OSError, Step37Error):
-            self._tally.bytes -= came
+            self._statistics.bytes -= came
             arriving.drop()
             raise
 
@@ -145,20 +161,20 @@ class _Fetch:
 class _Arriving:
     """A large file on its way: written and hashed as it comes."""
 
-    def __init__(self, folder: CacheFolder, file: RemoteFile) -> None:
+    def __init__(self, directory: CacheDirectory, file: RemoteFile) -> None:
         self.file = file
-        self.temporary = folder.temporary()
+        self.temporary = directory.temporary()
         self.received = 0
-        self._folder = folder
+        self._directory = directory
         self._hash = hasher(file.digest, file.size)
         self._open = contextlib.ExitStack()
         self._out: BinaryIO | None = None
 
     def write(self, block: bytes) -> None:
         if self._out is None:
-            self._out = self._open.enter_context(self._folder.writing(self.temporary))
+            self._out = self._open.enter_context(self._directory.writing(self.temporary))
         self._hash.update(block)
-        with self._folder.errors():
+        with self._directory.errors():
             self._out.write(block)
         self.received += len(block)
 
@@ -173,10 +189,12 @@ class _Arriving:
         with contextlib.suppress(OSError, Step37Error):
             self._open.close()
         with contextlib.suppress(Step37Error):
-            self._folder.discard(self.temporary)
+            self._directory.discard(self.temporary)
 
 
 def _summary(failed: dict[str, str], total: int) -> str:
-    told = ", ".join(f"{name} ({reason})" for name, reason in list(failed.items())[:5])
-    more = f" and {len(failed) - 5:,} more" if len(failed) > 5 else ""
-    return f"{len(failed):,} of {total:,} files could not be fetched: {told}{more}: what came is kept, run it again"
+    named = listed((f"{name} ({reason})" for name, reason in failed.items()), 5)
+    return (
+        f"{len(failed):,} of {total:,} files could not be fetched: {named}:"
+        " what was fetched is kept, run it again"
+    )

@@ -21,7 +21,8 @@ __all__ = ["IN_HAND", "Arrived", "Land", "Landing"]
 _T = TypeVar("_T")
 IN_HAND = 3  # files for each connection, at most: one comes, the others gather and are written
 _WRITERS = 16  # threads that hand batches to the workers, and then rename
-_FEW = 4  # of them at work while the file system is quick: more would only contend for the interpreter
+# Of them at work while the file system is quick: more would only contend for the interpreter
+_FEW = 4
 _GATHER = 0.024  # s in which files that have come gather, to go to a worker together
 _SLOW = 0.005  # s for naming a file: a shared file system, for which many may wait at once
 _BATCH = 100  # files, at most: every batch costs a millisecond, in which its worker is idle
@@ -30,11 +31,11 @@ _ENOUGH = 16  # files for another batch while one is under way; and for any wher
 
 @dataclass(frozen=True)
 class Arrived:
-    """A file whose bytes match its hash, under a temporary name; ``flaw`` is why it can't be decoded, if it can't."""
+    """A file whose bytes match its hash, under a temporary name; ``decode_error`` is why it can't be decoded, if it can't."""
 
     file: RemoteFile
     temporary: Path
-    flaw: str = ""
+    decode_error: str = ""
 
 
 Land = Callable[[Sequence[Arrived]], None]
@@ -45,7 +46,7 @@ class Landing:
 
     def __init__(self, workers: Workers, land: Land) -> None:
         """Land what the workers find right: ``land`` names it."""
-        self._folder = workers.folder
+        self._directory = workers.directory
         self._workers = workers
         self._land = land
         self._come: deque[_Whole] = deque()  # files that wait for a thread
@@ -65,7 +66,9 @@ class Landing:
         """Have one of the threads do something."""
         return asyncio.get_running_loop().run_in_executor(self._writers, function, *arguments)
 
-    def hand_over(self, file: RemoteFile, content: bytearray | memoryview, *, verified: bool = False) -> "asyncio.Future[None]":
+    def hand_over(
+        self, file: RemoteFile, content: bytearray | memoryview, *, verified: bool = False
+    ) -> "asyncio.Future[None]":
         """Have a worker verify and write a file, then land it; those that come together go together, at half the cost."""
         landed = asyncio.get_running_loop().create_future()
         self._come.append(_Whole(file, content, landed, verified))
@@ -85,7 +88,11 @@ class Landing:
 
     def _submit_some(self) -> None:
         """Send on what has gathered; a few files alone only where no thread is at work, or each takes long: many cost less."""
-        while self._come and self._busy < self._limit and (not self._busy or self._limit > _FEW or len(self._come) >= _ENOUGH):
+        while (
+            self._come
+            and self._busy < self._limit
+            and (not self._busy or self._limit > _FEW or len(self._come) >= _ENOUGH)
+        ):
             self._send()
 
     def _send(self) -> None:
@@ -96,8 +103,10 @@ class Landing:
 
     def land_written(self, file: RemoteFile, temporary: Path) -> None:
         """Land a file that was written and verified elsewhere, in the thread that calls."""
-        flaw = None if file.name == METADATA else self._workers.check([(temporary, file.name)])[0]
-        self._land([Arrived(file, temporary, flaw or "")])
+        decode_error = (
+            None if file.name == METADATA else self._workers.check([(temporary, file.name)])[0]
+        )
+        self._land([Arrived(file, temporary, decode_error or "")])
 
     def _finish_batch(self, batch: "list[_Whole]", loop: asyncio.AbstractEventLoop) -> None:
         """Have a worker verify, write and decode the files, then land those that are right together."""
@@ -105,7 +114,12 @@ class Landing:
         arrived: list[Arrived] = []
         try:
             jobs = [
-                Job(self._folder.temporary(), whole.file.name, whole.content, "" if whole.verified else whole.file.digest)
+                Job(
+                    self._directory.temporary(),
+                    whole.file.name,
+                    whole.content,
+                    "" if whole.verified else whole.file.digest,
+                )
                 for whole in batch
             ]
             for number, (job, done) in enumerate(zip(jobs, self._workers.do(jobs), strict=True)):
@@ -114,13 +128,14 @@ class Landing:
                 elif done.error:
                     errors[number] = done.error
                 else:
-                    arrived.append(Arrived(batch[number].file, job.path, done.flaw or ""))
+                    arrived.append(Arrived(batch[number].file, job.path, done.decode_error or ""))
             self._land_together(arrived)
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits for these files
             errors = [error] * len(batch)
-            with contextlib.suppress(Step37Error):  # else nobody would hear of the error; the next sweep deletes them
+            # Else nobody would hear of the error; the next sweep deletes them
+            with contextlib.suppress(Step37Error):
                 for each in arrived:
-                    self._folder.discard(each.temporary)
+                    self._directory.discard(each.temporary)
         loop.call_soon_threadsafe(self._settle, batch, errors)
 
     def _land_together(self, arrived: list[Arrived]) -> None:

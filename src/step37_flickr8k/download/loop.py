@@ -2,24 +2,20 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from step37_flickr8k.hub.http import Wire
+from step37_flickr8k.cluster.progress import Progress, State
+from step37_flickr8k.hub.http import HttpClient
 from step37_flickr8k.signals import awaited
 
 __all__ = ["Report", "beside", "in_own_loop", "tell"]
 
 _T = TypeVar("_T")
-_TICK = 0.5  # s between two words of progress
-
-
-class Report(Protocol):
-    """What takes a word of progress."""
-
-    def __call__(self, state: str, *, retries: Mapping[str, int] | None = None, **numbers: float) -> None:
-        """Take a state, numbers such as files and bytes, and what was tried again, by cause."""
+_TICK = 0.5  # s between two reports of progress
+# Takes in how far a fetch is
+Report = Callable[[Progress], None]
 
 
 def in_own_loop(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
@@ -68,17 +64,29 @@ async def beside(ticker: Coroutine[Any, Any, None], tasks: list[Coroutine[Any, A
             raise error
 
 
-async def tell(report: Report, wire: Wire, *, files: int, size: int) -> None:
+async def tell(report: Report, client: HttpClient, *, files: int, size: int) -> None:
     """Tell, for as long as it is let, what has come of so many files and bytes, or that the quota is waited for."""
-    tally = wire.tally
+    statistics = client.statistics
 
-    def say(state: str) -> None:
-        report(state, retries=tally.retries, files=tally.files, of_files=files, bytes=tally.bytes, of_bytes=size)
+    def say(state: State, detail: str = "") -> None:
+        report(
+            Progress(
+                state,
+                detail,
+                retries=dict(statistics.retries),
+                files=statistics.files,
+                of_files=files,
+                bytes=statistics.bytes,
+                of_bytes=size,
+            )
+        )
 
     try:
         while True:
-            quota = wire.closed_for
-            say(f"waiting for quota, {quota:.0f} s" if quota > 0 else "fetching")
+            if (seconds := client.closed_for) > 0:
+                say(State.WAITING_FOR_RATE_LIMIT, f"{seconds:.0f} s")
+            else:
+                say(State.FETCHING)
             await asyncio.sleep(_TICK)
     finally:
-        say("fetching")  # what came to the last
+        say(State.FETCHING)  # what came to the last

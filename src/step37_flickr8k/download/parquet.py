@@ -39,7 +39,8 @@ class Images:
     def __init__(self, size: int, tail: bytes | bytearray) -> None:
         """Read the footer; ``tail`` are the file's last bytes, at least `footer_size` of them.
 
-        Raises `NotReadable` when this is no Parquet file, or has no column ``*.bytes`` of byte arrays.
+        Raises `NotReadable` when this is no Parquet file, or has no column ``*.bytes`` of byte
+        arrays.
         """
         import pyarrow as pa  # noqa: PLC0415 - an optional extra, and 0.2 s
         import pyarrow.parquet as pq  # noqa: PLC0415
@@ -49,7 +50,9 @@ class Images:
         try:
             self._metadata = pq.read_metadata(_Sparse(size, size - len(tail), tail))
             leaf, self._column = self._find_leaf()
-            self.chunks = [self._chunk(number, leaf) for number in range(self._metadata.num_row_groups)]
+            self.chunks = [
+                self._chunk(number, leaf) for number in range(self._metadata.num_row_groups)
+            ]
         except (pa.ArrowException, OSError, ValueError) as error:
             raise NotReadable(str(error)) from error
 
@@ -64,7 +67,9 @@ class Images:
         """Give each image of a row group, as stored; ``content`` are the chunk's bytes. Raises `NotReadable`."""
         pa, pq = self._pyarrow, self._parquet
         try:
-            file = pq.ParquetFile(_Sparse(self._size, chunk.start, content), metadata=self._metadata, pre_buffer=False)
+            file = pq.ParquetFile(
+                _Sparse(self._size, chunk.start, content), metadata=self._metadata, pre_buffer=False
+            )
             table = file.read_row_group(chunk.row_group, columns=[self._column], use_threads=False)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise NotReadable(str(error)) from error
@@ -77,7 +82,11 @@ class Images:
         schema = self._metadata.schema
         for number in range(len(schema)):
             column = schema.column(number)
-            if column.path.endswith(".bytes") and column.physical_type == "BYTE_ARRAY" and column.path.count(".") == 1:
+            if (
+                column.path.endswith(".bytes")
+                and column.physical_type == "BYTE_ARRAY"
+                and column.path.count(".") == 1
+            ):
                 return number, column.path
         raise NotReadable("it has no column of images")
 

@@ -1,25 +1,25 @@
-"""What the Hub has, what the folder holds, and so what there is to do."""
+"""What the Hub has, what the directory holds, and so what there is to do."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from step37_flickr8k.cache.directory import CacheFolder, Entry, lines_of
-from step37_flickr8k.cache.record import Proven, prove, read_manifest, unchanged
-from step37_flickr8k.cluster.group import Progress
+from step37_flickr8k.cache.directory import CacheDirectory, Entry, lines_of
+from step37_flickr8k.cache.record import ManifestEntry, prove, read_manifest, unchanged
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
+from step37_flickr8k.dataset.decide import Decision, decide
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import METADATA, read_rows
-from step37_flickr8k.dataset.plan import Plan, decide
 from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.download.parquet import is_available
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import InvalidMetadata, InvalidSettings, Step37Error
 from step37_flickr8k.hub.api import Hub
-from step37_flickr8k.hub.source import Quota, Source, Tally
+from step37_flickr8k.hub.source import Quota, Source, TransferStatistics
 from step37_flickr8k.settings import WarmupSettings
 
-__all__ = ["MANY", "Survey", "Surveyor", "Task"]
+__all__ = ["MANY", "Planner", "Survey", "Task"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -33,21 +33,22 @@ class Task:
 
     settings: WarmupSettings
     selection: Selection
-    folder: CacheFolder
+    directory: CacheDirectory
     run: str | None = None
-    account: Tally = field(default_factory=Tally)  # of what was fetched, whatever ends it
+    # Of what was fetched, whatever ends it
+    account: TransferStatistics = field(default_factory=TransferStatistics)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What the Hub has, what the folder holds, and so what there is to do."""
+    """What the Hub has, what the directory holds, and so what there is to do."""
 
     commit: str
     listing: Listing
     scan: Mapping[str, Entry]
-    proven: dict[str, Proven]
+    proven: dict[str, ManifestEntry]
     metadata: Path
-    plan: Plan
+    plan: Decision
     shards: Sequence[RemoteFile] = ()  # of the Parquet conversion, if it is to be read
     quota: Quota | None = None  # as the Hub told it last
 
@@ -63,29 +64,38 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class Surveyor:
+class Planner:
     """Surveys a task."""
 
     task: Task
     hub: Hub
     workers: Workers
-    progress: Progress
+    progress: ProgressTracker
 
-    def survey(self, commit: str, listing: Listing, scratch: CacheFolder) -> Survey:
-        """Decide what to fetch; a metadata.csv that isn't in the folder yet is fetched into ``scratch``."""
-        folder = self.task.folder
-        scan = folder.scan()
-        # the manifest may be of another commit: what this one holds under the same names is what counts
-        in_manifest = unchanged(read_manifest(folder), scan).items()
-        proven = {n: proof for n, proof in in_manifest if n in listing and listing[n].digest == proof.digest}
+    def survey(self, commit: str, listing: Listing, scratch: CacheDirectory) -> Survey:
+        """Decide what to fetch; a metadata.csv that isn't in the directory yet is fetched into ``scratch``."""
+        directory = self.task.directory
+        scan = directory.scan()
+        # the manifest may be of another commit: what this one holds under the same names is what
+        # counts
+        in_manifest = unchanged(read_manifest(directory), scan).items()
+        proven = {
+            n: proof
+            for n, proof in in_manifest
+            if n in listing and listing[n].digest == proof.digest
+        }
 
         def prove_also(names: Iterable[str]) -> None:
-            like = {n: listing[n].digest for n in names if n in scan and n not in proven and listing[n].size == scan[n].size}
-            proven.update(prove(folder, scan, like, self.workers.check, self.progress))
+            like = {
+                n: listing[n].digest
+                for n in names
+                if n in scan and n not in proven and listing[n].size == scan[n].size
+            }
+            proven.update(prove(directory, scan, like, self.workers.check, self.progress.report))
 
-        self.progress("reading the metadata")
+        self.progress.report(Progress(State.READING_METADATA))
         prove_also([METADATA])
-        metadata, quota = folder.files / METADATA, None
+        metadata, quota = directory.files / METADATA, None
         if METADATA not in proven:
             metadata, quota = self._fetch_metadata(commit, listing[METADATA], scratch)
         plan = self._decide(metadata, listing, proven)
@@ -94,37 +104,56 @@ class Surveyor:
         if len(proven) > known:
             plan = self._decide(metadata, listing, proven)
         usual = Quota(self.hub.quota, 0, self.hub.quota, 300) if self.hub.quota else None
-        return Survey(commit, listing, scan, proven, metadata, plan, self._shards(plan), quota or usual)
+        return Survey(
+            commit, listing, scan, proven, metadata, plan, self._shards(plan), quota or usual
+        )
 
-    def _fetch_metadata(self, commit: str, file: RemoteFile, scratch: CacheFolder) -> tuple[Path, Quota | None]:
+    def _fetch_metadata(
+        self, commit: str, file: RemoteFile, scratch: CacheDirectory
+    ) -> tuple[Path, Quota | None]:
         from step37_flickr8k.download.files import fetch  # noqa: PLC0415 - its HTTP client is a quarter of a second
 
         split = self.task.selection.split
         if file.size > _LARGEST_METADATA:
             told = f"{split}/{METADATA} of {self.hub.name} has {file.size / 1e9:,.1f} GB by the listing"
-            raise InvalidMetadata(f"{told}, at most {_LARGEST_METADATA / 1e9:.1f} GB are read: is it a table of captions?")
+            raise InvalidMetadata(
+                f"{told}, at most {_LARGEST_METADATA / 1e9:.1f} GB are read: is it a table of captions?"
+            )
         kept: list[Path] = []
         source = Source(base=self.hub.base(commit, split), headers=self.hub.headers())
         try:
             fetch(
-                *([file], source, Workers(scratch), lambda batch: kept.extend(arrived.temporary for arrived in batch)),
+                *(
+                    [file],
+                    source,
+                    Workers(scratch),
+                    lambda batch: kept.extend(arrived.temporary for arrived in batch),
+                ),
                 settings=self.task.settings,
-                progress=lambda *_, **__: self.progress("reading the metadata"),
+                progress=lambda _: self.progress.report(Progress(State.READING_METADATA)),
             )
         finally:  # it is no image
             self.hub.count(source.account)
         return kept[0], source.account.quota
 
-    def _decide(self, metadata: Path, listing: Listing, proven: Mapping[str, Proven]) -> Plan:
+    def _decide(
+        self, metadata: Path, listing: Listing, proven: Mapping[str, ManifestEntry]
+    ) -> Decision:
         rows = read_rows(lines_of(metadata), self.task.selection)
         return decide(rows, listing, {name: proof.digest for name, proof in proven.items()})
 
-    def _shards(self, plan: Plan) -> Sequence[RemoteFile]:
+    def _shards(self, plan: Decision) -> Sequence[RemoteFile]:
         """Decide whether the images come in bulk: give the Parquet files to read, if they do."""
         mode, split = self.task.settings.fetch_mode, self.task.selection.split
         if mode == "parquet" and not is_available():
-            raise InvalidSettings("fetch_mode=parquet needs pyarrow: pip install 'step37-flickr8k[parquet]', or choose auto")
-        if mode == "files" or not is_available() or len(plan.fetch) < (MANY if mode == "auto" else 1):
+            raise InvalidSettings(
+                "fetch_mode=parquet needs pyarrow: pip install 'step37-flickr8k[parquet]', or choose auto"
+            )
+        if (
+            mode == "files"
+            or not is_available()
+            or len(plan.fetch) < (MANY if mode == "auto" else 1)
+        ):
             return ()
         if mode == "auto":
             shards = self._shards_if_listed(split)
@@ -139,5 +168,7 @@ class Surveyor:
         try:
             return self.hub.list_parquet(split)
         except Step37Error as error:
-            log.warning("the Parquet conversion can't be listed, so the images come file by file: %s", error)
+            log.warning(
+                "the Parquet conversion can't be listed, so the images come file by file: %s", error
+            )
             return ()

@@ -18,7 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.dataset.digests import digest_of_bytes
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.errors import Step37Error, TransientError, as_value, from_value
@@ -49,7 +49,7 @@ class Job:
 class Done:
     """What became of a job: why the image can't be decoded, or why it was not written; ``wrong`` are bytes of another digest."""
 
-    flaw: str | None = None
+    decode_error: str | None = None
     error: Exception | None = None
     wrong: bool = False
 
@@ -57,8 +57,8 @@ class Done:
 class JobRunner:
     """What does the jobs, in a worker or here."""
 
-    def __init__(self, folder: CacheFolder, served: int | None = None) -> None:
-        self._folder = folder
+    def __init__(self, directory: CacheDirectory, served: int | None = None) -> None:
+        self._directory = directory
         self._served = served
         self._slow = False
         self._writers: ThreadPoolExecutor | None = None
@@ -70,13 +70,19 @@ class JobRunner:
 
     def _decode(self, job: Job) -> Done:
         try:
-            with self._folder.errors():
-                return Done(why_undecodable(job.path if job.content is None else BytesIO(job.content), job.name))
+            with self._directory.errors():
+                return Done(
+                    why_undecodable(
+                        job.path if job.content is None else BytesIO(job.content), job.name
+                    )
+                )
         except Step37Error as error:
             return Done(error=error)
         except MemoryError:  # a fact about this machine, not about the picture
-            forget(self._folder, job)
-            return Done(error=TransientError(f"{job.name}: not enough memory to decode it: {REMEDY}"))
+            forget(self._directory, job)
+            return Done(
+                error=TransientError(f"{job.name}: not enough memory to decode it: {REMEDY}")
+            )
 
     def _write_all(self, jobs: Sequence[Job]) -> list[Done]:
         start = time.monotonic()
@@ -94,25 +100,29 @@ class JobRunner:
         if job.digest and digest_of_bytes(job.content, job.digest) != job.digest:
             return Done(wrong=True)
         if self._served not in {None, os.getppid()}:
-            os._exit(1)  # who is served was killed: the next run may have swept the folder already
+            # Who is served was killed: the next run may have swept the directory already
+            os._exit(1)
         try:
-            self._folder.put(job.path, job.content)
+            self._directory.put(job.path, job.content)
         except Step37Error as error:
-            forget(self._folder, job)
+            forget(self._directory, job)
             return Done(error=error)
         return Done()
 
 
-def forget(folder: CacheFolder, job: Job) -> None:
+def forget(directory: CacheDirectory, job: Job) -> None:
     """Delete what may have been written of a job that failed; what can't be deleted is left to the next sweep."""
     if job.content is not None:
         with contextlib.suppress(Step37Error):
-            folder.discard(job.path)
+            directory.discard(job.path)
 
 
 def as_job_line(jobs: Sequence[Job]) -> bytes:
     """Return the line of JSON that announces jobs; their contents follow it."""
-    told = [(str(job.path), job.name, None if job.content is None else len(job.content), job.digest) for job in jobs]
+    told = [
+        (str(job.path), job.name, None if job.content is None else len(job.content), job.digest)
+        for job in jobs
+    ]
     return json.dumps(told).encode() + b"\n"
 
 
@@ -120,24 +130,32 @@ def done_of(value: Mapping[str, Any] | None) -> Done:
     """Return what became of a job, from a worker's answer."""
     if value is None:
         return Done()
-    return Done(value["flaw"], value["error"] and from_value(value["error"]), value["wrong"])
+    return Done(
+        value["decode_error"], value["error"] and from_value(value["error"]), value["wrong"]
+    )
 
 
 def _value(done: Done) -> dict[str, Any] | None:
     if done == Done():
         return None
-    return {"flaw": done.flaw, "error": done.error and as_value(done.error), "wrong": done.wrong}
+    return {
+        "decode_error": done.decode_error,
+        "error": done.error and as_value(done.error),
+        "wrong": done.wrong,
+    }
 
 
 def serve(root: str, split: str, served: int) -> None:
     """Be a worker of the process ``served``, until the pipe ends."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole job; the end of the pipe is what ends this
+    # Sent to the whole job; the end of the pipe is what ends this
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # what others print is no answer
         warm_up()
-        _serve(out, JobRunner(CacheFolder(Path(root), split), served))
-    os._exit(0)  # the interpreter's own end takes as long as a dozen pictures, and somebody waits for it
+        _serve(out, JobRunner(CacheDirectory(Path(root), split), served))
+    # The interpreter's own end takes as long as a dozen pictures, and somebody waits for it
+    os._exit(0)
 
 
 def _serve(out: BinaryIO, hands: JobRunner) -> None:

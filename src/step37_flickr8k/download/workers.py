@@ -1,7 +1,8 @@
 """Processes that hash, write and decode what has come: threads of one interpreter would only contend for it.
 
-A worker gets files through its stdin, bytes and all, writes each under the temporary name it is told, decodes it from memory, and
-answers on its stdout. It ends with the pipe. A picture that crashes it is told from one that was merely there when it died.
+A worker gets files through its stdin, bytes and all, writes each under the temporary name it is
+told, decodes it from memory, and answers on its stdout. It ends with the pipe. A picture that
+crashes it is told from one that was merely there when it died.
 """
 
 import contextlib
@@ -16,8 +17,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from step37_flickr8k.cache.directory import CacheFolder
-from step37_flickr8k.download.worker import READY, REMEDY, Done, Job, JobRunner, as_job_line, done_of, forget
+from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.download.worker import (
+    READY,
+    REMEDY,
+    Done,
+    Job,
+    JobRunner,
+    as_job_line,
+    done_of,
+    forget,
+)
 from step37_flickr8k.errors import Step37Error, TransientError
 
 __all__ = ["Done", "Job", "Workers"]
@@ -33,12 +43,12 @@ _PIPE = 1 << 20  # bytes, as many as anybody may have: a batch of small files fi
 
 
 class Workers:
-    """Workers for one cache folder, for use by many threads; they start when they are needed and must be closed."""
+    """Workers for one cache directory, for use by many threads; they start when they are needed and must be closed."""
 
-    def __init__(self, folder: CacheFolder) -> None:
+    def __init__(self, directory: CacheDirectory) -> None:
         """Allow one for each processor of ours, four at most; none starts yet."""
-        self.folder = folder
-        self._all = [_Worker(folder) for _ in range(min(4, len(os.sched_getaffinity(0))))]
+        self.directory = directory
+        self._all = [_Worker(directory) for _ in range(min(4, len(os.sched_getaffinity(0))))]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._started = self._stopped = False
         for worker in self._all:
@@ -74,12 +84,12 @@ class Workers:
         for each in done:
             if each.error:
                 raise each.error
-        return [each.flaw for each in done]
+        return [each.decode_error for each in done]
 
     def do(self, jobs: Sequence[Job]) -> list[Done]:
         """Do the jobs, in order; what one of them fails of is in its answer."""
         if len(jobs) <= _FEW and not self._started:
-            return [*JobRunner(self.folder).do(jobs)]
+            return [*JobRunner(self.directory).do(jobs)]
         self._started = True
         with self._one() as worker:
             try:
@@ -88,7 +98,7 @@ class Workers:
                 if self._stopped:
                     raise
                 if isinstance(error, _Unable):  # that proves nothing of the jobs
-                    return [*JobRunner(self.folder).do(jobs)]
+                    return [*JobRunner(self.directory).do(jobs)]
             return [self._alone(worker, job) for job in jobs]
 
     @contextlib.contextmanager
@@ -109,9 +119,12 @@ class Workers:
                 if self._stopped:
                     raise
                 died = str(error)
-        # no flaw: whether it is the picture or this machine nobody knows, and a flaw would be believed by every later run
+        # no decode_error: whether it is the picture or this machine nobody knows, and a
+        # decode_error would be believed by every later run
         told = f"{job.name}: the process that decodes it died twice ({died})"
-        return Done(error=TransientError(f"{told}: {REMEDY}, or see whether Pillow works on this machine"))
+        return Done(
+            error=TransientError(f"{told}: {REMEDY}, or see whether Pillow works on this machine")
+        )
 
 
 class _Died(Step37Error):
@@ -125,8 +138,8 @@ class _Unable(_Died):
 class _Worker:
     """A process that does jobs, started when it is needed; one thread at a time may use it, but any may kill it."""
 
-    def __init__(self, folder: CacheFolder) -> None:
-        self._folder = folder
+    def __init__(self, directory: CacheDirectory) -> None:
+        self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
         self._killed = False
@@ -137,8 +150,12 @@ class _Worker:
         if self._killed or self._unable:
             raise _Unable(self._unable)
         if self._process is None:
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-            where = [str(self._folder.root.absolute()), self._folder.split, str(os.getpid())]
+            pipes = {
+                "stdin": subprocess.PIPE,
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.DEVNULL,
+            }
+            where = [str(self._directory.root.absolute()), self._directory.split, str(os.getpid())]
             command = [sys.executable or "", "-m", _MODULE, *where]
             # -m would look into the current directory first, where any file may be called json.py
             here = {"cwd": _SOURCE, "env": {**os.environ, "PYTHONPATH": _search_path()}}
@@ -160,7 +177,7 @@ class _Worker:
             return answers
         how = self.end()
         for job in jobs:
-            forget(self._folder, job)
+            forget(self._directory, job)
         raise _Died(how) if self._ready else self._is_unable(how)
 
     def kill(self) -> None:
@@ -184,7 +201,10 @@ class _Worker:
 
     def _is_unable(self, why: str) -> _Unable:
         if not self._killed:
-            log.warning("a process that decodes images can't start (%s): this one does its work, more slowly", why)
+            log.warning(
+                "a process that decodes images can't start (%s): this one does its work, more slowly",
+                why,
+            )
             self._unable = why
         return _Unable(why)
 

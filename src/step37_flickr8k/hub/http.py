@@ -13,10 +13,10 @@ import aiohttp
 from yarl import URL
 
 from step37_flickr8k.errors import AccessDenied
-from step37_flickr8k.hub.source import Fault, Quota, Source, Tally
+from step37_flickr8k.hub.source import Fault, Quota, Source, TransferStatistics
 from step37_flickr8k.settings import WarmupSettings
 
-__all__ = ["FAULTS", "GivenUp", "Wire", "cause_of", "connected", "whole"]
+__all__ = ["FAULTS", "GivenUp", "HttpClient", "cause_of", "connected", "whole"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -29,30 +29,38 @@ class GivenUp(Exception):
     """A file that no further try would bring."""
 
 
-FAULTS = (Fault, aiohttp.ClientError, TimeoutError, asyncio.TimeoutError)  # what a request may fail of and be made again
+# What a request may fail of and be made again
+FAULTS = (Fault, aiohttp.ClientError, TimeoutError, asyncio.TimeoutError)
 
 
 @contextlib.asynccontextmanager
-async def connected(source: Source, settings: WarmupSettings) -> "AsyncIterator[Wire]":
-    """Give a wire to the source; its connections end with it."""
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout, sock_read=settings.read_timeout)
+async def connected(source: Source, settings: WarmupSettings) -> "AsyncIterator[HttpClient]":
+    """Give a client to the source; its connections end with it."""
+    timeout = aiohttp.ClientTimeout(
+        total=None, sock_connect=settings.connect_timeout, sock_read=settings.read_timeout
+    )
     connector = aiohttp.TCPConnector(limit=settings.concurrency)
-    # not trust_env, which looks for ~/.netrc at every request, and would send its passwords to redirects' origins
+    # not trust_env, which looks for ~/.netrc at every request, and would send its passwords to
+    # redirects' origins
     cookies = aiohttp.DummyCookieJar()  # none are kept
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector, cookie_jar=cookies, auto_decompress=False) as session:
-        wire = Wire(source, session, settings)
+    async with aiohttp.ClientSession(
+        timeout=timeout, connector=connector, cookie_jar=cookies, auto_decompress=False
+    ) as session:
+        client = HttpClient(source, session, settings)
         try:
-            yield wire
+            yield client
         finally:
-            source.account.add(wire.tally)
+            source.account.add(client.statistics)
 
 
-class Wire:
-    """Requests to one source, for use in one event loop, and the tally of what came."""
+class HttpClient:
+    """Requests to one source, for use in one event loop, and the statistics of what came."""
 
-    def __init__(self, source: Source, session: aiohttp.ClientSession, settings: WarmupSettings) -> None:
+    def __init__(
+        self, source: Source, session: aiohttp.ClientSession, settings: WarmupSettings
+    ) -> None:
         """Ask the source through the session."""
-        self.tally = Tally()
+        self.statistics = TransferStatistics()
         self.connections = settings.concurrency
         self._source = source
         self._origin = URL(source.base, encoded=True).origin()
@@ -60,7 +68,8 @@ class Wire:
         self._attempts = settings.attempts
         self._proxies = _Proxies()
         self._wondered = False  # about a 429 without a pause
-        self._open_at = 0.0  # by the loop's clock: before it nobody asks, since the quota is used up
+        # By the loop's clock: before it nobody asks, since the quota is used up
+        self._open_at = 0.0
 
     @property
     def closed_for(self) -> float:
@@ -77,10 +86,11 @@ class Wire:
             except FAULTS as error:
                 cause = cause_of(error)
                 asked = error.pause if isinstance(error, Fault) else None
-                attempt += cause != "429" or asked is None  # waiting for quota, for as long as the Hub says, is no failure
+                # Waiting for quota, for as long as the Hub says, is no failure
+                attempt += cause != "429" or asked is None
                 if attempt >= self._attempts:
                     raise GivenUp(f"{cause} ({attempt} tries)") from error
-                self.tally.retries[cause] += 1
+                self.statistics.retries[cause] += 1
                 log.debug("%s: %s, try %d", name, cause, attempt)
                 await self._pause(asked, attempt, everybody=cause == "429")
 
@@ -90,10 +100,16 @@ class Wire:
             await asyncio.sleep(left + random.uniform(0, 0.1))  # noqa: S311 - jitter
 
     async def _pause(self, asked: float | None, attempt: int, *, everybody: bool) -> None:
-        pause = asked if asked is not None else min(_LONGEST_PAUSE, 0.2 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311
+        pause = (
+            asked
+            if asked is not None
+            else min(_LONGEST_PAUSE, 0.2 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311
+        )
         if everybody:
             if asked is None and not self._wondered:
-                log.info("the Hub wants fewer requests (429) and doesn't say how long to wait: each counts as a try")
+                log.info(
+                    "the Hub wants fewer requests (429) and doesn't say how long to wait: each counts as a try"
+                )
                 self._wondered = True
             self._close_for(pause)
         else:
@@ -109,11 +125,14 @@ class Wire:
             headers = {"Accept-Encoding": "identity"}  # the bytes themselves are hashed
             if span is not None:
                 headers["Range"] = f"bytes={span[0]}-{span[1] - 1}"
-            if url.origin() == self._origin:  # the token must not follow a redirect to another origin
+            # The token must not follow a redirect to another origin
+            if url.origin() == self._origin:
                 headers |= self._source.headers
-            self.tally.requests += 1
+            self.statistics.requests += 1
             proxy = self._proxies.of(url)
-            response = await self._session.get(url, headers=headers, allow_redirects=False, proxy=proxy)
+            response = await self._session.get(
+                url, headers=headers, allow_redirects=False, proxy=proxy
+            )
             self._heed(response.headers)
             if response.status == (200 if span is None else 206):
                 return response
@@ -128,14 +147,16 @@ class Wire:
     def _heed(self, headers: Mapping[str, str]) -> None:
         """Keep what the Hub tells of its quota; when none is left nobody asks for what would be refused."""
         if "RateLimit" in headers and (quota := Quota.told(headers)) is not None:
-            self.tally.quota = quota
+            self.statistics.quota = quota
             if quota.left == 0:
                 self._close_for(quota.reset)
 
     def _refusal(self, response: aiohttp.ClientResponse, name: str) -> Exception:
         status = response.status
         if status in {401, 403}:
-            return AccessDenied(f"the Hub refuses {name} ({status}): check that the token is valid and may read it")
+            return AccessDenied(
+                f"the Hub refuses {name} ({status}): check that the token is valid and may read it"
+            )
         if status in {408, 429} or status >= 500:
             return Fault(str(status), _asked_pause(response.headers))
         return GivenUp(f"the Hub answered {status} {response.reason}")
@@ -152,8 +173,14 @@ class _Proxies:
         if origin not in self._by_origin:
             proxies = urllib.request.getproxies()
             host = url.host_port_subcomponent or ""
-            proxy = None if urllib.request.proxy_bypass(host) else proxies.get(url.scheme, proxies.get("all"))
-            self._by_origin[origin] = proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+            proxy = (
+                None
+                if urllib.request.proxy_bypass(host)
+                else proxies.get(url.scheme, proxies.get("all"))
+            )
+            self._by_origin[origin] = (
+                proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+            )
         return self._by_origin[origin]
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-__all__ = ["Fault", "Quota", "Source", "Tally"]
+__all__ = ["Fault", "Quota", "Source", "TransferStatistics"]
 
-_SLOWEST = 10  # files that a tally remembers
+_SLOWEST = 10  # files that a statistics remembers
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,23 @@ class Quota:
     def told(cls, headers: Mapping[str, str]) -> "Quota | None":
         """Read the headers; None if they tell nothing."""
         now = re.search(r";\s*r=(\d{1,9})\s*;\s*t=(\d{1,9})\b", headers.get("RateLimit", ""))
-        policy = re.search(r";\s*q=(\d{1,9})\s*;\s*w=(\d{1,9})\b", headers.get("RateLimit-Policy", ""))
+        policy = re.search(
+            r";\s*q=(\d{1,9})\s*;\s*w=(\d{1,9})\b", headers.get("RateLimit-Policy", "")
+        )
         if not now:
             return None
-        limit, window = (int(policy[1]), float(policy[2])) if policy else (int(now[1]), float(now[2]))
+        limit, window = (
+            (int(policy[1]), float(policy[2])) if policy else (int(now[1]), float(now[2]))
+        )
         return cls(int(now[1]), float(now[2]), max(limit, 1), window)
 
 
 @dataclass
-class Tally:
+class TransferStatistics:
     """What a fetch did; ``retries`` counts by cause, ``quota`` is what the Hub last told.
 
-    ``slowest`` are those files that took longest: seconds of all their tries, pauses left out, the name, bytes, tries.
+    ``slowest`` are those files that took longest: seconds of all their tries, pauses left out, the
+    name, bytes, tries.
     """
 
     files: int = 0
@@ -57,7 +62,7 @@ class Tally:
         if len(self.slowest) < _SLOWEST or any(file > self.slowest[-1] for file in files):
             self.slowest = heapq.nlargest(_SLOWEST, [*self.slowest, *files])
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: "TransferStatistics") -> None:
         """Add what another fetch did."""
         self.files += other.files
         self.bytes += other.bytes
@@ -69,14 +74,14 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the bytes come from: the quoted address of the files' folder, and the headers for its origin alone.
+    """Where the bytes come from: the quoted address of the files' directory, and the headers for its origin alone.
 
     What was done there is added to ``account``, whatever ends it.
     """
 
     base: str
     headers: Mapping[str, str]
-    account: Tally = field(default_factory=Tally)
+    account: TransferStatistics = field(default_factory=TransferStatistics)
 
     def url(self, name: str) -> str:
         """Give the quoted address of a file."""

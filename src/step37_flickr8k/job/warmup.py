@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from step37_flickr8k.cache.directory import CacheFolder
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.filesystem import local_file_system
 from step37_flickr8k.cache.lease import Claim, Lease, take
 from step37_flickr8k.cache.record import (
@@ -25,12 +25,14 @@ from step37_flickr8k.cache.record import (
     skipped_rows,
     write_record,
 )
-from step37_flickr8k.cluster.group import Group, Patience, Progress, share
+from step37_flickr8k.cluster.group import Group, Timeouts, share
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.dataset.selection import Row, Selection
-from step37_flickr8k.download.downloader import Done, Filling, result_of
+from step37_flickr8k.dataset.words import listed
+from step37_flickr8k.download.downloader import Done, Downloader, result_of
 from step37_flickr8k.download.parquet import is_available, preload
-from step37_flickr8k.download.planner import MANY, Surveyor, Task
+from step37_flickr8k.download.planner import MANY, Planner, Task
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import (
     BadImages,
@@ -50,16 +52,17 @@ __all__ = ["Warmup"]
 log = logging.getLogger("step37_flickr8k")
 
 Value = dict[str, Any]
-_LEASE_BEATS = 4  # heartbeat timeouts without a change of the lease's bytes: NFS may show old ones for a minute
-_NAMED = 8  # files that a message names
+_MORE = "more (--json names all)"
+# Heartbeat timeouts without a change of the lease's bytes: NFS may show old ones for a minute
+_LEASE_BEATS = 4
 
 
 @dataclass(frozen=True)
 class Warmup:
     """One job: its settings and this process's place in it.
 
-    ``closely``: a warm start of rank 0 compares size and mtime of every file with the manifest, not only the names.
-    ``done`` tells what it has done so far, whatever ends it.
+    ``closely``: a warm start of rank 0 compares size and mtime of every file with the manifest, not
+    only the names. ``done`` tells what it has done so far, whatever ends it.
     """
 
     settings: WarmupSettings
@@ -72,54 +75,81 @@ class Warmup:
         """What is asked for; offline a branch or tag is whatever the cache holds."""
         names = ("repo_id", "split", "caption_key", "sample_count", "revision")
         asked = Selection(**{name: getattr(self.settings, name) for name in names})
-        return replace(asked, revision=None) if self.settings.offline and not is_commit(asked.revision) else asked
+        return (
+            replace(asked, revision=None)
+            if self.settings.offline and not is_commit(asked.revision)
+            else asked
+        )
 
     @cached_property
-    def folder(self) -> CacheFolder:
+    def directory(self) -> CacheDirectory:
         """Where it goes."""
-        return CacheFolder(self.settings.cache_dir.absolute(), self.settings.split)
+        return CacheDirectory(self.settings.cache_dir.absolute(), self.settings.split)
 
     @property
     def task(self) -> Task:
-        """What the work on the folder needs to know."""
-        return Task(self.settings, self.selection, self.folder, self.world.run, self.done.fetched)
+        """What the work on the directory needs to know."""
+        return Task(
+            self.settings, self.selection, self.directory, self.world.run_id, self.done.fetched
+        )
 
     @cached_property
-    def patience(self) -> Patience:
+    def timeouts(self) -> Timeouts:
         """How long silence may last."""
         names = ("arrival", "heartbeat", "stall", "visibility")
-        return Patience(**{name: getattr(self.settings, f"{name}_timeout") for name in names})
+        return Timeouts(**{name: getattr(self.settings, f"{name}_timeout") for name in names})
 
-    def run(self, group: Group, watch: Callable[[Value], None] = lambda _: None) -> tuple[Value, list[Row]]:
+    def run(
+        self, group: Group, watch: Callable[[Progress], None] = lambda _: None
+    ) -> tuple[Value, list[Row]]:
         """Warm the cache and read the selection on every rank; gives rank 0's report and this rank's rows."""
         if self.settings.cache_scope == "shared":
             return self._share(group, watch)
         commit = self.selection.revision
-        if not is_commit(commit):  # a pinned one needs nobody: a rank that is started again may be the last one left
+        # A pinned one needs nobody: a rank that is started again may be the last one left
+        if not is_commit(commit):
             ways: dict[str, Any] = {"look": self._look, "watch": watch}
-            commit = share(group, self._agree, arguments=self.arguments(), patience=self.patience, **ways)["commit"]
-        pinned = Warmup(self.settings.model_copy(update={"revision": commit}), self.world, self.closely, self.done)
+            commit = share(
+                group, self._agree, arguments=self.arguments(), timeouts=self.timeouts, **ways
+            )["commit"]
+        pinned = Warmup(
+            self.settings.model_copy(update={"revision": commit}),
+            self.world,
+            self.closely,
+            self.done,
+        )
         problem: Exception | None = None
-        if group.rank != 0:  # each node's own lease elects its downloader; rank 0 is that of its node, or waits for it
+        # Each node's own lease elects its downloader; rank 0 is that of its node, or waits for it
+        if group.rank != 0:
             try:
-                pinned.warm(Progress(watch))
+                pinned.warm(ProgressTracker(watch))
             except (Step37Error, OSError) as error:
                 problem = error
         return pinned._share(group, watch, problem)
 
-    def _share(self, group: Group, watch: Callable[[Value], None], problem: Exception | None = None) -> tuple[Value, list[Row]]:
+    def _share(
+        self, group: Group, watch: Callable[[Progress], None], problem: Exception | None = None
+    ) -> tuple[Value, list[Row]]:
         rows: list[Row] = []
 
         def confirm(result: Value) -> None:
             if problem is not None:
                 raise problem
             waiting = {"closely": group.rank != 0}
-            rows[:] = rows_when_visible(self.folder, self.selection, result["commit"], self.patience.visibility, **waiting)
+            rows[:] = rows_when_visible(
+                self.directory,
+                self.selection,
+                result["commit"],
+                self.timeouts.visibility,
+                **waiting,
+            )
             if not rows:
-                raise EmptySelection(f"no image of the selection in {self.folder.files} can be decoded: choose another split")
+                raise EmptySelection(
+                    f"no image of the selection in {self.directory.files} can be decoded: choose another split"
+                )
 
         ways: dict[str, Any] = {"confirm": confirm, "look": self._look, "watch": watch}
-        result = share(group, self.warm, arguments=self.arguments(), patience=self.patience, **ways)
+        result = share(group, self.warm, arguments=self.arguments(), timeouts=self.timeouts, **ways)
         if not rows:  # after a last look nobody has asked this rank to confirm
             confirm(result)
         return result, rows
@@ -129,29 +159,31 @@ class Warmup:
         others = {"cache_dir": str(self.settings.cache_dir), "bad_images": self.settings.bad_images}
         return {**vars(self.selection), **others}
 
-    def _agree(self, _: Progress) -> Value:
+    def _agree(self, _: ProgressTracker) -> Value:
         """Give the commit that all nodes fetch: what is asked for, else what rank 0's node holds, else ``main``."""
-        record = read_record(self.folder)
-        if record is not None and record.fits(self.selection, self.world.run):
+        record = read_record(self.directory)
+        if record is not None and record.fits(self.selection, self.world.run_id):
             return {"commit": record.commit}
         return {"commit": self._hub().resolve(self.selection.revision or "main")}
 
-    def warm(self, progress: Progress) -> Value:
-        """Do rank 0's work: nothing if a ready record fits, else fill the folder as the holder of its lease."""
+    def warm(self, progress: ProgressTracker) -> Value:
+        """Do rank 0's work: nothing if a ready record fits, else fill the directory as the holder of its lease."""
         return self._accepted(self._warm(progress))
 
     def _accepted(self, result: Value) -> Value:
         """Refuse a selection with images that can't be decoded, where that was asked for; the record stands all the same."""
         if result["skipped"] and self.settings.bad_images == "error":
-            named = ", ".join(f"{name} ({why})" for name, why in [*result["skipped"].items()][:_NAMED])
+            named = listed(f"{name} ({why})" for name, why in result["skipped"].items())
             told = f"{len(result['skipped']):,} of the {result['rows']:,} rows name images that can't be decoded: {named}"
-            raise BadImages(f"{told}: set bad_images=skip to do without them, or choose another revision or sample_count")
+            raise BadImages(
+                f"{told}: set bad_images=skip to do without them, or choose another revision or sample_count"
+            )
         return result
 
-    def _warm(self, progress: Progress) -> Value:
+    def _warm(self, progress: ProgressTracker) -> Value:
         if found := self._ready(self.selection):
             return self._warm_result(found)
-        progress("listing")
+        progress.report(Progress(State.LISTING))
         hub = self._hub()
         commit = self.done.commit = hub.resolve(self.selection.revision or "main")
         wanted = replace(self.selection, revision=commit)
@@ -159,24 +191,24 @@ class Warmup:
             return self._warm_result(found)
         self._look_ahead(hub)
         listing = hub.list_files(commit, self.selection.split)
-        self._warn_of_local_folder()
-        self.folder.make()
+        self._warn_of_local_directory()
+        self.directory.make()
 
         def go_on(holder: str) -> bool:
-            progress(f"waiting for the lease, which is held on {holder}")
+            progress.report(Progress(State.WAITING_FOR_LEASE, f"which is held on {holder}"))
             return self._ready(wanted) is None
 
         lease = self._lease(go_on, progress.snapshot)
         if lease is None:
             return self._warm(progress)
         with lease:
-            return Filling(self.task, hub, lease, progress).run(commit, listing)
+            return Downloader(self.task, hub, lease, progress).run(commit, listing)
 
     def _look_ahead(self, hub: Hub) -> None:
         """Do in the background what will be needed: the Hub is waited for, a page of its listing at a time."""
         count, mode = self.selection.sample_count, self.settings.fetch_mode
         bulk = mode != "files" and (count is None or count >= MANY) and is_available()
-        if bulk and read_record(self.folder) is None:
+        if bulk and read_record(self.directory) is None:
             hub.look_for_parquet(self.selection.split)
 
         def load() -> None:
@@ -187,34 +219,40 @@ class Warmup:
 
         threading.Thread(target=load, name="step37-preload", daemon=True).start()
 
-    def _warn_of_local_folder(self) -> None:
-        """Say early what would end as NotVisible late; only a warning, since this node may be the one that exports the folder."""
-        several = self.settings.cache_scope == "shared" and (self.world.nodes or 1) > 1
-        if several and (kind := local_file_system(self.folder.root)):
+    def _warn_of_local_directory(self) -> None:
+        """Say early what would end as NotVisible late; only a warning, since this node may be the one that exports the directory."""
+        several = self.settings.cache_scope == "shared" and (self.world.node_count or 1) > 1
+        if several and (kind := local_file_system(self.directory.root)):
             told = "%s is on %s, which other nodes can't see, and there are %d: choose one that they share, or cache_scope=node"
-            log.warning(told, self.folder.root, kind, self.world.nodes)
+            log.warning(told, self.directory.root, kind, self.world.node_count)
 
     def _hub(self) -> Hub:
         if self.settings.offline:
-            raise InvalidSettings(f"offline is set, but {self._lack()}: run warmup once with the network")
+            raise InvalidSettings(
+                f"offline is set, but {self._lack()}: run warmup once with the network"
+            )
         if self.done.hub is not None:
             return self.done.hub
         hub = self.done.hub = Hub(self.settings)
         if proxy := proxy_before(hub.endpoint):
-            log.warning("%s is reached through the proxy %s alone: all who use that share one quota", hub.name, proxy)
+            log.warning(
+                "%s is reached through the proxy %s alone: all who use that share one quota",
+                hub.name,
+                proxy,
+            )
         return hub
 
     def _lack(self) -> str:
-        """Tell why the folder as it is can't be used."""
-        record, asked = read_record(self.folder), self.selection
-        if record is not None and record.fits(asked, self.world.run):
-            return f"files that the ready record in {self.folder.home} speaks of are missing or were changed"
+        """Tell why the directory as it is can't be used."""
+        record, asked = read_record(self.directory), self.selection
+        if record is not None and record.fits(asked, self.world.run_id):
+            return f"files that the ready record in {self.directory.home} speaks of are missing or were changed"
         rows = "all rows" if asked.sample_count is None else f"{asked.sample_count:,} rows"
         of = f"{asked.repo_id}, split {asked.split}, revision {asked.revision or 'any'}: {rows} with {asked.caption_key}"
-        return f"{self.folder.root} holds no ready record that fits ({of})"
+        return f"{self.directory.root} holds no ready record that fits ({of})"
 
     def plan(self) -> Value:
-        """Tell what `run` would do now: downloads nothing but metadata.csv, writes nothing to the cache folder."""
+        """Tell what `run` would do now: downloads nothing but metadata.csv, writes nothing to the cache directory."""
         if record := self._ready(self.selection):
             return self._nothing_to_do(record, 0)
         hub = self._hub()
@@ -223,19 +261,23 @@ class Warmup:
             return self._nothing_to_do(record, hub.requests)
         listing = hub.list_files(commit, self.selection.split)
         with tempfile.TemporaryDirectory() as scratch:
-            folder = CacheFolder(Path(scratch), self.selection.split)
-            folder.make()
-            with contextlib.closing(Workers(folder)) as workers:
-                survey = Surveyor(self.task, hub, workers, Progress()).survey(commit, listing, folder)
+            directory = CacheDirectory(Path(scratch), self.selection.split)
+            directory.make()
+            with contextlib.closing(Workers(directory)) as workers:
+                survey = Planner(self.task, hub, workers, ProgressTracker()).survey(
+                    commit, listing, directory
+                )
         return {
             "repo_id": self.selection.repo_id,
             "commit": commit,
-            "cache_dir": str(self.folder.root),
+            "cache_dir": str(self.directory.root),
             "rows": survey.plan.rows,
             "files": survey.plan.files,
             "fetch": len(survey.plan.fetch),
             "bytes": survey.plan.bytes,
-            "mode": "in bulk, from its Parquet conversion" if survey.shards else "one for each file",
+            "mode": "in bulk, from its Parquet conversion"
+            if survey.shards
+            else "one for each file",
             "requests": hub.requests + survey.requests,
             "wait": survey.wait,
             "quota": survey.quota and vars(survey.quota),
@@ -243,29 +285,48 @@ class Warmup:
         }
 
     def _nothing_to_do(self, record: Record, requests: int) -> Value:
-        rows = [*rows_of(self.folder, self.selection)]
+        rows = [*rows_of(self.directory, self.selection)]
         count = {"rows": len(rows), "files": len({row.file_name for row in rows})}
-        where = {"repo_id": record.repo_id, "commit": record.commit, "cache_dir": str(self.folder.root)}
-        nothing = {"fetch": 0, "bytes": 0, "mode": "nothing to fetch", "wait": 0, "quota": None, "warm": True}
+        where = {
+            "repo_id": record.repo_id,
+            "commit": record.commit,
+            "cache_dir": str(self.directory.root),
+        }
+        nothing = {
+            "fetch": 0,
+            "bytes": 0,
+            "mode": "nothing to fetch",
+            "wait": 0,
+            "quota": None,
+            "warm": True,
+        }
         return {**where, **count, **nothing, "requests": requests}
 
     def verify(self, tell: Callable[[Value], None], *, repair: bool = False) -> Value:
-        """Hash every file of the folder again; tell what is missing, wrong, and foreign, which is no file of the commit.
+        """Hash every file of the directory again; tell what is missing, wrong, and foreign, which is no file of the commit.
 
-        Raises `CacheDamaged` if anything is missing or wrong; with ``repair`` just that is fetched again. ``tell`` gets what was
-        found, whatever is raised.
+        Raises `CacheDamaged` if anything is missing or wrong; with ``repair`` just that is fetched
+        again. ``tell`` gets what was found, whatever is raised.
         """
-        manifest = read_manifest(self.folder)
-        if not manifest or read_record(self.folder) is None:
+        manifest = read_manifest(self.directory)
+        if not manifest or read_record(self.directory) is None:
             what = "ready record" if manifest else "manifest"
-            raise FolderNotUsable(f"{self.folder.home} has no {what} of {self.folder.split} that can be read: run warmup first")
-        scan = self.folder.scan()
+            raise FolderNotUsable(
+                f"{self.directory.home} has no {what} of {self.directory.split} that can be read: run warmup first"
+            )
+        scan = self.directory.scan()
         like = {name: proof.digest for name, proof in manifest.items() if name in scan}
-        right = prove(self.folder, scan, like, None, lambda *_, **__: None)
+        right = prove(self.directory, scan, like, None, lambda _: None)
         missing = sorted(manifest.keys() - scan.keys())
         wrong = sorted(like.keys() - right.keys())
         foreign = sorted(scan.keys() - manifest.keys())
-        found = {"files": len(manifest), "missing": missing, "wrong": wrong, "foreign": foreign, "repaired": 0}
+        found = {
+            "files": len(manifest),
+            "missing": missing,
+            "wrong": wrong,
+            "foreign": foreign,
+            "repaired": 0,
+        }
         try:
             if missing or wrong:
                 told = self._damage(found)
@@ -280,20 +341,24 @@ class Warmup:
 
     def _damage(self, found: Value) -> str:
         missing, wrong = found["missing"], found["wrong"]
-        named = [*(f"{name} is missing" for name in missing[:_NAMED]), *(f"{name} has wrong bytes" for name in wrong[:_NAMED])]
-        more = len(missing) + len(wrong) - len(named)
-        named += [f"and {more:,} more (--json names all)"] if more else []
+        kinds = (
+            listed((f"{name} is missing" for name in missing), more=_MORE),
+            listed((f"{name} has wrong bytes" for name in wrong), more=_MORE),
+        )
+        named = ", ".join(filter(None, kinds))
         count = f"{len(missing):,} of {found['files']:,} files are missing and {len(wrong):,} wrong"
-        return f"{count} in {self.folder.files}: {', '.join(named)}"
+        return f"{count} in {self.directory.files}: {named}"
 
     def _repair(self, names: list[str]) -> None:
-        record = read_record(self.folder)
+        record = read_record(self.directory)
         if record is None or record.repo_id != self.settings.repo_id:
             held = f"a record of {record.repo_id}" if record else "no ready record"
-            raise FolderNotUsable(f"{self.folder.home} has {held}, so {self.settings.repo_id} can't be repaired: run warmup")
+            raise FolderNotUsable(
+                f"{self.directory.home} has {held}, so {self.settings.repo_id} can't be repaired: run warmup"
+            )
         hub = self._hub()
-        listing = hub.list_files(record.commit, self.folder.split)
-        self.folder.make()
+        listing = hub.list_files(record.commit, self.directory.split)
+        self.directory.make()
 
         def go_on(holder: str) -> bool:
             log.info("waiting for the lease, which is held on %s", holder)
@@ -302,50 +367,60 @@ class Warmup:
         lease = self._lease(go_on)
         assert lease is not None  # noqa: S101 - it waits as long as it takes
         with lease:
-            Filling(self.task, hub, lease, Progress()).repair(record, listing, names)
+            Downloader(self.task, hub, lease, ProgressTracker()).repair(record, listing, names)
 
     # --- the steps ---
 
     def _look(self, this_run_only: bool) -> Value | None:
         record = None
         with contextlib.suppress(TransientError):  # a look that fails sees nothing
-            record = read_record(self.folder)
-        if record is None or not record.fits(self.selection, self.world.run):
+            record = read_record(self.directory)
+        if record is None or not record.fits(self.selection, self.world.run_id):
             return None
-        if this_run_only and not record.names(self.world.run):
+        if this_run_only and not record.names(self.world.run_id):
             return None
-        with contextlib.suppress(TransientError):  # then this node doesn't show what the record speaks of
+        # Then this node doesn't show what the record speaks of
+        with contextlib.suppress(TransientError):
             return self._accepted(self._warm_result(record))
         return None
 
     def _ready(self, selection: Selection) -> Record | None:
         """Give a record that fits while all it speaks of lies there; adds this run to it, where that can be done at once."""
-        record = read_record(self.folder)
-        if record is None or not record.fits(selection, self.world.run):
+        record = read_record(self.directory)
+        if record is None or not record.fits(selection, self.world.run_id):
             return None
-        if not lies_there(self.folder, record, closely=self.closely):
+        if not lies_there(self.directory, record, closely=self.closely):
             return None
-        if self.world.run is not None and not record.names(self.world.run):
-            with contextlib.suppress(FolderNotUsable, TransientError):  # a reader of a folder that others fill
+        if self.world.run_id is not None and not record.names(self.world.run_id):
+            # A reader of a directory that others fill
+            with contextlib.suppress(FolderNotUsable, TransientError):
                 self._confirm_run()
         return record
 
     def _confirm_run(self) -> None:
-        self.folder.refuse_links()
+        self.directory.refuse_links()
         lease = self._lease(lambda _: False)
         if lease is not None:
             with lease:
-                self.folder.sweep()
-                record = read_record(self.folder)
+                self.directory.sweep()
+                record = read_record(self.directory)
                 if record is not None:
-                    write_record(self.folder, record.confirmed_by(self.world.run))
+                    write_record(self.directory, record.confirmed_by(self.world.run_id))
 
-    def _lease(self, waiting: Callable[[str], bool], tell: Callable[[], Value] = dict) -> Lease | None:
-        claim = Claim(run=self.world.run, rank=self.world.rank, host=self.world.host, pid=os.getpid())
-        return take(self.folder, claim, _LEASE_BEATS * self.patience.heartbeat, waiting, tell)
+    def _lease(
+        self, waiting: Callable[[str], bool], progress: Callable[[], Progress | None] = lambda: None
+    ) -> Lease | None:
+        claim = Claim(
+            run=self.world.run_id, rank=self.world.rank, host=self.world.host, pid=os.getpid()
+        )
+        return take(
+            self.directory, claim, _LEASE_BEATS * self.timeouts.heartbeat, waiting, progress
+        )
 
     def _warm_result(self, record: Record) -> Value:
         coverage, count = record.captions[self.selection.caption_key], self.selection.sample_count
         rows = coverage.rows if count is None else min(count, coverage.rows)
-        skipped = skipped_rows(self.folder, record, self.selection)
-        return result_of(Done(hub=self.done.hub, commit=record.commit), rows, warm=True, skipped=skipped)
+        skipped = skipped_rows(self.directory, record, self.selection)
+        return result_of(
+            Done(hub=self.done.hub, commit=record.commit), rows, warm=True, skipped=skipped
+        )

@@ -1,18 +1,23 @@
-"""A Hub over a folder, with faults on demand: for the demo, the tests and the benchmarks.
+"""A Hub over a directory, with faults on demand: for the demo, the tests and the benchmarks.
 
-It serves ``<split>/metadata.csv`` and ``<split>/*.jpg`` as one dataset repository, so that huggingface_hub, curl or any
-other client works against it unchanged. Images are LFS files, redirected to a second origin that stands for the CDN::
+It serves ``<split>/metadata.csv`` and ``<split>/*.jpg`` as one dataset repository, so that
+huggingface_hub, curl or any other client works against it unchanged. Images are LFS files,
+redirected to a second origin that stands for the CDN::
 
     from step37_flickr8k.localhub import Fault, LocalHub
 
-    with LocalHub("dataset", repo_id="intro/flickr8k", token="hf_x") as hub:  # eight images and a metadata.csv
-        hub.faults.add(Fault.status(429, path="train/*.jpg", kind="cdn", retry_after=0, times=2), Fault.delay(0.05))
-        snapshot_download("intro/flickr8k", repo_type="dataset", endpoint=hub.endpoint, token="hf_x")
+    # eight images and a metadata.csv
+    with LocalHub("dataset", repo_id="intro/flickr8k", token="hf_x") as hub:
+        too_many = Fault.status(429, path="train/*.jpg", kind="cdn", retry_after=0, times=2)
+        hub.faults.add(too_many, Fault.delay(0.05))
+        snapshot_download(
+            "intro/flickr8k", repo_type="dataset", endpoint=hub.endpoint, token="hf_x"
+        )
         assert len(hub.file_requests()) == 9
         assert not any(one.authorization for one in hub.requests if one.origin == "cdn")
 
-Another process reads the log with ``GET /_localhub/requests``, sets faults by ``POST /_localhub/faults`` with a JSON
-list of `Fault` fields, and clears either with ``DELETE``.
+Another process reads the log with ``GET /_localhub/requests``, sets faults by ``POST
+/_localhub/faults`` with a JSON list of `Fault` fields, and clears either with ``DELETE``.
 """
 
 from .faults import Fault, Faults

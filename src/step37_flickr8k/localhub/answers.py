@@ -47,27 +47,39 @@ class Answer:
         return len(self.body) if isinstance(self.body, bytes) else self.body.size
 
     def with_headers(self, headers: Mapping[str, str]) -> "Answer":
-        """Give the same answer with further headers."""
+        """Return the same answer with further headers."""
         return replace(self, headers={**self.headers, **headers})
 
 
-def as_json(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
+def as_json(
+    value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Answer:
     """Answer with a value as JSON."""
     headers = {"Content-Type": "application/json; charset=utf-8", **(headers or {})}
     return Answer(status, headers, json.dumps(value).encode())
 
 
-def refusal(status: int, message: str, *, code: str | None = None, headers: Mapping[str, str] | None = None) -> Answer:
-    """Answer with an error: the Hub's words in ``X-Error-Message`` and the body, its name in ``X-Error-Code``."""
-    said = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **(headers or {})}
+def refusal(
+    status: int, message: str, *, code: str | None = None, headers: Mapping[str, str] | None = None
+) -> Answer:
+    """Return an error as the Hub writes it.
+
+    The message stands in ``X-Error-Message`` and in the body, the error's name in ``X-Error-Code``.
+    """
+    said = {
+        "X-Error-Message": message,
+        **({"X-Error-Code": code} if code else {}),
+        **(headers or {}),
+    }
     return as_json({"error": message}, status=status, headers=said)
 
 
 def refuse(route: Route, authorization: str | None, policy: Policy) -> Answer | None:
-    """Decide whether the repository is closed to this request, as the real Hub does; None if it is open.
+    """Return the Hub's refusal of this request; None if the repository is open to it.
 
-    Without a token a repository that is missing or private is a 401, so that nobody learns which; with a valid one a
-    missing repository is a 404. A gated one shows its info and its tree, not its files nor a token for their store.
+    Without a token a repository that is missing or private is a 401, so that nobody learns which;
+    with a valid one a missing repository is a 404. A gated one shows its info and its tree, not its
+    files nor a token for their store.
     """
     bearer = (authorization or "").removeprefix("Bearer ")
     if bearer and policy.token and bearer != policy.token:
@@ -77,13 +89,16 @@ def refuse(route: Route, authorization: str | None, policy: Policy) -> Answer | 
             return refusal(404, "Repository not found", code="RepoNotFound")
         return refusal(401, "Invalid username or password.", code="RepoNotFound")
     if policy.gated and route.kind in {"resolve", "xet-token"}:
-        message = f"Access to dataset {policy.repo_id} is restricted and you are not in the authorized list."
+        restricted = f"Access to dataset {policy.repo_id} is restricted"
+        message = f"{restricted} and you are not in the authorized list."
         return refusal(403, message, code="GatedRepo")
     return None
 
 
-def elsewhere(route: Route, raw_path: str, authorization: str | None, policy: Policy) -> Answer | None:
-    """Send who asks by the repository's former name to its present one, and refuse as `refuse` does; None if all is well."""
+def elsewhere(
+    route: Route, raw_path: str, authorization: str | None, policy: Policy
+) -> Answer | None:
+    """Return the redirect from the repository's former name, or what `refuse` returns."""
     if route.repo_id == policy.renamed_from:
         target = raw_path.replace(f"/datasets/{route.repo_id}", f"/datasets/{policy.repo_id}")
         return Answer(307, {"Location": target})
@@ -105,7 +120,9 @@ def info(snapshot: Snapshot, policy: Policy, *, blobs: bool) -> Answer:
         "tags": [],
         "downloads": 0,
         "likes": 0,
-        "siblings": [_sibling(snapshot.files[name], blobs=blobs) for name in sorted(snapshot.files)],
+        "siblings": [
+            _sibling(snapshot.files[name], blobs=blobs) for name in sorted(snapshot.files)
+        ],
     }
     return as_json(value)
 
@@ -115,44 +132,57 @@ def _sibling(file: RepoFile, *, blobs: bool) -> dict[str, Any]:
         return {"rfilename": file.repo_path}
     sibling: dict[str, Any] = {"rfilename": file.repo_path, "size": file.size, "blobId": file.oid}
     if file.lfs is not None:
-        sibling["lfs"] = {"sha256": file.sha256, "size": file.size, "pointerSize": file.pointer_size}
+        sibling["lfs"] = {
+            "sha256": file.sha256,
+            "size": file.size,
+            "pointerSize": file.pointer_size,
+        }
     return sibling
 
 
 @dataclass(frozen=True)
 class TreeQuery:
-    """Which part of a folder's tree is asked for; ``cursor`` is the last path of the page before."""
+    """Which part of a directory's tree is asked for.
 
-    folder: str
+    ``cursor`` is the last path of the page before.
+    """
+
+    directory: str
     recursive: bool = False
     expand: bool = False
     cursor: str = ""
 
 
 def tree(snapshot: Snapshot, query: TreeQuery, *, page_size: int) -> tuple[Answer, str | None]:
-    """List a page of a folder; give the next page's cursor with it, if there is one."""
-    folder = query.folder.strip("/")
-    if not snapshot.has_folder(folder):
-        return _no_entry(snapshot, folder), None
-    names = snapshot.names_below(folder, recursive=query.recursive)
+    """List a page of a directory; give the next page's cursor with it, if there is one."""
+    directory = query.directory.strip("/")
+    if not snapshot.has_directory(directory):
+        return _no_entry(snapshot, directory), None
+    names = snapshot.names_below(directory, recursive=query.recursive)
     page, cursor = snapshot.page(names, after=query.cursor, size=page_size)
     return as_json([snapshot.entry(name, expand=query.expand) for name in page]), cursor
 
 
 def paths_info(snapshot: Snapshot, names: Iterable[str], *, expand: bool) -> Answer:
-    """Describe the files and folders of these names; unknown ones are left out."""
-    known = [name for name in names if name in snapshot.files or name in snapshot.folders]
+    """Describe the files and directories of these names; unknown ones are left out."""
+    known = [name for name in names if name in snapshot.files or name in snapshot.directories]
     return as_json([snapshot.entry(name, expand=expand) for name in known])
 
 
 def xet_token(store: Path) -> Answer:
     """Say where the Xet store is, with a token for an hour that it doesn't ask for."""
     expires = str(int(time.time()) + 3600)
-    said = {"X-Xet-Cas-Url": f"local://{store}", "X-Xet-Access-Token": "any", "X-Xet-Token-Expiration": expires}
+    said = {
+        "X-Xet-Cas-Url": f"local://{store}",
+        "X-Xet-Access-Token": "any",
+        "X-Xet-Token-Expiration": expires,
+    }
     return as_json({}, headers=said)
 
 
-def resolve(snapshot: Snapshot, repo_path: str, *, wanted: str | None, cdn: str | None, xet_auth: str = "") -> Answer:
+def resolve(
+    snapshot: Snapshot, repo_path: str, *, wanted: str | None, cdn: str | None, xet_auth: str = ""
+) -> Answer:
     """Serve a file, or redirect to it on the CDN when it is an LFS file and ``cdn`` (the CDN's endpoint) is given.
 
     ``wanted`` is the Range header; ``xet_auth`` is where a token for the Xet store is given.
@@ -178,12 +208,19 @@ def from_cdn(file: RepoFile | None, *, wanted: str | None) -> Answer:
 
 
 def _no_entry(snapshot: Snapshot, name: str) -> Answer:
-    return refusal(404, f"{name} does not exist", code="EntryNotFound", headers={"X-Repo-Commit": snapshot.commit})
+    return refusal(
+        404,
+        f"{name} does not exist",
+        code="EntryNotFound",
+        headers={"X-Repo-Commit": snapshot.commit},
+    )
 
 
 def _serve(file: RepoFile, headers: dict[str, str], wanted: str | None) -> Answer:
     if not file.is_unchanged():
-        return refusal(500, f"{file.repo_path} has changed on disk since it was scanned: refresh the local Hub")
+        return refusal(
+            500, f"{file.repo_path} has changed on disk since it was scanned: refresh the local Hub"
+        )
     headers = {**headers, "Content-Type": "application/octet-stream"}
     span = byte_range(wanted, file.size)
     if span is None:
@@ -197,7 +234,8 @@ def _serve(file: RepoFile, headers: dict[str, str], wanted: str | None) -> Answe
 def byte_range(wanted: str | None, size: int) -> range | None:
     """Read a Range header for a file of ``size`` bytes.
 
-    None means the whole file: no header, several ranges, or another unit. An empty range can't be satisfied.
+    None means the whole file: no header, several ranges, or another unit. An empty range can't be
+    satisfied.
     """
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted or "")
     if match is None or match[0] == "bytes=-":

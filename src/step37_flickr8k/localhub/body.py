@@ -34,12 +34,15 @@ async def send_file(
     descriptor = os.open(span.source, os.O_RDONLY)
     try:
         for piece in pieces(span.size, faults, rate):
-            here = {fault.effect: fault for fault in faults if mark(fault, span.size) == piece.start}
+            here = {
+                fault.effect: fault for fault in faults if mark(fault, span.size) == piece.start
+            }
             if not await _strike(here, request, response):
                 return
             if rate is not None:
                 await asyncio.sleep(len(piece) / rate)
-            # Read in the event loop: from the page cache that is faster than a hop to another thread.
+            # Read in the event loop: from the page cache that is faster than a hop to another
+            # thread.
             content = os.pread(descriptor, len(piece), span.start + piece.start)
             note(piece.stop)
             await response.write(_flip_first(content) if "corrupt" in here else content)
@@ -48,14 +51,20 @@ async def send_file(
 
 
 def mark(fault: Fault, size: int) -> int | None:
-    """Give the byte of a body at which the fault acts, halfway by default; None for one that has no place."""
+    """Return the byte of a body at which the fault acts, halfway by default.
+
+    None for one that has no place.
+    """
     if fault.effect == "bandwidth":
         return None
     return min(int(size * (0.5 if fault.at is None else fault.at)), size - 1)
 
 
 def pieces(size: int, faults: Iterable[Fault], rate: int | None) -> list[range]:
-    """Cut a body so that each fault's mark begins a piece, and no piece is too large for the rate in bytes a second."""
+    """Cut a body so that each fault's mark begins a piece.
+
+    And no piece is too large for the rate in bytes a second.
+    """
     step = CHUNK if rate is None else max(1, min(CHUNK, rate // PIECES_PER_SECOND))
     marks = {place for fault in faults if (place := mark(fault, size)) is not None}
     starts = sorted({*range(0, size, step), *marks})
@@ -68,19 +77,25 @@ def reset(request: web.BaseRequest) -> None:
     if transport is None:
         return  # the client was faster
     # Without lingering, closing a socket sends RST instead of FIN.
-    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.get_extra_info("socket").setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+    )
     transport.abort()
 
 
-async def _strike(here: dict[Effect, Fault], request: web.BaseRequest, response: web.StreamResponse) -> bool:
+async def _strike(
+    here: dict[Effect, Fault], request: web.BaseRequest, response: web.StreamResponse
+) -> bool:
     """Let the faults of one place act; tell whether the body goes on."""
     if not here.keys() & {"stall", "truncate", "reset"}:
         return True
-    await response.write(b"")  # the status and the headers are out, even where no byte of the body is
+    # The status and the headers are out, even where no byte of the body is
+    await response.write(b"")
     if "stall" in here:
         await asyncio.sleep(here["stall"].seconds)
     if "reset" in here:
-        # RST makes the client's kernel drop what it has not handed over yet; so the client gets time to read it.
+        # RST makes the client's kernel drop what it has not handed over yet; so the client gets
+        # time to read it.
         await asyncio.sleep(0.02)
         reset(request)
     elif "truncate" in here and request.transport is not None:

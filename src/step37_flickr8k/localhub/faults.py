@@ -5,23 +5,42 @@ import threading
 import time
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
-Effect = Literal["delay", "status", "redirect", "quota", "reset", "bandwidth", "truncate", "corrupt", "stall"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Effect = Literal[
+    "delay", "status", "redirect", "quota", "reset", "bandwidth", "truncate", "corrupt", "stall"
+]
 _ON_BYTES = frozenset({"bandwidth", "truncate", "corrupt", "stall"})
+
+
+class Match(TypedDict, total=False):
+    """Which requests a fault hits, and how often.
+
+    ``path`` is an fnmatch pattern over the path in the repository ("train/*.jpg"; "" where there is
+    none), ``kind`` one over the request's kind ("api", "tree", "paths-info", "resolve", "cdn";
+    several with ``|`` between). ``times`` bounds how many requests are hit (None: no bound),
+    ``every=n`` hits only each n-th request that matches.
+    """
+
+    path: str
+    kind: str
+    times: int | None
+    every: int
 
 
 @dataclass(frozen=True)
 class Fault:
     """Something that goes wrong for the requests it matches; made by one of the methods below.
 
-    ``path`` is an fnmatch pattern over the path in the repository ("train/*.jpg"; "" where there is none), ``kind``
-    one over the request's kind ("api", "tree", "paths-info", "resolve", "cdn"; several with ``|`` between). ``times``
-    bounds how many requests are hit (None: no bound), ``every=n`` hits only each n-th request that matches.
+    ``path``, ``kind``, ``times`` and ``every`` are those of `Match`.
 
-    Delays, statuses, quotas and resets without ``at`` act on every matching request, before its answer. The others act
-    on bodies with a file's bytes, on whichever origin serves them; ``at`` is where, as a fraction of the body.
-    Raises ValueError for an unknown effect, an ``every`` below 1 or an ``at`` outside 0 to 1.
+    Delays, statuses, quotas and resets without ``at`` act on every matching request, before its
+    answer. The others act on bodies with a file's bytes, on whichever origin serves them; ``at`` is
+    where, as a fraction of the body. Raises ValueError for an unknown effect, an ``every`` below 1
+    or an ``at`` outside 0 to 1.
     """
 
     effect: Effect
@@ -46,79 +65,81 @@ class Fault:
             raise ValueError(message)
 
     @classmethod
-    def delay(cls, seconds: float, *, path: str = "*", kind: str = "*", times: int | None = None, every: int = 1) -> "Fault":
+    def delay(cls, seconds: float, **match: "Unpack[Match]") -> "Fault":
         """Wait ``seconds`` before each answer."""
-        return cls("delay", path, kind, times, every, seconds=seconds)
+        return cls("delay", seconds=seconds, **match)
 
     @classmethod
     def status(
-        cls,
-        code: int,
-        *,
-        retry_after: int | None = None,
-        path: str = "*",
-        kind: str = "*",
-        times: int | None = None,
-        every: int = 1,
+        cls, code: int, *, retry_after: int | None = None, **match: "Unpack[Match]"
     ) -> "Fault":
         """Answer with this HTTP status, and with ``Retry-After`` if seconds are given."""
-        return cls("status", path, kind, times, every, code=code, retry_after=retry_after)
+        return cls("status", code=code, retry_after=retry_after, **match)
 
     @classmethod
-    def redirect(cls, location: str, *, path: str = "*", kind: str = "*", times: int | None = None, every: int = 1) -> "Fault":
+    def redirect(cls, location: str, **match: "Unpack[Match]") -> "Fault":
         """Answer with a redirect; an empty ``location`` is the request's own address."""
-        return cls("redirect", path, kind, times, every, code=302, location=location)
+        return cls("redirect", code=302, location=location, **match)
 
     @classmethod
-    def quota(cls, limit: int, *, window: float = 300.0, path: str = "*", kind: str = "resolve") -> "Fault":
-        """Answer 429 after ``limit`` requests in a fixed window of so many seconds; every answer has RateLimit headers.
+    def quota(
+        cls, limit: int, *, window: float = 300.0, path: str = "*", kind: str = "resolve"
+    ) -> "Fault":
+        """Answer 429 after ``limit`` requests in a fixed window of so many seconds.
 
-        The Hub counts resolves and the rest separately: the default, and ``kind="api|tree|paths-info"``.
+        Every answer has RateLimit headers. The Hub counts resolves and the rest separately: the
+        default, and ``kind="api|tree|paths-info"``.
         """
         return cls("quota", path, kind, limit=limit, seconds=window)
 
     @classmethod
-    def reset(
-        cls, *, at: float | None = None, path: str = "*", kind: str = "*", times: int | None = None, every: int = 1
-    ) -> "Fault":
+    def reset(cls, *, at: float | None = None, **match: "Unpack[Match]") -> "Fault":
         """Reset the connection (RST) before the answer, or in the body at this fraction of it."""
-        return cls("reset", path, kind, times, every, at=at)
+        return cls("reset", at=at, **match)
 
     @classmethod
-    def bandwidth(cls, bytes_per_second: int, *, path: str = "*", times: int | None = None, every: int = 1) -> "Fault":
+    def bandwidth(cls, bytes_per_second: int, **match: "Unpack[Match]") -> "Fault":
         """Send each body no faster than so many bytes a second."""
-        return cls("bandwidth", path, "*", times, every, limit=bytes_per_second)
+        return cls("bandwidth", limit=bytes_per_second, **match)
 
     @classmethod
-    def truncate(cls, *, at: float = 0.5, path: str = "*", times: int | None = None, every: int = 1) -> "Fault":
-        """Announce the full Content-Length, then close the connection at this fraction of the body."""
-        return cls("truncate", path, "*", times, every, at=at)
+    def truncate(cls, *, at: float = 0.5, **match: "Unpack[Match]") -> "Fault":
+        """Announce the full Content-Length, then close the connection at this fraction of it."""
+        return cls("truncate", at=at, **match)
 
     @classmethod
-    def corrupt(cls, *, at: float = 0.5, path: str = "*", times: int | None = None, every: int = 1) -> "Fault":
+    def corrupt(cls, *, at: float = 0.5, **match: "Unpack[Match]") -> "Fault":
         """Flip the bits of one byte at this fraction of the body; the size stays right."""
-        return cls("corrupt", path, "*", times, every, at=at)
+        return cls("corrupt", at=at, **match)
 
     @classmethod
     def stall(
-        cls, seconds: float = 3600.0, *, at: float = 0.5, path: str = "*", times: int | None = None, every: int = 1
+        cls, seconds: float = 3600.0, *, at: float = 0.5, **match: "Unpack[Match]"
     ) -> "Fault":
-        """Send nothing for ``seconds`` at this fraction of the body, or until the client goes away; then carry on."""
-        return cls("stall", path, "*", times, every, seconds=seconds, at=at)
+        """Send nothing for ``seconds`` at this fraction of the body, then go on.
+
+        A client that goes away ends the stall.
+        """
+        return cls("stall", seconds=seconds, at=at, **match)
 
     @property
     def on_bytes(self) -> bool:
-        """Tell whether this fault acts on a file's bytes, not on the request."""
+        """Return whether this fault acts on a file's bytes, not on the request."""
         return self.effect in _ON_BYTES or (self.effect == "reset" and self.at is not None)
 
     def matches(self, kind: str, repo_path: str) -> bool:
-        """Tell whether a request of this kind, for this path in the repository, is meant."""
-        return fnmatchcase(repo_path, self.path) and any(fnmatchcase(kind, one) for one in self.kind.split("|"))
+        """Return whether a request of this kind, for this path in the repository, is meant."""
+        return fnmatchcase(repo_path, self.path) and any(
+            fnmatchcase(kind, one) for one in self.kind.split("|")
+        )
 
 
 @dataclass
 class Verdict:
-    """What happens to a request before its answer: the wait in seconds, headers to add, and the fault that ends it."""
+    """What happens to a request before its answer.
+
+    The wait in seconds, the headers to add, and the fault that ends it.
+    """
 
     delay: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
@@ -133,9 +154,11 @@ class _Armed:
     window_start: float = -math.inf
 
     def strikes(self, kind: str, repo_path: str) -> bool:
-        """Count a request; tell whether it is hit."""
+        """Count a request; return whether it is hit."""
         fault = self.fault
-        if (fault.times is not None and self.hits >= fault.times) or not fault.matches(kind, repo_path):
+        if (fault.times is not None and self.hits >= fault.times) or not fault.matches(
+            kind, repo_path
+        ):
             return False
         self.seen += 1
         hit = self.seen % fault.every == 0
@@ -143,20 +166,25 @@ class _Armed:
         return hit
 
     def spend(self, kind: str) -> tuple[bool, dict[str, str]]:
-        """Take one request from the quota; tell whether it was there, and the headers that say what is left."""
+        """Take one request from the limit.
+
+        Return whether it was allowed, and the headers that state what remains.
+        """
         now = time.monotonic()
         if now - self.window_start >= self.fault.seconds:
             self.window_start, self.hits = now, 1
-        limit, left = self.fault.limit, self.fault.limit - self.hits
+        limit, remaining = self.fault.limit, self.fault.limit - self.hits
+        window = math.ceil(self.fault.seconds)
         bucket = "resolvers" if kind == "resolve" else "api"
-        reset = math.ceil(self.fault.seconds - (now - self.window_start))  # (now + 300) - now may be a trifle more than 300
+        # (now + 300) - now may be a trifle more than 300
+        reset = math.ceil(self.fault.seconds - (now - self.window_start))
         headers = {
-            "RateLimit": f'"{bucket}";r={max(0, left)};t={reset}',
-            "RateLimit-Policy": f'"fixed window";"{bucket}";q={limit};w={math.ceil(self.fault.seconds)}',
+            "RateLimit": f'"{bucket}";r={max(0, remaining)};t={reset}',
+            "RateLimit-Policy": f'"fixed window";"{bucket}";q={limit};w={window}',
         }
-        if left < 0:
+        if remaining < 0:
             headers["Retry-After"] = str(reset)
-        return left >= 0, headers
+        return remaining >= 0, headers
 
 
 class Faults:
@@ -168,7 +196,10 @@ class Faults:
         self._armed: list[_Armed] = []
 
     def add(self, *faults: Fault) -> None:
-        """Set further faults; they act in this order, and the first that ends a request is the last to count it."""
+        """Set further faults.
+
+        They act in this order; the first that ends a request is the last to count it.
+        """
         with self._lock:
             self._armed.extend(map(_Armed, faults))
 
@@ -200,4 +231,6 @@ class Faults:
     def on_bytes(self, kind: str, repo_path: str) -> tuple[Fault, ...]:
         """Decide what happens to the file's bytes in an answer, and count it."""
         with self._lock:
-            return tuple(a.fault for a in self._armed if a.fault.on_bytes and a.strikes(kind, repo_path))
+            return tuple(
+                a.fault for a in self._armed if a.fault.on_bytes and a.strikes(kind, repo_path)
+            )

@@ -1,4 +1,7 @@
-"""One listener of the local Hub: reads a request, lets the faults act, sends the answer, keeps the log."""
+"""One listener of the local Hub.
+
+Reads a request, lets the faults act, sends the answer, keeps the log.
+"""
 
 import asyncio
 import json
@@ -62,23 +65,37 @@ class Listener:
             return answers.refusal(405, "Method Not Allowed")
         repository, policy = self._backend.repository, self._backend.policy
         if route.kind == "cdn":
-            return answers.from_cdn(repository.find(route.repo_path, route.sha256), wanted=request.headers.get("Range"))
-        elsewhere = answers.elsewhere(route, request.raw_path, request.headers.get("Authorization"), policy)
+            return answers.from_cdn(
+                repository.find(route.repo_path, route.sha256), wanted=request.headers.get("Range")
+            )
+        elsewhere = answers.elsewhere(
+            route, request.raw_path, request.headers.get("Authorization"), policy
+        )
         if elsewhere is not None:
             return elsewhere
         snapshot = repository.at(route.revision)
         if snapshot is None:
-            return answers.refusal(404, f"Invalid rev id: {route.revision}", code="RevisionNotFound")
+            return answers.refusal(
+                404, f"Invalid rev id: {route.revision}", code="RevisionNotFound"
+            )
         return await self._open(request, route, snapshot)
 
     async def _open(self, request: web.BaseRequest, route: Route, snapshot: Snapshot) -> Answer:
         policy, query = self._backend.policy, request.query
         if route.kind == "resolve":
             wanted, cdn = request.headers.get("Range"), self._cdn_endpoint(request)
-            auth = str(request.url.with_path(f"/api/datasets/{policy.repo_id}/xet-read-token/{snapshot.commit}"))
+            auth = str(
+                request.url.with_path(
+                    f"/api/datasets/{policy.repo_id}/xet-read-token/{snapshot.commit}"
+                )
+            )
             return answers.resolve(snapshot, route.repo_path, wanted=wanted, cdn=cdn, xet_auth=auth)
         if route.kind == "xet-token":
-            return answers.refusal(404, "Not Found") if policy.xet is None else answers.xet_token(policy.xet)
+            return (
+                answers.refusal(404, "Not Found")
+                if policy.xet is None
+                else answers.xet_token(policy.xet)
+            )
         if route.kind == "paths-info":
             form = await request.post()
             names = [str(name) for name in form.getall("paths", [])]
@@ -90,14 +107,19 @@ class Listener:
         answer, cursor = answers.tree(snapshot, asked, page_size=policy.page_size)
         if cursor is None:
             return answer
-        return answer.with_headers({"Link": f'<{request.url.update_query(cursor=cursor)}>; rel="next"'})
+        return answer.with_headers(
+            {"Link": f'<{request.url.update_query(cursor=cursor)}>; rel="next"'}
+        )
 
     def _cdn_endpoint(self, request: web.BaseRequest) -> str | None:
-        # By the host name that the client used: behind a Service or a published port ours would mean nothing to it.
+        # By the host name that the client used: behind a Service or a published port ours would
+        # mean nothing to it.
         port = self._backend.cdn_port
         return None if port is None else str(request.url.with_port(port).origin())
 
-    async def _send(self, request: web.BaseRequest, route: Route, answer: Answer, number: int) -> web.StreamResponse:
+    async def _send(
+        self, request: web.BaseRequest, route: Route, answer: Answer, number: int
+    ) -> web.StreamResponse:
         def note(count: int) -> None:
             # Before the bytes leave: a client that has its answer finds it in the log.
             self._backend.log.update(number, status=answer.status, bytes_sent=count)
@@ -135,7 +157,10 @@ def _arrived(request: web.BaseRequest, route: Route, origin: Origin) -> Request:
 
 
 def _ending(fault: Fault, raw_path: str) -> Answer:
-    """Give the answer of a fault that ends a request: its own status, or 429 for a quota that is used up."""
+    """Return the answer of a fault that ends a request.
+
+    Its own status, or 429 for a quota that is used up.
+    """
     if fault.effect == "quota":
         return answers.refusal(429, "Too Many Requests")
     if fault.effect == "redirect":
@@ -149,7 +174,10 @@ def _is_true(value: object) -> bool:
 
 
 async def _control(request: web.BaseRequest, raw_path: str, backend: Backend) -> web.Response:
-    """Let another process read and clear the log (GET, DELETE requests), set and clear faults (POST, DELETE faults)."""
+    """Let another process read and clear the log (GET, DELETE requests).
+
+    Set and clear faults (POST, DELETE faults).
+    """
     asked = (request.method, raw_path.removeprefix("/_localhub/"))
     if asked == ("GET", "requests"):
         return web.json_response([asdict(one) for one in backend.log.read()])

@@ -1,4 +1,4 @@
-"""A folder as a dataset repository: its files with their hashes, its commit, its tree."""
+"""A directory as a dataset repository: its files with their hashes, its commit, its tree."""
 
 import bisect
 import hashlib
@@ -18,7 +18,7 @@ PLAIN_SUFFIXES = frozenset({".csv", ".json", ".md", ".txt"})
 
 @dataclass(frozen=True)
 class RepoFile:
-    """One file as it was when the folder was scanned."""
+    """One file as it was when the directory was scanned."""
 
     repo_path: str
     source: Path
@@ -34,18 +34,24 @@ class RepoFile:
 
     @property
     def etag(self) -> str:
-        """What the Hub gives as the file's ETag: the sha256 of an LFS file, the git blob sha1 of a plain one."""
+        """What the Hub gives as the file's ETag.
+
+        The sha256 of an LFS file, the git blob sha1 of a plain one.
+        """
         return self.sha256 or self.oid
 
     @property
     def lfs(self) -> dict[str, Any] | None:
-        """Sha256, size and pointer size in bytes of an LFS file, as the Hub names them; None for a plain file."""
+        """Sha256, size and pointer size in bytes of an LFS file, as the Hub names them.
+
+        None for a plain file.
+        """
         if self.sha256 is None:
             return None
         return {"oid": self.sha256, "size": self.size, "pointerSize": self.pointer_size}
 
     def is_unchanged(self) -> bool:
-        """Tell whether the file on disk still has the size and the mtime of the scan."""
+        """Return whether the file on disk still has the size and the mtime of the scan."""
         try:
             found = self.source.stat()
         except FileNotFoundError:
@@ -59,30 +65,41 @@ class Snapshot:
 
     commit: str
     files: Mapping[str, RepoFile]
-    folders: Mapping[str, str]
-    """Folder path -> tree oid, without the root."""
+    directories: Mapping[str, str]
+    """Directory path -> tree oid, without the root."""
 
-    def has_folder(self, folder: str) -> bool:
-        """Tell whether the commit holds this folder; "" is the root."""
-        return folder == "" or folder in self.folders
+    def has_directory(self, directory: str) -> bool:
+        """Return whether the commit holds this directory; "" is the root."""
+        return directory == "" or directory in self.directories
 
-    def names_below(self, folder: str, *, recursive: bool) -> list[str]:
-        """Give the sorted paths of files and folders in ``folder``, or anywhere below it."""
-        prefix = f"{folder}/" if folder else ""
-        below = (name for name in (*self.files, *self.folders) if name.startswith(prefix))
+    def names_below(self, directory: str, *, recursive: bool) -> list[str]:
+        """Return the sorted paths of files and directories in ``directory``.
+
+        Or anywhere below it.
+        """
+        prefix = f"{directory}/" if directory else ""
+        below = (name for name in (*self.files, *self.directories) if name.startswith(prefix))
         return sorted(name for name in below if recursive or "/" not in name[len(prefix) :])
 
     def page(self, names: list[str], *, after: str, size: int) -> tuple[list[str], str | None]:
-        """Cut the page of at most ``size`` names after ``after``; give it and the next cursor, if there is one."""
+        """Cut the page of at most ``size`` names after ``after``.
+
+        Give it and the next cursor, if there is one.
+        """
         start = bisect.bisect_right(names, after) if after else 0
         page = names[start : start + size]
         return page, page[-1] if start + size < len(names) else None
 
     def entry(self, name: str, *, expand: bool) -> dict[str, Any]:
-        """Describe a file or folder as the Hub's tree does; ``expand`` adds the last commit."""
+        """Describe a file or directory as the Hub's tree does; ``expand`` adds the last commit."""
         file = self.files.get(name)
         if file is None:
-            entry: dict[str, Any] = {"type": "directory", "oid": self.folders[name], "size": 0, "path": name}
+            entry: dict[str, Any] = {
+                "type": "directory",
+                "oid": self.directories[name],
+                "size": 0,
+                "path": name,
+            }
         else:
             entry = {"type": "file", "oid": file.oid, "size": file.size, "path": name}
             if file.lfs is not None:
@@ -90,22 +107,35 @@ class Snapshot:
             if file.xet:
                 entry["xetHash"] = file.xet
         if expand:
-            entry["lastCommit"] = {"id": self.commit, "title": "Add the files", "date": "2024-01-01T00:00:00.000Z"}
+            entry["lastCommit"] = {
+                "id": self.commit,
+                "title": "Add the files",
+                "date": "2024-01-01T00:00:00.000Z",
+            }
         return entry
 
 
 class Repository:
-    """The commits of one folder: the current one, and older ones that were asked to stay listed."""
+    """The commits of one directory.
+
+    The current one, and older ones that were asked to stay listed.
+    """
 
     def __init__(
-        self, folder: Path, revisions: tuple[str, ...] = (), parquet: Path | None = None, xet: Path | None = None
+        self,
+        directory: Path,
+        revisions: tuple[str, ...] = (),
+        parquet: Path | None = None,
+        xet: Path | None = None,
     ) -> None:
-        """Scan ``folder``; ``revisions`` are further branches or tags of the current commit, besides main.
+        """Scan ``directory``.
 
-        ``parquet`` is the folder of its Parquet conversion, ``xet`` that of a store for its LFS files. Raises
-        NotADirectoryError when there is no such folder.
+        ``revisions`` are further branches or tags of the current commit, besides main.
+
+        ``parquet`` is the directory of its Parquet conversion, ``xet`` that of a store for its LFS
+        files. Raises NotADirectoryError when there is no such directory.
         """
-        self._folder = folder
+        self._directory = directory
         self._branches = frozenset({"main", *revisions})
         self._kept: dict[str, Snapshot] = {}
         self._parquet = None if parquet is None else scan(parquet)
@@ -113,7 +143,10 @@ class Repository:
         self.current = self._scan()
 
     def rescan(self, *, keep_old: bool = False) -> str:
-        """Make a new commit of what the folder holds now; ``keep_old`` lets the old commit's id resolve further."""
+        """Make a new commit of what the directory holds now.
+
+        ``keep_old`` lets the old commit's id resolve further.
+        """
         if keep_old:
             self._kept[self.current.commit] = self.current
         self.current = self._scan()
@@ -134,46 +167,64 @@ class Repository:
         return None
 
     def _scan(self) -> Snapshot:
-        found = scan(self._folder)
+        found = scan(self._directory)
         return found if self._xet is None else _backed(found, self._xet)
 
 
-def scan(folder: Path) -> Snapshot:
-    """Hash every file below ``folder``, hidden ones left out, and derive the commit from paths and hashes.
+def scan(directory: Path) -> Snapshot:
+    """Hash every file below ``directory``, hidden ones left out.
 
-    Equal folders give equal commits, on every machine. Raises NotADirectoryError when there is no such folder.
+    And derive the commit from paths and hashes.
+
+    Equal directories give equal commits, on every machine. Raises NotADirectoryError when there is
+    no such directory.
     """
-    if not folder.is_dir():
-        message = f"{folder} is not a folder: give one that holds <split>/metadata.csv and <split>/*.jpg"
+    if not directory.is_dir():
+        message = f"{directory} is not a directory: give one that holds <split>/metadata.csv and <split>/*.jpg"
         raise NotADirectoryError(message)
     with ThreadPoolExecutor() as pool:
-        files = {file.repo_path: file for file in pool.map(lambda path: _hash(folder, path), _paths(folder))}
+        files = {
+            file.repo_path: file
+            for file in pool.map(lambda path: _hash(directory, path), _paths(directory))
+        }
     listing = "".join(f"{name}\0{files[name].etag}\n" for name in sorted(files))
-    folders = sorted({str(parent) for name in files for parent in PurePosixPath(name).parents} - {"."})
+    directories = sorted(
+        {str(parent) for name in files for parent in PurePosixPath(name).parents} - {"."}
+    )
     return Snapshot(
         commit=hashlib.sha1(listing.encode(), usedforsecurity=False).hexdigest(),
         files=files,
-        folders={name: _git_oid(b"tree", f"{name}\0{listing}".encode()) for name in folders},
+        directories={
+            name: _git_oid(b"tree", f"{name}\0{listing}".encode()) for name in directories
+        },
     )
 
 
 def _backed(snapshot: Snapshot, store: Path) -> Snapshot:
     """Put a snapshot's LFS files into a Xet store."""
     hashes = seed(store, [file.source for file in snapshot.files.values() if file.sha256])
-    return replace(snapshot, files={n: replace(f, xet=hashes.get(f.source, "")) for n, f in snapshot.files.items()})
+    return replace(
+        snapshot,
+        files={n: replace(f, xet=hashes.get(f.source, "")) for n, f in snapshot.files.items()},
+    )
 
 
-def _paths(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder, onerror=_raise):  # else what can't be read would be served as empty
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(root, name) for name in names if not name.startswith(".") or name == ".gitattributes")
+def _paths(directory: Path) -> Iterator[Path]:
+    # Else what can't be read would be served as empty
+    for root, directories, names in os.walk(directory, onerror=_raise):
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        yield from (
+            Path(root, name)
+            for name in names
+            if not name.startswith(".") or name == ".gitattributes"
+        )
 
 
 def _raise(error: OSError) -> None:
     raise error
 
 
-def _hash(folder: Path, source: Path) -> RepoFile:
+def _hash(directory: Path, source: Path) -> RepoFile:
     status = source.stat()
     content = source.read_bytes()
     sha256: str | None = None
@@ -182,7 +233,7 @@ def _hash(folder: Path, source: Path) -> RepoFile:
         sha256 = hashlib.sha256(content).hexdigest()
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(content)}\n".encode()
     return RepoFile(
-        repo_path=source.relative_to(folder).as_posix(),
+        repo_path=source.relative_to(directory).as_posix(),
         source=source,
         size=len(content),
         mtime_ns=status.st_mtime_ns,
@@ -193,4 +244,6 @@ def _hash(folder: Path, source: Path) -> RepoFile:
 
 
 def _git_oid(kind: bytes, content: bytes) -> str:
-    return hashlib.sha1(b"%s %d\0%s" % (kind, len(content), content), usedforsecurity=False).hexdigest()
+    return hashlib.sha1(
+        b"%s %d\0%s" % (kind, len(content), content), usedforsecurity=False
+    ).hexdigest()

@@ -49,13 +49,18 @@ class RequestLog:
         return number
 
     def update(self, number: int, *, status: int, bytes_sent: int) -> None:
-        """Note how far a request's answer has come, before those bytes leave; a cleared one stays away."""
+        """Note how far a request's answer has come, before those bytes leave.
+
+        A cleared one stays away.
+        """
         with self._lock:
             if number in self._requests:
-                self._requests[number] = replace(self._requests[number], status=status, bytes_sent=bytes_sent)
+                self._requests[number] = replace(
+                    self._requests[number], status=status, bytes_sent=bytes_sent
+                )
 
     def read(self) -> tuple[Request, ...]:
-        """Give all requests so far."""
+        """Return all requests so far."""
         with self._lock:
             return tuple(self._requests.values())
 

@@ -7,11 +7,14 @@ from urllib.parse import quote, unquote
 
 Origin = Literal["hub", "cdn"]
 
-# The shorter reading comes first, so that a repository without a namespace ("squad/tree/main") is found, too.
+# The shorter reading comes first, so that a repository without a namespace ("squad/tree/main") is
+# found, too.
 _REPO = r"(?P<repo_id>[^/]+(?:/[^/]+)??)"
 _PATTERNS: dict[Origin, dict[str, re.Pattern[str]]] = {
     "hub": {
-        "tree": re.compile(rf"/api/datasets/{_REPO}/tree/(?P<revision>[^/]+)(?:/(?P<repo_path>.*))?"),
+        "tree": re.compile(
+            rf"/api/datasets/{_REPO}/tree/(?P<revision>[^/]+)(?:/(?P<repo_path>.*))?"
+        ),
         "paths-info": re.compile(rf"/api/datasets/{_REPO}/paths-info/(?P<revision>[^/]+)"),
         "xet-token": re.compile(rf"/api/datasets/{_REPO}/xet-read-token/(?P<revision>[^/]+)"),
         "resolve": re.compile(rf"/datasets/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<repo_path>.+)"),
@@ -33,14 +36,24 @@ class Route:
 
 
 def parse(origin: Origin, raw_path: str) -> Route:
-    """Read the path of a URL, still quoted, its query left out; what ``origin`` doesn't serve is of kind "other"."""
+    """Read the path of a URL, still quoted, its query left out.
+
+    What ``origin`` doesn't serve is of kind "other".
+    """
     for kind, pattern in _PATTERNS[origin].items():
         if match := pattern.fullmatch(raw_path):
-            names = {name: unquote(value) for name, value in match.groupdict().items() if value is not None}
+            names = {
+                name: unquote(value)
+                for name, value in match.groupdict().items()
+                if value is not None
+            }
             return Route(kind, **names)
     return Route("other")
 
 
 def cdn_path(sha256: str, repo_path: str) -> str:
-    """Give the path on the CDN that `parse` reads back; the repository's path is in it for faults to match."""
+    """Return the path on the CDN that `parse` reads back.
+
+    The repository's path is in it for faults to match.
+    """
     return f"/cdn/{sha256}/{quote(repo_path)}"

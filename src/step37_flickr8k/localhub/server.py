@@ -26,11 +26,14 @@ GRACE = 0.1
 
 @final
 class LocalHub:
-    """A Hub over a folder, for as long as the ``with`` block runs; it may be entered again after it has ended."""
+    """A Hub over a directory, for as long as the ``with`` block runs.
+
+    It may be entered again after it has ended.
+    """
 
     def __init__(  # noqa: PLR0913 - each is a property of the Hub that it stands for
         self,
-        folder: Path | str,
+        directory: Path | str,
         *,
         repo_id: str = "intro/flickr8k",
         host: str = "127.0.0.1",
@@ -45,17 +48,19 @@ class LocalHub:
         renamed_from: str = "",
         xet: Path | str | None = None,
     ) -> None:
-        """Serve ``folder`` as the dataset repository ``repo_id``.
+        """Serve ``directory`` as the dataset repository ``repo_id``.
 
-        A port of 0 is any free one. With a ``token`` the repository is private; ``gated`` refuses its files to all.
-        LFS files are redirected to the CDN's port, or with ``redirect_lfs=False`` served by the Hub itself. A page of
-        the tree has ``page_size`` entries. ``revisions`` are further branches or tags of the current commit. ``parquet`` is
-        a folder to serve as the Hub's own Parquet conversion (``<configuration>/<split>/*.parquet``). Requests for a
-        repository ``renamed_from`` are redirected to ``repo_id``. ``xet`` is a folder for a Xet store, filled with the LFS files
-        at the start and at each refresh (needs hf_xet): they then are Xet-backed, and served by their plain address as ever.
-        Clients read the store as that folder, so only those on this machine can.
+        A port of 0 is any free one. With a ``token`` the repository is private; ``gated`` refuses
+        its files to all. LFS files are redirected to the CDN's port, or with ``redirect_lfs=False``
+        served by the Hub itself. A page of the tree has ``page_size`` entries. ``revisions`` are
+        further branches or tags of the current commit. ``parquet`` is a directory to serve as the
+        Hub's own Parquet conversion (``<configuration>/<split>/*.parquet``). Requests for a
+        repository ``renamed_from`` are redirected to ``repo_id``. ``xet`` is a directory for a Xet
+        store, filled with the LFS files at the start and at each refresh (needs hf_xet): they then
+        are Xet-backed, and served by their plain address as ever. Clients read the store as that
+        directory, so only those on this machine can.
         """
-        self.folder = Path(folder)
+        self.directory = Path(directory)
         self.faults = Faults()
         self.endpoint = ""
         """The Hub's URL, while it runs."""
@@ -83,9 +88,14 @@ class LocalHub:
         return self._log.read()
 
     def file_requests(self) -> tuple[Request, ...]:
-        """Give the GETs that were answered with a file's bytes, whichever origin served them: a download each."""
+        """Return the GETs that were answered with a file's bytes, whichever origin served them.
+
+        A download each.
+        """
         return tuple(
-            one for one in self.requests if one.method == "GET" and one.kind in {"resolve", "cdn"} and one.status in {200, 206}
+            one
+            for one in self.requests
+            if one.method == "GET" and one.kind in {"resolve", "cdn"} and one.status in {200, 206}
         )
 
     def clear_requests(self) -> None:
@@ -93,18 +103,23 @@ class LocalHub:
         self._log.clear()
 
     def refresh(self, *, keep_old: bool = False) -> str:
-        """Scan the folder again and give the new commit; ``keep_old`` lets the old commit's id resolve further.
+        """Scan the directory again and give the new commit.
 
-        Only the old listing is kept, not the bytes: a file that has changed since is answered with 500 there.
+        ``keep_old`` lets the old commit's id resolve further.
+
+        Only the old listing is kept, not the bytes: a file that has changed since is answered with
+        500 there.
         """
         return self._scanned().rescan(keep_old=keep_old)
 
     def __enter__(self) -> "LocalHub":
-        """Scan the folder and start serving.
+        """Scan the directory and start serving.
 
-        Raises NotADirectoryError when the folder isn't there, OSError when a port is taken.
+        Raises NotADirectoryError when the directory isn't there, OSError when a port is taken.
         """
-        self._repository = Repository(self.folder, self._revisions, self._parquet, self._policy.xet)
+        self._repository = Repository(
+            self.directory, self._revisions, self._parquet, self._policy.xet
+        )
         with ExitStack() as stack:
             hub, cdn = (stack.enter_context(_bind(self._host, port)) for port in self._ports)
             self.endpoint, self.cdn_endpoint = _url(self._host, hub), _url(self._host, cdn)
@@ -114,7 +129,12 @@ class LocalHub:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         """Stop serving; what is under way is cut off."""
         self._stack.close()
 
@@ -126,8 +146,12 @@ class LocalHub:
 
 
 def run(hub: LocalHub, *, on_ready: Callable[[LocalHub], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM, then return; ``on_ready`` is called once it listens. For the main thread only."""
-    # Both raise KeyboardInterrupt: a handler that set an event could deadlock with the wait that it interrupts.
+    """Serve until Ctrl-C or SIGTERM, then return.
+
+    ``on_ready`` is called once it listens. For the main thread only.
+    """
+    # Both raise KeyboardInterrupt: a handler that set an event could deadlock with the wait that it
+    # interrupts.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with suppress(KeyboardInterrupt), hub:
@@ -153,7 +177,9 @@ def _start(sockets: dict[Origin, socket.socket], backend: Backend) -> Callable[[
     """Serve in a new thread; give the function that stops it and waits for its end."""
     loop = asyncio.new_event_loop()
     stopping = asyncio.Event()
-    thread = threading.Thread(target=lambda: _serve(loop, sockets, backend, stopping), name="localhub", daemon=True)
+    thread = threading.Thread(
+        target=lambda: _serve(loop, sockets, backend, stopping), name="localhub", daemon=True
+    )
     thread.start()
 
     def stop() -> None:
@@ -164,10 +190,16 @@ def _start(sockets: dict[Origin, socket.socket], backend: Backend) -> Callable[[
 
 
 def _serve(
-    loop: asyncio.AbstractEventLoop, sockets: dict[Origin, socket.socket], backend: Backend, stopping: asyncio.Event
+    loop: asyncio.AbstractEventLoop,
+    sockets: dict[Origin, socket.socket],
+    backend: Backend,
+    stopping: asyncio.Event,
 ) -> None:
     async def until_stopped() -> None:
-        runners = [await _listen(Listener(origin, backend), listening) for origin, listening in sockets.items()]
+        runners = [
+            await _listen(Listener(origin, backend), listening)
+            for origin, listening in sockets.items()
+        ]
         await stopping.wait()
         await asyncio.gather(*(runner.cleanup() for runner in runners))
 
@@ -178,7 +210,8 @@ def _serve(
 
 
 async def _listen(listener: Listener, listening: socket.socket) -> web.ServerRunner:
-    # A request whose client has gone is cancelled: nobody should stall for an hour on behalf of no one.
+    # A request whose client has gone is cancelled: nobody should stall for an hour on behalf of no
+    # one.
     server = web.Server(listener.handle, handler_cancellation=True, access_log=None)
     runner = web.ServerRunner(server, shutdown_timeout=GRACE)
     await runner.setup()

@@ -1,11 +1,14 @@
-"""A Xet store in a folder: hf_xet's own, which its client reads without a network."""
+"""A Xet store in a directory: hf_xet's own, which its client reads without a network."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 
 def seed(store: Path, sources: Iterable[Path]) -> dict[Path, str]:
-    """Put files into the store of a folder, as an upload to the Hub would; give each one's Xet hash."""
+    """Put files into the store of a directory, as an upload to the Hub would.
+
+    Give each one's Xet hash.
+    """
     import hf_xet  # noqa: PLC0415 - the Hub's own client, only where a test wants it
 
     store.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,11 @@ _WIDTH, _HEIGHT = 800, 160  # of the plot, in its own units
 def report_page(report: Report) -> str:
     """Give the page: one file that needs nothing else."""
     longest = max((said.lag or 0.0 for said in report.ranks.values()), default=0.0) or 1.0
-    values: dict[str, Any] = {"plot": _plot(report), "ranks": slow_ranks(report), "longest_lag": longest}
+    values: dict[str, Any] = {
+        "plot": _plot(report),
+        "ranks": slow_ranks(report),
+        "longest_lag": longest,
+    }
     return render("report.html", report=report, headline=headline(report), **values)
 
 
@@ -27,6 +31,8 @@ def _plot(report: Report) -> dict[str, Any] | None:
     first, last = report.timeline[0].seconds, rates[-1][0]
     steps = [f"M0 {_HEIGHT}"]
     for at, rate in rates:  # a step for each span: what is between two points is their mean
-        steps.append(f"V{_HEIGHT - (_HEIGHT - 2) * rate / most:.1f} H{_WIDTH * (at - first) / (last - first):.1f}")
+        steps.append(
+            f"V{_HEIGHT - (_HEIGHT - 2) * rate / most:.1f} H{_WIDTH * (at - first) / (last - first):.1f}"
+        )
     said = {"most": f"{most / 1e6:,.1f}", "first": f"{first:,.1f}", "last": f"{last:,.1f}"}
     return {"path": f"{' '.join(steps)} V{_HEIGHT} Z", "width": _WIDTH, "height": _HEIGHT, **said}

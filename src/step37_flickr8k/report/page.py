@@ -20,11 +20,19 @@ __all__ = ["render", "try_out", "write"]
 def render(name: str, *, script: str = "", **values: Any) -> str:
     """Fill a page of ``pages/``; it may run that one script of it, by its hash, and no other."""
     loader = jinja2.PackageLoader("step37_flickr8k.report", "pages")
-    ways: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    ways: dict[str, Any] = {
+        "undefined": jinja2.StrictUndefined,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+    }
     environment = jinja2.Environment(loader=loader, autoescape=True, finalize=_shown, **ways)
     environment.globals["counted"] = counted
     code = loader.get_source(environment, script)[0] if script else ""
-    allowed = "'sha256-" + base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() + "'" if script else "'none'"
+    allowed = (
+        "'sha256-" + base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() + "'"
+        if script
+        else "'none'"
+    )
     return environment.get_template(name).render(script=code, allowed=allowed, **values)
 
 
@@ -52,4 +60,6 @@ def _errors(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InvalidSettings(f"{file} can't be written: {error.strerror}: name another file") from error
+        raise InvalidSettings(
+            f"{file} can't be written: {error.strerror}: name another file"
+        ) from error

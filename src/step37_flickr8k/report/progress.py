@@ -3,26 +3,40 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.settings import WarmupSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["CLEAR", "count_rows", "counted", "display", "how_far", "terminal"]
+__all__ = ["CLEAR", "Display", "count_rows", "counted", "display", "how_far", "terminal"]
 
 log = logging.getLogger("step37_flickr8k")
 
 _LINE_EVERY = 5.0  # s between two lines of progress
 _DRAWN = 4  # times a second
 _LEAST_BAR = 5  # columns that the bar takes, and the gap before it
-_ECHO = 3  # columns that stay free for the terminal's own "^C": from a full line it would go to the next, and the bar would stay
-# Before each line of a log on a terminal: takes away the bar that rank 0, perhaps another process, has drawn there; it comes
+# Columns that stay free for the terminal's own "^C": from a full line it would go to the next, and
+# the bar would stay
+_ECHO = 3
+# Before each line of a log on a terminal: takes away the bar that rank 0, perhaps another process,
+# has drawn there; it comes
 # again in the line below. A line and this are one write, which terminals don't mix with another's.
 CLEAR = "\r\x1b[2K"
+
+
+class Display(Protocol):
+    """What shows progress to people while the work runs."""
+
+    def __call__(self, progress: Progress) -> None:
+        """Show how far the work is."""
+
+    def close(self) -> None:
+        """End the display; a bar is gone then."""
 
 
 def terminal(settings: WarmupSettings) -> "Console | None":
@@ -36,16 +50,16 @@ def terminal(settings: WarmupSettings) -> "Console | None":
     return None if console.is_dumb_terminal else console
 
 
-def how_far(told: Mapping[str, Any]) -> str:
+def how_far(progress: Progress) -> str:
     """Give state, files, bytes and what was tried again: ``fetching: 310 of 6,000 files, 8.4 of 164.2 MB, 2 tried again``."""
     parts = []
-    if "of_files" in told:
-        parts.append(f"{told['files']:,} of {told['of_files']:,} files")
-    if "of_bytes" in told:
-        parts.append(f"{told['bytes'] / 1e6:,.1f} of {told['of_bytes'] / 1e6:,.1f} MB")
-    if told.get("retries"):
-        parts.append(f"{sum(told['retries'].values()):,} tried again")
-    return f"{told['state']}: {', '.join(parts)}" if parts else str(told["state"])
+    if progress.of_files is not None:
+        parts.append(f"{progress.files:,} of {progress.of_files:,} files")
+    if progress.bytes is not None and progress.of_bytes is not None:
+        parts.append(f"{progress.bytes / 1e6:,.1f} of {progress.of_bytes / 1e6:,.1f} MB")
+    if progress.retries:
+        parts.append(f"{sum(progress.retries.values()):,} tried again")
+    return f"{progress.text}: {', '.join(parts)}" if parts else progress.text
 
 
 def count_rows(ready: int, left_out: int) -> str:
@@ -58,12 +72,20 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-def display(settings: WarmupSettings, world: World) -> Callable[[dict[str, Any]], None]:
+def display(settings: WarmupSettings, world: World) -> Display:
     """Show progress: a bar for rank 0 on a terminal, else a line every few seconds."""
     if settings.progress == "off":
-        return lambda _: None
+        return _Nothing()
     console = terminal(settings) if world.rank == 0 else None
     return _Bar(console) if console else _Lines()
+
+
+class _Nothing:
+    def __call__(self, progress: Progress) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class _Lines:
@@ -72,15 +94,18 @@ class _Lines:
     def __init__(self) -> None:
         self._rate = _Rate()
         self._due = 0.0
-        self._state = ""
+        self._state: State | None = None
 
-    def __call__(self, told: dict[str, Any]) -> None:
-        now, state = time.monotonic(), told["state"].partition(",")[0]
-        rate = self._rate(told)
-        if state == "done" or (now < self._due and state == self._state):
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        rate = self._rate(progress)
+        if now < self._due and progress.state is self._state:
             return
-        self._state, self._due = state, now + _LINE_EVERY
-        log.info("%s", ", ".join([how_far(told), *rate]))
+        self._state, self._due = progress.state, now + _LINE_EVERY
+        log.info("%s", ", ".join([how_far(progress), *rate]))
+
+    def close(self) -> None:
+        pass
 
 
 class _Rate:
@@ -89,16 +114,17 @@ class _Rate:
     def __init__(self) -> None:
         self._start: tuple[float, float] | None = None
 
-    def __call__(self, told: Mapping[str, Any]) -> list[str]:
-        if "of_bytes" not in told:
+    def __call__(self, progress: Progress) -> list[str]:
+        if progress.bytes is None or progress.of_bytes is None:
             return []
         now = time.monotonic()
-        if self._start is None or told["bytes"] < self._start[1]:
-            self._start = now, told["bytes"]
+        if self._start is None or progress.bytes < self._start[1]:
+            self._start = now, progress.bytes
             return []  # at the first look nothing is known of it
         since, before = self._start
-        rate = (told["bytes"] - before) / max(now - since, 0.001)
-        left = [f"{_clock((told['of_bytes'] - told['bytes']) / rate)} left"] if rate > 0 else []
+        rate = (progress.bytes - before) / max(now - since, 0.001)
+        rest = progress.of_bytes - progress.bytes
+        left = [f"{_clock(rest / rate)} left"] if rate > 0 else []
         return [f"{rate / 1e6:.1f} MB/s", *left]
 
 
@@ -110,14 +136,14 @@ def _clock(seconds: float) -> str:
     return f"{minutes}:{rest:02} min" if minutes else f"{rest} s"
 
 
-def _fitting(told: Mapping[str, Any], rate: list[str], width: int) -> str:
+def _fitting(progress: Progress, rate: list[str], width: int) -> str:
     """Give the words that fit: where there is little room, the rate and the time left matter most."""
-    told = dict(told)
-    for name in ("retries", "of_bytes", "of_files"):
-        if len(said := ", ".join([how_far(told), *rate])) <= width:
+    without_retries = replace(progress, retries={})
+    without_bytes = replace(without_retries, of_bytes=None)
+    for each in (progress, without_retries, without_bytes):
+        if len(said := ", ".join([how_far(each), *rate])) <= width:
             return said
-        told.pop(name, None)
-    return ", ".join([how_far(told), *rate])
+    return ", ".join([how_far(replace(without_bytes, of_files=None)), *rate])
 
 
 class _Bar:
@@ -127,22 +153,33 @@ class _Bar:
         from rich import progress, table  # noqa: PLC0415
 
         self._rate = _Rate()
-        # one line, whatever it says: of more than one, lines of other ranks would tear all but the last
+        # one line, whatever it says: of more than one, lines of other ranks would tear all but the
+        # last
         words = progress.TextColumn(
-            "{task.description}", markup=False, table_column=table.Column(no_wrap=True, overflow="ellipsis")
+            "{task.description}",
+            markup=False,
+            table_column=table.Column(no_wrap=True, overflow="ellipsis"),
         )
         self._bar = progress.BarColumn(bar_width=1)
-        ways: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False, "refresh_per_second": _DRAWN}
-        self._progress = progress.Progress(words, self._bar, console=console, transient=True, **ways)
+        ways: dict[str, Any] = {
+            "redirect_stdout": False,
+            "redirect_stderr": False,
+            "refresh_per_second": _DRAWN,
+        }
+        self._progress = progress.Progress(
+            words, self._bar, console=console, transient=True, **ways
+        )
         self._task = self._progress.add_task("starting", total=None)
         self._progress.start()
 
-    def __call__(self, told: dict[str, Any]) -> None:
-        if told["state"] == "done":
-            self._progress.stop()
-            return
-        total, completed = told.get("of_bytes", told.get("of_files")), told.get("bytes", told.get("files", 0))
+    def __call__(self, progress: Progress) -> None:
+        total, completed = progress.of_bytes, progress.bytes
+        if completed is None:
+            total, completed = progress.of_files, progress.files or 0
         width = self._progress.console.width - _ECHO
-        said = _fitting(told, self._rate(told), width - _LEAST_BAR)
+        said = _fitting(progress, self._rate(progress), width - _LEAST_BAR)
         self._bar.bar_width = width - len(said) - 1
         self._progress.update(self._task, description=said, total=total, completed=completed)
+
+    def close(self) -> None:
+        self._progress.stop()

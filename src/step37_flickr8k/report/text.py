@@ -30,22 +30,37 @@ def _parts(report: Report, *, blocks: bool) -> Iterator[Table | str]:
     yield _about(report)
     if report.seconds:
         total = report.total_seconds
-        bars = ((state, _s(spent), _bar(spent, total)) for state, spent in report.seconds.items() if spent >= 0.001)
+        bars = (
+            (state, _s(spent), _bar(spent, total))
+            for state, spent in report.seconds.items()
+            if spent >= 0.001
+        )
         yield table("state", "seconds", "", rows=bars)
     if said := _throughput(report, blocks=blocks):
         yield said
     if report.retries:
         most = max(report.retries.values())
         counts = sorted(report.retries.items(), key=lambda item: -item[1])
-        yield table("tried again because of", "times", "", rows=((c, f"{n:,}", _bar(n, most)) for c, n in counts))
+        yield table(
+            "tried again because of",
+            "times",
+            "",
+            rows=((c, f"{n:,}", _bar(n, most)) for c, n in counts),
+        )
     if report.ranks:
         ranks = slow_ranks(report)[:_RANKS]
-        rows = ((rank, said.host or "-", _s(said.waited), _s(said.lag), _word(said)) for rank, said in ranks)
+        rows = (
+            (rank, said.host or "-", _s(said.waited), _s(said.lag), _word(said))
+            for rank, said in ranks
+        )
         yield table("rank", "host", "waited s", "lag s", "", rows=rows)
         if len(report.ranks) > _RANKS:
             yield f" and {len(report.ranks) - _RANKS} more ranks; these are the ones that saw the cache last"
     if report.slowest:
-        slow = ((each.file, _s(each.seconds), f"{each.bytes / 1e3:,.1f}", str(each.tries)) for each in report.slowest)
+        slow = (
+            (each.file, _s(each.seconds), f"{each.bytes / 1e3:,.1f}", str(each.tries))
+            for each in report.slowest
+        )
         yield table("slowest files", "seconds", "kB", "tries", rows=slow)
     if report.skipped:
         yield table("left out", "because", rows=report.skipped.items())
@@ -55,9 +70,17 @@ def headline(report: Report) -> str:
     """Give the run in a sentence."""
     if not report.ok:
         after = f"after {report.total_seconds:,.1f} s"
-        how = f"{report.message} {after}" if report.error in _ENDED else f"failed {after} with {report.error}"
+        how = (
+            f"{report.message} {after}"
+            if report.error in _ENDED
+            else f"failed {after} with {report.error}"
+        )
         return f"{how}, exit code {report.exit_code}"
-    did = "the cache was warm" if report.warm else f"{report.files:,} files, {report.bytes / 1e6:,.1f} MB fetched"
+    did = (
+        "the cache was warm"
+        if report.warm
+        else f"{report.files:,} files, {report.bytes / 1e6:,.1f} MB fetched"
+    )
     rows = report.rows or 0
     ready = rows - len(report.skipped) if report.ready_rows is None else report.ready_rows
     return f"ready after {report.total_seconds:,.1f} s: {count_rows(ready, rows - ready)}; {did}"
@@ -66,20 +89,33 @@ def headline(report: Report) -> str:
 def slow_ranks(report: Report) -> list[tuple[str, RankReport]]:
     """Give the ranks, those that failed first, then those that said nothing, then by how late they saw the cache."""
     order = {False: 0, None: 1, True: 2}
-    return sorted(report.ranks.items(), key=lambda item: (order[item[1].ok], -(item[1].lag or 0.0), int(item[0])))
+    return sorted(
+        report.ranks.items(),
+        key=lambda item: (order[item[1].ok], -(item[1].lag or 0.0), int(item[0])),
+    )
 
 
 def _about(report: Report) -> Table:
-    run = f"{report.run or 'no name'}, {counted(report.world_size, 'rank')}, rank 0 on {report.host}"
+    run = (
+        f"{report.run or 'no name'}, {counted(report.world_size, 'rank')}, rank 0 on {report.host}"
+    )
     rows = [
-        ("dataset", f"{report.repo_id} {report.split}" + (f" at commit {report.commit}" if report.commit else "")),
+        (
+            "dataset",
+            f"{report.repo_id} {report.split}"
+            + (f" at commit {report.commit}" if report.commit else ""),
+        ),
         ("cache", report.cache_dir),
         ("run", f"{run}, {report.started:%Y-%m-%d %H:%M:%S %Z}"),
     ]
     if report.requests is not None:
         rows.append(("requests", f"{report.requests:,}"))
     if not report.ok:
-        rows += [("where", report.where or "-"), ("what", report.message or "-"), ("what to do", report.what_to_do or "-")]
+        rows += [
+            ("where", report.where or "-"),
+            ("what", report.message or "-"),
+            ("what to do", report.what_to_do or "-"),
+        ]
         rows.append(("came so far", f"{report.files:,} files, {report.bytes / 1e6:,.1f} MB"))
     if report.cut:
         rows.append(("shortened", f"{', '.join(report.cut)}: rank 0's log has all of it"))
@@ -91,8 +127,14 @@ def _throughput(report: Report, *, blocks: bool) -> str:
     if len(rates) < 2 or not max(rates):
         return ""
     step = -(-len(rates) // 60)
-    means = [sum(rates[at : at + step]) / len(rates[at : at + step]) for at in range(0, len(rates), step)]
-    line = "".join(_BLOCKS[round(rate / max(means) * (len(_BLOCKS) - 1))] for rate in means) if blocks else ""
+    means = [
+        sum(rates[at : at + step]) / len(rates[at : at + step]) for at in range(0, len(rates), step)
+    ]
+    line = (
+        "".join(_BLOCKS[round(rate / max(means) * (len(_BLOCKS) - 1))] for rate in means)
+        if blocks
+        else ""
+    )
     return f" throughput  {line}  at most {max(means) / 1e6:,.1f} MB/s"
 
 
@@ -105,4 +147,8 @@ def _s(seconds: float | None) -> str:
 
 
 def _word(said: RankReport) -> str:
-    return {True: "ok", False: f"{said.error}: {said.message}", None: "never said whether it can use the cache"}[said.ok]
+    return {
+        True: "ok",
+        False: f"{said.error}: {said.message}",
+        None: "never said whether it can use the cache",
+    }[said.ok]

@@ -1,0 +1,126 @@
+"""How far a piece of work is: one immutable value, and the tracker that the work reports it to.
+
+The same JSON form of `Progress` stands in a heartbeat, in the lease and in ``status --json``.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from step37_flickr8k.errors import Step37Error
+
+__all__ = ["Progress", "ProgressTracker", "State"]
+
+
+class State(str, Enum):
+    """What the work is doing; the values are the words that reports, leases and logs hold."""
+
+    STARTING = "starting"
+    LISTING = "listing"
+    READING_METADATA = "reading the metadata"
+    VERIFYING = "verifying"
+    FETCHING = "fetching"
+    WAITING_FOR_RATE_LIMIT = "waiting for quota"
+    WAITING_FOR_LEASE = "waiting for the lease"
+    PUBLISHING = "publishing"
+    CONFIRMING = "confirming"
+    DECODING = "decoding"
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the work waits for something that has no limit, so that it can't stall."""
+        return self in {State.WAITING_FOR_RATE_LIMIT, State.WAITING_FOR_LEASE}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a piece of work is.
+
+    ``detail`` follows the state in what people read ("43 s" of a wait). ``retries`` counts
+    requests that were repeated, by cause. A total comes with its count: ``of_files`` needs
+    ``files``, ``of_bytes`` needs ``bytes``; otherwise ValueError.
+    """
+
+    state: State = State.STARTING
+    detail: str = ""
+    _: KW_ONLY
+    files: int | None = None
+    of_files: int | None = None
+    bytes: int | None = None
+    of_bytes: int | None = None
+    retries: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a total without its count."""
+        pairs = ((self.files, self.of_files), (self.bytes, self.of_bytes))
+        if any(count is None and total is not None for count, total in pairs):
+            raise ValueError("a total needs its count")
+
+    @property
+    def text(self) -> str:
+        """The state with its detail, such as "waiting for quota, 43 s"."""
+        return f"{self.state.value}, {self.detail}" if self.detail else self.state.value
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON form; what isn't known isn't in it."""
+        counts = {
+            "files": self.files,
+            "of_files": self.of_files,
+            "bytes": self.bytes,
+            "of_bytes": self.of_bytes,
+        }
+        known = {name: count for name, count in counts.items() if count is not None}
+        retries = {"retries": dict(self.retries)} if self.retries else {}
+        return {"state": self.text, **known, **retries}
+
+    @staticmethod
+    def from_json(value: object) -> "Progress":
+        """Read the JSON form, other keys ignored; raises ValueError where it isn't one."""
+        if not isinstance(value, dict) or not isinstance(value.get("state"), str):
+            raise ValueError(f"{value!r} has no state")  # noqa: TRY004 - one class for whoever reads
+        state, _, detail = value["state"].partition(", ")
+        return _READER.validate_python({**value, "state": state, "detail": detail})
+
+
+_READER = TypeAdapter(Progress)
+
+
+class ProgressTracker:
+    """The latest progress of a piece of work; the work may report it from any of its threads."""
+
+    def __init__(self, watch: Callable[[Progress], None] = lambda _: None) -> None:
+        """Begin with the state "starting"; ``watch`` is called with every change."""
+        self._watch = watch
+        self._latest = Progress()
+        self._moved = time.monotonic()
+        self._stop: Step37Error | None = None
+
+    def report(self, progress: Progress) -> None:
+        """Take in how far the work is; raises what `stop` was given, which ends the work."""
+        if self._stop is not None:
+            raise self._stop
+        # A retry is worth showing, but is no progress. Whoever waits for a rate limit or the lease
+        # reports it again and again: that is no stall.
+        moved = replace(progress, retries={}) != replace(self._latest, retries={})
+        if moved or progress.state.is_waiting:
+            self._moved = time.monotonic()
+        elif progress == self._latest:
+            return
+        self._latest = progress
+        self._watch(progress)
+
+    def stop(self, reason: Step37Error) -> None:
+        """Make the next `report` raise ``reason``: nobody waits for this work any more."""
+        self._stop = reason
+
+    def snapshot(self) -> Progress:
+        """Return what was reported last."""
+        return self._latest
+
+    def idle(self) -> float:
+        """Return the seconds since the work moved on."""
+        return time.monotonic() - self._moved

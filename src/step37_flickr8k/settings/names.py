@@ -1,0 +1,40 @@
+"""How settings are called: fields of the model, flags, environment variables."""
+
+import difflib
+
+from step37_flickr8k.settings.model import WarmupSettings
+
+__all__ = ["PREFIX", "SECRETS", "fields", "flag_of", "guess", "variable_of", "variables"]
+
+PREFIX = "STEP37_"
+# Known, but no settings: two belong to the launcher, the third names a settings file.
+_OTHER_VARIABLES = {"STEP37_RUN_ID", "STEP37_NODE_NAME", "STEP37_SETTINGS"}
+# Secrets have no flag, since command lines are public, and are never shown.
+SECRETS = {"token", "headers"}
+
+
+def fields() -> list[str]:
+    """Return the names of all settings."""
+    return list(WarmupSettings.model_fields)
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of a setting: ``--cache-dir``."""
+    return "--" + name.replace("_", "-")
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a setting: ``STEP37_CACHE_DIR``."""
+    return PREFIX + name.upper()
+
+
+def variables() -> list[str]:
+    """Return all variables with the prefix that mean something."""
+    return [*map(variable_of, fields()), *sorted(_OTHER_VARIABLES)]
+
+
+def guess(name: str, known: list[str]) -> str:
+    """Return the end of a message about an unknown name: the closest known one, or all of them."""
+    bare = {each.removeprefix(PREFIX): each for each in known}
+    close = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
+    return f": did you mean {bare[close[0]]}?" if close else f": known are {', '.join(known)}"

@@ -1,0 +1,270 @@
+"""Where settings come from, and which source wins.
+
+Strongest first: the command line, ``STEP37_*`` variables, the settings file, the Hub's own
+variables (``HF_ENDPOINT``, ``HF_TOKEN``, ...), defaults.
+"""
+
+import contextlib
+import logging
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from step37_flickr8k.errors import InvalidSettings
+from step37_flickr8k.settings.model import WarmupSettings, expand_path
+from step37_flickr8k.settings.names import (
+    PREFIX,
+    SECRETS,
+    fields,
+    flag_of,
+    guess,
+    variable_of,
+    variables,
+)
+
+__all__ = ["Loaded", "contradictions", "library_settings", "load_settings"]
+
+log = logging.getLogger("step37_flickr8k")
+
+_TRUE = {"1", "on", "yes", "true"}
+_SELECTION = {
+    "repo_id",
+    "revision",
+    "split",
+    "sample_count",
+    "caption_key",
+    "cache_dir",
+    "bad_images",
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings and, by name, where each value came from."""
+
+    settings: WarmupSettings
+    origins: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One source: its values by setting, and how it calls a setting."""
+
+    values: Mapping[str, object]
+    origin: Callable[[str], str]
+
+
+def load_settings(
+    flags: Mapping[str, object], *, file: Path | None = None, environ: Mapping[str, str]
+) -> Loaded:
+    """Read and validate every source; raises `InvalidSettings` with a line for each problem."""
+    problems = [
+        f"{name}: no such setting{guess(name, variables())}" for name in _unknown_variables(environ)
+    ]
+    layers, wrong = _layers(_named_file(file, environ), environ)
+    return _validated([*layers, _Layer(flags, flag_of)], [*problems, *wrong])
+
+
+def _layers(file: Path | None, environ: Mapping[str, str]) -> tuple[list[_Layer], list[str]]:
+    """Return the layers of huggingface_hub's variables, the file and ``STEP37_*``, weakest first.
+
+    The second value holds a line for each unknown key of the file.
+    """
+    values = _read_file(file) if file is not None else {}
+    wrong = [
+        f"{key}: no such setting in {file}{guess(key, fields())}"
+        for key in values
+        if key not in fields()
+    ]
+    known = {name: value for name, value in values.items() if name in fields()}
+    of_file = _Layer(known, lambda _: str(file))
+    return [_hub_layer(environ), of_file, _environment_layer(environ)], wrong
+
+
+def contradictions(*, file: Path | None = None, environ: Mapping[str, str]) -> list[str]:
+    """Return a line for each setting that the environment and the settings file set differently.
+
+    The line says which one is in force. Call `load_settings` first: it raises for invalid values.
+    """
+    file = _named_file(file, environ)
+    in_file = _read_file(file) if file is not None else {}
+    found = []
+    for layer, holds in (
+        (_hub_layer(environ), str(file)),
+        (_environment_layer(environ), "the environment"),
+    ):
+        for name, value in layer.values.items():
+            if name in in_file and _parsed(name, value) != _parsed(name, in_file[name]):
+                found.append(_contradiction(name, (value, in_file[name]), layer, (file, holds)))
+    return found
+
+
+def _contradiction(
+    name: str, values: tuple[object, object], layer: _Layer, sources: tuple[Path | None, str]
+) -> str:
+    here, there = ("", " another") if name in SECRETS else (f" is {values[0]}", f" is {values[1]}")
+    file, holds = sources
+    return f"{name}{here} by {layer.origin(name)} and{there} in {file}: that of {holds} holds"
+
+
+def _parsed(name: str, value: object) -> object:
+    # A value that another source overrides was never validated.
+    with contextlib.suppress(ValidationError):
+        return getattr(WarmupSettings(**{name: value}), name)
+    return value
+
+
+def library_settings(selection: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
+    """Return the settings of a library call.
+
+    The selection comes from the call's arguments, the rest from the environment and from the file
+    that ``STEP37_SETTINGS`` names. An unknown ``STEP37_`` variable is only a warning: in a training
+    job the prefix may belong to others, too.
+    """
+    for name in _unknown_variables(environ):
+        log.warning("%s is no setting of step37-flickr8k%s", name, guess(name, variables()))
+    layers, wrong = _layers(_named_file(None, environ), environ)
+    rest = [
+        _Layer({name: each.values[name] for name in each.values.keys() - _SELECTION}, each.origin)
+        for each in layers
+    ]
+    return _validated([*rest, _Layer(selection, lambda _: "the call")], wrong)
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    return sorted(
+        name for name in environ if name.upper().startswith(PREFIX) and name not in variables()
+    )
+
+
+def _environment_layer(environ: Mapping[str, str]) -> _Layer:
+    return _Layer(
+        {name: environ[variable_of(name)] for name in fields() if environ.get(variable_of(name))},
+        variable_of,
+    )
+
+
+def _hub_layer(environ: Mapping[str, str]) -> _Layer:
+    """Read what users of huggingface_hub have set anyway."""
+    values: dict[str, object] = {}
+    origins: dict[str, str] = {}
+    if environ.get("HF_ENDPOINT"):
+        values["endpoint"], origins["endpoint"] = environ["HF_ENDPOINT"], "HF_ENDPOINT"
+    if environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
+        values["offline"], origins["offline"] = True, "HF_HUB_OFFLINE"
+    if environ.get("HF_TOKEN"):
+        values["token"], origins["token"] = environ["HF_TOKEN"].strip(), "HF_TOKEN"
+    elif environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() not in _TRUE:
+        home = (
+            environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+        )
+        # none there, another user's home, HF_HOME as `hf auth login` leaves it, no text, no home at
+        # all: no login
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            path = Path(environ.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
+            if token := path.read_text(encoding="utf-8").strip():
+                values["token"], origins["token"] = token, "huggingface_hub's login"
+    return _Layer(values, lambda name: origins[name])
+
+
+def _named_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
+    named = environ.get("STEP37_SETTINGS")
+    return Path(named) if file is None and named else file
+
+
+def _read_file(file: Path) -> dict[str, object]:
+    if file.suffix not in {".yaml", ".yml", ".toml"}:
+        raise InvalidSettings(
+            f"settings file {file}: {file.suffix or 'no ending'} is not known: "
+            "name it .yaml, .yml or .toml"
+        )
+    try:
+        values = _parse(file.read_text(encoding="utf-8"), file.suffix)
+    except FileNotFoundError:
+        raise InvalidSettings(
+            f"settings file {file} is not there: correct --settings or STEP37_SETTINGS"
+        ) from None
+    except Exception as error:  # noqa: BLE001 - each parser has its own tree of errors
+        raise InvalidSettings(
+            f"settings file {file} can't be read: {' '.join(str(error).split())}"
+        ) from None
+    if not isinstance(values, dict):
+        raise InvalidSettings(
+            f"settings file {file} holds no settings: write a line for each, as in sample_count: 8"
+        )
+    return {str(key).replace("-", "_"): value for key, value in values.items()}
+
+
+def _parse(text: str, ending: str) -> object:
+    if ending == ".toml":
+        if sys.version_info >= (3, 11):
+            import tomllib  # noqa: PLC0415 - only for whom has such a file
+        else:
+            import tomli as tomllib  # noqa: PLC0415
+        return tomllib.loads(text)
+    import yaml  # noqa: PLC0415
+
+    return yaml.safe_load(text) or {}
+
+
+def _validated(layers: list[_Layer], problems: list[str]) -> Loaded:
+    values: dict[str, object] = {}
+    origins = dict.fromkeys(fields(), "default")
+    strongest = ""  # of token and token_file
+    for layer in layers:
+        given = {
+            name: value
+            for name, value in layer.values.items()
+            if (name, value) != ("token_file", None)
+        }
+        for name, value in given.items():
+            values[name], origins[name] = value, layer.origin(name)
+        if {"token", "token_file"} <= given.keys():
+            problems.append(
+                f"token and token_file are both set by {layer.origin('token')} and its like: "
+                "keep one"
+            )
+        strongest = next((name for name in ("token_file", "token") if name in given), strongest)
+    if strongest == "token_file":
+        token, problem = _read_token(values["token_file"])
+        values["token"], origins["token"] = token, origins["token_file"]
+        problems += [f"token_file: {problem} ({origins['token_file']})"] if problem else []
+    settings = None
+    try:
+        settings = WarmupSettings(**values)
+    except ValidationError as error:
+        told = error.errors(include_url=False, include_context=False, include_input=False)
+        problems += [_explain(str(each["loc"][0]), each["msg"], values, origins) for each in told]
+    if problems or settings is None:
+        raise InvalidSettings("\n".join(problems)) from None
+    return Loaded(settings, origins)
+
+
+def _read_token(named: object) -> tuple[str | None, str]:
+    try:
+        file = Path(str(expand_path(named)))
+    except ValueError:  # which is said of the setting itself
+        return None, ""
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        return None, f"{file} can't be read ({why}): name a file with the token"
+    return (token, "") if token else (None, f"{file} is empty: put the token into it")
+
+
+def _explain(
+    name: str, message: str, values: Mapping[str, object], origins: Mapping[str, str]
+) -> str:
+    """Return the line about an invalid value: setting, value (no secret's), source, remedy."""
+    if name not in fields():
+        return f"{name}: no such setting{guess(name, fields())}"
+    value = re.sub(r"//[^/]*@", "//***@", repr(values.get(name)))
+    shown = "" if name in SECRETS else f"={value}"
+    what = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    meaning = WarmupSettings.model_fields[name].description
+    return f"{name}{shown} ({origins[name]}) is wrong: {what}; {name} is {meaning}"
