@@ -41,7 +41,9 @@ def pytest_terminal_summary(
 pytest_plugins = ["tests.failure_logs"]
 
 # How long an example takes says how busy the machine is.
-hypothesis.settings.register_profile("unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("unhurried")
 
 

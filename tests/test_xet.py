@@ -33,7 +33,9 @@ def run(hub: LocalHub, tmp_path: Path, *arguments: str, token: str | None = "hf_
     }
     if token:
         told["HF_TOKEN"] = token
-    subprocess.run([sys.executable, *arguments], env={**os.environ, **told}, check=True, timeout=240)
+    subprocess.run(
+        [sys.executable, *arguments], env={**os.environ, **told}, check=True, timeout=240
+    )
 
 
 def kinds(hub: LocalHub) -> list[tuple[str, str]]:

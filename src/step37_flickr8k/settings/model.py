@@ -116,8 +116,7 @@ class WarmupSettings(BaseModel):
     revision: Annotated[str | None, _matching(r"[^\s:?*\[\\^~]+")] = Field(
         "main",
         description=(
-            "branch, tag or commit; a commit SHA pins the contents and skips the Hub "
-            "lookup"
+            "branch, tag or commit; a commit SHA pins the contents and skips the Hub lookup"
         ),
     )
     split: Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*")] = Field(
@@ -198,8 +197,7 @@ class WarmupSettings(BaseModel):
     arrival_timeout: _Seconds = Field(
         900,
         description=(
-            "seconds to wait for rank 0 to appear; set it as long as the queue may delay a "
-            "node"
+            "seconds to wait for rank 0 to appear; set it as long as the queue may delay a node"
         ),
     )
     heartbeat_timeout: Annotated[_Seconds, Field(ge=1)] = Field(
@@ -212,8 +210,7 @@ class WarmupSettings(BaseModel):
     stall_timeout: Annotated[float, BeforeValidator(_seconds), Field(ge=0)] = Field(
         600,
         description=(
-            "seconds without progress before a living rank 0 is declared stalled; 0 turns it "
-            "off"
+            "seconds without progress before a living rank 0 is declared stalled; 0 turns it off"
         ),
     )
     visibility_timeout: _Seconds = Field(
