@@ -47,7 +47,7 @@ $(DIST_STAMP): requirements/dist.txt
 	$(DIST_VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements/dist.txt
 	touch $@
 
-dist: $(DIST_STAMP) ## wheel and sdist of the commit into dist/: reproducible, checked, the wheel tried alone with each Python that is here
+dist: $(DIST_STAMP) ## wheel and sdist of the commit into dist/: reproducible, checked, the wheel tried alone with each Python that is here, and with the oldest and the newest torch
 	$(DIST_VENV)/bin/python tools/dist.py
 
 test: $(STAMP) ## all tests but the slow ones, with coverage
@@ -84,8 +84,8 @@ test-slurm: $(STAMP) ## the SLURM scripts on a real cluster of 12 nodes on this 
 image test-image test-k8s clean-image: export IMAGE := $(IMAGE)
 image test-image test-k8s clean-image: export ENGINE := $(ENGINE)
 image test-image test-k8s clean-image: export BASE_IMAGE := $(BASE_IMAGE)
-image test-k8s: export TORCH_INDEX_URL := $(TORCH_INDEX_URL)
-image test-k8s: export PYTORCH_CPU_INDEX := $(PYTORCH_CPU_INDEX)
+dist image test-k8s: export TORCH_INDEX_URL := $(TORCH_INDEX_URL)
+dist image test-k8s: export PYTORCH_CPU_INDEX := $(PYTORCH_CPU_INDEX)
 
 image: ## the container image, by docker, podman or buildah; TORCH_INDEX_URL, BASE_IMAGE, IMAGE and ENGINE choose
 	tools/image build

@@ -9,6 +9,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -27,8 +28,8 @@ TRAIN = Path(__file__).resolve().parents[1] / "examples" / "train.py"
 OUTPUT = Path("demo-output")
 LOG = OUTPUT / "demo.log"
 CACHE = OUTPUT / "cache"
-# Lines of the log that a failure shows: about 20 are torchrun's summary, the cause is above it.
-TAIL = 40
+# Lines of the log that a failure shows.
+TAIL = 20
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -90,7 +91,9 @@ def run(hub: LocalHub, *command: str | Path) -> str:
             raise
     printed = LOG.read_bytes()[start:].decode(errors="replace")
     if code:
-        tail = "\n".join(printed.splitlines()[-TAIL:])
+        # Here torchrun begins to tell of a failure: 50 lines, which don't name the cause.
+        ranks = re.split(r"^.*\bfailed \(exitcode: ", printed, maxsplit=1, flags=re.MULTILINE)[0]
+        tail = "\n".join(ranks.splitlines()[-TAIL:])
         raise Failed(f"{tail}\n{shlex.join(arguments)} ended with exit code {code}")
     return printed
 

@@ -16,6 +16,14 @@ from PIL import Image
 from step37_flickr8k.localhub import LocalHub
 from tests.mounts import CannotMount, Tmpfs, has_sys_admin
 
+pytest_plugins = ["tests.failure_logs"]
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
+
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(
@@ -32,19 +40,11 @@ def pytest_terminal_summary(
         terminalreporter.section("skipped")
     for line in lines:
         terminalreporter.line(line)
-    if config.cache is not None:
-        (config.cache.mkdir("skipped") / "lines").write_text(
-            "".join(f"{line}\n" for line in lines), encoding="utf-8"
-        )
-
-
-pytest_plugins = ["tests.failure_logs"]
-
-# How long an example takes says how busy the machine is.
-hypothesis.settings.register_profile(
-    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("unhurried")
+    # some suites run without pytest's cache
+    cache: pytest.Cache | None = getattr(config, "cache", None)
+    if cache is not None:
+        said = "".join(f"{line}\n" for line in lines)
+        (cache.mkdir("skipped") / "lines").write_text(said, encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)

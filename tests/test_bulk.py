@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from step37_flickr8k.cache.record import digest_of_file
+from step37_flickr8k.cache.verify import digest_of_file
 from step37_flickr8k.cluster.group import Group
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.download.parquet import Images, NotReadable

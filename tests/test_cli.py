@@ -14,6 +14,7 @@ from typing import NoReturn
 import pytest
 
 from step37_flickr8k import cli
+from step37_flickr8k.cli.output import shortened
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.ranks import PATIENCE, Ranks
 
@@ -225,7 +226,7 @@ def test_a_stdout_that_takes_nothing_is_no_failure_of_the_cache(
         done = shell(where, *command)
         assert done.returncode == (75 if "full" in where else 0), done.stderr
         assert "Traceback" not in done.stderr
-        assert "a bug" not in done.stderr
+        assert "internal error" not in done.stderr
 
 
 def test_an_unforeseen_error_is_one_line(
@@ -241,7 +242,7 @@ def test_an_unforeseen_error_is_one_line(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert (
-        "ZeroDivisionError: division by zero: this is a bug: run it again with --log-level debug"
+        "ZeroDivisionError: division by zero: this is an internal error; run it again with --log-level debug"
         in said
     )
     assert cli.run(["plan", "--cache-dir", str(cache), "--log-level", "debug"]) == 1
@@ -290,7 +291,7 @@ def test_a_long_message_is_shortened_where_it_is_long() -> None:
         "timeline": points,
         "exit_code": 75,
     }
-    message = cli._abridged(report)
+    message = shortened(report)
     assert 1000 < len(message.encode()) <= 4096
     told = json.loads(message)
     assert (told["ok"], told["exit_code"], told["cut"]) == (
@@ -395,7 +396,7 @@ def test_hub_says_what_it_cannot_serve(
     assert port in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         cli.run(["hub", str(hub.directory), "--port", "99999"])
-    assert "99999 is no port" in capsys.readouterr().err
+    assert "99999 is not a port" in capsys.readouterr().err
 
 
 def test_the_module_is_the_command() -> None:

@@ -349,7 +349,7 @@ def test_the_plan_foretells_the_wait(draw: Draw, cache: Path) -> None:
         hub.faults.add(Fault.quota(5, window=100))
         result = run("plan", "--cache-dir", str(cache), "--endpoint", hub.endpoint)
     assert result.returncode == 0, result.stderr
-    assert "quota     5 requests in 100 s: expect to wait" in result.stdout
+    assert "limit     5 requests in 100 s; expect to wait" in result.stdout
 
 
 def test_a_quota_is_no_surprise(hub: LocalHub, cache: Path) -> None:

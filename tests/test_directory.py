@@ -10,18 +10,11 @@ from pathlib import Path
 import pytest
 
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.cache.record import (
-    Coverage,
-    ManifestEntry,
-    Record,
-    digest_of_file,
-    read_manifest,
-    read_record,
-    rows_when_visible,
-    unchanged,
-    write_manifest,
-    write_record,
-)
+from step37_flickr8k.cache.manifest import ManifestEntry, read_manifest, unchanged, write_manifest
+from step37_flickr8k.cache.preflight import check_space
+from step37_flickr8k.cache.record import Coverage, Record, read_record, write_record
+from step37_flickr8k.cache.verify import digest_of_file
+from step37_flickr8k.cache.visible import rows_when_visible
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.errors import (
@@ -122,15 +115,15 @@ def test_a_real_full_disk_is_directory_full() -> None:
 
 def test_space_is_checked_before_the_first_byte(directory: CacheDirectory) -> None:
     """A plan that can't fit is refused with what is there, what is needed, and what to do."""
-    directory.check_space(1, 1)
+    check_space(directory, 1, 1)
     with pytest.raises(
         FolderFull,
         match=r"GB free, the plan needs 1,000,000,000\.0 GB: free space or lower sample_count",
     ):
-        directory.check_space(10**18, 1)
+        check_space(directory, 10**18, 1)
     if os.statvfs(directory.files).f_files:
         with pytest.raises(FolderFull, match="inodes free"):
-            directory.check_space(-(10**18), 10**14)
+            check_space(directory, -(10**18), 10**14)
 
 
 def test_our_own_files_are_replaced_whole(directory: CacheDirectory) -> None:

@@ -140,9 +140,7 @@ def test_people_get_a_table(hub: LocalHub, cache: Path, capsys: pytest.CaptureFi
     assert cli.run(["doctor", "--cache-dir", str(cache)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert f"ok space {cache} is warm: nothing is to be written" in said
-    assert (
-        "not checked directory shared needs two nodes -> run it as two ranks on two nodes" in said
-    )
+    assert "not checked folder shared needs two nodes -> run it as two ranks on two nodes" in said
 
 
 @pytest.mark.parametrize("token", ["hf_wrong", None])

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import step37_flickr8k
-from step37_flickr8k import cli, errors
+from step37_flickr8k import errors
+from step37_flickr8k.cli.parser import build_parser
 from step37_flickr8k.settings.names import variables
 from step37_flickr8k.settings.reference import settings_table
 
@@ -32,7 +33,7 @@ FOLDERS = {
 TREE = [file for directory in FOLDERS for file in (ROOT / directory).glob("**/*")]
 (COMMANDS,) = (
     action.choices
-    for action in cli._parser()._actions
+    for action in build_parser()._actions
     if isinstance(action, argparse._SubParsersAction)
 )
 FLAGS = {flag for command in COMMANDS.values() for flag in command._option_string_actions}

@@ -151,9 +151,8 @@ def test_waiters_frozen_past_the_heartbeat_timeout_go_on(
     hub: LocalHub, cache: Path, ranks: MakeRanks
 ) -> None:
     """Thawed while rank 0 still works, a waiter hears what was said meanwhile, and takes nobody for dead."""
-    hub.faults.add(
-        Fault.status(503, retry_after=3, path="train/0011.jpg")
-    )  # rank 0 still works when they thaw
+    # Rank 0 still works when they thaw
+    hub.faults.add(Fault.status(503, retry_after=3, path="train/0011.jpg"))
     job = ranks(6, STEP37_HEARTBEAT_TIMEOUT="4", STEP37_ATTEMPTS="100")
     job.start_all("warmup", "--cache-dir", str(cache), "--log-level", "debug")
     for rank in range(1, 6):
@@ -365,9 +364,8 @@ def test_a_frozen_lease_holder_stops_before_its_next_rename(
     hub: LocalHub, cache: Path, ranks: MakeRanks
 ) -> None:
     """A downloader frozen for so long that another one took over renames nothing more when it thaws."""
-    hub.faults.add(
-        Fault.status(503, retry_after=3, path="train/0011.jpg")
-    )  # it isn't done before it is frozen
+    # It isn't done before it is frozen
+    hub.faults.add(Fault.status(503, retry_after=3, path="train/0011.jpg"))
     first = ranks(1, STEP37_HEARTBEAT_TIMEOUT="1", STEP37_ATTEMPTS="100")
     first.start_all("warmup", "--cache-dir", str(cache))
     until(lambda: len([*(cache / "train").glob("*.jpg")]) == 11, "all but the last image")

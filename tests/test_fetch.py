@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.cache.record import digest_of_file
+from step37_flickr8k.cache.verify import digest_of_file
 from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.listing import RemoteFile
 from step37_flickr8k.download import workers

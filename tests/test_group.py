@@ -28,8 +28,7 @@ from step37_flickr8k.errors import (
 from tests.fake_store import FakeServer, FakeStore
 
 BRISK = Timeouts(arrival=60, heartbeat=20, stall=60, visibility=1)
-# Where a rank 0 falls silent
-SILENT = Timeouts(arrival=60, heartbeat=1, visibility=1)
+SILENT = Timeouts(arrival=60, heartbeat=1, visibility=1)  # where a rank 0 falls silent
 
 
 class Ranks:
@@ -85,7 +84,7 @@ def never(_: ProgressTracker) -> dict[str, Any]:
 
 
 def until_stopped(progress: ProgressTracker) -> dict[str, Any]:
-    for number in range(400):
+    for number in range(6000):
         progress.report(Progress(State.FETCHING, files=number))
         time.sleep(0.02)
     raise AssertionError("nobody stopped the work")
@@ -313,7 +312,7 @@ def test_silence_is_a_lost_rank_zero() -> None:
 def test_a_thawed_rank_zero_adopts_what_stands() -> None:
     """A rank 0 that was given up while it was frozen ends as lost, too, and its work is told to end."""
     ranks = Ranks(2)
-    thread = ranks.start(0, until_stopped)
+    thread = ranks.start(0, until_stopped, timeouts=Timeouts(arrival=60, heartbeat=2))
     store = FakeStore(ranks.server)
     assert store.wait("step37/job/0/nonce", 120)
     nonce = store.get("step37/job/0/nonce")
@@ -356,7 +355,7 @@ def test_waiters_follow_a_rank_zero_that_starts_anew() -> None:
 def test_an_earlier_rank_zero_that_lives_on_is_told_that_it_was_replaced() -> None:
     """Of two rank 0s of one call the newer counts; the older one's work ends."""
     ranks = Ranks(2)
-    old = ranks.start(0, until_stopped)
+    old = ranks.start(0, until_stopped, timeouts=Timeouts(arrival=60, heartbeat=2))
     # Else the newer one might begin first
     assert FakeStore(ranks.server).wait("step37/job/0/nonce", 120)
     newer = Ranks(2, ranks.server)

@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from step37_flickr8k import errors, get_flickr8k_dataset_file, prepare_flickr8k_samples
-from step37_flickr8k.cache.directory import CacheDirectory, lines_of
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.lease import Claim, take
+from step37_flickr8k.cache.rows import lines_of
 from step37_flickr8k.dataset.metadata import METADATA, read_rows, why_not_plain
 from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.download.planner import MANY

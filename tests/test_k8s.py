@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from step37_flickr8k import __version__, cli
+from step37_flickr8k.cli.parser import build_parser, read_settings
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.errors import ConfigurationError, RankZeroLost
 from step37_flickr8k.localhub import LocalHub
@@ -267,7 +268,7 @@ def test_the_command_takes_what_every_container_is_given(
             with monkeypatch.context() as patch:
                 become(environment(container, objects, job), patch)
                 command = container.get("args", ["settings"])
-                settings = cli._load(cli._parser().parse_args(command)).settings
+                settings = read_settings(build_parser().parse_args(command)).settings
             assert isinstance(settings, WarmupSettings)
             assert any(
                 str(settings.cache_dir).startswith(mount["mountPath"])
@@ -379,7 +380,7 @@ def test_a_training_rank_reads_as_somebody_else(monkeypatch: pytest.MonkeyPatch)
         cache = next(mount for mount in container["volumeMounts"] if mount["name"] == "cache")
         assert cache["readOnly"] is True
         become(environment(container, build("train") + build("local"), job), monkeypatch)
-        assert cli._load(cli._parser().parse_args(["settings"])).settings.offline
+        assert read_settings(build_parser().parse_args(["settings"])).settings.offline
 
 
 def test_a_training_rank_runs_the_one_script() -> None:
@@ -459,7 +460,7 @@ def test_the_initializer_of_kubeflow_is_one_rank(monkeypatch: pytest.MonkeyPatch
     }
     become(environ, monkeypatch)
     assert World.from_environment(environ).size == 1
-    settings = cli._load(cli._parser().parse_args(container["args"])).settings
+    settings = read_settings(build_parser().parse_args(container["args"])).settings
     assert str(settings.cache_dir) == container["volumeMounts"][0]["mountPath"]
 
 

@@ -208,9 +208,8 @@ def test_stall_ends_with_the_client(hub: LocalHub) -> None:
     """A client that waits for a stalled body times out; when it goes, the server stops stalling for it."""
     hub.faults.add(Fault.stall())
     with urllib.request.urlopen(hub.endpoint + FILE, timeout=120) as answer:
-        answer.fp.raw._sock.settimeout(
-            0.2
-        )  # from here on: it has the headers, however long they took
+        # From here on: it has the headers, however long they took
+        answer.fp.raw._sock.settimeout(0.2)
         with pytest.raises(TimeoutError):
             answer.read()
     assert hub.requests[-1].bytes_sent == len(CONTENT) // 2

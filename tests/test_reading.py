@@ -11,14 +11,9 @@ from pathlib import Path
 import pytest
 
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.cache.record import (
-    Coverage,
-    ManifestEntry,
-    Record,
-    digest_of_file,
-    write_manifest,
-    write_record,
-)
+from step37_flickr8k.cache.manifest import ManifestEntry, write_manifest
+from step37_flickr8k.cache.record import Coverage, Record, write_record
+from step37_flickr8k.cache.verify import digest_of_file
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import Draw, captioned, needs_sys_admin, picture, write_rows

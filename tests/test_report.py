@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from step37_flickr8k import cli
+from step37_flickr8k.cli.output import shortened
 from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.report.model import json_schema
@@ -216,7 +217,7 @@ def test_a_shortened_report_says_so(
         str(rank): {"ok": True, "host": f"node-{rank}", "waited": 1.5, "lag": 0.1}
         for rank in range(200)
     }
-    file.write_text(cli._abridged(report | {"ranks": ranks}))
+    file.write_text(shortened(report | {"ranks": ranks}))
     assert read(file)["cut"] == ["ranks"]
     page = file.with_suffix(".html")
     for text in (shown(file, capsys, "--html", str(page)), page.read_text()):

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k import cli
+from step37_flickr8k.cli.parser import build_parser
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import Draw
 from tests.ranks import free_port
@@ -224,7 +224,7 @@ def test_commands_that_the_text_names_are_there(name: str) -> None:
     """In the midst of a sentence, too, a target is one of the Makefile, a subcommand and its flags are the command's own."""
     (group,) = (
         action
-        for action in cli._parser()._actions
+        for action in build_parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     )
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

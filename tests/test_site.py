@@ -17,7 +17,8 @@ import reference
 from selenium.webdriver.support.wait import WebDriverWait
 
 import step37_flickr8k
-from step37_flickr8k import cli, errors, localhub
+from step37_flickr8k import errors, localhub
+from step37_flickr8k.cli.parser import build_parser
 from step37_flickr8k.settings import WarmupSettings
 from tests.browser import Browser, browser
 
@@ -52,7 +53,7 @@ def test_every_command_has_a_section_with_its_arguments() -> None:
     """Each subcommand stands there, with every argument that its own help shows, or that is a setting."""
     (group,) = (
         action
-        for action in cli._parser()._actions
+        for action in build_parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     )
     told = sections(page("command"))

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k import cli
+from step37_flickr8k.cli.parser import build_parser, read_settings
 from step37_flickr8k.settings import Loaded, WarmupSettings
 from step37_flickr8k.settings.reference import flags
 
@@ -68,7 +68,7 @@ class Ran:
                 patch.delenv(name)
             for name in [name for name in self.environment if name.startswith(("STEP37_", "HF_"))]:
                 patch.setenv(name, self.environment[name])
-            return cli._load(cli._parser().parse_args(command))
+            return read_settings(build_parser().parse_args(command))
 
 
 Words = dict[int, int]

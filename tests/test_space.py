@@ -13,6 +13,7 @@ import pytest
 
 from step37_flickr8k import errors, prepare_flickr8k_samples
 from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.preflight import try_out
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import Draw, MakeTmpfs, needs_sys_admin, picture
 from tests.ranks import Ranks
@@ -103,7 +104,7 @@ def test_too_small_a_quota_is_said_before_the_first_image(heavy: LocalHub, tmp_p
             subprocess.run(["btrfs", *command], check=True, stdout=subprocess.DEVNULL)
         with pytest.raises(
             errors.FolderFull,
-            match=r"quota has room for some \d\S* MB, the plan needs 1\.2 MB: raise the quota",
+            match=r"quota allows about \d\S* MB, the plan needs 1\.2 MB: raise the quota",
         ):
             prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
         assert images_sent(heavy) == 0
@@ -118,14 +119,14 @@ def test_a_directory_that_does_not_show_what_was_written_is_refused(
     """Where a renamed file isn't listed nothing could ever be published."""
     directory = CacheDirectory(cache, "train")
     directory.make()
-    directory.try_out()
+    try_out(directory)
     assert not list(directory.files.iterdir())
     assert not list(directory.home.iterdir())
     monkeypatch.setattr("os.listdir", lambda _: [])
     with pytest.raises(
         errors.FolderNotUsable, match="doesn't show what was just written and renamed there"
     ):
-        directory.try_out()
+        try_out(directory)
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EXDEV])
@@ -156,7 +157,7 @@ def test_files_that_nobody_else_could_read_are_a_warning(
     finally:
         os.umask(before)
     assert (
-        "get mode 0600: nobody else can read them; if others train on them: umask 022"
+        "get mode 0600, so no other user can read them: if other users train on them, set umask 022"
         in caplog.text
     )
 

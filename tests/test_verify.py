@@ -36,7 +36,7 @@ def test_verify_names_what_is_missing_and_wrong(
 ) -> None:
     """Every file is hashed, also one that looks untouched; 75, with the remedy, and nothing is changed."""
     assert cli.run(["verify", *warm]) == 0
-    assert "13 files, all right" in capsys.readouterr().out
+    assert "13 files, all verified" in capsys.readouterr().out
     damage(cache)
     assert cli.run(["verify", *warm]) == 75
     said = capsys.readouterr().err
@@ -94,7 +94,7 @@ def test_repair_fetches_just_that(
     ]
     hub.clear_requests()
     assert cli.run(["verify", *warm, "--repair"]) == 0
-    assert "13 files, all right\n" in capsys.readouterr().out
+    assert "13 files, all verified\n" in capsys.readouterr().out
     assert cli.run(["warmup", *warm, "--revision", hub.commit]) == 0
     assert not hub.requests, "the manifest knows what was repaired"
 

@@ -3,7 +3,9 @@
 Builds twice, in two exports of the commit that differ in place, umask, times of files, time zone
 and hash seed, once with the wheel made from the sdist and once from the source: the bytes must be
 equal. Then looks into them, and installs the wheel alone, without torch, with every Python that it
-claims to suit and is here, and once with the oldest dependencies that it declares.
+claims to suit and is here, and once with the oldest dependencies that it declares. At last two
+ranks meet with the oldest torch that it claims to suit, and with the newest, where a CPU build of
+them is to be had.
 """
 
 import hashlib
@@ -18,6 +20,8 @@ import zipfile
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
+
+from install_torch import PYTORCH_CPU_INDEX, Pip
 
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
@@ -158,8 +162,8 @@ def interpreter(version: str) -> str | None:
     return None
 
 
-def try_out(python: Path, source: Path) -> None:
-    """Run what the wheel promises without torch, away from the source."""
+def try_out(python: Path, source: Path, script: str = "try_wheel.py") -> None:
+    """Run what the wheel promises, by default without torch, away from the source."""
     with tempfile.TemporaryDirectory() as elsewhere:
         kept = {
             name: value
@@ -171,29 +175,65 @@ def try_out(python: Path, source: Path) -> None:
             "PATH": f"{python.parent}:{kept['PATH']}",
         }
         subprocess.run(
-            [python, source / "tools/try_wheel.py"], check=True, cwd=elsewhere, env=environment
+            [python, source / "tools" / script], check=True, cwd=elsewhere, env=environment
         )
+
+
+def new_environment(python: str, scratch: Path) -> Path:
+    """Make an environment of this Python without anything in it; return its Python."""
+    place = Path(tempfile.mkdtemp(dir=scratch))
+    subprocess.run([python, "-m", "venv", "--without-pip", place], check=True)
+    return place / "bin/python"
+
+
+def install(python: Path, *wanted: str) -> None:
+    """Install so into an environment."""
+    # the system's certificates, as pip does: a site's proxy may have its own
+    uv = [str(Path(sys.executable).with_name("uv")), "pip", "install", "--quiet", "--system-certs"]
+    subprocess.run([*uv, f"--python={python}", *wanted], check=True)
 
 
 def try_with(python: str, scratch: Path, source: Path, *requirements: tuple[str, ...]) -> None:
     """Install so, one after the other, into a new environment of this Python, and try what is there."""
-    place = Path(tempfile.mkdtemp(dir=scratch))
-    subprocess.run([python, "-m", "venv", "--without-pip", place], check=True)
+    place = new_environment(python, scratch)
     for wanted in requirements:
-        # the system's certificates, as pip does: a site's proxy may have its own
-        uv = [
-            str(Path(sys.executable).with_name("uv")),
-            "pip",
-            "install",
-            "--quiet",
-            "--system-certs",
-        ]
-        subprocess.run([*uv, f"--python={place}/bin/python", *wanted], check=True)
-    try_out(place / "bin/python", source)
+        install(place, *wanted)
+    try_out(place, source)
 
 
-def try_with_each(claimed: list[str], wheel: str, scratch: Path, source: Path) -> None:
-    """Try the wheel alone with each Python that it claims to suit, and with the oldest of all that it says it can do with."""
+def try_with_torch(
+    which: str, requirement: str, pythons: list[str], wheel: str, source: Path
+) -> None:
+    """Try that two ranks meet with this torch, on the first of these Pythons that it comes for, or say why that isn't tried."""
+    index_url, cpu_index = (
+        os.environ.get("TORCH_INDEX_URL", ""),
+        os.environ.get("PYTORCH_CPU_INDEX") or PYTORCH_CPU_INDEX,
+    )
+    with tempfile.TemporaryDirectory(prefix="step37-torch-") as directory:
+        file = Path(directory, "torch.txt")
+        file.write_text(requirement)
+        for python in pythons:
+            place = new_environment(python, Path(directory))
+            pip = Pip(str(file), str(place))
+            choice = pip.choose(index_url, cpu_index)
+            # several GB come only where somebody has named their index
+            if choice and (index_url or not choice.build.cuda):
+                say(f"two ranks with {which}, {choice.build.version}, {python}")
+                if pip.install(choice):
+                    sys.exit(f"torch {choice.build.version} can't be installed")
+                install(place, f"step37-flickr8k[torch] @ {Path(wheel).as_uri()}")
+                try_out(place, source, "try_torch.py")
+                return
+    print(
+        f"!!! NOT TRIED: {which} ({requirement}): no CPU build for a Python that is here; make dist TORCH_INDEX_URL=<address>"
+    )
+
+
+def try_with_each(claimed: list[str], wheel: str, scratch: Path, source: Path) -> list[str]:
+    """Try the wheel alone with each Python that it claims to suit, and with the oldest of all that it says it can do with.
+
+    Returns the Pythons that are here, the oldest first.
+    """
     here = {version: interpreter(version) for version in claimed}
     found = [(version, python) for version, python in here.items() if python]
     if not found:
@@ -207,8 +247,9 @@ def try_with_each(claimed: list[str], wheel: str, scratch: Path, source: Path) -
     say(f"the wheel with the oldest dependencies that pyproject.toml declares, Python {version}")
     oldest = ("--resolution", "lowest-direct", "--requirement", str(source / "pyproject.toml"))
     try_with(python, scratch, source, oldest, ("--no-deps", wheel))
-    for version in here.keys() - dict(found).keys():
+    for version in sorted(here.keys() - dict(found).keys()):
         print(f"!!! NOT TRIED: Python {version}, which isn't here")
+    return [python for _, python in found]
 
 
 def main() -> None:
@@ -228,7 +269,12 @@ def main() -> None:
         claimed = re.findall(
             r":: (3\.\d+)$", "\n".join(metadata.get_all("Classifier", [])), re.MULTILINE
         )
-        try_with_each(claimed, wheel, scratch, source)
+        pythons = try_with_each(claimed, wheel, scratch, source)
+        (oldest,) = re.findall(
+            r"^torch>=(\S+?);", "\n".join(metadata.get_all("Requires-Dist", [])), re.MULTILINE
+        )
+        try_with_torch("the oldest torch", f"torch=={oldest}", pythons, wheel, source)
+        try_with_torch("the newest torch", "torch", pythons[::-1], wheel, source)
         shutil.rmtree(DIST, ignore_errors=True)
         shutil.copytree(built, DIST)
         say(f"in {DIST}: {', '.join(sorted(path.name for path in DIST.iterdir()))}")

@@ -129,6 +129,16 @@ class Pip:
             self.errors = self.errors or errors.read_text(encoding="utf-8", errors="replace")
             return None
 
+    def choose(self, named: str, cpu_index: str) -> Choice | None:
+        """Return what to install, as ``choose`` decides; PyTorch's index has little time, one that is named as pip is told."""
+
+        def look(index: str) -> Build | None:
+            if index != cpu_index or index == named:
+                return self.look(index)
+            return self.look(index, "--timeout", "10", "--retries", "0", timeout=CPU_INDEX_TIMEOUT)
+
+        return choose(named, cpu_index, look)
+
     def install(self, choice: Choice, *options: str) -> int:
         """Install this build and what only a CUDA build needs; return pip's exit code."""
         command = [*self._command, *options]
@@ -180,13 +190,7 @@ def main() -> int:
         Pip(arguments.requirement, arguments.python),
         arguments.cpu_index or PYTORCH_CPU_INDEX,
     )
-
-    def look(index: str) -> Build | None:
-        if index != cpu_index or index == arguments.index_url:
-            return pip.look(index)
-        return pip.look(index, "--timeout", "10", "--retries", "0", timeout=CPU_INDEX_TIMEOUT)
-
-    choice = choose(arguments.index_url, cpu_index, look)
+    choice = pip.choose(arguments.index_url, cpu_index)
     if not choice:
         print(complaint(pip.errors), file=sys.stderr)
         return 2

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import step37_flickr8k
-from step37_flickr8k import cli, errors, localhub, settings
+from step37_flickr8k import errors, localhub, settings
+from step37_flickr8k.cli.parser import build_parser
 from step37_flickr8k.settings import reference
 
 SCHEMA = Path(__file__).parents[1] / "docs" / "report.schema.json"
@@ -74,7 +75,7 @@ def _limits(kind: Mapping[str, Any]) -> str:
 
 def commands() -> Iterator[str]:
     """Give a section for each subcommand: what it does, its arguments, and the settings that it takes as flags."""
-    parser = cli._parser()  # noqa: SLF001 - the command line is what this page is about
+    parser = build_parser()
     (group,) = (
         action
         for action in parser._actions  # noqa: SLF001

@@ -1,9 +1,23 @@
-"""The cache directory: what lies in it, who may write to it, and when it is ready.
+"""The cache directory: what is in it, who may write to it, and when it is ready.
 
 The only package that renames, changes modes or deletes.
 
-- `directory`: the directory itself (`CacheDirectory`): publish by rename, scan, sweep.
-- `record`: the ready record and the manifest.
-- `lease`: which process may download into the directory.
-- `filesystem`, `linux`: what the file system below it is and can do.
+The directory itself:
+
+- `directory`: `CacheDirectory` publishes by rename, reads and writes the cache's own files, deletes
+  what dead runs left unfinished.
+- `writing`: writes files: new ones, in place, durably.
+- `scan`: lists directories, on NFS too.
+- `remedies`: turns the file system's errors into what the user can do.
+- `preflight`: the checks before the first byte: is it writable, is there enough space.
+- `filesystem`, `linux`: what the file system below it is, and system calls that Python lacks.
+
+What it holds, and for whom:
+
+- `record`: the ready record, which every rank reads.
+- `manifest`: a line for each verified file, which the downloader and ``verify`` read.
+- `verify`: hashes files, and checks whether those of a record are complete.
+- `rows`: the selected rows of the directory's own metadata table.
+- `visible`: waits until this node shows a ready record and its files.
+- `lease`: which process may download into the directory; `lease_content`: its text on disk.
 """

@@ -1,4 +1,4 @@
-"""What a file system is: local to this node, or one that others may see; asked for advice alone."""
+"""What a file system is: local to this node, or one that other nodes may see. Used for advice."""
 
 import ctypes
 import os
@@ -7,8 +7,8 @@ from pathlib import Path
 
 __all__ = ["local_file_system"]
 
-# f_type of those that no other node can see; FUSE is not among them, since sshfs, CephFS, GlusterFS
-# and others come by it
+# f_type of those that no other node can see. FUSE is not among them: sshfs, CephFS, GlusterFS and
+# others use it.
 _LOCAL = {
     0xEF53: "ext4",
     0x58465342: "xfs",
@@ -22,13 +22,15 @@ _LOCAL = {
 
 
 def local_file_system(directory: Path) -> str | None:
-    """Name the file system of a directory, or of what is to hold it, if only this node can see it; else None."""
+    """Return the name of a directory's file system if only this node can see it; otherwise None.
+
+    For a directory that doesn't exist yet it is that of its nearest parent.
+    """
     if sys.platform != "linux":
         return None
     statfs = ctypes.CDLL(None).statfs
-    buffer = ctypes.create_string_buffer(1024)  # a struct statfs, whose first member is f_type
-    if not any(
-        statfs(os.fsencode(place), buffer) == 0 for place in (directory, *directory.parents)
-    ):
+    # A struct statfs, whose first member is f_type
+    buffer = ctypes.create_string_buffer(1024)
+    if not any(statfs(os.fsencode(each), buffer) == 0 for each in (directory, *directory.parents)):
         return None
     return _LOCAL.get(ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF)

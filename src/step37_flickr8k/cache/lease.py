@@ -69,7 +69,7 @@ def holder(directory: CacheDirectory) -> Holder | None:
     failure = said.get("failure")
     return Holder(
         **{name: said.get(name) for name in ("run", "rank", "host", "pid", "state")},  # type: ignore[arg-type]
-        silent=time.time() - directory.written(f"{directory.split}.lease.{generation}"),
+        silent=time.time() - directory.written_at(f"{directory.split}.lease.{generation}"),
         timeout=timeout if isinstance(timeout := said.get("timeout"), int | float) else _USUAL,
         progress=_progress(said.get("progress")),
         failure=_told(failure) if isinstance(failure, dict) else None,

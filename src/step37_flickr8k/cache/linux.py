@@ -4,16 +4,16 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 __all__ = ["allocate", "sync_file_system"]
 
 
 def sync_file_system(descriptor: int) -> None:
-    """Make durable all of the file system that an open file is on; raises OSError for what failed since it was opened.
+    """Make durable all of the file system that an open file is on.
 
-    It tells of failures since Linux 5.8; where there is no such call, all file systems are
-    synchronised.
+    Raises OSError for a write that failed since the file was opened (Linux 5.8 and later). Where
+    there is no such call, all file systems are synchronized.
     """
     if _SYNCFS is None:
         os.sync()
@@ -22,21 +22,21 @@ def sync_file_system(descriptor: int) -> None:
 
 
 def allocate(descriptor: int, size: int) -> int:
-    """Have an open file's first ``size`` bytes allocated, without writing them; gives the error's number, 0 for none.
+    """Allocate an open file's first ``size`` bytes without writing them; returns the errno, or 0.
 
-    Not ``os.posix_fallocate``: where the file system can't, that one writes a byte into every
-    block.
+    ``os.posix_fallocate`` won't do: where the file system can't allocate, it writes a byte into
+    every block.
     """
     if _FALLOCATE is None:
         return errno.EOPNOTSUPP
     return 0 if _FALLOCATE(descriptor, 0, 0, size) == 0 else ctypes.get_errno()
 
 
-def _of_libc(name: str, *types: Any) -> Callable[..., int] | None:
-    function: Any = getattr(ctypes.CDLL(None, use_errno=True), name, None)
+def _of_libc(name: str, *types: type) -> Callable[..., int] | None:
+    function = getattr(ctypes.CDLL(None, use_errno=True), name, None)
     if function is not None:
         function.argtypes = types
-    return function  # type: ignore[no-any-return]
+    return cast("Callable[..., int] | None", function)
 
 
 _SYNCFS = _of_libc("syncfs", ctypes.c_int)

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from step37_flickr8k.cache.directory import CacheDirectory, Probe, lock, nearest
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.filesystem import local_file_system
+from step37_flickr8k.cache.preflight import Probe, check_space, lock, try_out
+from step37_flickr8k.cache.scan import nearest
 from step37_flickr8k.cluster.group import Group, difference, share
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.dataset.words import listed
@@ -250,7 +252,7 @@ def _directory(settings: WarmupSettings, plan: Value | None) -> list[Finding]:
             for check in ("folder", "space")
         ]
     try:
-        directory.try_out()
+        try_out(directory)
     except Step37Error as error:
         # Else the message names one
         remedy = "choose another cache_dir" if isinstance(error, TransientError) else ""
@@ -273,7 +275,7 @@ def _directory(settings: WarmupSettings, plan: Value | None) -> list[Finding]:
             Finding("space", _SKIPPED, "what is needed isn't known, since the Hub wasn't asked"),
         ]
     try:
-        directory.check_space(plan["bytes"], plan["fetch"])
+        check_space(directory, plan["bytes"], plan["fetch"])
     except FolderFull as error:
         return [fine, Finding("space", _PROBLEM, str(error))]
     return [

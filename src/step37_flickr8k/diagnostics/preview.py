@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.cache.record import Record, read_record, rows_of
+from step37_flickr8k.cache.record import Record, read_record
+from step37_flickr8k.cache.rows import rows_of
 from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.dataset.selection import Row, Selection

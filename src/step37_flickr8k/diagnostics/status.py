@@ -9,7 +9,9 @@ from typing import Any
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.lease import Holder, holder
-from step37_flickr8k.cache.record import Coverage, Record, read_manifest, read_record, rows_of
+from step37_flickr8k.cache.manifest import read_manifest
+from step37_flickr8k.cache.record import Coverage, Record, read_record
+from step37_flickr8k.cache.rows import rows_of
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.errors import Step37Error
@@ -75,7 +77,7 @@ def _split(directory: CacheDirectory) -> SplitStatus:
         missing=sum(name not in there for name in manifest),
         skipped=record.skipped,
         runs=record.runs,
-        age=time.time() - directory.written(f"{directory.split}.json"),
+        age=time.time() - directory.written_at(f"{directory.split}.json"),
         downloader=downloader,
     )
 

@@ -7,17 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from step37_flickr8k.cache.lease import Lease
-from step37_flickr8k.cache.record import (
-    Coverage,
-    ManifestEntry,
-    Record,
-    read_manifest,
-    read_record,
-    remove_record,
-    skipped_rows,
-    write_manifest,
-    write_record,
-)
+from step37_flickr8k.cache.manifest import ManifestEntry, read_manifest, write_manifest
+from step37_flickr8k.cache.preflight import check_space, try_out
+from step37_flickr8k.cache.record import Coverage, Record, read_record, remove_record, write_record
+from step37_flickr8k.cache.rows import skipped_rows
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import METADATA
@@ -79,7 +72,7 @@ class Downloader:
                     f"{self._directory.home} no longer holds commit {record.commit}: run verify again"
                 )
             files = [listing[name] for name in names if name in listing]
-            self._directory.check_space(sum(file.size for file in files), len(files))
+            check_space(self._directory, sum(file.size for file in files), len(files))
             proven: dict[str, ManifestEntry] = {}
             self._fetch_files(files, record.commit, proven)
             flush()
@@ -93,7 +86,7 @@ class Downloader:
         with contextlib.ExitStack() as at_end:
             at_end.callback(self._clear_up)  # also after a signal that comes while the workers end
             at_end.callback(self._workers.close)
-            self._directory.try_out()
+            try_out(self._directory)
             yield at_end.enter_context(self._directory.flushing())
 
     def _clear_up(self) -> None:
@@ -108,7 +101,8 @@ class Downloader:
         replaced = [survey.scan[file.name].size for file in files if file.name in survey.scan]
         # those that come lie beside those that they replace until they have their bytes
         beside = size * min(1.0, IN_HAND * self._task.settings.concurrency / max(1, len(files)))
-        self._directory.check_space(
+        check_space(
+            self._directory,
             max(0, size - sum(replaced) + int(min(beside, sum(replaced)))),
             len(files) - len(replaced),
         )

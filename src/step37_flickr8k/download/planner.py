@@ -5,8 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from step37_flickr8k.cache.directory import CacheDirectory, Entry, lines_of
-from step37_flickr8k.cache.record import ManifestEntry, prove, read_manifest, unchanged
+from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.manifest import ManifestEntry, read_manifest, unchanged
+from step37_flickr8k.cache.rows import lines_of
+from step37_flickr8k.cache.scan import Entry
+from step37_flickr8k.cache.verify import verify_files
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.dataset.decide import Decision, decide
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
@@ -91,7 +94,9 @@ class Planner:
                 for n in names
                 if n in scan and n not in proven and listing[n].size == scan[n].size
             }
-            proven.update(prove(directory, scan, like, self.workers.check, self.progress.report))
+            proven.update(
+                verify_files(directory, scan, like, self.workers.check, self.progress.report)
+            )
 
         self.progress.report(Progress(State.READING_METADATA))
         prove_also([METADATA])

@@ -14,17 +14,11 @@ from typing import Any
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.filesystem import local_file_system
 from step37_flickr8k.cache.lease import Claim, Lease, take
-from step37_flickr8k.cache.record import (
-    Record,
-    lies_there,
-    prove,
-    read_manifest,
-    read_record,
-    rows_of,
-    rows_when_visible,
-    skipped_rows,
-    write_record,
-)
+from step37_flickr8k.cache.manifest import read_manifest
+from step37_flickr8k.cache.record import Record, read_record, write_record
+from step37_flickr8k.cache.rows import rows_of, skipped_rows
+from step37_flickr8k.cache.verify import is_complete, verify_files
+from step37_flickr8k.cache.visible import rows_when_visible
 from step37_flickr8k.cluster.group import Group, Timeouts, share
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
@@ -135,13 +129,12 @@ class Warmup:
         def confirm(result: Value) -> None:
             if problem is not None:
                 raise problem
-            waiting = {"closely": group.rank != 0}
             rows[:] = rows_when_visible(
                 self.directory,
                 self.selection,
                 result["commit"],
                 self.timeouts.visibility,
-                **waiting,
+                check="names" if group.rank == 0 else "all",
             )
             if not rows:
                 raise EmptySelection(
@@ -316,7 +309,7 @@ class Warmup:
             )
         scan = self.directory.scan()
         like = {name: proof.digest for name, proof in manifest.items() if name in scan}
-        right = prove(self.directory, scan, like, None, lambda _: None)
+        right = verify_files(self.directory, scan, like)
         missing = sorted(manifest.keys() - scan.keys())
         wrong = sorted(like.keys() - right.keys())
         foreign = sorted(scan.keys() - manifest.keys())
@@ -389,7 +382,7 @@ class Warmup:
         record = read_record(self.directory)
         if record is None or not record.fits(selection, self.world.run_id):
             return None
-        if not lies_there(self.directory, record, closely=self.closely):
+        if not is_complete(self.directory, record, check="all" if self.closely else "names"):
             return None
         if self.world.run_id is not None and not record.names(self.world.run_id):
             # A reader of a directory that others fill

@@ -1,0 +1,78 @@
+"""The manifest: what is verified of the split's files, a line for each.
+
+``.step37-flickr8k/<split>.manifest`` is read by the downloader and by ``verify`` alone. It is
+replaced as a whole. A line is a JSON list: name, size, digest, mtime in ns, decode error.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.scan import Entry
+
+__all__ = ["ManifestEntry", "read_manifest", "unchanged", "write_manifest"]
+
+log = logging.getLogger("step37_flickr8k")
+
+# A tuple for each line. Validated like this, a million lines take no longer and no more memory than
+# with json.loads and checks by hand.
+_LINE = TypeAdapter(tuple[str, int, str, int, str], config=ConfigDict(strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestEntry:
+    """A file whose bytes were hashed: size in bytes, digest, and mtime in ns.
+
+    A later change shows in size or mtime. ``decode_error`` is why the image can't be decoded.
+    """
+
+    size: int
+    digest: str
+    mtime_ns: int
+    decode_error: str = ""
+
+
+def read_manifest(directory: CacheDirectory) -> dict[str, ManifestEntry]:
+    """Return what is verified of the split's files, by name.
+
+    Empty if there is no manifest, or one that can't be read: then every file is hashed again.
+    """
+    path = directory.home / f"{directory.split}.manifest"
+    manifest: dict[str, ManifestEntry] = {}
+    try:
+        with path.open("rb") as lines:
+            for line in lines:
+                name, size, digest, mtime_ns, decode_error = _LINE.validate_json(line)
+                manifest[name] = ManifestEntry(size, digest, mtime_ns, decode_error)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValidationError) as error:
+        malformed = f"line {len(manifest) + 1} is malformed"
+        reason = error.strerror if isinstance(error, OSError) else malformed
+        log.warning("%s can't be read (%s): every file will be hashed", path, reason)
+        return {}
+    return manifest
+
+
+def write_manifest(directory: CacheDirectory, manifest: Mapping[str, ManifestEntry]) -> None:
+    """Write a line for each verified file."""
+    lines = (
+        json.dumps([name, entry.size, entry.digest, entry.mtime_ns, entry.decode_error]) + "\n"
+        for name, entry in sorted(manifest.items())
+    )
+    directory.write(f"{directory.split}.manifest", "".join(lines).encode())
+
+
+def unchanged(
+    manifest: Mapping[str, ManifestEntry], scan: Mapping[str, Entry]
+) -> dict[str, ManifestEntry]:
+    """Return the entries whose file the scan shows with the same size and mtime."""
+    return {
+        name: entry
+        for name, entry in manifest.items()
+        if scan.get(name) == Entry(entry.size, entry.mtime_ns)
+    }

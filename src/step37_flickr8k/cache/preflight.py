@@ -1,0 +1,154 @@
+"""The checks before the first byte: is the directory writable, is there space, are there locks.
+
+What is written for them is deleted at once.
+"""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from step37_flickr8k.cache.directory import TEMPORARY, CacheDirectory
+from step37_flickr8k.cache.linux import allocate
+from step37_flickr8k.cache.scan import nearest
+from step37_flickr8k.cache.writing import forget
+from step37_flickr8k.errors import FolderFull, FolderNotUsable
+
+__all__ = ["Probe", "check_space", "lock", "try_out"]
+
+log = logging.getLogger("step37_flickr8k")
+
+# What the last part of a file wastes at most. NFS reports its transfer size as the block size, so
+# that alone would count far too much.
+_BLOCK = 4096
+_PROBE = b"step37-flickr8k checks that files can be written, renamed and seen here\n"
+
+
+def try_out(directory: CacheDirectory) -> None:
+    """Write, rename, list and read a small file in both directories, as the download will.
+
+    A directory that doesn't exist yet is represented by its nearest parent. Raises
+    `FolderNotUsable` for what can't be done.
+    """
+    for parent in dict.fromkeys((nearest(directory.files), nearest(directory.home))):
+        mode = _try_out(directory, parent)
+    if not mode & (stat.S_IRGRP | stat.S_IROTH):
+        log.warning(
+            "files in %s get mode %04o, so no other user can read them:"
+            " if other users train on them, set umask 022",
+            parent,
+            mode,
+        )
+
+
+def _try_out(directory: CacheDirectory, parent: Path) -> int:
+    """Try one directory; returns the mode that new files get there."""
+    first, second = directory.temporary(parent), directory.temporary(parent)
+    try:
+        directory.put(first, _PROBE)
+        with directory.errors():
+            first.replace(second)
+            is_shown = second.name in os.listdir(parent) and second.read_bytes() == _PROBE
+            mode = stat.S_IMODE(second.stat().st_mode)
+    finally:
+        forget(first)
+        forget(second)
+    if not is_shown:
+        raise FolderNotUsable(
+            f"{parent} doesn't show what was just written and renamed there:"
+            " choose another cache_dir"
+        )
+    return mode
+
+
+def check_space(directory: CacheDirectory, size: int, files: int) -> None:
+    """Raise `FolderFull` if ``size`` bytes in ``files`` new files can't be written here."""
+    parent = nearest(directory.files)
+    with directory.errors():
+        status = os.statvfs(parent)
+    free = status.f_bavail * status.f_frsize
+    needed = size + files * min(_BLOCK, status.f_frsize)
+    if free < needed:
+        raise FolderFull(
+            f"{parent} has {_amount(free)} free, the plan needs {_amount(needed)}:"
+            " free space or lower sample_count"
+        )
+    # 0 inodes in all: the file system doesn't count them
+    if status.f_files and status.f_favail < files:
+        raise FolderFull(
+            f"{parent} has {status.f_favail:,} inodes free, the plan needs {files:,}: delete files"
+        )
+    if size > 0:
+        _check_quota(directory, parent, size)
+
+
+def _check_quota(directory: CacheDirectory, parent: Path, size: int) -> None:
+    """Allocate all the bytes at once and free them: the only quota check that file systems share.
+
+    Only EDQUOT counts. statvfs has already reported the free space, and many file systems can't
+    allocate.
+    """
+    probe = directory.temporary(parent)
+    available = size
+    try:
+        with directory.writing(probe) as file:
+            while available and allocate(file.fileno(), available) == errno.EDQUOT:
+                available //= 2
+    finally:
+        forget(probe)
+    if available < size:
+        raise FolderFull(
+            f"{parent}: the quota allows about {_amount(available)}, the plan needs"
+            f" {_amount(size)}: raise the quota, delete files or lower sample_count"
+        )
+
+
+class Probe:
+    """A small locked file in a directory, for ranks on other nodes to find.
+
+    `make` creates it, `close` deletes it.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        """Name it; nothing on disk is touched."""
+        self.path = parent / f"{TEMPORARY}doctor-{secrets.token_hex(4)}-0.tmp"
+        self._open: BinaryIO | None = None
+
+    def make(self) -> bool | None:
+        """Create and lock the file; returns what `lock` returns."""
+        self._open = self.path.open("xb")
+        self._open.write(_PROBE)
+        self._open.flush()
+        os.fsync(self._open.fileno())
+        return lock(self._open)
+
+    def close(self) -> None:
+        """Unlock and delete it."""
+        if self._open is not None:
+            with contextlib.suppress(OSError):
+                self._open.close()
+            forget(self.path)
+
+
+def lock(file: BinaryIO) -> bool | None:
+    """Lock an open file without waiting, and return whether that worked.
+
+    False if another process holds the lock, None if the file system refuses locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _amount(size: int) -> str:
+    """Write bytes in GB, or in MB below one GB."""
+    return f"{size / 1e9:,.1f} GB" if size >= 10**9 else f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,103 @@
+"""Verify files: hash them, or compare size and mtime with the manifest."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.manifest import ManifestEntry, read_manifest, unchanged
+from step37_flickr8k.cache.record import Record
+from step37_flickr8k.cache.scan import Entry
+from step37_flickr8k.cluster.progress import Progress, State
+from step37_flickr8k.dataset.digests import digest_of
+from step37_flickr8k.dataset.metadata import METADATA
+
+__all__ = ["Check", "digest_of_file", "is_complete", "verify_files"]
+
+log = logging.getLogger("step37_flickr8k")
+
+_HASHERS = 8  # threads
+_BATCH = 16  # files that a thread hashes, and a decoder decodes, at once
+
+# How thoroughly a directory is compared with its record
+Check = Literal["all", "names"]
+
+# Maps (path, name) of images to why each can't be decoded, in order; None or "" if it can
+FindDecodeErrors = Callable[[Sequence[tuple[Path, str]]], Sequence[str | None]]
+
+
+def is_complete(directory: CacheDirectory, record: Record, *, check: Check) -> bool:
+    """Return whether all files of the manifest are there: scratch purges delete single files.
+
+    ``"all"`` compares size and mtime of every file. ``"names"`` compares the names, by one scandir,
+    and size and mtime of the few files that every rank opens.
+    """
+    manifest = read_manifest(directory)
+    if not manifest:
+        return False
+    if check == "all":
+        return unchanged(manifest, directory.scan()) == manifest
+    probes = {name: manifest.get(name) for name in (METADATA, *record.probes)}
+    return manifest.keys() <= directory.names() and all(
+        expected and directory.entry(name) == Entry(expected.size, expected.mtime_ns)
+        for name, expected in probes.items()
+    )
+
+
+def verify_files(
+    directory: CacheDirectory,
+    scan: Mapping[str, Entry],
+    digests: Mapping[str, str],
+    find_decode_errors: FindDecodeErrors | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> dict[str, ManifestEntry]:
+    """Hash files in parallel and return entries for those that have the expected digest.
+
+    ``digests`` maps the names, all of them in the scan, to their expected digests. With
+    ``find_decode_errors`` the images among the verified files are decoded, too.
+    """
+
+    def verify(batch: Sequence[str]) -> dict[str, ManifestEntry]:
+        verified = [name for name in batch if _has_digest(directory.files / name, digests[name])]
+        images = [name for name in verified if name != METADATA]
+        found = (
+            find_decode_errors([(directory.files / name, name) for name in images])
+            if find_decode_errors
+            else ()
+        )
+        decode_errors = dict(zip(images, found, strict=False))
+        return {
+            name: ManifestEntry(
+                size=scan[name].size,
+                digest=digests[name],
+                mtime_ns=scan[name].mtime_ns,
+                decode_error=decode_errors.get(name) or "",
+            )
+            for name in verified
+        }
+
+    names, entries, done = [*digests], dict[str, ManifestEntry](), 0
+    batches = [names[at : at + _BATCH] for at in range(0, len(names), _BATCH)]
+    with ThreadPoolExecutor(_HASHERS) as pool:
+        for batch, verified in zip(batches, pool.map(verify, batches), strict=True):
+            entries |= verified
+            done += len(batch)
+            progress(Progress(State.VERIFYING, files=done, of_files=len(names)))
+    return entries
+
+
+def digest_of_file(path: Path, like: str) -> str:
+    """Return a file's digest, of the same kind as the digest ``like``."""
+    with path.open("rb") as file:
+        return digest_of(file, like)
+
+
+def _has_digest(path: Path, digest: str) -> bool:
+    try:
+        return digest_of_file(path, digest) == digest
+    except OSError as error:
+        # It has vanished or can't be read, so it isn't verified
+        log.warning("%s can't be read: %s", path, error.strerror)
+        return False

@@ -1,0 +1,67 @@
+"""Write files with plain system calls: new ones, in place, durably. Errors stay OSErrors."""
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+__all__ = ["forget", "open_new", "overwrite", "sync_directory", "write_new"]
+
+# What fsync of a directory reports on file systems that don't support it
+_NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+def open_new(path: Path) -> int:
+    """Create a file and return a descriptor to write to it; its mode follows the umask."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+
+def write_new(path: Path, content: bytes | bytearray | memoryview, *, durably: bool) -> None:
+    """Create a file with this content.
+
+    Errors of close are raised, too: NFS reports a full disk only there.
+    """
+    descriptor = open_new(path)
+    try:
+        left = memoryview(content)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        if durably:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Overwrite a file in place and flush it; a reader may see old and new bytes mixed meanwhile."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        written = 0
+        # A disk that gets full writes a part, and reports it at the next call
+        while written < len(content):
+            written += os.pwrite(descriptor, content[written:], written)
+        os.ftruncate(descriptor, len(content))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable, where the file system supports that."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def forget(temporary: Path) -> None:
+    """Delete a temporary file, and ignore every error.
+
+    It may have its final name by now, or was never created: EROFS on a read-only mount.
+    """
+    with contextlib.suppress(OSError):
+        temporary.unlink()

@@ -1,0 +1,34 @@
+"""The command ``doctor``: check what usually goes wrong."""
+
+import argparse
+import os
+import sys
+
+from step37_flickr8k.cli.log import set_up_logging
+from step37_flickr8k.cli.output import print_json, print_text
+from step37_flickr8k.cli.parser import read_settings
+from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.stores import job_group
+from step37_flickr8k.diagnostics.doctor import Finding, examine
+from step37_flickr8k.diagnostics.doctor_text import findings_as_text
+from step37_flickr8k.settings import contradictions
+
+__all__ = ["run"]
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Print the findings of all ranks on rank 0, whose exit code speaks for the job."""
+    settings, world = read_settings(parsed).settings, World.from_environment(os.environ)
+    set_up_logging(settings, world)
+    found: list[Finding] = []
+    contradicting = contradictions(file=parsed.settings, environ=os.environ)
+    for part in examine(settings, world, job_group(world), contradicting):
+        found += part
+        # At once, because the other ranks may take long to arrive
+        if world.rank == 0 and not parsed.json:
+            print_text(findings_as_text(part, sys.stdout))
+    if world.rank != 0:
+        return 0
+    if parsed.json:
+        print_json([vars(finding) for finding in found])
+    return 2 if any(finding.state == "problem" for finding in found) else 0

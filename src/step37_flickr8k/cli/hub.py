@@ -1,0 +1,34 @@
+"""The command ``hub``: serve a directory as a dataset repository."""
+
+import argparse
+import sys
+
+from step37_flickr8k import localhub
+from step37_flickr8k.cli.output import print_text
+from step37_flickr8k.errors import InvalidSettings
+
+__all__ = ["run"]
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Serve until the process is interrupted or terminated."""
+    hub = localhub.LocalHub(
+        parsed.directory,
+        repo_id=parsed.repo_id,
+        host=parsed.host,
+        port=parsed.port,
+        parquet=parsed.parquet,
+    )
+    if parsed.delay:
+        hub.faults.add(localhub.Fault.delay(parsed.delay))
+
+    def announce(hub: localhub.LocalHub) -> None:
+        serving = f"serving {parsed.directory} as {parsed.repo_id} at commit {hub.commit}"
+        print(f"{serving}; press Ctrl-C to stop", file=sys.stderr)
+        print_text(f"export HF_ENDPOINT={hub.endpoint}")
+
+    try:
+        localhub.run(hub, on_ready=announce)
+    except OSError as error:
+        raise InvalidSettings(f"can't serve {parsed.directory}: {error}") from error
+    return 0

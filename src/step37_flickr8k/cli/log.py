@@ -1,0 +1,82 @@
+"""Log lines, as text and as JSON, and how an error is reported."""
+
+import json
+import logging
+import sys
+import traceback
+
+from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.errors import Terminated, exit_code_of, message_of
+from step37_flickr8k.report.progress import CLEAR, terminal
+from step37_flickr8k.settings import WarmupSettings
+
+__all__ = ["log", "report_error", "reset_logging", "set_up_logging"]
+
+log = logging.getLogger("step37_flickr8k")
+
+_INTERNAL = (
+    ": this is an internal error; run it again with --log-level debug and file an issue with"
+    " that output"
+)
+
+
+def set_up_logging(settings: WarmupSettings, world: World) -> None:
+    """Send the package's log to stderr, in the format and from the level that the settings name."""
+    handler = logging.StreamHandler(sys.stderr)
+    text = TextFormatter(world, CLEAR if terminal(settings) else "")
+    handler.setFormatter(JsonFormatter(world) if settings.log_format == "json" else text)
+    log.handlers[:] = [handler]
+    log.setLevel(settings.log_level.upper())
+
+
+def reset_logging() -> None:
+    """Undo `set_up_logging`."""
+    log.handlers.clear()
+
+
+def report_error(error: BaseException) -> None:
+    """Report the error that ends the command in one line, through the log once that is set up."""
+    name = "" if isinstance(error, KeyboardInterrupt | Terminated) else f"{type(error).__name__}: "
+    is_internal = exit_code_of(error) == 1
+    message = f"{name}{message_of(error)}{_INTERNAL if is_internal else ''}"
+    if log.handlers:
+        log.error("%s", message)
+        log.debug("the traceback:", exc_info=error)
+        return
+    # Before the settings are read there is no log level that could ask for the traceback
+    if is_internal:
+        traceback.print_exception(error)
+    print(f"step37-flickr8k: {message}", file=sys.stderr)
+
+
+class TextFormatter(logging.Formatter):
+    """Formats a record as one line for people: time, rank, level, message."""
+
+    def __init__(self, world: World, before: str = "") -> None:
+        """Start each line with ``before``, which clears the progress bar on a terminal."""
+        super().__init__(
+            f"{before}%(asctime)s {world.label} %(levelname)s %(message)s", datefmt="%H:%M:%S"
+        )
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one line of JSON, with host, node, rank and world size."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line of JSON."""
+        fields = {
+            "time": record.created,
+            "level": record.levelname.lower(),
+            "host": self._world.host,
+            "node": self._world.node_rank,
+            "rank": self._world.rank,
+            "world_size": self._world.size,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields)

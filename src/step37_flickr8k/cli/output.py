@@ -1,0 +1,85 @@
+"""What the command prints to stdout, and the report file."""
+
+import contextlib
+import json
+from typing import Any
+
+from step37_flickr8k.cli.log import log
+from step37_flickr8k.errors import TransientError
+from step37_flickr8k.settings import WarmupSettings
+
+__all__ = ["print_json", "print_text", "shortened", "write_report"]
+
+# The name that Kubernetes uses for the file that becomes a pod's termination message
+_TERMINATION_MESSAGE = "termination-log"
+# Bytes of a termination message that Kubernetes keeps. It keeps the last ones, so a longer report
+# would become half a JSON object.
+_TERMINATION_MESSAGE_SIZE = 4096
+
+
+def print_text(text: str) -> None:
+    """Print to stdout and flush.
+
+    Raises `TransientError` if stdout can't be written. A closed pipe is no error: its reader has
+    read all that it wanted.
+    """
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            print(text, flush=True)
+    except OSError as error:
+        raise TransientError(
+            f"stdout can't be written: {error.strerror}; check where it is redirected to"
+        ) from error
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    print_text(json.dumps(value, indent=2))
+
+
+def write_report(report: dict[str, Any], settings: WarmupSettings) -> None:
+    """Print the report, and write it to the file that the settings name.
+
+    Failures are logged, not raised. They don't change whether the cache is warm, and must not hide
+    the error that ended the run.
+    """
+    file, text = settings.report, json.dumps(report, indent=2)
+    try:
+        # JSON logs and the report may share a stream, as in a pod: then the report is one line, too
+        print_text(json.dumps(report) if settings.log_format == "json" else text)
+    except TransientError as error:
+        log.error("the report: %s", error)
+    if file is None:
+        return
+    is_message = file.name == _TERMINATION_MESSAGE
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(shortened(report) if is_message else text + "\n", encoding="utf-8")
+    except OSError as error:
+        log.error("the report can't be written to %s: %s", file, error.strerror)
+
+
+def shortened(report: dict[str, Any]) -> str:
+    """Return the report as JSON of at most 4,096 bytes, which Kubernetes keeps whole.
+
+    The longest fields are shortened until it fits; ``cut`` names them.
+    """
+    parts = dict(report)
+    while len(text := json.dumps(parts)) > _TERMINATION_MESSAGE_SIZE:
+        name = max(parts, key=lambda name: len(json.dumps(parts[name])))
+        less = _thinned(parts[name]) if name == "timeline" else _halved(parts[name])
+        parts |= {name: less, "cut": sorted({*parts.get("cut", []), name})}
+    return text
+
+
+def _thinned(points: list[Any]) -> list[Any]:
+    """Return every other point and the last one, which still span the whole run."""
+    return [*points[:-1:2], points[-1]]
+
+
+def _halved(value: Any) -> Any:
+    """Return half of a text, list or mapping; of ranks first those that did not report success."""
+    if isinstance(value, str | list):
+        return value[: len(value) // 2]
+    failed = {k: v for k, v in value.items() if not (isinstance(v, dict) and v.get("ok"))}
+    return failed if len(failed) < len(value) else dict([*value.items()][: len(value) // 2])

@@ -1,0 +1,32 @@
+"""The command ``preview``: the samples of a warm cache as a page and as an image."""
+
+import argparse
+
+from step37_flickr8k.cli.log import log, set_up_logging
+from step37_flickr8k.cli.parser import read_settings
+from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.diagnostics.preview import preview
+from step37_flickr8k.report import page
+from step37_flickr8k.report.progress import display
+
+__all__ = ["run"]
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Write the page, and the image if one is asked for."""
+    settings, world = read_settings(parsed).settings, World.from_environment({})
+    set_up_logging(settings, world)
+    for file in (parsed.output, parsed.png):
+        if file is not None:
+            page.try_out(file)
+    show = display(settings, world)
+    try:
+        made = preview(settings, show)
+    finally:
+        show.close()
+    page.write(parsed.output, made.page())
+    if parsed.png is not None:
+        page.write(parsed.png, made.sheet())
+    without = f", {made.bad:,} without an image" if made.bad else ""
+    log.info("%s shows %s rows%s", parsed.output, f"{made.shown + made.bad:,}", without)
+    return 0

@@ -1,0 +1,29 @@
+"""The command ``report``: what a run did, on the terminal and as a page."""
+
+import argparse
+import sys
+
+from step37_flickr8k.cli.output import print_json, print_text
+from step37_flickr8k.errors import InvalidSettings
+from step37_flickr8k.report import page
+from step37_flickr8k.report.html import report_page
+from step37_flickr8k.report.model import json_schema, read_report
+from step37_flickr8k.report.text import report_as_text
+
+__all__ = ["run"]
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Print a report for people, or the schema of all reports."""
+    if parsed.json_schema:
+        print_json(json_schema())
+        return 0
+    if parsed.file is None:
+        raise InvalidSettings(
+            "no report is named; name the file that warmup --report wrote, or - for stdin"
+        )
+    report = read_report(parsed.file)
+    if parsed.html is not None:
+        page.write(parsed.html, report_page(report))
+    print_text(report_as_text(report, sys.stdout))
+    return 0

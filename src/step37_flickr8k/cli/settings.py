@@ -1,0 +1,21 @@
+"""The command ``settings``: the settings in force and where each came from."""
+
+import argparse
+
+from step37_flickr8k.cli.output import print_json, print_text
+from step37_flickr8k.cli.parser import read_settings
+from step37_flickr8k.settings.reference import describe_settings, json_schema
+
+__all__ = ["run"]
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Print a table of the settings, or their schema."""
+    if parsed.json_schema:
+        print_json(json_schema())
+        return 0
+    rows = [("setting", "value", "from"), *describe_settings(read_settings(parsed))]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    for name, value, origin in rows:
+        print_text(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")
+    return 0

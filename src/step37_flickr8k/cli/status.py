@@ -1,0 +1,24 @@
+"""The command ``status``: what the cache directory holds."""
+
+import argparse
+
+from step37_flickr8k.cli.log import set_up_logging
+from step37_flickr8k.cli.output import print_json, print_text
+from step37_flickr8k.cli.parser import read_settings
+from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.diagnostics import status
+
+__all__ = ["run"]
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Print the status of every split."""
+    settings = read_settings(parsed).settings
+    set_up_logging(settings, World.from_environment({}))
+    root = settings.cache_dir.absolute()
+    splits = status.status(root)
+    if parsed.json:
+        print_json(status.as_value(root, splits))
+    else:
+        print_text("\n".join(status.as_lines(root, splits)))
+    return 0
