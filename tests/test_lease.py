@@ -64,13 +64,15 @@ def test_who_waits_gets_it_after_its_end(directory: CacheDirectory) -> None:
 
     def go_on(holder: str) -> bool:
         told.append(holder)
+        waiting.set()
         return True
 
     waiter: list[Lease | None] = []
+    waiting = threading.Event()
     thread = threading.Thread(target=wait)
     with take_now(directory, claim()):
         thread.start()
-        time.sleep(0.4)
+        assert waiting.wait(120)
     thread.join(120)
     assert waiter[0] is not None
     assert leases(directory) == ["train.lease.2"]
@@ -110,10 +112,15 @@ def test_the_same_rank_of_the_same_run_takes_over_at_once(directory: CacheDirect
 def test_a_failure_reaches_those_of_the_same_run_who_wait(directory: CacheDirectory) -> None:
     """One try is enough for all processes of a run; another run tries for itself."""
     outcomes: dict[str, object] = {}
+    waiting = threading.Event()
+
+    def go_on(_: str) -> bool:
+        waiting.set()
+        return True
 
     def wait(name: str, who: Claim) -> None:
         try:
-            outcomes[name] = take(directory, who, 30, lambda _: True)
+            outcomes[name] = take(directory, who, 30, go_on)
         except FolderFull as error:
             outcomes[name] = str(error)
 
@@ -122,7 +129,7 @@ def test_a_failure_reaches_those_of_the_same_run_who_wait(directory: CacheDirect
     def fail() -> None:
         with take_now(directory, claim(run="a")):
             waiter.start()
-            time.sleep(0.3)
+            assert waiting.wait(120)
             raise FolderFull("no space left")
 
     with pytest.raises(FolderFull):
