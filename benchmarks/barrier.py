@@ -20,9 +20,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from step37_flickr8k.cluster.group import Group, Timeouts, share
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
+from step37_flickr8k.cluster.protocol import Timeouts
+from step37_flickr8k.cluster.share import Group, share
 from step37_flickr8k.cluster.stores import job_group
 from step37_flickr8k.errors import RankZeroLost
 
@@ -199,7 +200,7 @@ def main() -> None:
     )
     for ranks in (10, 1000, 10000):
         print(
-            f"{ranks:>6} ranks waiting: {2 * (ranks - 1) / Timeouts().beat:,.0f} requests a second (computed)"
+            f"{ranks:>6} ranks waiting: {2 * (ranks - 1) / Timeouts().heartbeat_interval:,.0f} requests a second (computed)"
         )
     print()
     spent: dict[int, float] = {}

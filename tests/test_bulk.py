@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from step37_flickr8k.cache.verify import digest_of_file
-from step37_flickr8k.cluster.group import Group
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.download.parquet import Images, NotReadable
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import InvalidSettings, Step37Error

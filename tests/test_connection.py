@@ -17,14 +17,15 @@ import pytest
 import trustme
 
 from step37_flickr8k import __version__, get_flickr8k_dataset_file, prepare_flickr8k_samples
-from step37_flickr8k.cluster.group import Group
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.errors import CacheDamaged, FetchFailed, InvalidSettings
 from step37_flickr8k.hub.api import Hub
-from step37_flickr8k.hub.source import Quota
+from step37_flickr8k.hub.rate_limit import RateLimit
 from step37_flickr8k.job.warmup import Warmup
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.settings.options import FetchOptions, HubOptions
 
 from .conftest import Draw
 
@@ -150,13 +151,13 @@ def test_a_proxy_of_the_environment_is_used(hub: LocalHub, cache: Path) -> None:
 def test_an_environment_that_no_client_understands_is_said(
     cache: Path, name: str, value: str
 ) -> None:
-    """A proxy of another kind, without a port, or certificates that aren't there: 2, in one line that names the variables."""
+    """A proxy of another kind, without a port, or certificates that aren't there: 2, in one line that names the variable."""
     result = run(
         "warmup", "--cache-dir", str(cache), "--endpoint", "http://127.0.0.1:9", **{name: value}
     )
     assert result.returncode == 2, result.stderr
-    assert "no HTTP client can be made for http://127.0.0.1:9" in result.stderr
-    assert name in result.stderr.splitlines()[-1]
+    assert f"{name} is " in result.stderr.splitlines()[-1]
+    assert "correct or unset it" in result.stderr.splitlines()[-1]
 
 
 def test_a_private_certificate_authority_is_trusted(
@@ -249,7 +250,7 @@ def test_a_single_file_with_wrong_bytes_is_fetched_again(hub: LocalHub, cache: P
         == (hub.directory / "train/0001.jpg").read_bytes()
     )
     hub.faults.add(Fault.corrupt(path="train/0002.jpg"))
-    with pytest.raises(CacheDamaged, match=r"0002\.jpg has other bytes than .* says, twice"):
+    with pytest.raises(CacheDamaged, match=r"0002\.jpg has other bytes than .* states, twice"):
         get_flickr8k_dataset_file(filename="train/0002.jpg", **ask)
 
 
@@ -367,14 +368,14 @@ def test_a_quota_is_no_surprise(hub: LocalHub, cache: Path) -> None:
 )
 def test_the_wait_counts_windows(requests: int, seconds: float) -> None:
     """What is left now is free; each further window holds `limit` requests."""
-    quota = Quota.told(
+    limit = RateLimit.from_headers(
         {
             "RateLimit": '"resolvers";r=90;t=200',
             "RateLimit-Policy": '"fixed window";"resolvers";q=100;w=300',
         }
     )
-    assert quota == Quota(90, 200, 100, 300)
-    assert quota.wait(requests) == seconds
+    assert limit == RateLimit(limit=100, remaining=90, reset=200, window=300)
+    assert limit.wait(requests) == seconds
 
 
 @pytest.mark.parametrize(
@@ -384,12 +385,12 @@ def test_the_wait_counts_windows(requests: int, seconds: float) -> None:
 )
 def test_a_quota_of_absurd_length_tells_nothing(header: str) -> None:
     """Numbers that no Hub means are passed over, not computed with."""
-    assert Quota.told({"RateLimit": header}) is None
+    assert RateLimit.from_headers({"RateLimit": header}) is None
     absurd = {
         "RateLimit": '"resolvers";r=1;t=2',
         "RateLimit-Policy": '"fixed window";"resolvers";q=' + "9" * 5000 + ";w=300",
     }
-    assert Quota.told(absurd) == Quota(1, 2, 1, 2)
+    assert RateLimit.from_headers(absurd) == RateLimit(limit=1, remaining=1, reset=2, window=2)
 
 
 # --- the listing ----------------------------------------------------------------------------------
@@ -424,7 +425,11 @@ def test_a_link_to_another_origin_sees_no_token() -> None:
     with listening(answering("elsewhere", json.dumps([entry]).encode())) as elsewhere:
         link = f'Link: <http://127.0.0.1:{elsewhere}/next?cursor=1>; rel="next"\r\n'
         with listening(answering("endpoint", b"[]", link)) as endpoint:
-            hub = Hub(WarmupSettings(endpoint=f"http://127.0.0.1:{endpoint}", token="hf_secret"))
+            hub = Hub(
+                "intro/flickr8k",
+                HubOptions(endpoint=f"http://127.0.0.1:{endpoint}", token="hf_secret"),
+                FetchOptions(),
+            )
             assert list(hub.list_files("c" * 40, "train")) == ["metadata.csv"]
     assert b"authorization: bearer hf_secret" in seen["endpoint"]
     assert b"hf_secret" not in seen["elsewhere"]

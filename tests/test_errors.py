@@ -41,6 +41,7 @@ def test_a_report_in_json_has_three_texts() -> None:
         raise FolderFull("no space")
     json = ErrorReport.of(caught.value).as_json()
     assert [*json] == ["error", "message", "traceback"]
+    assert ErrorReport.from_json(json) == ErrorReport.of(caught.value)
     assert json["traceback"].endswith("FolderFull: no space\n")
 
 

@@ -240,7 +240,7 @@ def test_ranks_that_come_late_or_never(draw: Draw, tmp_path: Path, ranks: MakeRa
         for number, job in enumerate(jobs):
             assert job.wait() == {0: 0, 1: 0}, job.log(0) + job.log(1)
             assert max(served(hubs[number]).values()) == 1
-    assert "rank 2 never said" in jobs[2].log(0)
+    assert "rank 2 never reported" in jobs[2].log(0)
 
 
 def test_a_waiter_started_anew_after_rank_zero_has_gone(

@@ -25,7 +25,7 @@ from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import AccessDenied, FetchFailed, FolderFull, FolderNotUsable, LeaseLost
 from step37_flickr8k.hub.source import Source, TransferStatistics
 from step37_flickr8k.localhub import Fault, LocalHub
-from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.settings.options import FetchOptions
 from tests.conftest import MakeTmpfs
 from tests.ranks import PATIENCE
 
@@ -40,7 +40,7 @@ class Fetching:
         self.directory = CacheDirectory(cache, "train")
         self.directory.make()
         self.told: list[Progress] = []
-        self.settings: dict[str, Any] = {"read_timeout": 0.5, "attempts": 6}
+        self.options: dict[str, Any] = {"read_timeout": 0.5, "attempts": 6}
         paths = sorted((hub.directory / "train").glob("*.jpg"))
         self.files = [
             RemoteFile(path.name, path.stat().st_size, digest_of_file(path, "sha256:"))
@@ -58,10 +58,10 @@ class Fetching:
                 source,
                 hands,
                 land or self.publish,
-                settings=WarmupSettings(**self.settings),
+                options=FetchOptions(**self.options),
                 progress=progress or self.told.append,
             )
-        return source.account
+        return source.statistics
 
     def publish(self, batch: Sequence[Arrived]) -> None:
         for arrived in batch:
@@ -121,7 +121,7 @@ def test_faults_are_weather(fetching: Fetching, fault: Fault, cause: str) -> Non
 
 def test_a_used_up_quota_is_waited_for(fetching: Fetching) -> None:
     """A 429 stops all workers for as long as the Hub says, costs no try, and the progress says what is waited for."""
-    fetching.settings["attempts"] = 1
+    fetching.options["attempts"] = 1
     fetching.hub.faults.add(Fault.quota(5, window=1.0))
     statistics = fetching.run()
     fetching.assert_all_right()
@@ -133,7 +133,7 @@ def test_a_file_that_waited_for_its_connection_asks_whether_the_quota_has_closed
     fetching: Fetching,
 ) -> None:
     """With one connection no request is ever refused: the answer before says that none is left."""
-    fetching.settings["concurrency"] = 1
+    fetching.options["concurrency"] = 1
     # As many as are in hand: the third waits while the second hears it
     fetching.files = fetching.files[:3]
     fetching.hub.faults.add(Fault.quota(2, window=1.0))
@@ -147,12 +147,12 @@ def test_a_429_that_does_not_say_how_long_is_a_try(
 ) -> None:
     """A proxy that refuses for ever, without a word on when to come again, uses up the tries, and that is said once."""
     caplog.set_level("INFO")
-    fetching.settings["attempts"] = 3
+    fetching.options["attempts"] = 3
     fetching.hub.faults.add(Fault.status(429, path="train/0003.jpg", kind="resolve"))
     with pytest.raises(FetchFailed, match=r"1 of 12 files.*0003\.jpg \(429 \(3 tries\)\)"):
         fetching.run()
     assert [record.message for record in caplog.records if "429" in record.message] == [
-        "the Hub wants fewer requests (429) and doesn't say how long to wait: each counts as a try"
+        "the Hub wants fewer requests (429) and doesn't say how long to wait: each counts as a failed attempt"
     ]
 
 
@@ -164,7 +164,7 @@ def test_a_redirect_to_no_address_is_a_failure_of_the_file(
     fetching.hub.faults.add(Fault.redirect(location, path="train/0003.jpg", kind="resolve"))
     with pytest.raises(
         FetchFailed,
-        match=r"1 of 12 files.*0003\.jpg \(redirected to 'http://.*, which is no address",
+        match=r"1 of 12 files.*0003\.jpg \(redirected to 'http://.*, not an address",
     ):
         fetching.run()
     assert len(list(fetching.directory.files.iterdir())) == 11
@@ -191,7 +191,7 @@ def test_an_error_is_not_hidden_by_the_clearing_up(hub: LocalHub, cache: Path) -
 
 def test_what_fails_for_good_is_named_and_the_rest_comes(fetching: Fetching) -> None:
     """Failures are collected: at the end the error names the files and causes, and what came is kept."""
-    fetching.settings["attempts"] = 2
+    fetching.options["attempts"] = 2
     fetching.hub.faults.add(
         Fault.corrupt(path="train/0003.jpg"), Fault.status(404, path="train/0005.jpg")
     )
@@ -234,7 +234,7 @@ def test_large_files_are_written_as_they_come(hub: LocalHub, cache: Path) -> Non
 
 def test_an_interrupt_ends_it_at_once_with_nothing_torn(fetching: Fetching) -> None:
     """Ctrl-C in mid-download: the interrupt comes through at once and no unfinished file stays."""
-    fetching.settings["read_timeout"] = 600
+    fetching.options["read_timeout"] = 600
     fetching.hub.faults.add(Fault.stall(600, path="train/*.jpg"))
     threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     start = time.monotonic()
@@ -329,7 +329,7 @@ def test_a_large_file_cut_short_leaves_nothing_torn(hub: LocalHub, cache: Path) 
     hub.refresh()
     hub.faults.add(Fault.stall(60, path="train/big.jpg", at=0.5))
     fetching = Fetching(hub, cache)
-    fetching.settings["read_timeout"] = 60
+    fetching.options["read_timeout"] = 60
     fetching.files = [file for file in fetching.files if file.name == "big.jpg"]
 
     def refuse(progress: Progress) -> None:

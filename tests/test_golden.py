@@ -597,7 +597,8 @@ class Recorded:
 
 def share_as(rank: int, call: Call, arguments: Mapping[str, Any], *, heartbeat: float) -> None:
     """Be a rank of a call; the only place here that knows how the source is laid out."""
-    from step37_flickr8k.cluster.group import Group, Timeouts, share
+    from step37_flickr8k.cluster.protocol import Timeouts
+    from step37_flickr8k.cluster.share import Group, share
 
     def connect(seconds: float) -> Any:
         return Recorded(call.server.connect(seconds), call, rank)

@@ -5,15 +5,17 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import pytest
 
 from step37_flickr8k.cluster import stores
-from step37_flickr8k.cluster.group import Group, Timeouts, share
+from step37_flickr8k.cluster.messages import RankReport
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
+from step37_flickr8k.cluster.protocol import Timeouts
+from step37_flickr8k.cluster.share import Group, share
 from step37_flickr8k.errors import (
     CallMismatch,
     EmptySelection,
@@ -38,6 +40,7 @@ class Ranks:
         self.server = server or FakeServer()
         self.size = size
         self.outcomes: dict[int, Any] = {}
+        self.reports: dict[int, Mapping[int, RankReport]] = {}
 
     def group(self, rank: int, **changes: Any) -> Group:
         values: dict[str, Any] = {
@@ -57,9 +60,8 @@ class Ranks:
     ) -> threading.Thread:
         def run() -> None:
             try:
-                self.outcomes[rank] = share(
-                    group or self.group(rank), work, **{"timeouts": BRISK} | call
-                )
+                shared = share(group or self.group(rank), work, **{"timeouts": BRISK} | call)
+                self.outcomes[rank], self.reports[rank] = shared.result, shared.ranks
             except BaseException as error:  # noqa: BLE001 - an outcome like any other
                 self.outcomes[rank] = error
 
@@ -92,13 +94,15 @@ def until_stopped(progress: ProgressTracker) -> dict[str, Any]:
 
 def test_every_rank_gets_rank_zeros_result() -> None:
     """All of 64 ranks get the same result, and rank 0 also what each reported, how long it waited, and what it looked at."""
-    outcomes = Ranks(64).run(
-        lambda _: {"commit": "c"}, confirm=lambda result: {"saw": result["commit"]}
-    )
-    told = outcomes[0].pop("ranks")
-    assert all(report.pop("waited") >= 0 and report.pop("lag") >= 0 for report in told.values())
-    assert told == {str(rank): {"ok": True, "host": f"n{rank}", "saw": "c"} for rank in range(64)}
-    assert list(outcomes.values()) == [{"commit": "c"}] * 64
+    ranks = Ranks(64)
+    ranks.run(lambda _: {"commit": "c"}, confirm=lambda result: {"saw": result["commit"]})
+    reports = ranks.reports.pop(0)
+    assert all((r.waited or 0) >= 0 and (r.lag or 0) >= 0 for r in reports.values())
+    assert {rank: (r.ok, r.host, r.found) for rank, r in reports.items()} == {
+        rank: (True, f"n{rank}", {"saw": "c"}) for rank in range(64)
+    }
+    assert set(map(len, ranks.reports.values())) == {0}
+    assert list(ranks.outcomes.values()) == [{"commit": "c"}] * 64
 
 
 @pytest.mark.parametrize(
@@ -205,9 +209,9 @@ def test_rank_zero_works_without_waiting_for_anybody(caplog: pytest.LogCaptureFi
         threads = [ranks.start(rank, lambda _: {}, timeouts=timeouts) for rank in (0, 1)]
         for thread in threads:
             thread.join(120)
-    assert ranks.outcomes[0]["ranks"]["2"] == {"ok": None, "host": None}
+    assert ranks.reports[0][2] == RankReport()
     assert ranks.outcomes[1] == {}
-    assert "rank 2 never said" in caplog.text
+    assert "rank 2 never reported" in caplog.text
 
 
 def test_a_late_waiter_gets_the_outcome() -> None:
@@ -426,7 +430,7 @@ def test_the_last_look_turns_a_lost_rank_zero_into_success() -> None:
     waiter = ranks.start(
         1,
         never,
-        look=lambda this_run_only: None if this_run_only else {"warm": True},
+        find_result=lambda this_run_only: None if this_run_only else {"warm": True},
         timeouts=SILENT,
     )
     silent_rank_zero(ranks, 1)
@@ -439,7 +443,7 @@ def test_a_record_that_names_this_run_needs_no_rank_zero() -> None:
     ranks = Ranks(2)
     start = time.monotonic()
     waiter = ranks.start(
-        1, never, look=lambda _: {"warm": True}, timeouts=Timeouts(arrival=60, heartbeat=1)
+        1, never, find_result=lambda _: {"warm": True}, timeouts=Timeouts(arrival=60, heartbeat=1)
     )
     waiter.join(120)
     assert ranks.outcomes[1]["warm"] is True
@@ -461,8 +465,9 @@ def test_several_calls_in_one_process_do_not_mix() -> None:
 
 def test_a_single_rank_needs_no_store() -> None:
     """Alone, work and confirming just run."""
-    confirmed: list[dict[str, Any]] = []
-    assert share(Group.alone(), lambda _: {"rows": 1}, confirm=confirmed.append) == {"rows": 1}
+    confirmed: list[Mapping[str, Any]] = []
+    shared = share(Group.alone(), lambda _: {"rows": 1}, confirm=confirmed.append)
+    assert (shared.result, shared.ranks) == ({"rows": 1}, {})
     assert confirmed == [{"rows": 1}]
     with pytest.raises(ConnectionError):
         Group.alone().connect(1)
@@ -488,7 +493,7 @@ def test_waiting_costs_a_fifth_of_a_request_per_second() -> None:
 
     per_beat = speak() / 6
     waiter.join(120)
-    assert per_beat / Timeouts().beat <= 0.2
+    assert per_beat / Timeouts().heartbeat_interval <= 0.2
 
 
 def test_unknown_errors_of_rank_zero_are_named() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k.cluster.group import Group, Timeouts, share
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
+from step37_flickr8k.cluster.protocol import Timeouts
+from step37_flickr8k.cluster.share import Group, share
 from step37_flickr8k.errors import RankZeroLost
 from tests.fake_store import FakeServer, FakeStore
 
@@ -57,8 +58,8 @@ def outcomes_of(size: int, faulty: int, step: int) -> dict[int, Any]:
         group = Group(rank=rank, size=size, connect=connect, host=f"n{rank}", reconnects=rank != 0)
         try:
             outcomes[rank] = share(
-                group, lambda _: {"rows": 1}, look=lambda _: {"rows": 1}, timeouts=brisk()
-            )["rows"]
+                group, lambda _: {"rows": 1}, find_result=lambda _: {"rows": 1}, timeouts=brisk()
+            ).result["rows"]
         except RankZeroLost as error:
             outcomes[rank] = error
 
@@ -106,7 +107,7 @@ class Schedule:
         self.looked = threading.local()  # when a rank last looked
         self.threads: list[threading.Thread] = []
 
-    def look(self, _: bool) -> dict[str, Any] | None:
+    def find_result(self, _: bool) -> dict[str, Any] | None:
         self.looked.at = time.monotonic()
         return {"rows": 1} if self.recorded_at is not None else None
 
@@ -130,7 +131,7 @@ class Schedule:
     def rank_zero(self, killed: threading.Event, server: FakeServer) -> None:
         self.run(Group(rank=0, size=self.size, connect=server.connect), killed)
 
-    def waiter(self, rank: int, killed: threading.Event) -> None:
+    def follower(self, rank: int, killed: threading.Event) -> None:
         def connect(seconds: float) -> FakeStore:
             if not self.servers:
                 time.sleep(min(seconds, 0.1))
@@ -146,7 +147,11 @@ class Schedule:
 
         try:
             share(
-                group, lambda p: self.work(p, killed), look=self.look, watch=watch, timeouts=brisk()
+                group,
+                lambda p: self.work(p, killed),
+                find_result=self.find_result,
+                watch=watch,
+                timeouts=brisk(),
             )
         except Killed:
             pass
@@ -162,20 +167,20 @@ class Schedule:
         chance = self.chance
         deaths = {rank: threading.Event() for rank in range(self.size)}
         for rank in chance.sample(range(1, self.size), chance.randint(0, self.size - 1)):
-            self.start(self.waiter, rank, deaths[rank])
+            self.start(self.follower, rank, deaths[rank])
         for _ in range(chance.randint(1, 3)):  # lives of rank 0
             time.sleep(chance.uniform(0, 0.5))
             self.servers.append(FakeServer())
             killed = threading.Event()
             self.start(self.rank_zero, killed, self.servers[-1])
             time.sleep(chance.uniform(0, 1.5))
-            event = chance.choice(["live", "kill", "freeze", "waiter"])
+            event = chance.choice(["live", "kill", "freeze", "follower"])
             if event == "freeze":
                 self.servers[-1].freeze(chance.uniform(0.2, 2.5))
-            elif event == "waiter":
+            elif event == "follower":
                 rank = chance.randrange(1, self.size)
                 deaths[rank].set()
-                self.start(self.waiter, rank, threading.Event())
+                self.start(self.follower, rank, threading.Event())
             if event != "kill":
                 break
             killed.set()

@@ -1,4 +1,4 @@
-"""A cache that grows, is read under several captions, and changes its commit: only the difference is fetched."""
+"""A cache that grows, has several captions and changes its commit fetches only the difference."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ COUNT = 1040
 
 @pytest.fixture
 def large(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Serve a dataset of 1,040 pictures; the last forty have one caption only."""
+    """Serve a dataset of 1,040 images; the last forty have one caption only."""
     directory = draw(COUNT)
     write_rows(
         directory / "train",
@@ -32,14 +32,14 @@ def record(cache: Path) -> dict[str, Any]:
 
 
 def fetched(hub: LocalHub, cache: Path, count: int | None, **how: Any) -> tuple[int, int]:
-    """Give how many samples a call gives, and how many files it fetches."""
+    """Return how many samples a call returns, and how many files it fetches."""
     hub.clear_requests()
     samples = prepare_flickr8k_samples(sample_count=count, cache_dir=str(cache), **how)
     return len(samples), len(hub.file_requests())
 
 
 def test_eight_then_a_thousand_then_all(large: LocalHub, cache: Path) -> None:
-    """Each step fetches what it adds; a narrower call after it fetches nothing and takes nothing back."""
+    """Each call fetches what it adds; a narrower one fetches and removes nothing."""
     assert fetched(large, cache, 8) == (8, 9)
     assert fetched(large, cache, 1000) == (1000, 992)
     assert fetched(large, cache, None) == (COUNT, 40)
@@ -49,7 +49,10 @@ def test_eight_then_a_thousand_then_all(large: LocalHub, cache: Path) -> None:
 
 
 def test_captions_share_their_images(large: LocalHub, cache: Path) -> None:
-    """Another caption of rows that are here costs no image, and each caption knows by itself how far it is complete."""
+    """Another caption of the same rows fetches no image.
+
+    The record holds for each caption how many rows are complete.
+    """
     assert fetched(large, cache, None) == (COUNT, COUNT + 1)
     assert fetched(large, cache, 8, caption_key="caption_1") == (8, 0)
     assert fetched(large, cache, None, caption_key="caption_1") == (COUNT - 40, 0)
@@ -60,7 +63,7 @@ def test_captions_share_their_images(large: LocalHub, cache: Path) -> None:
 
 
 def test_a_repair_by_a_narrower_call_does_not_shrink_the_record(hub: LocalHub, cache: Path) -> None:
-    """A call that has to fetch, though it asks for less, leaves the wider promise standing, and true."""
+    """A narrower call that has to fetch keeps the wider coverage, and keeps it true."""
     assert fetched(hub, cache, None) == (12, 13)
     (cache / "train" / "0001.jpg").unlink()
     (cache / "train" / "0011.jpg").unlink()
@@ -70,7 +73,7 @@ def test_a_repair_by_a_narrower_call_does_not_shrink_the_record(hub: LocalHub, c
 
 
 def test_a_wide_record_whose_manifest_is_gone_begins_anew(hub: LocalHub, cache: Path) -> None:
-    """What a record speaks of can't be looked for without the manifest: it promises what was proven, and no more."""
+    """Without the manifest, coverage shrinks to what is verified now."""
     assert fetched(hub, cache, None) == (12, 13)
     (cache / ".step37-flickr8k" / "train.manifest").unlink()
     (cache / "train" / "0011.jpg").unlink()
@@ -82,7 +85,10 @@ def test_a_wide_record_whose_manifest_is_gone_begins_anew(hub: LocalHub, cache: 
 def test_a_new_commit_fetches_what_changed_and_names_both(
     hub: LocalHub, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Only changed images come; the warning names both commits; the record is of the new one alone, at its own width."""
+    """Of a new commit only changed images are fetched, and a warning names both commits.
+
+    The record covers the new commit alone, with the rows of this call.
+    """
     old = hub.commit
     assert fetched(hub, cache, None) == (12, 13)
     (hub.directory / "train" / "0000.jpg").write_bytes(picture(50))
@@ -99,7 +105,7 @@ def test_a_new_commit_fetches_what_changed_and_names_both(
 
 
 def test_a_pinned_commit_is_asked_for_by_name(hub: LocalHub, cache: Path) -> None:
-    """With the old commit pinned nothing is asked and nothing changes, however far main has moved."""
+    """With a pinned commit nothing is requested or changed, wherever main is now."""
     old = hub.commit
     assert fetched(hub, cache, None, revision=old) == (12, 13)
     (hub.directory / "train" / "0000.jpg").write_bytes(picture(50))
@@ -108,8 +114,8 @@ def test_a_pinned_commit_is_asked_for_by_name(hub: LocalHub, cache: Path) -> Non
     assert not hub.requests
 
 
-def test_a_commit_without_some_images_leaves_them_lying(hub: LocalHub, cache: Path) -> None:
-    """A narrower commit deletes nothing: files that it doesn't hold are nobody's promise any more, and stay."""
+def test_a_commit_without_some_images_leaves_them_there(hub: LocalHub, cache: Path) -> None:
+    """A commit with fewer images deletes nothing: the other files stay, but aren't covered."""
     assert fetched(hub, cache, None) == (12, 13)
     directory = hub.directory / "train"
     (directory / "0011.jpg").unlink()
@@ -124,6 +130,9 @@ def test_a_commit_without_some_images_leaves_them_lying(hub: LocalHub, cache: Pa
     ("name", "was", "becomes"),
     [
         ("train.json", '"rows": 12', '"rows": "many"'),
+        ("train.json", '"everything": true', '"everything": 1'),
+        ("train.json", '"rows": 12', '"rows": 12, "new": 1'),
+        ("train.json", '"format": 1', '"format": 2'),
         ("train.json", '"skipped": {}', '"skipped": {"0001.jpg": 5}'),
         ("train.json", '"skipped": {}', '"skipped": []'),
         ("train.json", '"runs": []', '"runs": [1]'),
@@ -132,10 +141,10 @@ def test_a_commit_without_some_images_leaves_them_lying(hub: LocalHub, cache: Pa
         ("train.manifest", '["0001.jpg", ', '5\n["0001.jpg", '),
     ],
 )
-def test_what_a_hand_has_been_at_is_as_good_as_none(
+def test_an_edited_record_or_manifest_counts_as_missing(
     hub: LocalHub, cache: Path, caplog: pytest.LogCaptureFixture, name: str, was: str, becomes: str
 ) -> None:
-    """A record or a manifest with values that can't be is made anew from the files, with a warning; verify agrees."""
+    """A malformed record or manifest is rebuilt from the files, with a warning."""
     assert fetched(hub, cache, None)[0] == 12
     file = cache / ".step37-flickr8k" / name
     content, before = file.read_text(), record(cache)

@@ -1,4 +1,4 @@
-"""What to fetch, decided from rows, listing and disk."""
+"""What to fetch, decided from the rows, the listing and what is verified."""
 
 import csv
 import io
@@ -31,14 +31,17 @@ def rows_of(text: str, count: int | None = None, caption_key: str = "caption_0")
 
 
 def test_rows_count_when_name_and_caption_are_there() -> None:
-    """A row counts when both cells are non-empty after stripping, and sample_count counts such rows in file order."""
+    """A row counts if both cells are non-empty after stripping.
+
+    ``sample_count`` counts such rows, in file order.
+    """
     text = "file_name,caption_0\na.jpg, one \n,two\nb.jpg,  \n c.jpg ,three\nd.jpg,four\n"
     assert rows_of(text, 2) == [Row("a.jpg", "one"), Row("c.jpg", "three")]
     assert len(rows_of(text)) == 3
 
 
 def test_nothing_is_read_beyond_the_selection() -> None:
-    """A million rows cost nothing to who wants one."""
+    """Reading one row of a million reads no further."""
 
     def lines() -> object:
         yield "file_name,caption_0\n"
@@ -70,7 +73,7 @@ def test_no_row_is_a_runtime_error() -> None:
 
 @pytest.mark.parametrize("text", ["", "name,caption_0\na.jpg,x\n"])
 def test_what_is_no_table_is_said(text: str) -> None:
-    """A metadata.csv without the column of names, is InvalidMetadata."""
+    """A metadata.csv without the column of names is InvalidMetadata."""
     with pytest.raises(InvalidMetadata, match="no column file_name"):
         rows_of(text)
 
@@ -91,7 +94,7 @@ def test_names_cannot_lead_out_of_the_split(name: str) -> None:
 
 
 def test_the_plan_is_wanted_less_verified() -> None:
-    """What is proven isn't fetched; what is proven with another hash is; an image of two rows is one file."""
+    """A verified file isn't fetched, unless its digest differs; an image is fetched once."""
     listing = Listing(RemoteFile(name, 10, f"sha256:{name * 64}") for name in "abc")
     rows = [Row("a", "1"), Row("b", "2"), Row("c", "3"), Row("c", "4")]
     plan = decide(rows, listing, {"a": f"sha256:{'a' * 64}", "b": f"sha256:{'0' * 64}"})
@@ -134,7 +137,7 @@ def test_a_narrow_selection_is_the_head_of_a_wide_one(
 
 
 def test_a_list_in_a_message_names_a_few_and_counts_the_rest() -> None:
-    """Up to the limit all names stand there; of a longer list the first ones, and how many follow."""
+    """Up to the limit all names are written; of a longer list the first ones and a count."""
     assert listed([]) == ""
     assert listed(["a", "b"], 2) == "a, b"
     assert listed(iter("abcde"), 2) == "a, b and 3 more"

@@ -75,12 +75,12 @@ def test_a_signal_that_the_fetch_s_thread_takes_ends_it(
     """The main thread sleeps on then, as after one that comes just before it begins to wait: it looks by itself."""
     code = f"""
 import asyncio, signal, threading
-from step37_flickr8k.download.loop import in_own_loop
+from step37_flickr8k.hub.loop import run_in_loop
 async def main():
     time.sleep(0.5)
     signal.pthread_kill(threading.get_ident(), {int(number)})
     await asyncio.sleep(60)
-in_own_loop(main)
+run_in_loop(main)
 """
     with subprocess.Popen(
         [sys.executable, "-c", BEGIN + code], cwd=tmp_path, stderr=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""Room: what is looked at before the first byte, and a disk that fills up in the middle. Real file systems, mounted small."""
+"""Space: what is checked before the first byte, and a disk that fills up, on small real mounts."""
 
 import errno
 import logging
@@ -18,12 +18,12 @@ from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import Draw, MakeTmpfs, needs_sys_admin, picture
 from tests.ranks import Ranks
 
-SIZE = 100_000  # bytes of a picture here
+SIZE = 100_000  # bytes of an image here
 
 
 @pytest.fixture
 def heavy(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """Serve twelve pictures of 100 KB each."""
+    """Serve twelve images of 100 KB each."""
     directory = draw()
     for number in range(12):
         (directory / "train" / f"{number:04}.jpg").write_bytes(
@@ -39,7 +39,10 @@ def images_sent(hub: LocalHub) -> int:
 
 
 def test_too_little_space_is_said_before_the_first_image(heavy: LocalHub, tmpfs: MakeTmpfs) -> None:
-    """What is there, what is needed, what to do; 75, since space may be freed; a selection that fits comes."""
+    """The error names what is free, what is needed and the remedy; a smaller selection works.
+
+    The exit code is 75, because space may be freed.
+    """
     cache = tmpfs("size=1m").path
     with pytest.raises(
         errors.FolderFull,
@@ -52,7 +55,7 @@ def test_too_little_space_is_said_before_the_first_image(heavy: LocalHub, tmpfs:
 
 
 def test_too_few_inodes_are_said_before_the_first_image(heavy: LocalHub, tmpfs: MakeTmpfs) -> None:
-    """A file system may have bytes and no names left."""
+    """A file system with free bytes but too few inodes is refused, too."""
     cache = tmpfs("size=10m,nr_inodes=16").path
     with pytest.raises(
         errors.FolderFull, match=r"has \d+ inodes free, the plan needs 12: delete files"
@@ -64,7 +67,10 @@ def test_too_few_inodes_are_said_before_the_first_image(heavy: LocalHub, tmpfs: 
 def test_a_commit_that_replaces_files_needs_room_for_what_is_new(
     heavy: LocalHub, tmpfs: MakeTmpfs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files that are replaced give their space back: a cache can change its commit on a disk that wouldn't hold both."""
+    """Replaced files free their space.
+
+    So a cache can change its commit on a disk that couldn't hold both.
+    """
     monkeypatch.setenv("STEP37_CONCURRENCY", "2")
     cache = tmpfs("size=2m").path
     assert len(prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))) == 12
@@ -84,21 +90,21 @@ def test_a_commit_that_replaces_files_needs_room_for_what_is_new(
 
 @needs_sys_admin
 def test_too_small_a_quota_is_said_before_the_first_image(heavy: LocalHub, tmp_path: Path) -> None:
-    """A quota that free space says nothing of is asked, too: here the real one of a btrfs subvolume."""
+    """A quota that statvfs doesn't show is checked, too: here that of a btrfs subvolume."""
     if not shutil.which("mkfs.btrfs"):
         pytest.skip("no mkfs.btrfs: apt-get install btrfs-progs")
     image = tmp_path / "image"
     with image.open("wb") as out:
         out.truncate(256 << 20)
     subprocess.run(["mkfs.btrfs", "--quiet", image], check=True)
-    place = tmp_path / "mounted"
-    place.mkdir()
-    subprocess.run(["mount", "-o", "loop", image, place], check=True)
+    mount = tmp_path / "mounted"
+    mount.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, mount], check=True)
     try:
-        cache = place / "cache"
+        cache = mount / "cache"
         for command in (
             ("subvolume", "create", cache),
-            ("quota", "enable", place),
+            ("quota", "enable", mount),
             ("qgroup", "limit", "600K", cache),
         ):
             subprocess.run(["btrfs", *command], check=True, stdout=subprocess.DEVNULL)
@@ -110,13 +116,13 @@ def test_too_small_a_quota_is_said_before_the_first_image(heavy: LocalHub, tmp_p
         assert images_sent(heavy) == 0
         assert not list((cache / "train").glob("*.jpg"))
     finally:
-        subprocess.run(["umount", "--lazy", place], check=True)
+        subprocess.run(["umount", "--lazy", mount], check=True)
 
 
 def test_a_directory_that_does_not_show_what_was_written_is_refused(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a renamed file isn't listed nothing could ever be published."""
+    """A directory that doesn't list a renamed file can't be published into."""
     directory = CacheDirectory(cache, "train")
     directory.make()
     try_out(directory)
@@ -133,7 +139,7 @@ def test_a_directory_that_does_not_show_what_was_written_is_refused(
 def test_a_directory_that_takes_no_renames_is_refused_before_the_first_byte(
     hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """Whatever the file system answers, it is asked before the Hub is asked for a file."""
+    """Renames are tried before the first request for a file."""
 
     def refuse(source: Path, _: Path) -> None:
         raise OSError(code, os.strerror(code), str(source))
@@ -148,7 +154,7 @@ def test_a_directory_that_takes_no_renames_is_refused_before_the_first_byte(
 def test_files_that_nobody_else_could_read_are_a_warning(
     hub: LocalHub, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A umask of 077 makes a cache for one user: that may be meant, so it is said, with the remedy."""
+    """A umask of 077 makes a cache for one user, as may be intended: a warning says so."""
     assert hub.commit
     before = os.umask(0o077)
     try:
@@ -167,7 +173,10 @@ def test_files_that_nobody_else_could_read_are_a_warning(
 def test_a_disk_that_fills_up_in_the_middle(
     heavy: LocalHub, tmpfs: MakeTmpfs, tmp_path: Path, size: str
 ) -> None:
-    """Every rank ends with 75 and the remedy; what was verified stays, nothing is torn, and the next run fetches the rest."""
+    """Every rank ends with 75 and the remedy; verified files stay.
+
+    No file is torn, and the next run fetches the rest.
+    """
     cache = tmpfs(f"size={size}").path
     # These come only when it is full
     held = (f"train/{number:04}.jpg" for number in range(4, 12))
@@ -198,7 +207,7 @@ def test_a_disk_that_fills_up_in_the_middle(
 
 
 def fill_up(cache: Path, job: Ranks) -> None:
-    """Be another user: once the first pictures are there, take all the space and all the names that are left."""
+    """Act as another user: after the first images, take all the space and inodes that are left."""
     while len(list((cache / "train").glob("*.jpg"))) < 4:
         assert job.processes[0].is_alive(), job.log(0)
         time.sleep(0.05)

@@ -50,7 +50,7 @@ class Step37Error(Exception):
 
     exit_code: ClassVar[int] = 1
     what_to_do: ClassVar[str] = "it's a bug: report it, with the log at --log-level debug"
-    ranks: Mapping[str, Any] = {}
+    ranks: Mapping[int, Any] = {}
 
 
 class ConfigurationError(Step37Error):
@@ -220,6 +220,11 @@ class ErrorReport:
         """Return the report as the JSON object that is sent to other processes."""
         return {"error": self.error, "message": self.message, "traceback": self.traceback}
 
+    @staticmethod
+    def from_json(value: Mapping[str, str]) -> "ErrorReport":
+        """Return the report that `as_json` wrote."""
+        return ErrorReport(value["error"], value["message"], value["traceback"])
+
     def exception(self) -> Exception:
         """Return an error of the named class with this message.
 
@@ -232,16 +237,6 @@ class ErrorReport:
             with contextlib.suppress(TypeError):
                 return known(self.message)
         return Step37Error(f"{self.error}: {self.message}")
-
-
-def as_value(error: BaseException) -> dict[str, str]:
-    """Return `ErrorReport.of` as JSON; for callers that still pass dictionaries."""
-    return ErrorReport.of(error).as_json()
-
-
-def from_value(value: Mapping[str, Any]) -> Exception:
-    """Return the error that `as_value` described; for callers that still pass dictionaries."""
-    return ErrorReport(str(value["error"]), str(value["message"])).exception()
 
 
 def _signal_name(error: BaseException) -> str:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
-from step37_flickr8k.cluster.group import Group
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import Progress
+from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.cluster.stores import barrier, current_group, is_rank_zero
 from step37_flickr8k.report.progress import how_far
 from step37_flickr8k.settings import WarmupSettings, library_settings
@@ -129,11 +129,17 @@ def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -
         ConfigurationError: what is asked for doesn't exist or may not be read.
         TransientError: the Hub doesn't answer, or there is no space.
     """
-    from step37_flickr8k.hub.api import Hub  # noqa: PLC0415 - the package imports without huggingface_hub
+    # The package imports without huggingface_hub.
+    from step37_flickr8k.hub.single_file import download_file  # noqa: PLC0415
 
     selection = {"repo_id": repo_id, "cache_dir": cache_dir, "revision": None}
-    return Hub(library_settings(selection, os.environ).settings).download(
-        filename, Path(cache_dir), revision=None
+    settings = library_settings(selection, os.environ).settings
+    return download_file(
+        repo_id,
+        filename,
+        Path(cache_dir),
+        options=settings.hub_options(),
+        attempts=settings.attempts,
     )
 
 

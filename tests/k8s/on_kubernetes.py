@@ -75,10 +75,10 @@ def test_a_waiter_is_evicted_after_rank_zero_has_ended(hub: LocalHub, room: Room
     hub.faults.clear()
     job.until(lambda: job.of(0)[-1].end, "rank 0's end")
     assert_ready(job, 0)
-    assert "rank 3 never said whether it can use the outcome" in job.said(0)
+    assert "rank 3 never reported whether it can use the outcome" in job.said(0)
     job.evict(3, grace=1)
     job.wait("Complete")
-    assert "the ready record names this run, so this rank goes on" in job.of(3)[-1].log, (
+    assert "the ready record names this run, so this rank continues" in job.of(3)[-1].log, (
         job.everything
     )
     assert_ready(job, 0, 1, 2, 3)
@@ -104,7 +104,7 @@ def test_waiters_that_cant_be_scheduled(hub: LocalHub, room: Room) -> None:
     assert Counter(bool(pod.node) for pod in job.pods) == {True: 2, False: 2}, job.everything
     job.wait("Complete")
     assert_ready(job, 0)
-    assert re.search(r"rank \d, \d never said whether it can use the outcome", job.said(0))
+    assert re.search(r"rank \d, \d never reported whether it can use the outcome", job.said(0))
     assert_whole(hub, room)
 
 

@@ -96,7 +96,7 @@ def test_a_node_loses_power_and_comes_back(
             hub.faults.clear()
             assert_the_others_said_so(lost)
             other.wait("SuccessCriteriaMet")
-            assert "never said whether it can use the outcome" in other.said(0)
+            assert "never reported whether it can use the outcome" in other.said(0)
             assert_ready(other, *(pod.rank for pod in other.pods[:4] if pod.node == STAYS))
             assert not other.ended, "Complete comes only when the node's pods are known to be gone"
             assert not lost.conditions, lost.everything

@@ -186,7 +186,7 @@ def test_a_waiters_node_loses_power_and_the_job_completes_without_a_restart(
         job.completed()
     assert job.restarts == 0
     assert job.words() == {0: 0, 1: 0}, job.everything
-    assert "rank 2, 3 never said whether it can use the outcome" in job.said(0)
+    assert "rank 2, 3 never reported whether it can use the outcome" in job.said(0)
     assert "rank 2 was lost" in job.log
     assert "rank 3 was lost" in job.log
     assert fetched(hub) == Counter(ALL)

@@ -6,7 +6,7 @@ The directory itself:
 
 - `directory`: `CacheDirectory` publishes by rename, reads and writes the cache's own files, deletes
   what dead runs left unfinished.
-- `writing`: writes files: new ones, in place, durably.
+- `writing`: writes files with plain system calls: new, in place, durably.
 - `scan`: lists directories, on NFS too.
 - `remedies`: turns the file system's errors into what the user can do.
 - `preflight`: the checks before the first byte: is it writable, is there enough space.

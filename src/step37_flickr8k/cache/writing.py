@@ -1,4 +1,4 @@
-"""Write files with plain system calls: new ones, in place, durably. Errors stay OSErrors."""
+"""Write files with plain system calls: new files, in place, durably. Errors stay OSErrors."""
 
 import contextlib
 import errno
@@ -33,7 +33,7 @@ def write_new(path: Path, content: bytes | bytearray | memoryview, *, durably: b
 
 
 def overwrite(path: Path, content: bytes) -> None:
-    """Overwrite a file in place and flush it; a reader may see old and new bytes mixed meanwhile."""
+    """Overwrite a file in place and flush it; a reader may see old and new bytes mixed."""
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         written = 0

@@ -12,8 +12,9 @@ from datetime import timedelta
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from step37_flickr8k.cluster.group import Group, Store
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.protocol import Store
+from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.errors import InvalidWorld
 
 __all__ = ["barrier", "current_group", "is_rank_zero", "job_group"]

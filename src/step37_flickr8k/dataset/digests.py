@@ -24,9 +24,9 @@ class Hasher(Protocol):
 
 
 def hasher(like: str, size: int) -> Hasher:
-    """Return a new hash object of the same kind as the digest ``like``, for a file of ``size`` bytes.
+    """Return a new hash object of the kind of the digest ``like``, for a file of ``size`` bytes.
 
-    The size counts because the hash of a git blob begins with it.
+    The size matters because the hash of a git blob begins with it.
     """
     if like.startswith("sha256:"):
         return hashlib.sha256()

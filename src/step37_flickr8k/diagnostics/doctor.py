@@ -20,8 +20,10 @@ from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.filesystem import local_file_system
 from step37_flickr8k.cache.preflight import Probe, check_space, lock, try_out
 from step37_flickr8k.cache.scan import nearest
-from step37_flickr8k.cluster.group import Group, difference, share
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.messages import JsonObject, RankReport
+from step37_flickr8k.cluster.protocol import difference
+from step37_flickr8k.cluster.share import CallResult, Group, share
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.diagnostics.memory import memory_limit
 from step37_flickr8k.download.files import memory_in_flight
@@ -35,7 +37,8 @@ from step37_flickr8k.errors import (
 )
 from step37_flickr8k.hub.api import Hub
 from step37_flickr8k.hub.proxies import proxy_before
-from step37_flickr8k.hub.source import Quota
+from step37_flickr8k.hub.rate_limit import RateLimit
+from step37_flickr8k.hub.refusals import Refused
 from step37_flickr8k.job.warmup import Warmup
 from step37_flickr8k.report.progress import counted
 from step37_flickr8k.settings import WarmupSettings
@@ -82,7 +85,7 @@ def examine(
     warmup = Warmup(settings, world)
     if world.rank == 0:
         others = "rank 1" if world.size == 2 else f"the {world.size - 1:,} other ranks"
-        log.info("waiting for %s, %.0f s at the most", others, warmup.timeouts.confirming)
+        log.info("waiting for %s, %.0f s at the most", others, warmup.timeouts.confirmation)
     yield _together(warmup, group, found)
 
 
@@ -129,25 +132,25 @@ def _network(settings: WarmupSettings) -> list[Finding]:
             Finding(check, _SKIPPED, "offline is set")
             for check in ("endpoint", "proxy", "token", "clock")
         ]
-    hub = Hub(_quick(settings))
+    hub = Hub(settings.repo_id, settings.hub_options(), _quick(settings).fetch_options())
     proxy = proxy_before(hub.endpoint)
     through = f"through the proxy {proxy}, whose users share one quota" if proxy else "none"
     if why := _unreachable(f"//{proxy}" if proxy else hub.endpoint, settings.connect_timeout):
         return _not_reached(hub, proxy, why, settings)
     start = time.monotonic()
     try:
-        headers = hub.look(hub.resolve(settings.revision or "main"), settings.split)
+        headers = hub.head_metadata(hub.resolve(settings.revision or "main"), settings.split)
     except (Step37Error, ValueError, KeyError, TypeError) as error:
         return _refused(hub, proxy, error, settings)
-    quota = Quota.told(headers)
-    left = f", {quota.left:,} file requests left in {quota.reset:.0f} s" if quota else ""
+    limit = RateLimit.from_headers(headers)
+    left = f", {limit.remaining:,} file requests left in {limit.reset:.0f} s" if limit else ""
     return [
         Finding("endpoint", _OK, f"{hub.name} answers in {time.monotonic() - start:.1f} s{left}"),
         Finding("proxy", _OK, through),
         Finding(
             "token",
             _OK,
-            "it may read the files" if hub.token else "none is set, and none is needed",
+            "it may read the files" if hub.has_token else "none is set, and none is needed",
         ),
         _clock(headers),
     ]
@@ -195,8 +198,8 @@ def _refused(
     hub: Hub, proxy: str | None, error: Exception, settings: WarmupSettings
 ) -> list[Finding]:
     """Tell whose answer it is: the Hub's says so in a header, and 401 is never a proxy's."""
-    answer = getattr(error.__cause__, "response", None)
-    by_hub = answer is not None and ("x-error-code" in answer.headers or answer.status_code == 401)
+    answer = error.__cause__
+    by_hub = isinstance(answer, Refused) and answer.by_hub
     no_clock = Finding("clock", _SKIPPED, "the Hub didn't answer")
     why = (
         str(error)
@@ -316,7 +319,7 @@ def _together(warmup: Warmup, group: Group, own: list[Finding]) -> list[Finding]
     probe = Probe(place)
     within = min(_SEEN_WITHIN, timeouts.visibility)
 
-    def miss(result: Value) -> Value:
+    def miss(result: JsonObject) -> JsonObject:
         Path(result["probe"]).exists()
         return {
             "findings": [
@@ -339,9 +342,9 @@ def _together(warmup: Warmup, group: Group, own: list[Finding]) -> list[Finding]
         begun = {"probe": str(probe.path), "arguments": warmup.arguments()}
         first = share(group, lambda _: begun, confirm=miss, timeouts=timeouts)
         if group.rank == 0 and all(
-            said["ok"] is None for rank, said in first["ranks"].items() if rank != "0"
+            report.ok is None for rank, report in first.ranks.items() if rank != 0
         ):
-            return [*_of_others(first["ranks"]), *_unchecked("no other rank came")]
+            return [*_of_others(first.ranks), *_unchecked("no other rank came")]
         second = share(
             group,
             make,
@@ -352,10 +355,10 @@ def _together(warmup: Warmup, group: Group, own: list[Finding]) -> list[Finding]
         probe.close()
     if group.rank:
         return []
-    return [*_of_others(first["ranks"]), *_compared(second, within)]
+    return [*_of_others(first.ranks), *_compared(second, within)]
 
 
-def _arguments(ours: Value, rank_0s: Value) -> list[Finding]:
+def _arguments(ours: JsonObject, rank_0s: JsonObject) -> list[Finding]:
     told = difference(ours, rank_0s)
     return (
         [
@@ -368,7 +371,7 @@ def _arguments(ours: Value, rank_0s: Value) -> list[Finding]:
     )
 
 
-def _seen(made: Value, within: float) -> Value:
+def _seen(made: JsonObject, within: float) -> Value:
     """Look for rank 0's file as the project looks, by listing its directory first, and try its lock."""
     path, start = Path(made["probe"]), time.monotonic()
     said: Value = {"late": not path.exists(), "listed": False, "seen_after": None, "locked": None}
@@ -386,16 +389,16 @@ def _seen(made: Value, within: float) -> Value:
         time.sleep(0.1)
 
 
-def _of_others(ranks: Mapping[str, Value]) -> list[Finding]:
-    silent = [rank for rank, said in ranks.items() if said["ok"] is None]
+def _of_others(ranks: Mapping[int, RankReport]) -> list[Finding]:
+    silent = [rank for rank, report in ranks.items() if report.ok is None]
     found = [
         Finding("ranks", _PROBLEM, f"rank {rank} never came", "look at its own log and node")
         for rank in silent[:8]
     ]
-    for rank, said in ranks.items():
-        others = said.get("findings", []) if rank != "0" else []
+    for rank, report in ranks.items():
+        others = report.found.get("findings", []) if rank != 0 else []
         found += [
-            Finding(**finding | {"rank": f"rank {rank} on {said['host']}"})
+            Finding(**finding | {"rank": f"rank {rank} on {report.host}"})
             for finding in others
             if finding["state"] != _OK
         ]
@@ -406,33 +409,34 @@ def _unchecked(why: str) -> list[Finding]:
     return [Finding(check, _SKIPPED, why, _HOW) for check in _TWO_NODES]
 
 
-def _compared(second: Value, within: float) -> list[Finding]:
-    if second["problem"]:
+def _compared(second: CallResult, within: float) -> list[Finding]:
+    made = second.result
+    if made["problem"]:
         return [
-            Finding(check, _SKIPPED, f"rank 0 can't make a file: {second['problem']}")
+            Finding(check, _SKIPPED, f"rank 0 can't make a file: {made['problem']}")
             for check in _TWO_NODES
         ]
-    home = _node(second["ranks"]["0"]["host"])
+    home = _node(second.ranks[0].host)
     away = {
-        f"rank {r} on {s['host']}": s
-        for r, s in second["ranks"].items()
-        if s["ok"] and _node(s["host"]) != home
+        f"rank {rank} on {report.host}": report.found
+        for rank, report in second.ranks.items()
+        if report.ok and _node(report.host) != home
     }
     if not away:
         return _unchecked(f"all ranks that answered are on {home}: needs two nodes")
-    return [_shared(second, away), _locks(second, away), _lag(away, within)]
+    return [_shared(made, away), _locks(made, away), _lag(away, within)]
 
 
-def _node(host: str) -> str:
-    return host.partition("/")[0]  # of a pod: node/pod
+def _node(host: str | None) -> str:
+    return (host or "").partition("/")[0]  # of a pod: node/pod
 
 
-def _which(away: Mapping[str, Value], fits: Callable[[Value], bool]) -> str:
+def _which(away: Mapping[str, JsonObject], fits: Callable[[JsonObject], bool]) -> str:
     return listed(name for name, said in away.items() if fits(said))
 
 
-def _shared(second: Value, away: Mapping[str, Value]) -> Finding:
-    place = Path(second["probe"]).parent
+def _shared(made: JsonObject, away: Mapping[str, JsonObject]) -> Finding:
+    place = Path(made["probe"]).parent
     if blind := _which(away, lambda said: not said["listed"]):
         remedy = "choose a cache_dir on a file system that all nodes share, at the same path, or cache_scope=node"
         return Finding(
@@ -445,9 +449,9 @@ def _shared(second: Value, away: Mapping[str, Value]) -> Finding:
     )
 
 
-def _locks(second: Value, away: Mapping[str, Value]) -> Finding:
+def _locks(made: JsonObject, away: Mapping[str, JsonObject]) -> Finding:
     remedy = "nothing here rests on locks; with other programs (datasets, huggingface_hub) let one rank write, or mount with -o flock"
-    if second["locked"] is None:
+    if made["locked"] is None:
         return Finding("locks", _WARNING, "flock is refused", remedy)
     seeing = {name: said for name, said in away.items() if said["seen_after"] is not None}
     if not seeing:
@@ -461,7 +465,7 @@ def _locks(second: Value, away: Mapping[str, Value]) -> Finding:
     return Finding("locks", _OK, "flock holds between nodes")
 
 
-def _lag(away: Mapping[str, Value], within: float) -> Finding:
+def _lag(away: Mapping[str, JsonObject], within: float) -> Finding:
     listing = {name: said for name, said in away.items() if said["listed"]}
     if not listing:
         return Finding("lag", _SKIPPED, "the directory isn't shared")

@@ -12,12 +12,14 @@ from functools import partial
 from step37_flickr8k.dataset.digests import hasher
 from step37_flickr8k.dataset.listing import RemoteFile
 from step37_flickr8k.download.landing import Land, Landing
-from step37_flickr8k.download.loop import Report, beside, in_own_loop, tell
+from step37_flickr8k.download.loop import Report, beside, tell
 from step37_flickr8k.download.parquet import ImageChunk, Images, NotReadable
 from step37_flickr8k.download.workers import Workers
-from step37_flickr8k.hub.http import FAULTS, GivenUp, HttpClient, cause_of, connected, whole
-from step37_flickr8k.hub.source import Fault, Source
-from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.hub.client import FAULTS, HttpClient, as_fault, connected, read_exactly
+from step37_flickr8k.hub.loop import run_in_loop
+from step37_flickr8k.hub.retry import Fault, GivenUp
+from step37_flickr8k.hub.source import Source
+from step37_flickr8k.settings.options import FetchOptions
 
 __all__ = ["fetch_bulk"]
 
@@ -35,7 +37,7 @@ def fetch_bulk(
     workers: Workers,
     land: Land,
     *,
-    settings: WarmupSettings,
+    options: FetchOptions,
     progress: Report,
 ) -> None:
     """Read Parquet files as a stream and land each image in them whose bytes are those of a file wanted.
@@ -50,10 +52,10 @@ def fetch_bulk(
             # Pyarrow keeps memory for each thread
             reader = ThreadPoolExecutor(1, thread_name_prefix="step37-parquet")
             stack.callback(reader.shutdown, cancel_futures=True)
-            async with connected(source, settings) as client:
+            async with connected(source, options) as client:
                 await _Bulk(client, landing, reader, wanted).run(shards, progress)
 
-    in_own_loop(main)
+    run_in_loop(main)
 
 
 class _Bulk:
@@ -99,13 +101,13 @@ class _Bulk:
             async with await self._client.get(
                 shard.name, (max(0, shard.size - length), shard.size)
             ) as response:
-                return await whole(response.content.iter_any(), min(length, shard.size))
+                return await read_exactly(response.content.iter_any(), min(length, shard.size))
 
         try:
-            tail = await self._client.patiently(shard.name, lambda: read_tail(_TAIL))
+            tail = await self._client.retry(shard.name, lambda: read_tail(_TAIL))
             footer = Images.footer_size(tail[-8:])
             if footer > len(tail):
-                tail = await self._client.patiently(shard.name, lambda: read_tail(footer))
+                tail = await self._client.retry(shard.name, lambda: read_tail(footer))
             self._opened.append((shard, await self._landing.in_thread(Images, shard.size, tail)))
         except (GivenUp, NotReadable) as error:
             log.warning("%s can't be used, its images come file by file: %s", shard.name, error)
@@ -114,7 +116,7 @@ class _Bulk:
         for part in waiting:
             try:
                 while part.chunks and self._missing:
-                    await self._client.patiently(part.shard.name, lambda: self._stream_part(part))  # noqa: B023
+                    await self._client.retry(part.shard.name, lambda: self._stream_part(part))  # noqa: B023
             except GivenUp as error:
                 log.warning(
                     "%s can't be read on, what is missing comes file by file: %s",
@@ -146,7 +148,7 @@ class _Bulk:
             if part.done == came_before:
                 raise
             # It went on for a while: from there, with all tries anew
-            self._statistics.retries[cause_of(error)] += 1
+            self._statistics.retries[as_fault(error).cause] += 1
         else:
             if part.chunks:
                 raise Fault("truncated")

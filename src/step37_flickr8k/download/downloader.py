@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from step37_flickr8k.cache.lease import Lease
@@ -19,7 +19,7 @@ from step37_flickr8k.download.planner import MANY, Planner, Survey, Task
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import CommitChanged, Step37Error
 from step37_flickr8k.hub.api import Hub
-from step37_flickr8k.hub.source import Source, TransferStatistics
+from step37_flickr8k.hub.source import TransferStatistics
 
 __all__ = ["Done", "Downloader", "result_of"]
 
@@ -100,7 +100,7 @@ class Downloader:
         size = sum(file.size for file in files)
         replaced = [survey.scan[file.name].size for file in files if file.name in survey.scan]
         # those that come lie beside those that they replace until they have their bytes
-        beside = size * min(1.0, IN_HAND * self._task.settings.concurrency / max(1, len(files)))
+        beside = size * min(1.0, IN_HAND * self._task.options.concurrency / max(1, len(files)))
         check_space(
             self._directory,
             max(0, size - sum(replaced) + int(min(beside, sum(replaced)))),
@@ -110,7 +110,7 @@ class Downloader:
         log.info("fetching %s, at commit %s", count, survey.commit)
         if survey.wait:
             log.info(
-                "the Hub's quota will make this wait %.0f s for %s requests",
+                "the Hub's rate limit will make this wait %.0f s for %s requests",
                 survey.wait,
                 f"{survey.requests:,}",
             )
@@ -153,13 +153,11 @@ class Downloader:
     def _fetch_bulk(self, survey: Survey, files: Sequence[RemoteFile]) -> None:
         from step37_flickr8k.download.bulk import fetch_bulk  # noqa: PLC0415 - as below
 
-        source = Source(
-            base=self._hub.parquet_base(), headers=self._hub.headers(), account=self._task.account
-        )
+        source = replace(self._hub.parquet_files(), statistics=self._task.account)
         fetch_bulk(
             survey.shards, files, source, self._workers, self._landing(survey.proven), **self._ways
         )
-        came, requests = source.account.files, source.account.requests
+        came, requests = source.statistics.files, source.statistics.requests
         log.info(
             "%s of %s files came in bulk, with %s requests",
             f"{came:,}",
@@ -173,13 +171,13 @@ class Downloader:
         from step37_flickr8k.download.files import fetch  # noqa: PLC0415 - its HTTP client is a quarter of a second
 
         if files:
-            base = self._hub.base(commit, self._task.selection.split)
-            source = Source(base=base, headers=self._hub.headers(), account=self._task.account)
+            files_there = self._hub.files(commit, self._task.selection.split)
+            source = replace(files_there, statistics=self._task.account)
             fetch(files, source, self._workers, self._landing(proven), **self._ways)
 
     @property
     def _ways(self) -> dict[str, Any]:
-        return {"settings": self._task.settings, "progress": self._progress.report}
+        return {"options": self._task.options, "progress": self._progress.report}
 
     def _landing(self, proven: dict[str, ManifestEntry]) -> Callable[[Sequence[Arrived]], None]:
         """Give what publishes verified files and notes them as proven."""

@@ -12,12 +12,14 @@ from step37_flickr8k.dataset.digests import hasher
 from step37_flickr8k.dataset.listing import RemoteFile
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.download.landing import IN_HAND, Land, Landing
-from step37_flickr8k.download.loop import Report, beside, in_own_loop, tell
+from step37_flickr8k.download.loop import Report, beside, tell
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import FetchFailed, Step37Error
-from step37_flickr8k.hub.http import FAULTS, GivenUp, HttpClient, connected, whole
-from step37_flickr8k.hub.source import Fault, Source
-from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.hub.client import FAULTS, HttpClient, connected, read_exactly
+from step37_flickr8k.hub.loop import run_in_loop
+from step37_flickr8k.hub.retry import Fault, GivenUp
+from step37_flickr8k.hub.source import SlowFile, Source
+from step37_flickr8k.settings.options import FetchOptions
 
 __all__ = ["fetch", "memory_in_flight"]
 
@@ -32,7 +34,7 @@ def fetch(
     workers: Workers,
     land: Land,
     *,
-    settings: WarmupSettings,
+    options: FetchOptions,
     progress: Report,
 ) -> None:
     """Fetch all files into temporary ones of the workers' directory and hand them, verified, to ``land``, which names them.
@@ -44,10 +46,10 @@ def fetch(
 
     async def main() -> None:
         with contextlib.ExitStack() as at_rest, Landing(workers, land) as landing:
-            async with connected(source, settings) as client:
+            async with connected(source, options) as client:
                 await _Fetch(client, landing, workers.directory, at_rest).run(files, progress)
 
-    in_own_loop(main)
+    run_in_loop(main)
 
 
 def memory_in_flight(concurrency: int, size: int) -> int:
@@ -94,12 +96,14 @@ class _Fetch:
         for file in waiting:
             took: list[float] = []
             try:
-                await self._client.patiently(file.name, partial(self._bring, file, took))
+                await self._client.retry(file.name, partial(self._bring, file, took))
             except GivenUp as error:
                 self._failed[file.name] = str(error)
             else:
                 self._statistics.files += 1
-                self._statistics.took((round(sum(took), 3), file.name, file.size, len(took)))
+                self._statistics.took(
+                    SlowFile(round(sum(took), 3), file.name, file.size, len(took))
+                )
 
     async def _bring(self, file: RemoteFile, took: list[float]) -> None:
         content = await self._receive(file, took)
@@ -121,7 +125,7 @@ class _Fetch:
                 try:
                     async with await self._client.get(file.name) as response:
                         if file.size <= _BLOCK:
-                            return await whole(response.content.iter_any(), file.size)
+                            return await read_exactly(response.content.iter_any(), file.size)
                         await self._receive_in_blocks(response.content.iter_any(), file)
                         return None
                 finally:

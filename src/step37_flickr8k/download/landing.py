@@ -14,7 +14,7 @@ from step37_flickr8k.dataset.listing import RemoteFile
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.download.workers import Job, Workers
 from step37_flickr8k.errors import Step37Error
-from step37_flickr8k.hub.source import Fault
+from step37_flickr8k.hub.retry import Fault
 
 __all__ = ["IN_HAND", "Arrived", "Land", "Landing"]
 

@@ -1,49 +1,17 @@
 """The event loop of a fetch: it runs in a thread of its own, its tasks side by side, with a word of progress beside them."""
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any
 
 from step37_flickr8k.cluster.progress import Progress, State
-from step37_flickr8k.hub.http import HttpClient
-from step37_flickr8k.signals import awaited
+from step37_flickr8k.hub.client import HttpClient
 
-__all__ = ["Report", "beside", "in_own_loop", "tell"]
+__all__ = ["Report", "beside", "tell"]
 
-_T = TypeVar("_T")
 _TICK = 0.5  # s between two reports of progress
 # Takes in how far a fetch is
 Report = Callable[[Progress], None]
-
-
-def in_own_loop(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-    """Run a coroutine in a thread of its own: callers may have a loop, and the main thread stays free for signals."""
-    result: Future[_T] = Future()
-    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
-
-    async def supervised() -> _T:
-        task = asyncio.ensure_future(main())
-        started.set_result((asyncio.get_running_loop(), task))
-        return await task
-
-    def run() -> None:
-        try:
-            result.set_result(asyncio.run(supervised()))
-        except BaseException as error:  # noqa: BLE001 - handed to the calling thread as it is
-            result.set_exception(error)
-
-    thread = threading.Thread(target=run, name="step37-fetch", daemon=True)
-    thread.start()
-    try:
-        return awaited(result)
-    except BaseException:
-        if not result.done():  # this thread was interrupted, not the fetch
-            loop, task = started.result()
-            loop.call_soon_threadsafe(task.cancel)
-            thread.join(2.0)
-        raise
 
 
 async def beside(ticker: Coroutine[Any, Any, None], tasks: list[Coroutine[Any, Any, None]]) -> None:

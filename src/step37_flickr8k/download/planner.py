@@ -19,8 +19,9 @@ from step37_flickr8k.download.parquet import is_available
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import InvalidMetadata, InvalidSettings, Step37Error
 from step37_flickr8k.hub.api import Hub
-from step37_flickr8k.hub.source import Quota, Source, TransferStatistics
-from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.hub.rate_limit import RateLimit
+from step37_flickr8k.hub.source import TransferStatistics
+from step37_flickr8k.settings.options import FetchOptions
 
 __all__ = ["MANY", "Planner", "Survey", "Task"]
 
@@ -34,7 +35,7 @@ _LARGEST_METADATA = 1 << 30  # bytes: a million rows with five captions have a t
 class Task:
     """What is asked for, where it goes, and how."""
 
-    settings: WarmupSettings
+    options: FetchOptions
     selection: Selection
     directory: CacheDirectory
     run: str | None = None
@@ -53,7 +54,7 @@ class Survey:
     metadata: Path
     plan: Decision
     shards: Sequence[RemoteFile] = ()  # of the Parquet conversion, if it is to be read
-    quota: Quota | None = None  # as the Hub told it last
+    rate_limit: RateLimit | None = None  # as the Hub stated it last
 
     @property
     def requests(self) -> int:
@@ -63,7 +64,7 @@ class Survey:
     @property
     def wait(self) -> float:
         """Seconds that the quota will make it wait."""
-        return self.quota.wait(self.requests) if self.quota else 0.0
+        return self.rate_limit.wait(self.requests) if self.rate_limit else 0.0
 
 
 @dataclass(frozen=True)
@@ -100,22 +101,22 @@ class Planner:
 
         self.progress.report(Progress(State.READING_METADATA))
         prove_also([METADATA])
-        metadata, quota = directory.files / METADATA, None
+        metadata, limit = directory.files / METADATA, None
         if METADATA not in proven:
-            metadata, quota = self._fetch_metadata(commit, listing[METADATA], scratch)
+            metadata, limit = self._fetch_metadata(commit, listing[METADATA], scratch)
         plan = self._decide(metadata, listing, proven)
         known = len(proven)
         prove_also(file.name for file in plan.fetch)
         if len(proven) > known:
             plan = self._decide(metadata, listing, proven)
-        usual = Quota(self.hub.quota, 0, self.hub.quota, 300) if self.hub.quota else None
+        usual = self.hub.public_rate_limit()
         return Survey(
-            commit, listing, scan, proven, metadata, plan, self._shards(plan), quota or usual
+            commit, listing, scan, proven, metadata, plan, self._shards(plan), limit or usual
         )
 
     def _fetch_metadata(
         self, commit: str, file: RemoteFile, scratch: CacheDirectory
-    ) -> tuple[Path, Quota | None]:
+    ) -> tuple[Path, RateLimit | None]:
         from step37_flickr8k.download.files import fetch  # noqa: PLC0415 - its HTTP client is a quarter of a second
 
         split = self.task.selection.split
@@ -125,7 +126,7 @@ class Planner:
                 f"{told}, at most {_LARGEST_METADATA / 1e9:.1f} GB are read: is it a table of captions?"
             )
         kept: list[Path] = []
-        source = Source(base=self.hub.base(commit, split), headers=self.hub.headers())
+        source = self.hub.files(commit, split)
         try:
             fetch(
                 *(
@@ -134,12 +135,12 @@ class Planner:
                     Workers(scratch),
                     lambda batch: kept.extend(arrived.temporary for arrived in batch),
                 ),
-                settings=self.task.settings,
+                options=self.task.options,
                 progress=lambda _: self.progress.report(Progress(State.READING_METADATA)),
             )
         finally:  # it is no image
-            self.hub.count(source.account)
-        return kept[0], source.account.quota
+            self.hub.count(source.statistics)
+        return kept[0], source.statistics.rate_limit
 
     def _decide(
         self, metadata: Path, listing: Listing, proven: Mapping[str, ManifestEntry]
@@ -149,7 +150,7 @@ class Planner:
 
     def _shards(self, plan: Decision) -> Sequence[RemoteFile]:
         """Decide whether the images come in bulk: give the Parquet files to read, if they do."""
-        mode, split = self.task.settings.fetch_mode, self.task.selection.split
+        mode, split = self.task.options.mode, self.task.selection.split
         if mode == "parquet" and not is_available():
             raise InvalidSettings(
                 "fetch_mode=parquet needs pyarrow: pip install 'step37-flickr8k[parquet]', or choose auto"

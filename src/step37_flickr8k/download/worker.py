@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.dataset.digests import digest_of_bytes
 from step37_flickr8k.dataset.metadata import METADATA
-from step37_flickr8k.errors import Step37Error, TransientError, as_value, from_value
+from step37_flickr8k.errors import ErrorReport, Step37Error, TransientError
 from step37_flickr8k.images import warm_up, why_undecodable
 
 __all__ = ["READY", "REMEDY", "Done", "Job", "JobRunner", "as_job_line", "done_of", "forget"]
@@ -130,9 +130,8 @@ def done_of(value: Mapping[str, Any] | None) -> Done:
     """Return what became of a job, from a worker's answer."""
     if value is None:
         return Done()
-    return Done(
-        value["decode_error"], value["error"] and from_value(value["error"]), value["wrong"]
-    )
+    error = ErrorReport.from_json(value["error"]).exception() if value["error"] else None
+    return Done(value["decode_error"], error, value["wrong"])
 
 
 def _value(done: Done) -> dict[str, Any] | None:
@@ -140,7 +139,7 @@ def _value(done: Done) -> dict[str, Any] | None:
         return None
     return {
         "decode_error": done.decode_error,
-        "error": done.error and as_value(done.error),
+        "error": ErrorReport.of(done.error).as_json() if done.error else None,
         "wrong": done.wrong,
     }
 

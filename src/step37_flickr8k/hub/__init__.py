@@ -1,7 +1,12 @@
-"""The Hub: its API, its files, its rate limit, and the proxies before it.
+"""The Hub: its API, its files, its rate limit, and the proxies on the way to it.
 
-- `api`: the commit, the files of a commit, a single file.
-- `http`: the HTTP client of a download.
-- `source`: where the bytes come from, what came of it, and what may be tried again.
-- `proxies`: the one reading of proxies.
+- `api`: the repository's API: the commit, the files of a commit, the addresses of files (`Hub`).
+- `client`: the one HTTP client, for the API and for files: redirects, retries, rate limits.
+- `source`: where files are served (`Source`) and what a download did (`TransferStatistics`).
+- `retry`: the one policy for requests that fail: pure functions.
+- `rate_limit`: the rate limit that the Hub's headers state (`RateLimit`).
+- `refusals`: what the Hub's refusals mean, as errors with a remedy.
+- `proxies`: the one reading of proxies; `certificates`: the certificate file that the user names.
+- `single_file`: one file by ``hf_hub_download``; the only user of huggingface_hub's client.
+- `loop`: coroutines for callers that have no event loop.
 """

@@ -19,9 +19,10 @@ from step37_flickr8k.cache.record import Record, read_record, write_record
 from step37_flickr8k.cache.rows import rows_of, skipped_rows
 from step37_flickr8k.cache.verify import is_complete, verify_files
 from step37_flickr8k.cache.visible import rows_when_visible
-from step37_flickr8k.cluster.group import Group, Timeouts, share
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
+from step37_flickr8k.cluster.protocol import Timeouts
+from step37_flickr8k.cluster.share import Group, share
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.download.downloader import Done, Downloader, result_of
@@ -39,6 +40,7 @@ from step37_flickr8k.errors import (
 )
 from step37_flickr8k.hub.api import Hub, is_commit
 from step37_flickr8k.hub.proxies import proxy_before
+from step37_flickr8k.hub.rate_limit import RateLimit
 from step37_flickr8k.settings import WarmupSettings
 
 __all__ = ["Warmup"]
@@ -84,7 +86,11 @@ class Warmup:
     def task(self) -> Task:
         """What the work on the directory needs to know."""
         return Task(
-            self.settings, self.selection, self.directory, self.world.run_id, self.done.fetched
+            self.settings.fetch_options(),
+            self.selection,
+            self.directory,
+            self.world.run_id,
+            self.done.fetched,
         )
 
     @cached_property
@@ -102,10 +108,10 @@ class Warmup:
         commit = self.selection.revision
         # A pinned one needs nobody: a rank that is started again may be the last one left
         if not is_commit(commit):
-            ways: dict[str, Any] = {"look": self._look, "watch": watch}
+            ways: dict[str, Any] = {"find_result": self._look, "watch": watch}
             commit = share(
                 group, self._agree, arguments=self.arguments(), timeouts=self.timeouts, **ways
-            )["commit"]
+            ).result["commit"]
         pinned = Warmup(
             self.settings.model_copy(update={"revision": commit}),
             self.world,
@@ -141,8 +147,13 @@ class Warmup:
                     f"no image of the selection in {self.directory.files} can be decoded: choose another split"
                 )
 
-        ways: dict[str, Any] = {"confirm": confirm, "look": self._look, "watch": watch}
-        result = share(group, self.warm, arguments=self.arguments(), timeouts=self.timeouts, **ways)
+        ways: dict[str, Any] = {"confirm": confirm, "find_result": self._look, "watch": watch}
+        shared = share(group, self.warm, arguments=self.arguments(), timeouts=self.timeouts, **ways)
+        result = dict(shared.result)
+        if shared.ranks:
+            result["ranks"] = {
+                str(rank): report.as_json(traceback=False) for rank, report in shared.ranks.items()
+            }
         if not rows:  # after a last look nobody has asked this rank to confirm
             confirm(result)
         return result, rows
@@ -202,7 +213,7 @@ class Warmup:
         count, mode = self.selection.sample_count, self.settings.fetch_mode
         bulk = mode != "files" and (count is None or count >= MANY) and is_available()
         if bulk and read_record(self.directory) is None:
-            hub.look_for_parquet(self.selection.split)
+            hub.start_listing_parquet(self.selection.split)
 
         def load() -> None:
             import step37_flickr8k.download.files  # noqa: F401, PLC0415
@@ -226,7 +237,9 @@ class Warmup:
             )
         if self.done.hub is not None:
             return self.done.hub
-        hub = self.done.hub = Hub(self.settings)
+        hub = self.done.hub = Hub(
+            self.settings.repo_id, self.settings.hub_options(), self.settings.fetch_options()
+        )
         if proxy := proxy_before(hub.endpoint):
             log.warning(
                 "%s is reached through the proxy %s alone: all who use that share one quota",
@@ -273,7 +286,7 @@ class Warmup:
             else "one for each file",
             "requests": hub.requests + survey.requests,
             "wait": survey.wait,
-            "quota": survey.quota and vars(survey.quota),
+            "quota": _quota_json(survey.rate_limit),
             "warm": False,
         }
 
@@ -417,3 +430,15 @@ class Warmup:
         return result_of(
             Done(hub=self.done.hub, commit=record.commit), rows, warm=True, skipped=skipped
         )
+
+
+def _quota_json(limit: RateLimit | None) -> Value | None:
+    """Return the rate limit as `plan --json` names its parts."""
+    if limit is None:
+        return None
+    return {
+        "left": limit.remaining,
+        "reset": limit.reset,
+        "limit": limit.limit,
+        "window": limit.window,
+    }

@@ -159,7 +159,10 @@ def failure(error: BaseException, world: World, state: str) -> dict[str, Any]:
         "error": type(error).__name__,
         "message": message_of(error),
     }
-    ranks = getattr(error, "ranks", {})
+    ranks = {
+        str(rank): report.as_json(traceback=False)
+        for rank, report in getattr(error, "ranks", {}).items()
+    }
     where = [
         f"rank {rank} on {said['host']}" for rank, said in ranks.items() if said["ok"] is False
     ]

@@ -1,0 +1,111 @@
+"""Rank zero first: run a piece of work on rank 0 and return its result on every rank.
+
+It needs a key-value store and nothing else: no collective, no process group of its own. What the
+ranks write, and why they can't deadlock: ``docs/explanation/protocol.md``.
+"""
+
+import itertools
+import json
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from step37_flickr8k.cluster.follower import follow
+from step37_flickr8k.cluster.leader import CallResult, lead
+from step37_flickr8k.cluster.messages import JsonObject
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker
+from step37_flickr8k.cluster.protocol import Call, Keys, Store, Timeouts
+from step37_flickr8k.errors import RankZeroLost
+
+__all__ = ["CallResult", "Group", "share"]
+
+log = logging.getLogger("step37_flickr8k")
+
+_TIMEOUTS = Timeouts()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The ranks of one job, and how this one reaches the store; one object per process.
+
+    ``connect(seconds)`` returns a Store within that time or raises ConnectionError; ``reconnects``
+    says that it may be called again after a loss. ``calls`` counts the calls of this process: ranks
+    that count alike meet.
+    """
+
+    rank: int
+    size: int
+    connect: Callable[[float], Store]
+    host: str = field(default_factory=socket.gethostname)
+    name: str = "job"
+    reconnects: bool = False
+    calls: Iterator[int] = field(default_factory=itertools.count)
+
+    @staticmethod
+    def alone() -> "Group":
+        """Return the group of a single process; it needs no store."""
+        return Group(rank=0, size=1, connect=_no_store)
+
+
+def share(
+    group: Group,
+    work: Callable[[ProgressTracker], JsonObject],
+    *,
+    confirm: Callable[[JsonObject], JsonObject | None] = lambda _: None,
+    find_result: Callable[[bool], JsonObject | None] = lambda _: None,
+    watch: Callable[[Progress], None] = lambda _: None,
+    arguments: JsonObject | None = None,
+    timeouts: Timeouts = _TIMEOUTS,
+) -> CallResult:
+    """Run ``work`` on rank 0 and return its result on every rank, or raise its error on every rank.
+
+    Args:
+        group: the ranks of the job; each of them makes the call.
+        work: runs on rank 0 alone; reports to a `ProgressTracker` and returns what JSON can carry.
+        confirm: runs on every rank with the result and raises if this rank can't use it; that
+            fails all ranks, by name. What it returns becomes part of the rank's report.
+        find_result: returns the result of an earlier success, if one is visible here; called when
+            rank 0 is lost. True means that only a success of this very run counts, since rank 0
+            may merely be late.
+        watch: is called with rank 0's progress: on rank 0 at every change, on the other ranks at
+            every heartbeat.
+        arguments: must be equal on all ranks.
+        timeouts: how long silence may last.
+
+    Raises:
+        CallMismatch: the ranks passed different arguments.
+        Stalled: rank 0 is alive and makes no progress.
+        RankZeroLost: rank 0 was signalled, killed, silent or never met.
+        Exception: what ``work``, or any rank's ``confirm``, raised. On rank 0 a `Step37Error` has
+            the ranks' reports as ``ranks``.
+    """
+    call = Call(
+        rank=group.rank,
+        size=group.size,
+        host=group.host,
+        keys=Keys(f"step37/{group.name}/{next(group.calls)}"),
+        arguments=json.loads(json.dumps(dict(arguments or {}))),
+        timeouts=timeouts,
+        connect=group.connect,
+        reconnects=group.reconnects,
+        confirm=confirm,
+        find_result=find_result,
+        watch=watch,
+    )
+    if group.size == 1:
+        result = work(ProgressTracker(watch))
+        confirm(result)
+        return CallResult(result, {})
+    try:
+        return lead(call, work) if group.rank == 0 else CallResult(follow(call), {})
+    except RankZeroLost as lost:
+        found = find_result(False)
+        if found is None:
+            raise
+        log.warning("%s; a ready record matches, so this rank continues", lost)
+        return CallResult(found, {})
+
+
+def _no_store(_: float) -> Store:
+    raise ConnectionError("a single rank has no store")
