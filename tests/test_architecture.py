@@ -32,7 +32,7 @@ ONLY = {
     "huggingface_hub": {"hub"},
     "hf_xet": {"localhub"},
     "PIL": {"images"},
-    "pydantic": {"cache", "cluster", "report", "settings"},
+    "pydantic": {"cache", "cluster", "hub", "job", "report", "settings"},
     "aiohttp": {"hub", "localhub"},
     "pyarrow": {"download"},
     "rich": {"diagnostics", "report"},

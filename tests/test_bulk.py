@@ -19,6 +19,10 @@ from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.download.parquet import Images, NotReadable
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import InvalidSettings, Step37Error
+from step37_flickr8k.job.plan import make_plan
+from step37_flickr8k.job.results import Mode
+from step37_flickr8k.job.run import Run
+from step37_flickr8k.job.task import Task
 from step37_flickr8k.job.warmup import Warmup
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings import WarmupSettings
@@ -71,13 +75,14 @@ def bulk(draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def warm(hub: LocalHub, cache: Path, **settings: Any) -> dict[str, Any]:
-    told = WarmupSettings(endpoint=hub.endpoint, cache_dir=cache, read_timeout=1, **settings)
-    result, rows = Warmup(told, World.from_environment({})).run(Group.alone())
-    for row in rows:
+    given = WarmupSettings(endpoint=hub.endpoint, cache_dir=cache, read_timeout=1, **settings)
+    run = Run(Task.from_settings(given), World.from_environment({}))
+    warmed = Warmup(run).share(Group.alone())
+    for row in warmed.rows:
         expected = digest_of_file(hub.directory / "train" / row.file_name, "sha256:")
         assert digest_of_file(cache / "train" / row.file_name, "sha256:") == expected
     assert not list((cache / "train").glob(".*"))
-    return result
+    return warmed.result.as_json()
 
 
 def test_a_whole_split_takes_a_dozen_requests(bulk: LocalHub, cache: Path) -> None:
@@ -231,11 +236,11 @@ def test_parquet_mode_without_pyarrow_says_so(
 def test_the_plan_foretells_the_mode(bulk: LocalHub, cache: Path) -> None:
     """Plan decides as warmup does, and its number of requests is one that warmup keeps to."""
     settings = WarmupSettings(endpoint=bulk.endpoint, cache_dir=cache)
-    plan = Warmup(settings, World.from_environment({})).plan()
-    assert plan["mode"].startswith("in bulk")
+    plan = make_plan(Run(Task.from_settings(settings), World.from_environment({})))
+    assert plan.mode is Mode.PARQUET
     bulk.clear_requests()
     warm(bulk, cache)
-    assert len([one for one in bulk.requests if one.origin == "hub"]) <= plan["requests"] < 20
+    assert len([one for one in bulk.requests if one.origin == "hub"]) <= plan.requests < 20
 
 
 def test_what_is_no_image_table_is_told_apart(tmp_path: Path) -> None:

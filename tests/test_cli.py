@@ -237,7 +237,7 @@ def test_an_unforeseen_error_is_one_line(
     def buggy(*_: object) -> NoReturn:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("step37_flickr8k.job.warmup.Warmup.plan", buggy)
+    monkeypatch.setattr("step37_flickr8k.cli.plan.make_plan", buggy)
     assert cli.run(["plan", "--cache-dir", str(cache)]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1

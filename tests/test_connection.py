@@ -22,6 +22,8 @@ from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.errors import CacheDamaged, FetchFailed, InvalidSettings
 from step37_flickr8k.hub.api import Hub
 from step37_flickr8k.hub.rate_limit import RateLimit
+from step37_flickr8k.job.run import Run
+from step37_flickr8k.job.task import Task
 from step37_flickr8k.job.warmup import Warmup
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings import WarmupSettings
@@ -99,7 +101,8 @@ def port_of(endpoint: str) -> int:
 
 
 def warm(**settings: Any) -> dict[str, Any]:
-    return Warmup(WarmupSettings(**settings), World.from_environment({})).run(Group.alone())[0]
+    run = Run(Task.from_settings(WarmupSettings(**settings)), World.from_environment({}))
+    return Warmup(run).share(Group.alone()).result.as_json()
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

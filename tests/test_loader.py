@@ -21,6 +21,8 @@ from step37_flickr8k import (
 )
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.flickr8k_loader import get_flickr8k_dataset_file
+from step37_flickr8k.job.run import Run
+from step37_flickr8k.job.task import Task
 from step37_flickr8k.job.warmup import Warmup
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings import WarmupSettings
@@ -379,8 +381,8 @@ def test_an_old_error_of_the_file_system_is_not_this_runs(
     assert hub.file_requests()
 
 
-def test_a_look_that_fails_sees_nothing(cache: Path) -> None:
-    """Who waits, or has lost rank 0, looks at the record in passing: an error of that look is no result, and no failure."""
+def test_a_record_that_cannot_be_read_is_no_earlier_success(cache: Path) -> None:
+    """A rank that waits or has lost rank 0 reads the record once: an error there is no result."""
     cache.symlink_to(cache)  # ELOOP: an error that has no class of its own, as EIO
-    job = Warmup(WarmupSettings(cache_dir=cache), World())
-    assert job._look(False) is None
+    warmup = Warmup(Run(Task.from_settings(WarmupSettings(cache_dir=cache)), World()))
+    assert warmup._finished_earlier(False) is None

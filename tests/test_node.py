@@ -15,6 +15,8 @@ from step37_flickr8k.cache.filesystem import local_file_system
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import ProgressTracker
 from step37_flickr8k.hub.proxies import proxy_before
+from step37_flickr8k.job.run import Run
+from step37_flickr8k.job.task import Task
 from step37_flickr8k.job.warmup import Warmup
 from step37_flickr8k.localhub import LocalHub
 from step37_flickr8k.settings import WarmupSettings
@@ -42,7 +44,8 @@ def test_a_local_directory_is_warned_of_where_there_are_several_nodes(
         settings = WarmupSettings(
             cache_dir=Path(directory) / "cache", endpoint=hub.endpoint, cache_scope=scope
         )
-        Warmup(settings, World(node_count=nodes)).warm(ProgressTracker())
+        run = Run(Task.from_settings(settings), World(node_count=nodes))
+        Warmup(run).warm(ProgressTracker())
     assert ("tmpfs" in caplog.text and "cache_scope=node" in caplog.text) == warned
 
 

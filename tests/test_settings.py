@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.errors import InvalidSettings
 from step37_flickr8k.settings import (
     WarmupSettings,
+    call_settings,
     library_settings,
     load_settings,
 )
@@ -325,13 +328,26 @@ def test_a_library_call_takes_its_selection_from_its_arguments(
         "HF_ENDPOINT": "http://hub",
     }
     with caplog.at_level(logging.WARNING):
-        loaded = library_settings({"sample_count": 3, "revision": None}, environ)
-    settings = loaded.settings
-    assert (settings.split, settings.sample_count, settings.revision) == ("train", 3, None)
+        settings = library_settings(environ)
+    assert settings.split == "train"
     assert (settings.read_timeout, settings.endpoint) == (7, "http://hub")
     assert "STEP37_TRAINER_LR" in caplog.text
+
+
+def test_a_calls_arguments_are_validated_as_settings_are() -> None:
+    """A call's selection comes out as it went in, and a value that can't be is named."""
+    selection = Selection(
+        repo_id="intro/flickr8k",
+        split="train",
+        caption_key="caption_0",
+        sample_count=3,
+        revision=None,
+    )
+    call = call_settings(selection, cache_dir="/cache", bad_images="error")
+    assert call.selection() == selection
+    assert (call.cache_dir, call.bad_images) == (Path("/cache"), "error")
     with pytest.raises(InvalidSettings, match=r"sample_count=0 \(the call\)"):
-        library_settings({"sample_count": 0}, {})
+        call_settings(replace(selection, sample_count=0), cache_dir="/cache", bad_images="skip")
 
 
 def test_a_library_call_takes_the_rest_from_the_settings_file_too(tmp_path: Path) -> None:
@@ -345,7 +361,7 @@ def test_a_library_call_takes_the_rest_from_the_settings_file_too(tmp_path: Path
         "STEP37_READ_TIMEOUT": "7",
         "HF_ENDPOINT": "http://hub",
     }
-    settings = library_settings({"sample_count": 3}, environ).settings
+    settings = library_settings(environ)
     assert (settings.endpoint, settings.read_timeout, settings.split) == (
         "http://mirror",
         7,
@@ -353,7 +369,7 @@ def test_a_library_call_takes_the_rest_from_the_settings_file_too(tmp_path: Path
     )
     file.write_text("endpiont: http://mirror\n", encoding="utf-8")
     with pytest.raises(InvalidSettings, match="endpiont: no such setting"):
-        library_settings({}, environ)
+        library_settings(environ)
 
 
 def test_flags_table_and_schema_speak_of_the_same_settings() -> None:

@@ -15,8 +15,9 @@ from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.cluster.stores import barrier, current_group, is_rank_zero
+from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.report.progress import how_far
-from step37_flickr8k.settings import WarmupSettings, library_settings
+from step37_flickr8k.settings import call_settings, library_settings
 
 __all__ = [
     "Flickr8kSample",
@@ -61,22 +62,24 @@ class Template(Protocol):
     """Turns a dialog into a tokenized sample."""
 
     def __call__(self, dialog: dict[str, Any], /) -> MultimodalSFTSample:
-        """Tokenize ``{"images": [path], "conversations": [{"role": ..., "content": ...}, ...]}``."""
+        """Tokenize a dialog.
+
+        It looks like ``{"images": [path], "conversations": [{"role": ..., "content": ...}, ...]}``.
+        """
 
 
 class Step37Flickr8kDataset:
     """Map-style dataset for ``torch.utils.data.DataLoader``, by duck typing.
 
-    ``template(dialog)`` of each sample.
-
-    Its arguments stay readable as the attributes ``samples``, ``template`` and ``prompt``.
+    Item ``i`` is ``template(dialog)`` of sample ``i``. The arguments are the attributes
+    ``samples``, ``template`` and ``prompt``.
     """
 
     def __init__(self, samples: Sequence[Flickr8kSample], template: Template, prompt: str) -> None:
         """Wrap samples.
 
         Args:
-            samples: what `prepare_flickr8k_samples` gives.
+            samples: what `prepare_flickr8k_samples` returns.
             template: tokenizes a dialog; it is called on each access, in the process that asks.
             prompt: what the user says beside the image.
 
@@ -96,15 +99,12 @@ class Step37Flickr8kDataset:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> MultimodalSFTSample:
-        """Tokenize one sample; what the template raises goes through."""
+        """Return one sample, tokenized; what the template raises goes through."""
         return self.template(self._to_dialog(self.samples[index], self.prompt))
 
     @staticmethod
     def _to_dialog(sample: Flickr8kSample, prompt: str) -> dict[str, Any]:
-        """Return the dialog of a sample.
-
-        The image and the prompt from the user, the caption from the assistant.
-        """
+        """Return the dialog of a sample: image and prompt by the user, caption by the assistant."""
         return {
             "images": [sample.image_path],
             "conversations": [
@@ -115,10 +115,10 @@ class Step37Flickr8kDataset:
 
 
 def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -> Path:
-    """Download one file, or reuse it, with ``hf_hub_download`` into ``cache_dir/<filename>``.
+    """Download one file, or reuse it, with ``hf_hub_download`` to ``cache_dir/<filename>``.
 
     Not safe for several processes at once on one directory: huggingface_hub's locks race there.
-    `prepare_flickr8k_samples` is.
+    `prepare_flickr8k_samples` is safe.
 
     Args:
         repo_id: dataset repository on the Hub.
@@ -132,14 +132,13 @@ def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -
     # The package imports without huggingface_hub.
     from step37_flickr8k.hub.single_file import download_file  # noqa: PLC0415
 
-    selection = {"repo_id": repo_id, "cache_dir": cache_dir, "revision": None}
-    settings = library_settings(selection, os.environ).settings
+    connection = library_settings(os.environ)
     return download_file(
         repo_id,
         filename,
         Path(cache_dir),
-        options=settings.hub_options(),
-        attempts=settings.attempts,
+        options=connection.hub_options(),
+        attempts=connection.attempts,
     )
 
 
@@ -152,15 +151,8 @@ def _is_global_rank_0() -> bool:
 
 
 def _maybe_barrier() -> None:
-    """Wait at ``torch.distributed.barrier()`` if a process group is initialised.
-
-    Else return at once.
-    """
+    """Wait at ``torch.distributed.barrier()`` if a process group is initialised."""
     barrier()
-
-
-def _log_progress(progress: Progress) -> None:
-    log.debug("rank 0: %s", how_far(progress))
 
 
 def prepare_flickr8k_samples(
@@ -173,56 +165,60 @@ def prepare_flickr8k_samples(
     revision: str | None = None,
     bad_images: Literal["skip", "error"] = "skip",
 ) -> list[Flickr8kSample]:
-    """Make the first ``sample_count`` rows of a split ready in ``cache_dir`` and give them.
+    """Download the first ``sample_count`` rows of a split to ``cache_dir`` and return them.
 
-    The same list on every rank.
+    Every rank returns the same list. With an initialised process group, whatever its backend, every
+    rank must call this with the same arguments: rank 0 downloads, and its outcome or its error
+    reaches all ranks. Without one, the lease of the directory lets one process download at a time.
 
-    With an initialised process group, whatever its backend, every rank must call it with the same
-    arguments: rank 0 downloads and its outcome, or its error, reaches all. Without one, the lease
-    of the directory lets one process download at a time. A row that is left out isn't replaced by
-    one from beyond ``sample_count``. The Hub's address, the token, the timeouts, in seconds, and
-    all else come from the environment (``HF_ENDPOINT``, ``HF_TOKEN``, ``STEP37_*``) and the file
-    that ``STEP37_SETTINGS`` names.
+    A row that is left out isn't replaced by one from beyond ``sample_count``. The Hub's address,
+    the token, the timeouts (in seconds) and all else come from the environment (``HF_ENDPOINT``,
+    ``HF_TOKEN``, ``STEP37_*``) and from the file that ``STEP37_SETTINGS`` names.
 
     Args:
         repo_id: dataset repository on the Hub.
         split: directory of the repository with ``metadata.csv`` and the images.
-        sample_count: how many rows that count, in file order; None for all. A row counts when its
-        ``file_name`` and its
-            ``caption_key`` cell are non-empty.
+        sample_count: number of rows that count, in file order; None for all. A row counts when its
+            ``file_name`` and its ``caption_key`` cell are non-empty.
         caption_key: column of the captions.
         cache_dir: directory on a file system that all ranks share; files lie at
-        ``cache_dir/<split>/<file_name>``.
+            ``cache_dir/<split>/<file_name>``.
         revision: branch, tag or commit; None takes what the cache holds, and the Hub's ``main``
-        when it holds nothing that fits.
+            when it holds nothing that fits.
         bad_images: "skip" leaves rows out whose image can't be decoded, with a warning; "error"
-        raises `BadImages`.
+            raises `BadImages`.
 
     Raises:
-        ConfigurationError: trying again can't help; with the subclass `EmptySelection`, a
-        RuntimeError too, no row counts.
+        ConfigurationError: a retry can't help; with its subclass `EmptySelection`, a RuntimeError
+            too, no row counts.
         TransientError: the same call may well succeed later.
         RankZeroLost: rank 0 was signalled, killed, silent or never met.
     """
-    from step37_flickr8k.job.warmup import Warmup  # noqa: PLC0415 - imports the HTTP client
+    # The package imports without an HTTP client.
+    from step37_flickr8k.job.run import Run  # noqa: PLC0415
+    from step37_flickr8k.job.task import Task  # noqa: PLC0415
+    from step37_flickr8k.job.warmup import Warmup  # noqa: PLC0415
 
-    selection = {
-        "repo_id": repo_id,
-        "split": split,
-        "sample_count": sample_count,
-        "caption_key": caption_key,
-        "cache_dir": cache_dir,
-        "revision": revision,
-        "bad_images": bad_images,
-    }
-    settings: WarmupSettings = library_settings(selection, os.environ).settings
+    selection = Selection(
+        repo_id=repo_id,
+        split=split,
+        caption_key=caption_key,
+        sample_count=sample_count,
+        revision=revision,
+    )
+    call = call_settings(selection, cache_dir=cache_dir, bad_images=bad_images)
+    task = Task.from_settings(call, connection=library_settings(os.environ), check="names")
     world = World.from_environment(os.environ)
     group = replace(current_group() or Group.alone(), host=world.host)
-    warmup = Warmup(settings, world, closely=False)
-    result, rows = warmup.run(group, _log_progress)
-    if result["skipped"]:
+    run = Run(task, world)
+    warmed = Warmup(run).share(group, _log_progress)
+    if warmed.result.skipped:
         log.warning(
-            "left out, since they can't be decoded: %s", ", ".join(sorted(result["skipped"]))
+            "left out, since they can't be decoded: %s", ", ".join(sorted(warmed.result.skipped))
         )
-    directory = warmup.directory.files
-    return [Flickr8kSample(str(directory / row.file_name), row.caption) for row in rows]
+    files = run.directory.files
+    return [Flickr8kSample(str(files / row.file_name), row.caption) for row in warmed.rows]
+
+
+def _log_progress(progress: Progress) -> None:
+    log.debug("rank 0: %s", how_far(progress))

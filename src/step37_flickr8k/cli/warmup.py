@@ -37,6 +37,8 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _warm(settings: WarmupSettings, world: World) -> None:
     # Imported last: a wrong setting and the first log line don't wait for the HTTP client
+    from step37_flickr8k.job.run import Run  # noqa: PLC0415
+    from step37_flickr8k.job.task import Task  # noqa: PLC0415
     from step37_flickr8k.job.warmup import Warmup  # noqa: PLC0415
 
     # What is loaded by now stays. Collecting it again and again costs a twentieth of the fetch.
@@ -44,22 +46,28 @@ def _warm(settings: WarmupSettings, world: World) -> None:
     gc.set_threshold(10_000, 20, 20)
     recorder = Recorder(display(settings, world))
     report = beginning(settings, world)
-    job = Warmup(settings, world)
+    job = Run(Task.from_settings(settings), world)
     try:
-        result, rows = job.run(job_group(world), recorder)
+        warmed = Warmup(job).share(job_group(world), recorder)
     except BaseException as error:
-        report |= failure(error, world, recorder.state) | job.done.value()
+        report |= failure(error, world, recorder.state) | job.account.traffic().as_json()
         raise
     else:
-        report |= {"ok": True, "exit_code": 0, **result, "ready_rows": len(rows)}
-        how = "the cache was warm" if result["warm"] else f"{result['files']:,} files fetched"
-        if result["skipped"]:
-            names = listed(result["skipped"], more="more (all are in the report)")
+        result, rows = warmed.result, warmed.rows
+        report |= {"ok": True, "exit_code": 0, **result.as_json()}
+        if warmed.ranks:
+            report["ranks"] = {
+                str(rank): each.as_json(traceback=False) for rank, each in warmed.ranks.items()
+            }
+        report["ready_rows"] = len(rows)
+        how = "the cache was warm" if result.warm else f"{result.files:,} files fetched"
+        if result.skipped:
+            names = listed(result.skipped, more="more (all are in the report)")
             log.warning("left out, since they can't be decoded: %s", names)
         log.info(
             "ready: %s at commit %s; %s",
-            count_rows(len(rows), result["rows"] - len(rows)),
-            result["commit"],
+            count_rows(len(rows), result.rows - len(rows)),
+            result.commit,
             how,
         )
     finally:

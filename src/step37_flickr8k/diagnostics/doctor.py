@@ -39,7 +39,10 @@ from step37_flickr8k.hub.api import Hub
 from step37_flickr8k.hub.proxies import proxy_before
 from step37_flickr8k.hub.rate_limit import RateLimit
 from step37_flickr8k.hub.refusals import Refused
-from step37_flickr8k.job.warmup import Warmup
+from step37_flickr8k.job.plan import make_plan
+from step37_flickr8k.job.results import Plan
+from step37_flickr8k.job.run import Run
+from step37_flickr8k.job.task import Task
 from step37_flickr8k.report.progress import counted
 from step37_flickr8k.settings import WarmupSettings
 
@@ -82,11 +85,11 @@ def examine(
     if world.size == 1:
         yield _unchecked("needs two nodes")
         return
-    warmup = Warmup(settings, world)
+    run = Run(Task.from_settings(settings), world)
     if world.rank == 0:
         others = "rank 1" if world.size == 2 else f"the {world.size - 1:,} other ranks"
-        log.info("waiting for %s, %.0f s at the most", others, warmup.timeouts.confirmation)
-    yield _together(warmup, group, found)
+        log.info("waiting for %s, %.0f s at the most", others, run.task.timeouts.confirmation)
+    yield _together(run, group, found)
 
 
 def _settings(contradictions: list[str]) -> list[Finding]:
@@ -114,9 +117,9 @@ def _alone(settings: WarmupSettings, world: World) -> list[Finding]:
     return [*found, *_directory(settings, plan), _memory(settings, world, plan)]
 
 
-def _plan(settings: WarmupSettings, world: World) -> Value | Finding:
+def _plan(settings: WarmupSettings, world: World) -> Plan | Finding:
     try:
-        return Warmup(_quick(settings), world).plan()
+        return make_plan(Run(Task.from_settings(_quick(settings)), world))
     except Step37Error as error:
         return Finding("plan", _PROBLEM, str(error), "see what the message names")
 
@@ -245,11 +248,11 @@ def _clock(headers: Mapping[str, str]) -> Finding:
     return Finding("clock", _WARNING, f"{abs(ahead):,.0f} s {way} the endpoint's", remedy)
 
 
-def _directory(settings: WarmupSettings, plan: Value | None) -> list[Finding]:
+def _directory(settings: WarmupSettings, plan: Plan | None) -> list[Finding]:
     directory = CacheDirectory(settings.cache_dir.absolute(), settings.split)
     place = nearest(directory.root)
     beside = "" if place == directory.root else f" ({directory.root} isn't there yet)"
-    if plan and plan["warm"]:
+    if plan and plan.warm:
         return [
             Finding(check, _OK, f"{directory.root} is warm: nothing is to be written")
             for check in ("folder", "space")
@@ -278,19 +281,19 @@ def _directory(settings: WarmupSettings, plan: Value | None) -> list[Finding]:
             Finding("space", _SKIPPED, "what is needed isn't known, since the Hub wasn't asked"),
         ]
     try:
-        check_space(directory, plan["bytes"], plan["fetch"])
+        check_space(directory, plan.bytes, plan.fetch)
     except FolderFull as error:
         return [fine, Finding("space", _PROBLEM, str(error))]
     return [
         fine,
-        Finding("space", _OK, f"room for {plan['fetch']:,} files, {plan['bytes'] / 1e6:,.1f} MB"),
+        Finding("space", _OK, f"room for {plan.fetch:,} files, {plan.bytes / 1e6:,.1f} MB"),
     ]
 
 
-def _memory(settings: WarmupSettings, world: World, plan: Value | None) -> Finding:
-    if plan and plan["warm"]:
+def _memory(settings: WarmupSettings, world: World, plan: Plan | None) -> Finding:
+    if plan and plan.warm:
         return Finding("memory", _OK, "nothing is to be fetched")
-    size = 2 * plan["bytes"] // max(1, plan["fetch"]) if plan else _UNKNOWN_SIZE  # sizes differ
+    size = 2 * plan.bytes // max(1, plan.fetch) if plan else _UNKNOWN_SIZE  # sizes differ
     own = _OWN_MEMORY + (_TORCH_MEMORY if world.size > 1 else 0)
     limit, who = memory_limit()
     need = own + memory_in_flight(settings.concurrency, size)
@@ -312,10 +315,10 @@ def _memory(settings: WarmupSettings, world: World, plan: Value | None) -> Findi
 # --- what ranks on different nodes see of each other ----------------------------------------------
 
 
-def _together(warmup: Warmup, group: Group, own: list[Finding]) -> list[Finding]:
+def _together(run: Run, group: Group, own: list[Finding]) -> list[Finding]:
     """Let all ranks look for a file before it is there, and then for it: two calls, since a name once missed may stay missing."""
-    timeouts = warmup.timeouts
-    place = nearest(warmup.directory.root)
+    timeouts = run.task.timeouts
+    place = nearest(run.directory.root)
     probe = Probe(place)
     within = min(_SEEN_WITHIN, timeouts.visibility)
 
@@ -324,7 +327,7 @@ def _together(warmup: Warmup, group: Group, own: list[Finding]) -> list[Finding]
         return {
             "findings": [
                 asdict(finding)
-                for finding in own + _arguments(warmup.arguments(), result["arguments"])
+                for finding in own + _arguments(run.arguments(), result["arguments"])
             ]
         }
 
@@ -339,7 +342,7 @@ def _together(warmup: Warmup, group: Group, own: list[Finding]) -> list[Finding]
             }
 
     try:
-        begun = {"probe": str(probe.path), "arguments": warmup.arguments()}
+        begun = {"probe": str(probe.path), "arguments": run.arguments()}
         first = share(group, lambda _: begun, confirm=miss, timeouts=timeouts)
         if group.rank == 0 and all(
             report.ok is None for rank, report in first.ranks.items() if rank != 0

@@ -2,15 +2,14 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from step37_flickr8k.cache.lease import Lease
 from step37_flickr8k.cache.manifest import ManifestEntry, read_manifest, write_manifest
 from step37_flickr8k.cache.preflight import check_space, try_out
 from step37_flickr8k.cache.record import Coverage, Record, read_record, remove_record, write_record
-from step37_flickr8k.cache.rows import skipped_rows
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import METADATA
@@ -19,9 +18,8 @@ from step37_flickr8k.download.planner import MANY, Planner, Survey, Task
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import CommitChanged, Step37Error
 from step37_flickr8k.hub.api import Hub
-from step37_flickr8k.hub.source import TransferStatistics
 
-__all__ = ["Done", "Downloader", "result_of"]
+__all__ = ["Downloader"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -41,8 +39,8 @@ class Downloader:
         self._progress = progress
         self._workers = Workers(task.directory)
 
-    def run(self, commit: str, listing: Listing) -> Value:
-        """Plan, fetch, publish; gives the report."""
+    def run(self, commit: str, listing: Listing) -> tuple[Record, int]:
+        """Plan, fetch, publish; return the ready record and the number of the selection's rows."""
         with self._ready_to_write() as flush:
             if len(listing) > MANY and (self._task.selection.sample_count or MANY) >= MANY:
                 self._workers.start()
@@ -55,13 +53,7 @@ class Downloader:
             self._fetch(lost, survey)
             self._progress.report(Progress(State.PUBLISHING))
             record = self._publish(survey, before, flush)
-        skipped = skipped_rows(self._directory, record, self._task.selection)
-        return result_of(
-            Done(self._task.account, self._hub, commit),
-            survey.plan.rows,
-            warm=False,
-            skipped=skipped,
-        )
+        return record, survey.plan.rows
 
     def repair(self, record: Record, listing: Listing, names: Sequence[str]) -> None:
         """Fetch these files of the record's commit again, and prove them in the manifest."""
@@ -217,32 +209,3 @@ class Downloader:
         write_manifest(directory, survey.proven)
         write_record(directory, record)
         return record
-
-
-@dataclass
-class Done:
-    """What a run has done so far: what it fetched, what it asked the Hub's API, and for which commit."""
-
-    fetched: TransferStatistics = field(default_factory=TransferStatistics)
-    hub: Hub | None = None
-    commit: str | None = None
-
-    def value(self) -> Value:
-        """Give what a report holds of it."""
-        names = ("seconds", "file", "bytes", "tries")
-        requests, retries = self.fetched.requests, self.fetched.retries
-        if self.hub is not None:
-            requests, retries = requests + self.hub.requests, retries + self.hub.retries
-        slowest = [dict(zip(names, slow, strict=True)) for slow in self.fetched.slowest]
-        return {
-            "commit": self.commit,
-            "requests": requests,
-            "retries": dict(retries),
-            "slowest": slowest,
-        }
-
-
-def result_of(done: Done, rows: int, *, warm: bool, skipped: Mapping[str, str]) -> Value:
-    """Give what rank 0 reports."""
-    came = {"files": done.fetched.files, "bytes": done.fetched.bytes}
-    return {"warm": warm, "rows": rows, **came, **done.value(), "skipped": dict(skipped)}

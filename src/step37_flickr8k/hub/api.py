@@ -279,10 +279,11 @@ class Hub:
 
 
 def _public_endpoint() -> str:
-    # Only where no endpoint is set: huggingface_hub knows the public one.
+    # huggingface_hub knows it. Its public constant is HF_ENDPOINT where that is set, which the
+    # settings have read already.
     from huggingface_hub import constants  # noqa: PLC0415
 
-    return str(constants.ENDPOINT)
+    return str(constants._HF_DEFAULT_ENDPOINT)  # noqa: SLF001
 
 
 def _files_of(page: object) -> Iterable[RemoteFile]:

@@ -1,1 +1,9 @@
-"""The use cases: warm the cache, plan, verify and repair."""
+"""The use cases: warm the cache, plan, verify and repair. Each returns a typed result.
+
+- `task`: what a run is asked to do, built once from the settings or the library's arguments.
+- `run`: one process's part in a run: its task, its rank, what it has done so far.
+- `warmup`: rank 0 downloads, every rank reads (`Warmup`).
+- `plan`: what a warmup would do (`make_plan`).
+- `verify`: hash the cache again (`verify`), fetch what is missing or wrong (`repair`).
+- `results`: what these return, and its JSON.
+"""

@@ -13,6 +13,7 @@ from step37_flickr8k.settings.model import WarmupSettings
 from step37_flickr8k.settings.options import FetchOptions, HubOptions
 from step37_flickr8k.settings.sources import (
     Loaded,
+    call_settings,
     contradictions,
     library_settings,
     load_settings,
@@ -23,6 +24,7 @@ __all__ = [
     "HubOptions",
     "Loaded",
     "WarmupSettings",
+    "call_settings",
     "contradictions",
     "library_settings",
     "load_settings",

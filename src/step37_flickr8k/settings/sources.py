@@ -9,11 +9,13 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
+from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.errors import InvalidSettings
 from step37_flickr8k.settings.model import WarmupSettings, expand_path
 from step37_flickr8k.settings.names import (
@@ -26,7 +28,13 @@ from step37_flickr8k.settings.names import (
     variables,
 )
 
-__all__ = ["Loaded", "contradictions", "library_settings", "load_settings"]
+__all__ = [
+    "Loaded",
+    "call_settings",
+    "contradictions",
+    "library_settings",
+    "load_settings",
+]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -118,12 +126,11 @@ def _parsed(name: str, value: object) -> object:
     return value
 
 
-def library_settings(selection: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
-    """Return the settings of a library call.
+def library_settings(environ: Mapping[str, str]) -> WarmupSettings:
+    """Return the settings that a library call takes from its environment: all but the selection.
 
-    The selection comes from the call's arguments, the rest from the environment and from the file
-    that ``STEP37_SETTINGS`` names. An unknown ``STEP37_`` variable is only a warning: in a training
-    job the prefix may belong to others, too.
+    They come from the environment and from the file that ``STEP37_SETTINGS`` names. An unknown
+    ``STEP37_`` variable is only a warning: in a training job the prefix may belong to others, too.
     """
     for name in _unknown_variables(environ):
         log.warning("%s is no setting of step37-flickr8k%s", name, guess(name, variables()))
@@ -132,7 +139,27 @@ def library_settings(selection: Mapping[str, object], environ: Mapping[str, str]
         _Layer({name: each.values[name] for name in each.values.keys() - _SELECTION}, each.origin)
         for each in layers
     ]
-    return _validated([*rest, _Layer(selection, lambda _: "the call")], wrong)
+    return _validated(rest, wrong).settings
+
+
+def call_settings(
+    selection: Selection, *, cache_dir: str, bad_images: Literal["skip", "error"]
+) -> WarmupSettings:
+    """Return a library call's arguments, validated; raises `InvalidSettings` with a line each."""
+    try:
+        return WarmupSettings(
+            repo_id=selection.repo_id,
+            split=selection.split,
+            caption_key=selection.caption_key,
+            sample_count=selection.sample_count,
+            revision=selection.revision,
+            cache_dir=cache_dir,
+            bad_images=bad_images,
+        )
+    except ValidationError as error:
+        given = {**asdict(selection), "cache_dir": cache_dir, "bad_images": bad_images}
+        origins = dict.fromkeys(given, "the call")
+        raise InvalidSettings("\n".join(_problems(error, given, origins))) from None
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
@@ -237,8 +264,7 @@ def _validated(layers: list[_Layer], problems: list[str]) -> Loaded:
     try:
         settings = WarmupSettings(**values)
     except ValidationError as error:
-        told = error.errors(include_url=False, include_context=False, include_input=False)
-        problems += [_explain(str(each["loc"][0]), each["msg"], values, origins) for each in told]
+        problems += _problems(error, values, origins)
     if problems or settings is None:
         raise InvalidSettings("\n".join(problems)) from None
     return Loaded(settings, origins)
@@ -255,6 +281,13 @@ def _read_token(named: object) -> tuple[str | None, str]:
         why = getattr(error, "strerror", None) or "it is no text"
         return None, f"{file} can't be read ({why}): name a file with the token"
     return (token, "") if token else (None, f"{file} is empty: put the token into it")
+
+
+def _problems(
+    error: ValidationError, values: Mapping[str, object], origins: Mapping[str, str]
+) -> list[str]:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [_explain(str(each["loc"][0]), each["msg"], values, origins) for each in found]
 
 
 def _explain(

@@ -1,0 +1,66 @@
+"""What a warmup would do: nothing but the metadata table is fetched, nothing is written."""
+
+import contextlib
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.record import Record
+from step37_flickr8k.cache.rows import rows_of
+from step37_flickr8k.cluster.progress import ProgressTracker
+from step37_flickr8k.download.planner import Planner
+from step37_flickr8k.download.workers import Workers
+from step37_flickr8k.job.results import Mode, Plan
+from step37_flickr8k.job.run import Run
+
+__all__ = ["make_plan"]
+
+
+def make_plan(run: Run) -> Plan:
+    """Return what a warmup would do now; raises what it would raise before its first byte."""
+    if record := run.ready(run.selection):
+        return _nothing_to_do(run, record, requests=0)
+    hub = run.hub()
+    commit = hub.resolve(run.selection.revision or "main")
+    if record := run.ready(replace(run.selection, revision=commit)):
+        return _nothing_to_do(run, record, requests=hub.requests)
+    listing = hub.list_files(commit, run.selection.split)
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = CacheDirectory(Path(scratch), run.selection.split)
+        directory.make()
+        with contextlib.closing(Workers(directory)) as workers:
+            planner = Planner(run.download_task, hub, workers, ProgressTracker())
+            survey = planner.survey(commit, listing, directory)
+    return Plan(
+        repo_id=run.selection.repo_id,
+        commit=commit,
+        cache_dir=str(run.directory.root),
+        rows=survey.plan.rows,
+        files=survey.plan.files,
+        fetch=len(survey.plan.fetch),
+        bytes=survey.plan.bytes,
+        mode=Mode.PARQUET if survey.shards else Mode.FILES,
+        requests=hub.requests + survey.requests,
+        wait=survey.wait,
+        rate_limit=survey.rate_limit,
+        warm=False,
+    )
+
+
+def _nothing_to_do(run: Run, record: Record, *, requests: int) -> Plan:
+    rows = [*rows_of(run.directory, run.selection)]
+    return Plan(
+        repo_id=record.repo_id,
+        commit=record.commit,
+        cache_dir=str(run.directory.root),
+        rows=len(rows),
+        files=len({row.file_name for row in rows}),
+        fetch=0,
+        bytes=0,
+        mode=Mode.NOTHING,
+        requests=requests,
+        wait=0,
+        rate_limit=None,
+        warm=True,
+    )
