@@ -66,7 +66,7 @@ class Tmpfs:
 
     def close(self) -> None:
         """Unmount it."""
-        self._helper.communicate(timeout=30)
+        self._helper.communicate(timeout=240)
 
     def _hear(self) -> None:
         assert self._helper.stdout is not None

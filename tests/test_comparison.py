@@ -198,4 +198,6 @@ def test_one_503_is_really_met(way: str, told: str) -> None:
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False, timeout=400
     )
-    assert f"| one 503 | {told} |" in done.stdout, done.stdout + done.stderr
+    # How long it took is told where a busy machine made it long
+    row = rf"\| one 503 \| {re.escape(told)}(, after \d+ s)? \|"
+    assert re.search(row, done.stdout), done.stdout + done.stderr

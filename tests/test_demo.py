@@ -28,7 +28,7 @@ def demo(place: Path, *arguments: str, under: str = "") -> subprocess.CompletedP
     """Run the demo from its start to its end."""
     command = ["sh", "-c", f'exec {under} "$@"', "sh", *COMMAND, *arguments]
     return subprocess.run(
-        command, cwd=place, capture_output=True, text=True, timeout=280, check=False
+        command, cwd=place, capture_output=True, text=True, timeout=560, check=False
     )
 
 
@@ -37,7 +37,7 @@ def comparable(text: str) -> str:
     return re.sub(r"127\.0\.0\.1:\d+|\d+\.\d+|\d+ s\b", "#", text)
 
 
-def until(reached: Callable[[], bool], seconds: float = 60) -> None:
+def until(reached: Callable[[], bool], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < deadline
@@ -58,7 +58,6 @@ def processes_with(variable: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_readme_shows_the_demo_as_it_is(tmp_path: Path) -> None:
     """The README's block is what a run prints, at most 30 lines before the last one, and the files it names are there."""
     done = demo(tmp_path)
@@ -82,7 +81,6 @@ def test_the_readme_shows_the_demo_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_it_tells_the_same_story_of_the_users_data_without_names(
     draw: Draw, tmp_path: Path
 ) -> None:
@@ -104,7 +102,6 @@ def test_it_tells_the_same_story_of_the_users_data_without_names(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_failure_shows_the_end_of_the_log_and_where_it_is(draw: Draw, tmp_path: Path) -> None:
     """With an image missing the warmup fails: its error is shown, the log is named, the exit code isn't 0."""
     data = draw(3)
@@ -120,7 +117,6 @@ def test_a_failure_shows_the_end_of_the_log_and_where_it_is(draw: Draw, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("stage", ["First run", "Training"])
 def test_ctrl_c_leaves_no_process(tmp_path: Path, stage: str) -> None:
     """While ranks start or train, two Ctrl-C end the demo with 130, and all that it has started."""
@@ -132,14 +128,14 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path, stage: str) -> None:
         )
     # the demo itself, torchrun, and its ranks
     ranks = 4 if stage == "First run" else 2
-    until(lambda: stage in (tmp_path / "out").read_text() or process.poll() is not None, 250)
+    until(lambda: stage in (tmp_path / "out").read_text() or process.poll() is not None, 560)
     until(lambda: len(processes_with(mark)) >= 2 + ranks or process.poll() is not None)
     assert process.poll() is None, (tmp_path / "out").read_text()
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130
-    until(lambda: not processes_with(mark), 10)
+    assert process.wait(240) == 130
+    until(lambda: not processes_with(mark))
 
 
 @pytest.mark.parametrize("wrong", ["none", "empty", "no caption", "not text", "its own output"])

@@ -190,7 +190,7 @@ class Site:
         ]
         command += ["--cpu-index", cpu_index or self.cpu.address, *options]
         return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, check=False, timeout=100
+            command, env=self.environment, capture_output=True, text=True, check=False, timeout=240
         )
 
     def installed(self) -> dict[str, str]:
@@ -404,5 +404,5 @@ def test_an_index_that_never_ends_its_answer_is_given_up(
         start = time.monotonic()
         pip = Pip(str(site.requirement), str(site.python))
         assert not pip.reaches(f"http://127.0.0.1:{server.server_address[1]}/", timeout=5)
-        assert time.monotonic() - start < 20
+        assert time.monotonic() - start < 120
         server.shutdown()

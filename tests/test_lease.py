@@ -67,13 +67,15 @@ def test_a_waiting_process_gets_it_after_its_end(directory: CacheDirectory) -> N
 
     def go_on(holder: str) -> bool:
         holders.append(holder)
+        asked.set()
         return True
 
     taken: list[Lease | None] = []
+    asked = threading.Event()
     thread = threading.Thread(target=wait)
     with take_now(directory, claim()):
         thread.start()
-        time.sleep(0.4)
+        assert asked.wait(120)
     thread.join(120)
     assert taken[0] is not None
     assert leases(directory) == ["train.lease.2"]
@@ -96,7 +98,9 @@ def test_a_holder_with_heartbeats_keeps_it_for_long(directory: CacheDirectory) -
     """As long as it sends heartbeats, a holder may work for many timeouts."""
     timeout = 4.0  # of which a starved machine may take some for a beat
     until = time.monotonic() + 2.5 * timeout
-    with take(directory, claim(), timeout, lambda _: False) or pytest.fail("it is taken") as lease:
+    lease = take(directory, claim(), timeout, lambda _: False)
+    assert lease is not None
+    with lease:
         assert take(directory, claim(1), timeout, lambda _: time.monotonic() < until) is None
         lease.check()
 
@@ -111,10 +115,15 @@ def test_the_same_rank_of_the_same_run_takes_over_at_once(directory: CacheDirect
 def test_a_failure_reaches_waiting_processes_of_the_same_run(directory: CacheDirectory) -> None:
     """One attempt is enough for all processes of a run; another run makes its own."""
     outcomes: dict[str, object] = {}
+    asked = threading.Event()
+
+    def go_on(_: str) -> bool:
+        asked.set()
+        return True
 
     def wait(name: str, who: Claim) -> None:
         try:
-            outcomes[name] = take(directory, who, 30, lambda _: True)
+            outcomes[name] = take(directory, who, 30, go_on)
         except FolderFull as error:
             outcomes[name] = str(error)
 
@@ -123,7 +132,7 @@ def test_a_failure_reaches_waiting_processes_of_the_same_run(directory: CacheDir
     def fail() -> None:
         with take_now(directory, claim(run="a")):
             waiting.start()
-            time.sleep(0.3)
+            assert asked.wait(120)
             raise FolderFull("no space left")
 
     with pytest.raises(FolderFull):

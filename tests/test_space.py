@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import subprocess
-import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,14 +178,15 @@ def test_a_disk_that_fills_up_in_the_middle(
     No file is torn, and the next run fetches the rest.
     """
     cache = tmpfs(f"size={size}").path
-    heavy.faults.add(Fault.delay(0.2, kind="resolve"))
-    job = Ranks(3, tmp_path / "job", {"STEP37_CONCURRENCY": "2"}).start_all(
+    # These come only when it is full
+    held = (f"train/{number:04}.jpg" for number in range(4, 12))
+    heavy.faults.add(*(Fault.status(503, retry_after=3, path=path) for path in held))
+    job = Ranks(3, tmp_path / "job", {"STEP37_ATTEMPTS": "100"}).start_all(
         "warmup", "--cache-dir", str(cache)
     )
-    filling = threading.Thread(target=fill_up, args=(cache, job))
-    filling.start()
+    fill_up(cache, job)
+    heavy.faults.clear()
     assert job.wait() == {0: 75, 1: 75, 2: 75}, job.log(0)
-    filling.join()
     for rank in range(3):
         assert "FolderFull: " in job.log(rank)
         assert (
@@ -207,8 +208,9 @@ def test_a_disk_that_fills_up_in_the_middle(
 
 def fill_up(cache: Path, job: Ranks) -> None:
     """Act as another user: after the first images, take all the space and inodes that are left."""
-    while len(list((cache / "train").glob("*.jpg"))) < 3 and job.processes[0].is_alive():
-        pass
+    while len(list((cache / "train").glob("*.jpg"))) < 4:
+        assert job.processes[0].is_alive(), job.log(0)
+        time.sleep(0.05)
     (cache / "filler").mkdir()
     for number in range(10_000):
         try:

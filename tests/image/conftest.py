@@ -60,11 +60,21 @@ def network() -> Iterator[Network]:
 
 
 @pytest.fixture
-def hub(containers: Containers, network: Network, dataset: Path) -> Container:
-    """Serve the dataset from a container of the same image, slowly enough that a download can be met in its middle."""
+def hub(
+    containers: Containers, network: Network, dataset: Path, request: pytest.FixtureRequest
+) -> Container:
+    """Serve the dataset from a container of the same image; its parameter is the delay of each answer."""
     options = (*network.place("hub", HUB), "--volume", f"{dataset}:/data:ro")
     serving = containers.start(
-        "hub", "/data", "--host", HUB, "--port", "8000", "--delay", "0.1", options=options
+        "hub",
+        "/data",
+        "--host",
+        HUB,
+        "--port",
+        "8000",
+        "--delay",
+        getattr(request, "param", "0.1"),
+        options=options,
     )
     serving.until("HF_ENDPOINT")
     return serving

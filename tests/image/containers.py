@@ -29,7 +29,7 @@ _numbers = itertools.count()
 
 
 def call(
-    *command: str, check: bool = True, seconds: float = 120, **environment: str
+    *command: str, check: bool = True, seconds: float = 400, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a program; a failure shows what it said."""
     configuration = {"CONTAINERS_CONF": str(HERE / "containers.conf")}
@@ -48,7 +48,7 @@ def call(
 
 
 def podman(
-    *arguments: str, check: bool = True, seconds: float = 120
+    *arguments: str, check: bool = True, seconds: float = 400
 ) -> subprocess.CompletedProcess[str]:
     """Run podman."""
     return call("podman", *arguments, check=check, seconds=seconds)
@@ -88,21 +88,21 @@ class Container:
         """Give the JSON that rank 0 printed."""
         return json.loads(podman("logs", self.name).stdout)
 
-    def until(self, text: str, seconds: float = 90) -> None:
+    def until(self, text: str, seconds: float = 240) -> None:
         """Wait until it says something."""
         deadline = time.monotonic() + seconds
         while text not in (log := self.log()):
             assert time.monotonic() < deadline, f"{self.name} never said {text!r}:\n{log}"
             time.sleep(0.1)
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 400) -> int:
         """Wait for its end and give its exit code."""
         return int(podman("wait", self.name, seconds=seconds).stdout)
 
     def stop(self) -> tuple[int, float]:
         """Stop it as `docker stop` does; give its exit code and how many seconds it took to end."""
         start = time.time()
-        podman("stop", "--time", "30", self.name)
+        podman("stop", "--time", "120", self.name)
         state = json.loads(podman("container", "inspect", self.name).stdout)[0]["State"]
         # Nanoseconds, which Python 3.10 doesn't read
         text, _, fraction = state["FinishedAt"].partition(".")
@@ -149,7 +149,7 @@ class Containers:
             "--rm",
             *self._arguments(command, (*network, *options), environment),
             check=False,
-            seconds=90,
+            seconds=240,
         )
 
     def start(self, *command: str, options: tuple[str, ...], **environment: str) -> Container:

@@ -94,6 +94,7 @@ def test_any_user_fills_a_cache(containers: Containers, network: Network, volume
     }
 
 
+@pytest.mark.parametrize("hub", ["2"], indirect=True, ids=["slow hub"])
 @pytest.mark.usefixtures("hub")
 def test_a_stop_in_mid_download_ends_it_and_the_next_run_resumes(
     containers: Containers, network: Network, volume: Path
@@ -102,14 +103,14 @@ def test_a_stop_in_mid_download_ends_it_and_the_next_run_resumes(
     options = (*network.place("rank", "10.37.0.20"), "--volume", f"{volume}:/cache")
     warmup = ("warmup", "--cache-dir", "/cache", "--endpoint", ENDPOINT, "--sample-count", "all")
     rank = containers.start(*warmup, "--concurrency", "1", options=options)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while images(volume) < 5:
         assert time.monotonic() < deadline, rank.log()
         time.sleep(0.05)
     code, seconds = rank.stop()
     there = images(volume)
     assert (code, there < COUNT) == (143, True), rank.log()
-    assert seconds < 15  # of the 30 that a stop waits before it kills
+    assert seconds < 60  # of the 120 that a stop waits before it kills
     assert "ended by SIGTERM" in rank.log()
     resumed = containers.start(*warmup, options=options)
     assert resumed.wait() == 0, resumed.log()

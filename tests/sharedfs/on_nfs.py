@@ -148,7 +148,7 @@ EVERYTHING = [
 def test_a_node_that_looked_too_early_sees_the_cache_at_once(
     hub: LocalHub, job: MakeJob, version: str, place: str, there: str
 ) -> None:
-    """A waiter's node that goes on missing every name, for longer than anybody waits, is ready, whichever directories existed."""
+    """A waiter's node that goes on missing every name, for longer than anybody waits, is ready."""
     export = EXPORT / "wide" / place
     (export / there).mkdir(parents=True, exist_ok=True)
     ranks = job(version, "wide", place)

@@ -118,7 +118,7 @@ def test_a_mount_lies_as_it_is_told(nodes: MakeNodes, backing: Path) -> None:
 def test_a_node_that_looked_too_early_sees_the_cache_at_once(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, there: str
 ) -> None:
-    """A waiter's node that goes on missing every name, for longer than anybody waits, is ready, whichever directories existed."""
+    """A waiter's node that goes on missing every name, for longer than anybody waits, is ready."""
     (backing / there).mkdir(parents=True, exist_ok=True)
     mounts = nodes("--nfs", "--negative", LONG)
     miss(mounts[1], [name for name in EVERYTHING if not (backing / "cache" / name).exists()])
