@@ -4,6 +4,7 @@ The only reader of the environment besides `step37_flickr8k.cluster.launcher`.
 
 - `model`: every setting with its type, limits, default and meaning (`WarmupSettings`).
 - `sources`: command line, environment, settings file, the Hub's own variables.
+- `files`: settings files, YAML or TOML.
 - `options`: the settings that a download takes, as values.
 - `names`: how a setting is called as a flag and as a variable.
 - `reference`: the settings as documentation.

@@ -7,7 +7,6 @@ variables (``HF_ENDPOINT``, ``HF_TOKEN``, ...), defaults.
 import contextlib
 import logging
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,7 +81,7 @@ def _layers(file: Path | None, environ: Mapping[str, str]) -> tuple[list[_Layer]
 
     The second value holds a line for each unknown key of the file.
     """
-    values = _read_file(file) if file is not None else {}
+    values = _of_file(file)
     wrong = [
         f"{key}: no such setting in {file}{guess(key, fields())}"
         for key in values
@@ -99,7 +98,7 @@ def contradictions(*, file: Path | None = None, environ: Mapping[str, str]) -> l
     The line says which one is in force. Call `load_settings` first: it raises for invalid values.
     """
     file = _named_file(file, environ)
-    in_file = _read_file(file) if file is not None else {}
+    in_file = _of_file(file)
     found = []
     for layer, holds in (
         (_hub_layer(environ), str(file)),
@@ -203,39 +202,13 @@ def _named_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
     return Path(named) if file is None and named else file
 
 
-def _read_file(file: Path) -> dict[str, object]:
-    if file.suffix not in {".yaml", ".yml", ".toml"}:
-        raise InvalidSettings(
-            f"settings file {file}: {file.suffix or 'no ending'} is not known: "
-            "name it .yaml, .yml or .toml"
-        )
-    try:
-        values = _parse(file.read_text(encoding="utf-8"), file.suffix)
-    except FileNotFoundError:
-        raise InvalidSettings(
-            f"settings file {file} is not there: correct --settings or STEP37_SETTINGS"
-        ) from None
-    except Exception as error:  # noqa: BLE001 - each parser has its own tree of errors
-        raise InvalidSettings(
-            f"settings file {file} can't be read: {' '.join(str(error).split())}"
-        ) from None
-    if not isinstance(values, dict):
-        raise InvalidSettings(
-            f"settings file {file} holds no settings: write a line for each, as in sample_count: 8"
-        )
-    return {str(key).replace("-", "_"): value for key, value in values.items()}
+def _of_file(file: Path | None) -> dict[str, object]:
+    if file is None:
+        return {}
+    # Parsers are loaded only where there is a settings file.
+    from step37_flickr8k.settings.files import read_settings_file  # noqa: PLC0415
 
-
-def _parse(text: str, ending: str) -> object:
-    if ending == ".toml":
-        if sys.version_info >= (3, 11):
-            import tomllib  # noqa: PLC0415 - only for whom has such a file
-        else:
-            import tomli as tomllib  # noqa: PLC0415
-        return tomllib.loads(text)
-    import yaml  # noqa: PLC0415
-
-    return yaml.safe_load(text) or {}
+    return read_settings_file(file)
 
 
 def _validated(layers: list[_Layer], problems: list[str]) -> Loaded:
