@@ -78,7 +78,7 @@ def _missing_or_wrong(directory: CacheDirectory, record: Record) -> str:
         if digest_of_file(directory.files / METADATA, record.metadata) != record.metadata:
             return f"{directory.files / METADATA} has other bytes"
         for name, size in record.probes.items():
-            # On NFS only an open brings a fresh size
+            # On NFS only an open returns a fresh size
             with (directory.files / name).open("rb") as file:
                 if file.seek(0, os.SEEK_END) != size:
                     return f"{directory.files / name} doesn't have {size} bytes"

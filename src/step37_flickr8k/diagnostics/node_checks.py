@@ -1,6 +1,6 @@
 """The checks that ranks on different nodes make together: shared directory, locks, lag.
 
-Rank 0 makes a small file beside the cache and locks it. The ranks on other nodes find it and
+Rank 0 makes a small file next to the cache and locks it. The ranks on other nodes find it and
 try the lock. There are two calls: in the first every rank asks for the file by name before it
 exists, because a name that was missed once may stay missing.
 """
