@@ -195,9 +195,7 @@ def prepare_flickr8k_samples(
         RankZeroLost: rank 0 was signalled, killed, silent or never met.
     """
     # The package imports without an HTTP client.
-    from step37_flickr8k.job.run import Run  # noqa: PLC0415
-    from step37_flickr8k.job.task import Task  # noqa: PLC0415
-    from step37_flickr8k.job.warmup import Warmup  # noqa: PLC0415
+    from step37_flickr8k.job import Run, Task, Warmup  # noqa: PLC0415
 
     selection = Selection(
         repo_id=repo_id,

@@ -7,3 +7,26 @@
 - `verify`: hash the cache again (`verify`), fetch what is missing or wrong (`repair`).
 - `results`: what these return, and its JSON.
 """
+
+from step37_flickr8k.job.plan import make_plan
+from step37_flickr8k.job.results import Mode, Plan, SlowFile, Traffic, VerifyResult, WarmupResult
+from step37_flickr8k.job.run import Run
+from step37_flickr8k.job.task import Task
+from step37_flickr8k.job.verify import repair, verify
+from step37_flickr8k.job.warmup import Warmed, Warmup
+
+__all__ = [
+    "Mode",
+    "Plan",
+    "Run",
+    "SlowFile",
+    "Task",
+    "Traffic",
+    "VerifyResult",
+    "Warmed",
+    "Warmup",
+    "WarmupResult",
+    "make_plan",
+    "repair",
+    "verify",
+]
