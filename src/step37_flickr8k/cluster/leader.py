@@ -65,7 +65,7 @@ def lead(call: Call, work: Callable[[ProgressTracker], JsonObject]) -> CallResul
     try:
         result = work(progress)
         outcome = Outcome(arguments=call.arguments, result=result)
-    # One of two broad excepts: whatever ends the work, the other ranks must learn of it
+    # Broad on purpose: whatever ends the work, the other ranks must learn of it
     except BaseException as problem:  # noqa: BLE001
         error = problem
         outcome = Outcome(arguments=call.arguments, failure=ErrorReport.of(problem))

@@ -65,9 +65,8 @@ def share(
         work: runs on rank 0 alone; reports to a `ProgressTracker` and returns what JSON can carry.
         confirm: runs on every rank with the result and raises if this rank can't use it; that
             fails all ranks, by name. What it returns becomes part of the rank's report.
-        find_result: returns the result of an earlier success, if one is visible here; called when
-            rank 0 is lost. True means that only a success of this very run counts, since rank 0
-            may merely be late.
+        find_result: returns the result of an earlier success, called when rank 0 is lost. True
+            means that only one of this very run counts, since rank 0 may merely be late.
         watch: is called with rank 0's progress: on rank 0 at every change, on the other ranks at
             every heartbeat.
         arguments: must be equal on all ranks.
@@ -93,14 +92,19 @@ def share(
         find_result=find_result,
         watch=watch,
     )
-    if group.size == 1:
-        result = work(ProgressTracker(watch))
-        confirm(result)
+    return _make(call, work)
+
+
+def _make(call: Call, work: Callable[[ProgressTracker], JsonObject]) -> CallResult:
+    """Make the call as this rank: alone, as the leader, or as a follower."""
+    if call.size == 1:
+        result = work(ProgressTracker(call.watch))
+        call.confirm(result)
         return CallResult(result, {})
     try:
-        return lead(call, work) if group.rank == 0 else CallResult(follow(call), {})
+        return lead(call, work) if call.rank == 0 else CallResult(follow(call), {})
     except RankZeroLost as lost:
-        found = find_result(False)
+        found = call.find_result(False)
         if found is None:
             raise
         log.warning("%s; a ready record matches, so this rank continues", lost)
