@@ -1,7 +1,7 @@
 """The command line: the only package that prints, sets up logging and turns errors into exit codes.
 
-- One module per command, each with a `run(parsed)` that returns the exit code: `warmup`, `plan`,
-  `verify`, `status`, `preview`, `doctor`, `settings`, `report`, `hub`.
+- One module per command, each with a `run(parsed)` that returns the exit code: `warmup` (and
+  `warmup_job`), `plan`, `verify`, `status`, `preview`, `doctor`, `settings`, `report`, `hub`.
 - `parser`: the arguments of every command, and how they become settings.
 - `output`: what is printed to stdout, the report file, a pod's termination message.
 - `log`: log lines as text and as JSON; how an error is reported.

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from step37_flickr8k.cli.log import log
@@ -37,7 +38,7 @@ def print_json(value: object) -> None:
     print_text(json.dumps(value, indent=2))
 
 
-def write_report(report: dict[str, Any], settings: WarmupSettings) -> None:
+def write_report(report: Mapping[str, Any], settings: WarmupSettings) -> None:
     """Print the report, and write it to the file that the settings name.
 
     Failures are logged, not raised. They don't change whether the cache is warm, and must not hide
@@ -59,7 +60,7 @@ def write_report(report: dict[str, Any], settings: WarmupSettings) -> None:
         log.error("the report can't be written to %s: %s", file, error.strerror)
 
 
-def shortened(report: dict[str, Any]) -> str:
+def shortened(report: Mapping[str, Any]) -> str:
     """Return the report as JSON of at most 4,096 bytes, which Kubernetes keeps whole.
 
     The longest fields are shortened until it fits; ``cut`` names them.

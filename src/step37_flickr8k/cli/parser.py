@@ -23,15 +23,13 @@ _EXITS = """exit codes: 0 done; 2 configuration error, change something before t
 
 @dataclass(frozen=True)
 class _Command:
-    """A command that reads the settings.
-
-    ``fields`` are the settings that it takes as flags; None stands for all of them.
-    """
+    """A command; ``fields`` are the settings that it takes as flags, None stands for all."""
 
     name: str
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     fields: frozenset[str] | None = None
+    reads_settings: bool = True
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,21 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
             epilog=_EXITS,
             allow_abbrev=False,
         )
-        _add_settings(added, command.fields)
+        if command.reads_settings:
+            _add_settings(added, command.fields)
         command.add_arguments(added)
-    report_help = (
-        "what a run did, from the report that rank 0 wrote: states, throughput, retries, ranks,"
-        " slowest files"
-    )
-    report = commands.add_parser(
-        "report", help=report_help, description=report_help, allow_abbrev=False
-    )
-    _add_report_arguments(report)
-    _add_hub_arguments(
-        commands.add_parser(
-            "hub", help="serve a directory as a Hub dataset repository, for rehearsals and tests"
-        )
-    )
     return parser
 
 
@@ -233,4 +219,17 @@ _COMMANDS = (
         _add_json,
     ),
     _Command("settings", "the settings in force and where each came from", _add_settings_arguments),
+    _Command(
+        "report",
+        "what a run did, from the report that rank 0 wrote: states, throughput, retries, ranks,"
+        " slowest files",
+        _add_report_arguments,
+        reads_settings=False,
+    ),
+    _Command(
+        "hub",
+        "serve a directory as a Hub dataset repository, for rehearsals and tests",
+        _add_hub_arguments,
+        reads_settings=False,
+    ),
 )

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from step37_flickr8k import __version__
+from step37_flickr8k.cluster import messages
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.dataset.words import listed
-from step37_flickr8k.errors import exit_code_of, message_of, what_to_do
+from step37_flickr8k.errors import Step37Error, exit_code_of, message_of, what_to_do
 from step37_flickr8k.report.model import FORMAT, RankReport, RunReport, SlowFile
 from step37_flickr8k.report.recorder import Recording
 from step37_flickr8k.settings import WarmupSettings
 
-__all__ = ["Failure", "RunStart", "Success", "Work", "build_report"]
+__all__ = ["Failure", "RunStart", "Success", "Work", "build_report", "rank_reports"]
 
 
 def _now() -> datetime:
@@ -61,15 +62,11 @@ class Success:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """The end of a run that failed: the error, and the state that the run was in.
-
-    ``ranks`` is what each rank reported, if a rank other than rank 0 failed.
-    """
+    """The end of a run that failed: the error, and the state that the run was in."""
 
     work: Work
     error: BaseException
     state: str
-    ranks: Mapping[str, RankReport]
 
 
 def build_report(start: RunStart, end: Success | Failure, recording: Recording) -> RunReport:
@@ -110,6 +107,8 @@ def _success(start: RunStart, end: Success, recording: Recording) -> RunReport:
 
 
 def _failure(start: RunStart, end: Failure, recording: Recording) -> RunReport:
+    # Those of an error say which ranks could not use what rank 0 had done
+    ranks = rank_reports(end.error.ranks if isinstance(end.error, Step37Error) else {})
     return RunReport(
         format=FORMAT,
         version=__version__,
@@ -124,7 +123,7 @@ def _failure(start: RunStart, end: Failure, recording: Recording) -> RunReport:
         exit_code=exit_code_of(end.error),
         error=type(end.error).__name__,
         message=message_of(end.error),
-        where=f"{_failed_ranks(start.world, end)}, {end.state}",
+        where=f"{_failed_ranks(start.world, ranks)}, {end.state}",
         what_to_do=what_to_do(end.error),
         commit=end.work.commit,
         files=recording.files,
@@ -132,16 +131,24 @@ def _failure(start: RunStart, end: Failure, recording: Recording) -> RunReport:
         requests=end.work.requests,
         retries=dict(end.work.retries),
         slowest=list(end.work.slowest),
-        ranks=dict(end.ranks),
+        ranks=ranks,
         seconds=dict(recording.seconds),
         timeline=list(recording.timeline),
         total_seconds=recording.total_seconds,
     )
 
 
-def _failed_ranks(world: World, end: Failure) -> str:
-    """Return the ranks that failed, with their hosts: rank 0 if no other one did."""
+def rank_reports(reports: Mapping[int, messages.RankReport]) -> dict[str, RankReport]:
+    """Return what each rank reported to rank 0 as it stands in the report."""
+    return {
+        str(rank): RankReport.model_validate(report.as_json(traceback=False))
+        for rank, report in reports.items()
+    }
+
+
+def _failed_ranks(world: World, ranks: Mapping[str, RankReport]) -> str:
+    """Return the ranks that failed, with their hosts; rank 0 if no other one did."""
     failed = [
-        f"rank {rank} on {report.host}" for rank, report in end.ranks.items() if report.ok is False
+        f"rank {rank} on {report.host}" for rank, report in ranks.items() if report.ok is False
     ]
     return listed(failed) or f"rank {world.rank} on {world.host}"
