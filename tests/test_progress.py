@@ -140,7 +140,7 @@ def test_a_narrow_terminal_gets_one_line(
 
 @pytest.mark.parametrize(
     ("columns", "said"),
-    [(40, "fetching"), (80, r"fetching: [1-9]\d? of 12 files, 0\.0 of 0\.0 MB")],
+    [(40, "fetching"), (70, r"fetching: [1-9]\d? of 12 files, 0\.0 of 0\.0 MB")],
 )
 def test_rate_and_time_left_have_room_on_every_terminal(
     hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]], columns: int, said: str
