@@ -22,7 +22,7 @@ from tests.ranks import PATIENCE, Ranks
 def test_plan_says_what_warmup_does(
     hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Plan counts files, bytes and requests, downloads no image, makes no directory, and is exact."""
+    """Plan counts files, bytes and requests exactly, downloads no image and creates no directory."""
     arguments = ["--cache-dir", str(cache), "--sample-count", "5"]
     assert cli.run(["plan", *arguments, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -46,7 +46,7 @@ def test_plan_says_what_warmup_does(
 def test_a_plan_of_a_warm_cache_asks_no_more_than_warmup(
     hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Warm, plan makes the requests that it foretells and warmup makes: one for main, none for a pinned commit."""
+    """On a warm cache plan and warmup make one request for main and none for a pinned commit."""
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     for revision, requests in (("main", 1), (hub.commit, 0)):
         capsys.readouterr()
@@ -72,7 +72,7 @@ def test_a_plan_of_a_warm_cache_asks_no_more_than_warmup(
 def test_settings_are_shown_with_their_origin(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Each setting, its value in force and where it came from; secrets never."""
+    """Settings prints each setting, its value and its origin, and masks secrets."""
     file = tmp_path / "warmup.yaml"
     file.write_text("split: validation\nconcurrency: 7\n")
     monkeypatch.setenv("STEP37_CONCURRENCY", "9")
@@ -102,7 +102,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 def test_a_token_on_the_command_line_is_refused_and_not_repeated(
     argument: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Command lines are public: the remedy is said, the secret isn't, not even as part of a path."""
+    """The error names the alternatives and never repeats the secret, not even as part of a path."""
     with pytest.raises(SystemExit) as caught:
         cli.run(["warmup", *argument.split()])
     assert caught.value.code == 2
@@ -115,7 +115,7 @@ def test_a_token_on_the_command_line_is_refused_and_not_repeated(
 def test_half_set_launcher_variables_are_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rank that can't know its place doesn't take itself for rank 0 of 1."""
+    """A rank that can't know its rank doesn't take itself for rank 0 of 1."""
     monkeypatch.setenv("RANK", "3")
     assert cli.run(["warmup"]) == 2
     assert "WORLD_SIZE" in capsys.readouterr().err
@@ -124,7 +124,7 @@ def test_half_set_launcher_variables_are_refused(
 def test_json_logs_are_a_json_object_a_line(
     hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Machines get host, node, rank, level and message; errors too, and with their traceback at debug level."""
+    """JSON lines hold host, node, rank, level and message; at debug level also the traceback."""
     assert hub.commit
     assert cli.run(["warmup", "--cache-dir", str(cache), "--log-format", "json"]) == 0
     said = capsys.readouterr()
@@ -157,7 +157,7 @@ def test_json_logs_are_a_json_object_a_line(
 def test_progress_is_a_bar_or_lines_or_nothing(
     hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str], progress: str
 ) -> None:
-    """Without a terminal auto means lines; on forces the bar; off says nothing."""
+    """Without a terminal auto prints lines, on forces the bar, and off prints nothing."""
     hub.faults.add(Fault.delay(0.1))
     assert cli.run(["warmup", "--cache-dir", str(cache), "--progress", progress]) == 0
     said = capsys.readouterr().err
@@ -168,7 +168,7 @@ def test_progress_is_a_bar_or_lines_or_nothing(
 def test_the_report_that_cannot_be_written_is_no_failure(
     hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """The cache is warm all the same."""
+    """A report that can't be written is logged, and the exit code stays 0."""
     assert hub.commit
     (tmp_path / "file").write_text("")
     assert (
@@ -208,7 +208,7 @@ def shell(line: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_stdout_that_takes_nothing_is_no_failure_of_the_cache(
     hub: LocalHub, cache: Path, tmp_path: Path, where: str
 ) -> None:
-    """A warm cache is warm on a full disk, before a reader that has gone, and without a stdout: 0, and no traceback."""
+    """A full disk, a closed pipe or a closed stdout doesn't fail a warmup whose cache is warm."""
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     done = shell(where, "warmup", "--cache-dir", str(cache), "--revision", hub.commit)
     assert done.returncode == 0, done.stderr
@@ -232,7 +232,7 @@ def test_a_stdout_that_takes_nothing_is_no_failure_of_the_cache(
 def test_an_unforeseen_error_is_one_line(
     cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bug is exit code 1, and a line that says so and how to learn more; at debug level its traceback follows."""
+    """An internal error is exit code 1 and one line; at debug level its traceback follows."""
 
     def buggy(*_: object) -> NoReturn:
         raise ZeroDivisionError("division by zero")
@@ -250,7 +250,7 @@ def test_an_unforeseen_error_is_one_line(
 
 
 def test_a_failure_is_in_the_report(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The report says what went wrong, and carries the exit code."""
+    """The report of a failure holds the error, the advice and the exit code."""
     arguments = ["--cache-dir", str(cache), "--endpoint", "http://127.0.0.1:9", "--attempts", "1"]
     assert cli.run(["warmup", *arguments]) == 75
     report = json.loads(capsys.readouterr().out)
@@ -264,7 +264,7 @@ def test_a_failure_is_in_the_report(cache: Path, capsys: pytest.CaptureFixture[s
 def test_a_pods_message_is_the_report_within_what_kubernetes_keeps(
     hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """A report that fits is whole, in one line; what is printed is never cut."""
+    """A report that fits is written whole in one line, and what is printed is never shortened."""
     assert hub.commit
     message = tmp_path / "termination-log"
     assert cli.run(["warmup", "--cache-dir", str(cache), "--report", str(message)]) == 0
@@ -273,7 +273,7 @@ def test_a_pods_message_is_the_report_within_what_kubernetes_keeps(
 
 
 def test_a_long_message_is_shortened_where_it_is_long() -> None:
-    """Silent ranks stay, of skipped images and of the message the beginning; "cut" names what isn't whole."""
+    """Long fields are shortened, silent ranks stay, and ``cut`` names the shortened fields."""
     ranks = {
         str(rank): {"ok": None if rank == 1234 else True, "host": f"n{rank}/warmup-{rank}"}
         for rank in range(4000)
@@ -327,7 +327,7 @@ def test_signals_end_it_at_once_with_nothing_torn(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """SIGTERM is 143, Ctrl-C 130; no unfinished file stays, and what was verified does."""
+    """SIGTERM is 143, Ctrl-C 130; unfinished files are deleted and verified ones stay."""
     hub.faults.add(Fault.stall(600, path="train/0003.jpg"))
     job.start_all("warmup", "--cache-dir", str(cache), "--concurrency", "2")
     job.until_logged(0, "fetching 12 of 12 files")
@@ -356,7 +356,7 @@ def test_signals_end_it_at_once_with_nothing_torn(
 
 @pytest.mark.parametrize("command", ["plan", "verify"])
 def test_every_command_obeys_sigterm(hub: LocalHub, cache: Path, job: Ranks, command: str) -> None:
-    """In a container it is process 1, which the kernel doesn't end by a signal that it has no handler for."""
+    """Commands end on SIGTERM even as process 1 of a container, which needs a handler."""
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     gone = {"plan": "metadata.csv", "verify": "0003.jpg"}[command]
     (cache / "train" / gone).unlink()
@@ -388,7 +388,7 @@ def test_hub_serves_a_directory_until_it_is_told_to_stop(hub: LocalHub, cache: P
 def test_hub_says_what_it_cannot_serve(
     hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A directory that isn't there, a port that is taken and one that can't be are configuration errors."""
+    """A missing directory, a port in use and an impossible port are configuration errors."""
     assert cli.run(["hub", str(tmp_path / "none")]) == 2
     assert "none" in capsys.readouterr().err
     port = hub.endpoint.rpartition(":")[2]

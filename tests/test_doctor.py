@@ -1,4 +1,4 @@
-"""The doctor finds what usually goes wrong, which is made true here; what needs two nodes is in `tests/sharedfs`."""
+"""The doctor finds faults that are caused here; those that need two nodes: `tests/sharedfs`."""
 
 import http.client
 import http.server
@@ -33,7 +33,7 @@ TWO_NODES = {"folder shared", "locks", "lag"}
 
 @pytest.fixture
 def examine(cache: Path, capsys: pytest.CaptureFixture[str]) -> Examine:
-    """Run the doctor on the cache directory; gives what it found by check, and compares it with the exit code."""
+    """Return a function that runs the doctor and returns findings by check."""
 
     def examined(*arguments: str) -> dict[str, dict[str, str]]:
         capsys.readouterr()
@@ -48,7 +48,7 @@ def examine(cache: Path, capsys: pytest.CaptureFixture[str]) -> Examine:
 def alone(
     cache: Path, *arguments: str, limit: Callable[[], object] = lambda: None
 ) -> dict[str, dict[str, str]]:
-    """Run the doctor in a process of its own, where proxies are read anew and limits hold; gives what it found by check."""
+    """Run the doctor in a process with its own proxies and limits; return findings by check."""
     command = [
         sys.executable,
         "-m",
@@ -67,7 +67,7 @@ def alone(
 def answering(
     answer: Callable[[http.server.BaseHTTPRequestHandler], tuple[int, Mapping[str, str], bytes]],
 ) -> Iterator[str]:
-    """Give the address of a server that answers everything so: a proxy, or a login page."""
+    """Return the address of a server that answers every request this way, as a proxy does."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -96,7 +96,7 @@ def answering(
 def forwarding(
     hub: LocalHub,
 ) -> Callable[[http.server.BaseHTTPRequestHandler], tuple[int, Mapping[str, str], bytes]]:
-    """Be a proxy that works, whatever name the Hub is called by."""
+    """Return the answers of a proxy that works, whatever the Hub's name is."""
 
     def forward(
         request: http.server.BaseHTTPRequestHandler,
@@ -119,7 +119,7 @@ def forwarding(
 
 
 def test_nothing_wrong_is_said_check_by_check(hub: LocalHub, cache: Path, examine: Examine) -> None:
-    """Every check has a state; no image is asked for, nothing is left behind; what needs two nodes says so, with how to do it."""
+    """Without faults every check is ok or names what it needs, and nothing is left behind."""
     found = examine()
     fine = {"settings", "endpoint", "proxy", "token", "clock", "space", "memory"}
     assert {check for check, finding in found.items() if finding["state"] == "ok"} >= fine
@@ -134,7 +134,7 @@ def test_nothing_wrong_is_said_check_by_check(hub: LocalHub, cache: Path, examin
 
 
 def test_people_get_a_table(hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """State, check, finding, and the remedy below; of a warm cache that nothing is to be written."""
+    """The table shows state, check and message, with the remedy below."""
     assert hub.commit
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     capsys.readouterr()
@@ -148,7 +148,7 @@ def test_people_get_a_table(hub: LocalHub, cache: Path, capsys: pytest.CaptureFi
 def test_a_wrong_or_missing_token_is_found(
     draw: Draw, examine: Examine, monkeypatch: pytest.MonkeyPatch, token: str | None
 ) -> None:
-    """It is the token, not the endpoint, and the secret isn't repeated."""
+    """The token is blamed, not the endpoint, and the secret isn't repeated."""
     with LocalHub(draw(), token="hf_right") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         if token:
@@ -164,7 +164,7 @@ def test_a_wrong_or_missing_token_is_found(
 def test_a_token_without_access_to_a_gated_repository_is_found(
     draw: Draw, examine: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A gated repository shows its listing to everybody; a file is asked for, too."""
+    """A gated repository is found by requesting a file, because its listing is public."""
     with LocalHub(draw(), token="hf_right", gated=True) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         monkeypatch.setenv("HF_TOKEN", "hf_right")
@@ -178,7 +178,7 @@ def test_a_token_without_access_to_a_gated_repository_is_found(
     [("127.0.0.1", "refused"), ("hub.invalid", "the name hub.invalid isn't known here")],
 )
 def test_no_route_to_the_endpoint_is_found(examine: Examine, host: str, said: str) -> None:
-    """A closed port, and a name that nobody knows; what depends on the endpoint isn't judged."""
+    """A closed port or an unknown name is a problem of the endpoint; dependent checks are skipped."""
     found = examine("--endpoint", f"http://{host}:{free_port()}")
     assert found["endpoint"]["state"] == "problem"
     assert said in found["endpoint"]["message"]
@@ -190,7 +190,7 @@ def test_no_route_to_the_endpoint_is_found(examine: Examine, host: str, said: st
 def test_a_proxy_in_the_way_is_found(
     hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """It is named, with its answer, and that the endpoint is reached without it; its password isn't repeated."""
+    """The proxy is named with its answer and the remedy, and its password isn't repeated."""
     with answering(lambda _: (403, {}, b"<html>blocked by policy</html>")) as refusing:
         gone = f"127.0.0.1:{free_port()}"
         at = {"refuses": refusing, "isn't there": gone, "is not known": "proxy.invalid:80"}[kind]
@@ -211,7 +211,7 @@ def test_a_proxy_in_the_way_is_found(
 def test_a_proxy_that_works_is_named(
     draw: Draw, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All who use it share one quota; a wrong token behind it is the token's fault, not the proxy's."""
+    """A proxy that works is named, and a wrong token behind it is the token's problem."""
     with LocalHub(draw(), token="hf_right") as hub, answering(forwarding(hub)) as proxy:
         monkeypatch.setenv("http_proxy", f"http://{proxy}")
         for token, state in {"hf_right": "ok", "hf_wrong": "problem"}.items():
@@ -222,7 +222,7 @@ def test_a_proxy_that_works_is_named(
 
 
 def test_a_login_page_in_the_way_is_found(examine: Examine) -> None:
-    """Something answers, and it is no Hub."""
+    """An answer that isn't the Hub's is a problem of the endpoint."""
     with answering(lambda _: (200, {}, b"<html>please log in</html>")) as portal:
         found = examine("--endpoint", f"http://{portal}")
     assert found["endpoint"]["state"] == "problem"
@@ -231,7 +231,7 @@ def test_a_login_page_in_the_way_is_found(examine: Examine) -> None:
 
 @pytest.mark.parametrize(("seconds", "said"), [(-3600, "ahead of"), (3600, "behind")])
 def test_a_clock_that_is_wrong_is_found(seconds: float, said: str) -> None:
-    """By the date in the endpoint's answer; a minute is nothing."""
+    """The clock is compared with the date of the answer, and a minute is tolerated."""
     finding = check_clock({"Date": formatdate(time.time() + seconds)})
     assert finding.state is State.WARNING
     assert said in finding.message
@@ -254,7 +254,7 @@ def test_too_little_space_and_too_few_inodes_are_found(
     options: str,
     said: str,
 ) -> None:
-    """Against what the plan needs, before the directory is even made."""
+    """Space and inodes are compared with the plan before the directory exists."""
     directory = draw()
     for number in range(12):
         (directory / "train" / f"{number:04}.jpg").write_bytes(picture(number).ljust(50_000, b"x"))
@@ -270,7 +270,7 @@ def test_too_little_space_and_too_few_inodes_are_found(
 def test_a_directory_that_cannot_be_written_is_found(
     hub: LocalHub, examine: Examine, tmpfs: MakeTmpfs
 ) -> None:
-    """Read-only is said before a job is queued."""
+    """A read-only directory is a problem."""
     assert hub.commit
     mounted = tmpfs()
     mounted.make_read_only()
@@ -281,7 +281,7 @@ def test_a_directory_that_cannot_be_written_is_found(
 
 @contextmanager
 def control_group(limit: int) -> Iterator[Path]:
-    """Make a control group with a memory limit, of whichever version there is."""
+    """Return a control group with a memory limit, of version 1 or 2."""
     for mounted, name in (
         ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
         ("/sys/fs/cgroup", "memory.max"),
@@ -307,7 +307,7 @@ def control_group(limit: int) -> Iterator[Path]:
 def test_a_memory_limit_below_what_the_concurrency_needs_is_found(
     draw: Draw, cache: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    """What limits it, what is needed, and which concurrency would fit; that one is then all right."""
+    """The finding names limit, need and a concurrency that fits, which is then ok."""
     directory, limit = draw(3), 2 << 30
     for number in range(3):
         (directory / "train" / f"{number:04}.jpg").write_bytes(picture(number).ljust(600_000, b"x"))
@@ -334,7 +334,7 @@ def test_a_memory_limit_below_what_the_concurrency_needs_is_found(
 
 
 def limited(limit: Callable[[], object], cache: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Ask for the memory under a limit, with too much concurrency and with what it advises then."""
+    """Return the memory findings with too much concurrency and with the advised one."""
     first = alone(cache, "--concurrency", "1024", limit=limit)["memory"]
     return first, alone(cache, "--concurrency", first["remedy"].rpartition(" ")[2], limit=limit)[
         "memory"
@@ -349,7 +349,7 @@ def test_an_environment_that_contradicts_the_settings_file_is_found(
     capsys: pytest.CaptureFixture[str],
     cache: Path,
 ) -> None:
-    """Which setting, both values and both places, and which one holds; equal values and secrets aren't shown."""
+    """Contradictions name the setting, both values and sources, and which one holds; no secrets."""
     file = tmp_path / "warmup.yaml"
     file.write_text(f"concurrency: 7\nread_timeout: 1m\nendpoint: {hub.endpoint}\ntoken: hf_file\n")
     for name, value in {
@@ -377,7 +377,7 @@ def test_an_environment_that_contradicts_the_settings_file_is_found(
 
 
 def test_offline_nothing_is_asked(hub: LocalHub, examine: Examine) -> None:
-    """The checks of the network say why they weren't made."""
+    """Offline, the network checks are not made and name the reason."""
     found = examine("--offline")
     assert {found[check]["message"] for check in ("endpoint", "proxy", "token", "clock")} == {
         "offline is set"
@@ -393,7 +393,7 @@ def job(tmp_path: Path) -> Iterator[Ranks]:
 
 
 def findings(job: Ranks) -> list[Mapping[str, Any]]:
-    """Give what rank 0 printed, among what it logged."""
+    """Return the findings that rank 0 printed among its log lines."""
     said = job.log(0)
     found: list[Mapping[str, Any]] = json.JSONDecoder().raw_decode(said, said.index("[\n"))[0]
     return found
@@ -402,7 +402,7 @@ def findings(job: Ranks) -> list[Mapping[str, Any]]:
 def test_ranks_of_one_node_tell_what_each_of_them_sees(
     hub: LocalHub, cache: Path, job: Ranks, tmp_path: Path
 ) -> None:
-    """Rank 1's own contradiction is shown as its own; what needs two nodes still does; rank 0's code speaks for all."""
+    """Rank 1's finding has its rank, and rank 0's exit code speaks for all ranks."""
     assert hub.commit
     file = tmp_path / "warmup.yaml"
     file.write_text("concurrency: 7\n")
@@ -436,7 +436,7 @@ def test_ranks_of_one_node_tell_what_each_of_them_sees(
 def test_ranks_with_different_arguments_are_a_problem_here_too(
     hub: LocalHub, cache: Path, job: Ranks
 ) -> None:
-    """What warmup would refuse as a mismatch is named, with both values, and whose they are."""
+    """Different arguments are a problem that names the argument, both values and the rank."""
     assert hub.commit
     for rank in range(2):
         job.start_command(rank, "doctor", "--cache-dir", f"{cache}-{rank}", "--json")
@@ -448,7 +448,7 @@ def test_ranks_with_different_arguments_are_a_problem_here_too(
 
 
 def test_a_place_that_takes_no_files_comes_with_a_remedy(hub: LocalHub, examine: Examine) -> None:
-    """It is named itself, not a file that was tried there."""
+    """The message names the directory, not the temporary file."""
     assert hub.commit
     found = examine("--cache-dir", "/proc/none")["folder"]
     assert (found["state"], found["message"], found["remedy"]) == (
@@ -459,7 +459,7 @@ def test_a_place_that_takes_no_files_comes_with_a_remedy(hub: LocalHub, examine:
 
 
 def test_what_rank_0_finds_is_said_before_it_waits(hub: LocalHub, cache: Path, job: Ranks) -> None:
-    """Who ends it while nobody else comes has its findings, and knows whom it waited for."""
+    """Rank 0 prints its findings and whom it waits for before it waits."""
     assert hub.commit
     job.start_command(0, "doctor", "--cache-dir", str(cache))
     job.until_logged(0, "waiting for rank 1, at most 150 s")
@@ -470,7 +470,7 @@ def test_what_rank_0_finds_is_said_before_it_waits(hub: LocalHub, cache: Path, j
 
 @pytest.mark.slow
 def test_a_rank_that_never_comes_is_named(hub: LocalHub, cache: Path, job: Ranks) -> None:
-    """Rank 0 doesn't wait for ever, and says who was missing."""
+    """Rank 0 stops waiting and names the missing rank."""
     assert hub.commit
     job.start_command(0, "doctor", "--cache-dir", str(cache), "--visibility-timeout", "1", "--json")
     assert job.wait() == {0: 2}

@@ -1,4 +1,4 @@
-"""The pages in a real browser, opened as files: at two widths, light and dark, with the keyboard alone, and a silent console."""
+"""The pages in a real browser: two widths, light and dark, keyboard only, silent console."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ def seen() -> Iterator[Browser]:
 
 
 def look(seen: Browser, page: Path) -> None:
-    """Look at a page in all views: nothing sticks out, text can be read, dark is dark, nothing is complained of or asked for."""
+    """Check a page in all views: layout, contrast, dark mode, console and requests."""
     for width, dark in VIEWS:
         seen.open(page, width, dark=dark)
         assert seen.fits(), (width, dark)
@@ -41,7 +41,7 @@ def look(seen: Browser, page: Path) -> None:
 
 @pytest.fixture
 def preview(hub: LocalHub, cache: Path, tmp_path: Path) -> Path:
-    """Make the page of 250 rows, some of which are bad or hostile."""
+    """Return the page of 250 rows, some of them bad or hostile."""
     (hub.directory / "train" / "0002.jpg").write_bytes(b"no picture")
     (hub.directory / "train" / "evil.jpg").write_bytes(picture(77))
     rows = [
@@ -58,7 +58,7 @@ def preview(hub: LocalHub, cache: Path, tmp_path: Path) -> Path:
 
 
 def test_the_preview_can_be_read_everywhere(seen: Browser, preview: Path) -> None:
-    """Every picture of the first page is decoded, at most 200 are, and each has its caption for those who don't see it."""
+    """At most 200 images are decoded at once, and each has its caption as alternative text."""
     look(seen, preview)
     images = seen.run(
         "[...document.images].map(image => [image.complete && image.naturalWidth > 0, image.alt])"
@@ -69,7 +69,7 @@ def test_the_preview_can_be_read_everywhere(seen: Browser, preview: Path) -> Non
 
 
 def test_the_preview_is_searched_and_turned_with_the_keyboard(seen: Browser, preview: Path) -> None:
-    """Slash and words find captions and names, Escape goes back, arrows and buttons turn pages, the focus can be seen."""
+    """Search, paging and focus work with the keyboard alone."""
 
     def captions() -> list[str]:
         found: list[str] = seen.run(
@@ -114,7 +114,7 @@ def test_the_preview_is_searched_and_turned_with_the_keyboard(seen: Browser, pre
 
 
 def test_hostile_captions_are_text_in_the_browser(seen: Browser, preview: Path) -> None:
-    """They are shown letter by letter, and nothing of them became an element or ran."""
+    """Hostile captions are shown as text; nothing of them becomes an element or runs."""
     seen.open(preview)
     assert seen.run("document.querySelectorAll('#tiles li > p')[3].textContent") == HOSTILE.replace(
         "\u202e", "\\u202e"
@@ -131,7 +131,7 @@ def test_hostile_captions_are_text_in_the_browser(seen: Browser, preview: Path) 
 def test_the_report_can_be_read_everywhere(
     seen: Browser, hub: LocalHub, cache: Path, tmp_path: Path, status: int
 ) -> None:
-    """Of a failure and of a success with retries; the plots have their size, and what they show as words."""
+    """The report page shows failures and successes, and its plots have size and labels."""
     hub.faults.add(
         Fault.status(status, path="train/0003.jpg", times=None if status == 404 else 2),
         Fault.delay(0.3, every=3),

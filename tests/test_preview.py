@@ -1,4 +1,4 @@
-"""Preview: what the page and the picture hold. How a browser shows them: `test_pages.py`."""
+"""Preview: what the page and the PNG hold. How a browser shows them: `test_pages.py`."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ HOSTILE = "</script><script>alert(1)</script><b>'\"&\u202egpj.exe"
 
 
 def noise(number: int, size: int = 256) -> bytes:
-    """Draw what can't be compressed well: the worst that a small copy can be of."""
+    """Draw an image that compresses badly, the worst case of a thumbnail."""
     out = io.BytesIO()
     Image.frombytes("RGB", (size, size), random.Random(number).randbytes(size * size * 3)).save(
         out, "JPEG", quality=80
@@ -32,7 +32,7 @@ def noise(number: int, size: int = 256) -> bytes:
 
 @pytest.fixture
 def shown(hub: LocalHub, cache: Path, tmp_path: Path) -> Any:
-    """Warm the cache with what the Hub has now and give the page's text and the rows in it."""
+    """Warm the cache from the Hub and return the page and its rows."""
 
     def show(*arguments: str) -> tuple[str, list[list[Any]]]:
         hub.refresh()
@@ -59,7 +59,7 @@ def rows_of(page: str) -> list[list[Any]]:
 
 
 def test_the_page_holds_each_row_and_asks_for_nothing(hub: LocalHub, shown: Any) -> None:
-    """Name, caption, bytes, pixels and a small copy of each; the commit and the counts; nothing from elsewhere."""
+    """The page holds name, caption, size and thumbnail of each row, and loads nothing."""
     page, rows = shown()
     assert [row[0] for row in rows] == [f"{number:04}.jpg" for number in range(12)]
     assert rows[3][1:6] == [
@@ -81,7 +81,7 @@ def test_the_page_holds_each_row_and_asks_for_nothing(hub: LocalHub, shown: Any)
 def test_what_has_no_picture_is_shown_with_its_reason(
     hub: LocalHub, cache: Path, shown: Any, tmp_path: Path
 ) -> None:
-    """Images that can't be decoded, that are gone or were changed since, and rows without a name or a caption."""
+    """Rows without an image show the reason, also if the file was deleted or changed."""
     (hub.directory / "train" / "0002.jpg").write_bytes(b"no picture")
     rows = [captioned(number) for number in range(12)]
     rows[5]["caption_0"], rows[6]["file_name"] = " ", ""
@@ -112,7 +112,7 @@ def test_what_has_no_picture_is_shown_with_its_reason(
 
 
 def test_hostile_names_and_captions_are_text(hub: LocalHub, shown: Any) -> None:
-    """HTML can't end the page's data, and what turns the reading direction is written out."""
+    """HTML in captions can't end the page's data, and hidden characters are written out."""
     name = HOSTILE.replace("/", "")
     (hub.directory / "train" / "0001.jpg").rename(hub.directory / "train" / f"{name}.jpg")
     rows = [captioned(number) for number in range(12)]
@@ -126,7 +126,7 @@ def test_hostile_names_and_captions_are_text(hub: LocalHub, shown: Any) -> None:
 
 
 def test_a_very_long_caption_is_cut_and_says_so(hub: LocalHub, shown: Any) -> None:
-    """A thousand characters are shown, and an ellipsis."""
+    """A caption is cut to a thousand characters and an ellipsis."""
     write_rows(
         hub.directory / "train",
         [captioned(0) | {"caption_0": "x" * 1001}, captioned(1) | {"caption_0": "x" * 1000}],
@@ -136,7 +136,7 @@ def test_a_very_long_caption_is_cut_and_says_so(hub: LocalHub, shown: Any) -> No
 
 
 def test_six_thousand_rows_stay_below_25_megabytes(hub: LocalHub, shown: Any) -> None:
-    """Even of pictures that can't be compressed: at most 3 KB each; beyond that the page says that it holds the first ones."""
+    """6,000 rows of badly compressible images stay below 25 MB, and the page says what it omits."""
     for number in range(12):
         (hub.directory / "train" / f"{number:04}.jpg").write_bytes(noise(number))
     long = (
@@ -159,7 +159,7 @@ def test_six_thousand_rows_stay_below_25_megabytes(hub: LocalHub, shown: Any) ->
 
 
 def test_a_small_copy_of_any_picture(tmp_path: Path) -> None:
-    """Transparent, of a palette, grey, turned by its EXIF, long and thin: each gives a copy, of its own shape."""
+    """Every kind of image has a thumbnail of its own shape."""
     turned = Image.Exif()
     turned[0x0112] = 6
     kinds = [
@@ -185,7 +185,7 @@ def test_a_small_copy_of_any_picture(tmp_path: Path) -> None:
 
 
 def test_the_contact_sheet_shows_the_first_rows(hub: LocalHub, shown: Any, tmp_path: Path) -> None:
-    """Six columns, a cell for each row, with what has no picture in a frame; fewer rows make a smaller one."""
+    """The PNG has six columns, a cell for each row, and frames where there is no image."""
     (hub.directory / "train" / "0002.jpg").write_bytes(b"no picture")
     (hub.directory / "train" / "0000.jpg").write_bytes(noise(0))
     sheet = tmp_path / "sheet.png"
@@ -214,7 +214,7 @@ def test_the_contact_sheet_shows_the_first_rows(hub: LocalHub, shown: Any, tmp_p
 def test_what_cannot_be_shown_is_said(
     hub: LocalHub, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No ready record, captions that aren't ready, a page that can't be written: 2, with the remedy."""
+    """A cold cache, a caption key that isn't ready and an unwritable page are exit code 2."""
     assert hub.commit
     assert cli.run(["preview", "--cache-dir", str(cache)]) == 2
     assert "has no ready record of train; run warmup first" in capsys.readouterr().err
@@ -230,7 +230,7 @@ def test_what_cannot_be_shown_is_said(
     )
     assert "x.html can't be written" in capsys.readouterr().err
     shutil.rmtree(cache / "train")
-    # Said before anything is decoded
+    # Reported before anything is decoded
     for word, file in (("png", tmp_path), ("output", tmp_path / "none" / "x.html")):
         assert cli.run(["preview", "--cache-dir", str(cache), f"--{word}", str(file)]) == 2
         assert f"{file} can't be written" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal that ranks share, plain lines elsewhere; what a real terminal would show."""
+"""Progress as a real terminal shows it: one bar for all ranks, or plain lines."""
 
 import fcntl
 import os
@@ -25,7 +25,7 @@ LINE = re.compile(r"\d\d:\d\d:\d\d \S+ rank \d/\d (DEBUG|INFO|WARNING|ERROR) \S.
 
 
 class Terminal:
-    """A terminal that processes write to, and what is seen on it; high enough that nothing leaves it."""
+    """A terminal that processes write to, high enough that nothing scrolls off."""
 
     def __init__(self, columns: int) -> None:
         self._ours, self.theirs = pty.openpty()
@@ -47,7 +47,7 @@ class Terminal:
             return [line.rstrip() for line in self._screen.display if line.strip()]
 
     def end(self) -> list[str]:
-        """Give what is seen at last."""
+        """Close the terminal and return what it shows last."""
         os.close(self.theirs)
         self._reader.join(120)
         os.close(self._ours)
@@ -83,7 +83,7 @@ def start(
         *arguments,
     ]
     streams = {"stdout": terminal.theirs, "stderr": terminal.theirs}
-    # Pytest-xdist's
+    # Set by pytest-xdist
     inherited = {
         name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}
     }
@@ -103,7 +103,7 @@ def until_seen(terminal: Terminal, pattern: str, seconds: float = PATIENCE) -> l
 def test_a_terminal_that_ranks_share_shows_one_bar_and_whole_lines(
     hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
-    """Three ranks log, rank 0 draws: each line stands whole and by itself, the bar is the last line, and gone in the end."""
+    """Log lines of three ranks stay whole, and rank 0's bar is the last line until it ends."""
     hub.faults.add(Fault.delay(0.3, path="train/*.jpg"))
     # wide enough for a long host name in front of each line
     terminal, port = Terminal(400), free_port()
@@ -129,7 +129,7 @@ def test_a_terminal_that_ranks_share_shows_one_bar_and_whole_lines(
 def test_a_narrow_terminal_gets_one_line(
     hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
-    """What doesn't fit is cut; what tells of a wait says for how long."""
+    """On a narrow terminal the bar is cut to one line that still shows how long a wait takes."""
     hub.faults.add(Fault.quota(6, window=5.0))
     terminal = Terminal(60)
     started.append(start(terminal, cache, 0, 1, 1, "--log-level", "error", "--attempts", "100"))
@@ -145,7 +145,7 @@ def test_a_narrow_terminal_gets_one_line(
 def test_rate_and_time_left_have_room_on_every_terminal(
     hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]], columns: int, said: str
 ) -> None:
-    """What matters less goes first, the bar stays; and Ctrl-C, which the terminal shows as ^C, leaves nothing of either."""
+    """Less important parts are dropped first, the bar stays, and Ctrl-C leaves nothing behind."""
     hub.faults.add(
         Fault.delay(0.5, path="train/*.jpg"),
         Fault.status(503, path="train/0000.jpg", times=1),
@@ -167,7 +167,7 @@ def test_rate_and_time_left_have_room_on_every_terminal(
 def test_where_no_bar_can_be_drawn_there_are_lines(
     hub: LocalHub, cache: Path, arguments: list[str], environment: dict[str, str]
 ) -> None:
-    """On a terminal that takes no controls, and for JSON, nothing but lines comes, in plain ASCII."""
+    """A dumb terminal and JSON logs get plain ASCII lines only."""
     assert hub.commit
     ours, theirs = pty.openpty()
     command = [

@@ -1,4 +1,4 @@
-"""The report of a run: its schema, what it tells of a success and of a failure, and how it is shown."""
+"""The report of a run: its schema, what it holds after success and failure, how it is shown."""
 
 import itertools
 import json
@@ -30,12 +30,12 @@ def job(tmp_path: Path) -> Iterator[Ranks]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Name the file of the report."""
+    """Return the path of the report file."""
     return tmp_path / "report.json"
 
 
 def report_of(cache: Path, file: Path, *arguments: str) -> dict[str, Any]:
-    """Run warmup and give its report, which follows the published schema."""
+    """Run warmup and return its report, which follows the published schema."""
     code = cli.run(["warmup", "--cache-dir", str(cache), "--report", str(file), *arguments])
     report = read(file)
     assert report["exit_code"] == code
@@ -57,7 +57,7 @@ def shown(file: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> st
 
 
 def test_the_published_schema_is_the_real_one(capsys: pytest.CaptureFixture[str]) -> None:
-    """It stands in the documents as the command prints it, says what every field is, and has a version."""
+    """The schema in the documentation is the one that the command prints."""
     assert cli.run(["report", "--json-schema"]) == 0
     printed = capsys.readouterr().out
     remedy = "step37-flickr8k report --json-schema >docs/report.schema.json"
@@ -70,7 +70,7 @@ def test_the_published_schema_is_the_real_one(capsys: pytest.CaptureFixture[str]
 def test_a_cold_and_a_warm_run_are_told_apart(
     hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What came, how long each state took, and the throughput; then that there was nothing to do."""
+    """A cold run reports files, seconds by state and throughput; a warm one, that it was warm."""
     hub.faults.add(
         Fault.delay(0.6, path="train/000[57].jpg"),
         Fault.status(503, path="train/0007.jpg", times=2),
@@ -103,7 +103,7 @@ def test_a_cold_and_a_warm_run_are_told_apart(
 def test_log_report_and_its_page_say_the_same_words(
     hub: LocalHub, cache: Path, job: Ranks, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each state in the report is one that rank 0 logged; each rank is there with how long it waited and how late it saw it."""
+    """The states of the report are those that rank 0 logged, and every rank has its times."""
     hub.faults.add(Fault.delay(0.3))
     job.start_all("warmup", "--cache-dir", str(cache), "--report", str(file), "--concurrency", "4")
     assert job.wait() == {0: 0, 1: 0, 2: 0}, job.log(0)
@@ -126,7 +126,7 @@ def test_log_report_and_its_page_say_the_same_words(
 def test_the_report_of_a_failed_fetch_says_what_where_and_what_to_do(
     hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The error, the rank and state, the remedy, and what had come until then; on the terminal and on the page."""
+    """A failure shows error, rank, state, advice and what was downloaded, as text and as a page."""
     hub.faults.add(
         Fault.status(404, path="train/0003.jpg"), Fault.status(503, path="train/0004.jpg", times=1)
     )
@@ -159,7 +159,7 @@ def test_the_report_of_a_failed_fetch_says_what_where_and_what_to_do(
 
 
 def test_what_the_api_was_asked_again_counts_too(hub: LocalHub, cache: Path, file: Path) -> None:
-    """Of a listing that fails, and of one that comes at last: how many requests there were, and how often again, by cause."""
+    """Requests and retries of the Hub's API are counted, whether the listing fails or not."""
     for attempts, told in ((1, (75, {})), (2, (0, {"503": 1}))):
         hub.faults.clear()
         hub.faults.add(Fault.status(503, kind="tree", times=1))
@@ -172,7 +172,7 @@ def test_what_the_api_was_asked_again_counts_too(hub: LocalHub, cache: Path, fil
 def test_a_failure_of_other_ranks_names_them(
     hub: LocalHub, cache: Path, job: Ranks, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The report says which rank, on which host, and what it said; not that rank 0 had failed."""
+    """The report names the rank and host that failed, and not rank 0."""
     assert hub.commit
     for rank in range(3):
         more = ["--sample-count", "5"] if rank == 2 else []
@@ -188,7 +188,7 @@ def test_a_failure_of_other_ranks_names_them(
 def test_what_others_wrote_is_text_on_the_page(
     hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Names and reasons that are HTML don't become part of the page, nor rich's own marks part of what a terminal shows."""
+    """HTML and rich's markup in names and reasons are shown as text."""
     hostile = "<img src=x onerror=alert(1)>[bold]'\"&\u202e.jpg"
     (hub.directory / "train" / "0001.jpg").rename(hub.directory / "train" / hostile)
     (hub.directory / "train" / hostile).write_bytes(b"nothing")
@@ -209,7 +209,7 @@ def test_what_others_wrote_is_text_on_the_page(
 def test_a_shortened_report_says_so(
     hub: LocalHub, cache: Path, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A pod's message names what isn't whole, on the terminal and on the page; a whole report has nothing to say of that."""
+    """A shortened report names its shortened fields as text and on the page; a whole one doesn't."""
     assert hub.commit
     report = report_of(cache, file)
     assert "'s log has all" not in shown(file, capsys)
@@ -237,7 +237,7 @@ def test_a_shortened_report_says_so(
 def test_what_is_no_report_is_refused(
     file: Path, content: bytes | None, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It says which file, why, and what is wanted; 2."""
+    """The error names the file, the reason and what to name instead, with exit code 2."""
     if content is not None:
         file.write_bytes(content)
     assert cli.run(["report", str(file)]) == 2
@@ -274,7 +274,7 @@ def test_a_report_without_sense_is_no_bug_of_ours(
     change: dict[str, Any],
     said: str,
 ) -> None:
-    """What another hand changed is refused with the reason, or shown; it is never a stack trace."""
+    """An edited report is refused with the reason, or shown, and never causes a traceback."""
     assert hub.commit
     file.write_text(json.dumps(report_of(cache, file) | change))
     capsys.readouterr()
@@ -291,7 +291,7 @@ def test_a_report_comes_from_stdin_and_no_name_is_an_error(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`warmup | report -` works; a page that can't be written is said by name."""
+    """``report -`` reads stdin; a missing name and a page that can't be written are errors."""
     assert hub.commit
     report_of(cache, file)
     with file.open() as text:
@@ -314,7 +314,7 @@ class Shown:
 
 
 def test_the_timeline_of_a_long_run_stays_short() -> None:
-    """Of a day's half seconds some 240 points are kept, spread over all of it; the states' seconds stay exact."""
+    """A long run keeps at most 240 points spread over it, and exact seconds by state."""
     now = [0.0]
     recorder = Recorder(Shown(), lambda: now[0])
     for step in range(20_000):

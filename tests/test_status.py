@@ -1,4 +1,4 @@
-"""Status: what a cache directory holds and who is filling it, at once and without the network."""
+"""Status: what a cache directory holds and who downloads into it, without a request."""
 
 import json
 import os
@@ -21,7 +21,7 @@ Say = Callable[..., str]
 
 @pytest.fixture
 def say(cache: Path, capsys: pytest.CaptureFixture[str]) -> Say:
-    """Give what status prints."""
+    """Return what status prints."""
 
     def said(*arguments: str) -> str:
         capsys.readouterr()
@@ -39,7 +39,7 @@ def job(tmp_path: Path) -> Iterator[Ranks]:
 
 
 def test_nothing_is_said_to_be_nothing(say: Say, cache: Path) -> None:
-    """A directory that isn't there, or holds nothing of ours, is no error, and isn't made."""
+    """A directory that doesn't exist, or is no cache, is no error and isn't created."""
     assert say() == f"{cache} doesn't exist, and no warmup is running\n"
     assert json.loads(say("--json")) == {"cache_dir": str(cache), "splits": []}
     assert not cache.exists()
@@ -50,7 +50,7 @@ def test_nothing_is_said_to_be_nothing(say: Say, cache: Path) -> None:
 def test_each_split_is_shown_with_what_is_ready(
     hub: LocalHub, draw: Draw, cache: Path, say: Say
 ) -> None:
-    """Commit, rows by caption, images, bytes; the Hub isn't asked, and nothing is written."""
+    """Status shows commit, rows by caption key, images and bytes without a request or a write."""
     draw(5, "validation")
     hub.refresh()
     for split, key in (("train", "caption_0"), ("train", "caption_1"), ("validation", "caption_0")):
@@ -89,7 +89,7 @@ def test_each_split_is_shown_with_what_is_ready(
 def test_what_is_no_longer_there_and_what_is_bad_is_said(
     hub: LocalHub, cache: Path, say: Say
 ) -> None:
-    """Files that a purge took, and images that can't be decoded."""
+    """Status counts deleted files and images that can't be decoded."""
     (hub.directory / "train" / "0003.jpg").write_bytes(b"no picture")
     hub.refresh()
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
@@ -104,7 +104,7 @@ def test_what_is_no_longer_there_and_what_is_bad_is_said(
 
 
 def test_a_manifest_that_cannot_be_read_is_said(hub: LocalHub, cache: Path, say: Say) -> None:
-    """What the next warmup won't take as ready isn't called so, and no count is made up."""
+    """With an unreadable manifest the split isn't ready and the number of files is unknown."""
     assert hub.commit
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     manifest = cache / ".step37-flickr8k" / "train.manifest"
@@ -120,7 +120,7 @@ def test_a_manifest_that_cannot_be_read_is_said(hub: LocalHub, cache: Path, say:
 def test_who_is_filling_it_and_how_far_is_told(
     hub: LocalHub, cache: Path, say: Say, job: Ranks
 ) -> None:
-    """While a warmup runs: host, rank, run, state, files, bytes; once it is killed and silent, that the next one takes over."""
+    """Status shows a running download and its progress, and reports it lost once it is silent."""
     hub.faults.add(Fault.stall(60, path="train/0003.jpg"))
     job.start_all("warmup", "--cache-dir", str(cache), STEP37_RUN_ID="night")
     deadline = time.monotonic() + 60
@@ -159,7 +159,7 @@ def test_who_is_filling_it_and_how_far_is_told(
 def test_a_lease_that_a_hand_has_been_at_is_still_shown(
     hub: LocalHub, cache: Path, say: Say, damage: dict[str, Any]
 ) -> None:
-    """Who holds it is said; what makes no sense isn't."""
+    """An edited lease is shown without the values that make no sense."""
     assert hub.commit
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     (lease,) = (cache / ".step37-flickr8k").glob("train.lease.*")
@@ -170,7 +170,7 @@ def test_a_lease_that_a_hand_has_been_at_is_still_shown(
 def test_a_run_that_was_ended_is_no_lost_rank(
     hub: LocalHub, cache: Path, say: Say, job: Ranks, tmp_path: Path
 ) -> None:
-    """SIGTERM has one name, in the log, in the report and here."""
+    """A run ended by SIGTERM is called the same in the log, the report and the status."""
     hub.faults.add(Fault.stall(60, path="train/0003.jpg"))
     file = tmp_path / "report.json"
     job.start_all("warmup", "--cache-dir", str(cache), "--report", str(file))
@@ -185,7 +185,7 @@ def test_a_run_that_was_ended_is_no_lost_rank(
 
 
 def test_a_failure_is_told_with_its_reason(hub: LocalHub, cache: Path, say: Say) -> None:
-    """What the last downloader failed of stands in its lease."""
+    """Status shows the error that the last downloader failed with, until a warmup succeeds."""
     hub.faults.add(Fault.status(404, path="train/0003.jpg"))
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 75
     assert re.search(r"failed     \S+, rank 0, \d+ s ago: FetchFailed: .*0003\.jpg", say())
