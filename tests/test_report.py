@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,14 @@ import pytest
 
 from step37_flickr8k import cli
 from step37_flickr8k.cli.output import shortened
+from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import Progress, State
+from step37_flickr8k.errors import FolderFull
 from step37_flickr8k.localhub import Fault, LocalHub
+from step37_flickr8k.report.build import Failure, RunStart, Work, build_report
 from step37_flickr8k.report.model import json_schema
 from step37_flickr8k.report.recorder import Recorder
+from step37_flickr8k.settings import WarmupSettings
 from tests.ranks import Ranks
 
 ROOT = Path(__file__).parents[1]
@@ -339,3 +344,16 @@ def test_the_timeline_of_a_long_run_stays_short() -> None:
     assert moments[-1] > 9_700
     assert max(after - before for before, after in itertools.pairwise(moments)) < 500
     assert {point.state for point in recording.timeline} == {"fetching", "waiting for quota"}
+
+
+def test_a_name_that_is_no_utf_8_stands_in_the_report() -> None:
+    """Bytes of a path that aren't UTF-8 are escaped in the JSON and don't hide the failure."""
+    path = Path(os.fsdecode(b"/scratch/\xff"))
+    start = RunStart(WarmupSettings(cache_dir=path), World())
+    work = Work(commit=None, requests=0, retries={}, slowest=[])
+    end = Failure(work=work, error=FolderFull(f"{path} is full"), state="fetching")
+    written = json.dumps(build_report(start, end, Recorder(Shown()).value()).as_json())
+    report = json.loads(written)
+    assert (report["cache_dir"], report["message"]) == (str(path), f"{path} is full")
+    assert (report["error"], report["exit_code"]) == ("FolderFull", 75)
+    assert report["where"] == f"rank 0 on {World().host}, fetching"
