@@ -25,7 +25,6 @@ NOT_YET = {
     "images.py",
     "job",
     "localhub",
-    "settings",
     "signals.py",
 }
 
