@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import architecture
+
 import step37_flickr8k
 from step37_flickr8k import errors, localhub, settings
 from step37_flickr8k.cli.parser import build_parser
@@ -204,4 +206,7 @@ GENERATED = {
     "library": library,
     "exit_codes": exit_codes,
     "report": report_fields,
+    "layers": architecture.layer_sections,
+    "packages": architecture.package_sections,
+    "rules": architecture.rule_sections,
 }

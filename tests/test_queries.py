@@ -1,0 +1,97 @@
+"""Queries: plan, status, doctor, preview and verify change nothing in the cache directory."""
+
+from pathlib import Path
+
+import pytest
+
+from step37_flickr8k import cli
+from step37_flickr8k.localhub import LocalHub
+from tests.conftest import Draw, picture
+
+QUERIES = {
+    "plan": ["plan"],
+    "plan as JSON": ["plan", "--json"],
+    "plan of a larger selection": ["plan", "--sample-count", "all"],
+    "plan of another caption": ["plan", "--caption-key", "caption_1"],
+    "status": ["status"],
+    "doctor": ["doctor"],
+    "doctor as JSON": ["doctor", "--json"],
+    "preview": ["preview", "--output", "{elsewhere}/preview.html"],
+    "preview as an image": ["preview", "--output", "{elsewhere}/preview.png"],
+    "verify": ["verify"],
+    "verify as JSON": ["verify", "--json"],
+}
+
+
+def state_of(directory: Path) -> dict[str, tuple[int, int, int, int, bytes]]:
+    """Return inode, mode, size, mtime and bytes of a directory and of everything in it."""
+    state = {}
+    for path in (directory, *directory.rglob("*")):
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() else b""
+        state[str(path)] = (
+            status.st_ino,
+            status.st_mode,
+            status.st_size,
+            status.st_mtime_ns,
+            content,
+        )
+    return state
+
+
+@pytest.fixture
+def warm(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a cache that a run filled with ten rows; queries belong to another run."""
+    assert hub.commit
+    monkeypatch.setenv("STEP37_RUN_ID", "the run that filled it")
+    assert cli.run(["warmup", "--cache-dir", str(cache), "--sample-count", "10"]) == 0
+    monkeypatch.setenv("STEP37_RUN_ID", "the run that asks")
+    return cache
+
+
+def run(cache: Path, elsewhere: Path, name: str, *more: str) -> int:
+    """Run a query and return its exit code."""
+    command, *arguments = [part.format(elsewhere=elsewhere) for part in QUERIES[name]]
+    return cli.run([command, "--cache-dir", str(cache), *more, *arguments])
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_query_changes_nothing_in_a_warm_cache(warm: Path, tmp_path: Path, name: str) -> None:
+    """With another run's id, every inode, byte, mode and mtime of the cache stays as it was."""
+    takes_selection = QUERIES[name][0] in {"plan", "doctor"}
+    more = ["--sample-count", "10"] if takes_selection else []
+    before = state_of(warm)
+    assert run(warm, tmp_path, name, *more) == 0
+    assert state_of(warm) == before
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_query_changes_nothing_when_there_is_work(
+    warm: Path, hub: LocalHub, draw: Draw, tmp_path: Path, name: str
+) -> None:
+    """A missing file, a wrong one, a foreign one and a newer commit are found, not acted on.
+
+    Only doctor leaves a trace: it writes and deletes a small file to learn whether that works, so
+    the two directories have new mtimes.
+    """
+    (warm / "train" / "0001.jpg").unlink()
+    (warm / "train" / "0002.jpg").write_bytes(b"x")
+    (warm / "train" / "mine.txt").write_text("")
+    (draw() / "train" / "0009.jpg").write_bytes(picture(99))
+    hub.refresh(keep_old=True)
+    before = state_of(warm)
+    assert run(warm, tmp_path, name) == (75 if name.startswith("verify") else 0)
+    after = state_of(warm)
+    if name.startswith("doctor"):
+        for directory in (warm / "train", warm / ".step37-flickr8k"):
+            del before[str(directory)], after[str(directory)]
+    assert after == before
+
+
+@pytest.mark.parametrize("name", ["plan", "status", "doctor"])
+def test_a_query_makes_no_cache_directory(hub: LocalHub, cache: Path, name: str) -> None:
+    """A cache directory that isn't there isn't made, and nothing is left beside it."""
+    assert hub.commit
+    beside = {*cache.parent.iterdir()}
+    assert cli.run([*QUERIES[name], "--cache-dir", str(cache)]) == 0
+    assert {*cache.parent.iterdir()} == beside
