@@ -144,7 +144,7 @@ def test_a_conversion_of_other_images_is_given_up_early(
         (Fault.reset(path="*.parquet", at=0.5, every=3), ""),
         (Fault.truncate(path="*.parquet", at=0.7, every=3), "truncated"),
         (Fault.stall(path="*.parquet", at=0.6, every=3), "timeout"),
-        (Fault.quota(6, window=1), "429"),
+        (Fault.quota(6, window=3), "429"),
     ],
     ids=["503", "reset", "truncated", "stall", "quota"],
 )

@@ -14,7 +14,7 @@ from PIL import Image
 
 from step37_flickr8k import cli
 from step37_flickr8k.diagnostics.preview import _MAXIMUM_ROWS
-from step37_flickr8k.images import contact_sheet, thumbnail
+from step37_flickr8k.images.thumbnails import contact_sheet, thumbnail
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import captioned, write_rows
 

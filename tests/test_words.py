@@ -19,10 +19,7 @@ QUOTES = ("docs/not-run.txt", "docs/run-elsewhere.txt")
 TEXT = {".css", ".html", ".js", ".json", ".md", ".py", ".sbatch", ".sh", ".txt", ".yaml", ".yml"}
 # What isn't cleaned yet: a name is deleted here once its package has none of these words
 NOT_YET = {
-    "download",
     "flickr8k_loader.py",
-    "hub",
-    "images.py",
     "job",
     "localhub",
     "signals.py",

@@ -14,7 +14,7 @@ from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.errors import FolderNotUsable, InvalidSettings
-from step37_flickr8k.images import contact_sheet, thumbnail
+from step37_flickr8k.images.thumbnails import contact_sheet, thumbnail
 from step37_flickr8k.report.page import render
 from step37_flickr8k.report.visible import visible
 from step37_flickr8k.settings import WarmupSettings

@@ -28,12 +28,12 @@ class Publisher:
         self._lease = lease
 
     def publish(self, batch: Sequence[VerifiedFile]) -> None:
-        """Give files their final names; raises `LeaseLost` when another downloader took over."""
+        """Publish files under their final names; raises `LeaseLost` when another downloader took over."""
         for each in batch:
             self._publish(each.file, each.temporary, each.decode_error)
 
     def publish_metadata(self, file: RemoteFile, path: Path) -> None:
-        """Give metadata.csv its final name, unless it has it already."""
+        """Publish metadata.csv, unless it has its final name already."""
         if path != self._directory.files / file.name:
             self._publish(file, path)
 

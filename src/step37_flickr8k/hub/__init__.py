@@ -1,6 +1,7 @@
 """The Hub: its API, its files, its rate limit, and the proxies on the way to it.
 
 - `api`: the repository's API: the commit, the files of a commit, the addresses of files (`Hub`).
+- `listings`: files in the API's listings.
 - `client`: the one HTTP client, for the API and for files: redirects, retries, rate limits.
 - `source`: where files are served (`Source`) and what a download did (`TransferStatistics`).
 - `retry`: the one policy for requests that fail: pure functions.

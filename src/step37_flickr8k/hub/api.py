@@ -7,7 +7,7 @@ another one. The HTTP client is imported with the first request.
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -21,6 +21,7 @@ from step37_flickr8k.errors import (
     RevisionNotFound,
     SplitNotFound,
 )
+from step37_flickr8k.hub.listings import files_of, parquet_of
 from step37_flickr8k.hub.loop import InLoop, run_in_loop
 from step37_flickr8k.hub.proxies import proxy_before
 from step37_flickr8k.hub.rate_limit import RateLimit
@@ -178,7 +179,7 @@ class Hub:
             )
         except (RevisionNotFound, SplitNotFound):
             return []
-        return _parquet_of(split, listing.values())
+        return parquet_of(split, listing.values())
 
     async def _list(
         self, client: "HttpClient", url: str, requested: Requested, prefix: str
@@ -190,7 +191,7 @@ class Hub:
         listing = Listing()
         try:
             async for page in self._pages(client, url, requested):
-                for file in _files_of(page):
+                for file in files_of(page):
                     name = file.name.removeprefix(prefix)
                     listing.add(RemoteFile(name, file.size, file.digest))
         except ValueError as error:
@@ -284,32 +285,3 @@ def _public_endpoint() -> str:
     from huggingface_hub import constants  # noqa: PLC0415
 
     return str(constants._HF_DEFAULT_ENDPOINT)  # noqa: SLF001
-
-
-def _files_of(page: object) -> Iterable[RemoteFile]:
-    """Return the files of a page of a listing; raises ValueError for what is no listing."""
-    if not isinstance(page, list):
-        raise ValueError("a page is no list")  # noqa: TRY004 - what a malformed listing raises
-    for entry in page:
-        match entry:
-            case {"type": "file", "path": str(path), "size": int(size), "lfs": {"oid": str(oid)}}:
-                yield RemoteFile(path, size, f"sha256:{oid}")
-            case {"type": "file", "path": str(path), "size": int(size), "oid": str(oid)}:
-                yield RemoteFile(path, size, f"git-sha1:{oid}")
-            case {"type": str(kind)} if kind != "file":
-                continue
-            case _:
-                raise ValueError(f"an entry is {str(entry)[:200]}")
-
-
-def _parquet_of(split: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
-    """Return the split's Parquet files of one configuration: the default one if there is one."""
-    directories = ([split], [f"partial-{split}"])
-    of_split = [
-        file
-        for file in files
-        if file.name.endswith(".parquet") and file.name.split("/")[1:-1] in directories
-    ]
-    configurations = {file.name.split("/")[0] for file in of_split}
-    chosen = "default" if "default" in configurations else min(configurations, default="")
-    return [file for file in of_split if file.name.startswith(f"{chosen}/")]

@@ -130,13 +130,13 @@ class _Download:
                     force_download=force,
                 )
         except hub_errors.HfHubHTTPError as error:
-            raise _as_ours(error.response, requested) from error
+            raise _failure_of(error.response, requested) from error
         except _CONNECTION_ERRORS as error:
             raise Fault("connection", detail=_first_line(error)) from error
         return Path(path)
 
 
-def _as_ours(response: Any, requested: Requested) -> Exception:
+def _failure_of(response: Any, requested: Requested) -> Exception:
     """Return an error answer as a `Fault` if it may be retried, else as what it means."""
     status = int(response.status_code)
     if is_retriable(status):

@@ -1,24 +1,19 @@
-"""Images: whether they can be decoded, and small copies of them; the only user of Pillow.
+"""Small copies of images: one alone, or a sheet of them.
 
-A commit may hold images that are broken although their hash is right.
+Apart from the decode checks, since workers need none of it.
 """
 
 import textwrap
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-__all__ = ["contact_sheet", "thumbnail", "warm_up", "why_undecodable"]
+from step37_flickr8k.images import KINDS
 
-# A quarter of a gigabyte of RGB, Pillow's own limit; a PNG of 100 KB can hold more.
-_MOST_PIXELS = 89_478_485
-# What names promise. Other kinds aren't tried: Pillow passes EPS to Ghostscript, which runs it.
-_KINDS = {f".{kind.lower()}": kind for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
-_KINDS |= {".jpg": "JPEG", ".tif": "TIFF"}
-_ALL_KINDS = (*dict.fromkeys(_KINDS.values()),)
+__all__ = ["contact_sheet", "thumbnail"]
+
 # Pixels of a thumbnail's longer side: the first whose bytes fit.
 _SIDES = (144, 112, 80, 36)
 _SIDE = _SIDES[0]
@@ -33,50 +28,12 @@ _LINES_BELOW, _LINES_INSTEAD = 2, 9
 _GROUND, _INK, _RED = "white", (60, 60, 60), (180, 30, 30)
 
 
-def why_undecodable(source: Path | BinaryIO, name: str) -> str | None:
-    """Return why an image can't be decoded, None if it can; ``name`` is its final name.
-
-    Finds truncated images, those of another kind than the name says, and those that would fill the
-    memory. JPEGs are decoded at an eighth of their size: the whole file is read, at half of the
-    cost. Raises OSError if the file can't be read.
-    """
-    promised = _KINDS.get(Path(name).suffix.lower())
-    try:
-        with Image.open(source, formats=_ALL_KINDS) as image:
-            # MPO is a JPEG with more than one image.
-            kind = "JPEG" if image.format == "MPO" else image.format
-            if promised not in {kind, None}:
-                return f"it is {kind}, not {promised} as its name says"
-            if image.width * image.height > _MOST_PIXELS:
-                return (
-                    f"it has {image.width} x {image.height} pixels,"
-                    f" at most {_MOST_PIXELS:,} are decoded"
-                )
-            image.draft("L", (image.width // 8, image.height // 8))
-            image.load()
-    # The warning is raised where warnings are errors.
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        return str(error)
-    # Pillow raises SyntaxError for PNG.
-    except (OSError, ValueError, SyntaxError) as error:
-        # An error of the file system has a number, one of the image has none.
-        if getattr(error, "errno", None) is not None:
-            raise
-        return str(error).replace(str(source), name)
-    return None
-
-
-def warm_up() -> None:
-    """Load Pillow's decoders before the first image arrives."""
-    Image.preinit()
-
-
 def thumbnail(path: Path, most: int) -> tuple[bytes, tuple[int, int]]:
     """Return a small copy as WebP of at most ``most`` bytes, and the image's (width, height).
 
     Raises OSError or ValueError if it can't be decoded; `why_undecodable` says why.
     """
-    with Image.open(path, formats=_ALL_KINDS) as image:
+    with Image.open(path, formats=KINDS) as image:
         size = image.size
         image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
         small = ImageOps.exif_transpose(image).convert("RGB")
