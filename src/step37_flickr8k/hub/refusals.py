@@ -13,9 +13,6 @@ from step37_flickr8k.errors import (
 
 __all__ = ["Refused", "Requested", "not_found", "refusal"]
 
-# What the Hub answers to a token that is no token; any other 401 hides a repository.
-_INVALID_TOKEN = "Invalid credentials in Authorization header"  # noqa: S105 - a message
-
 
 class Refused(Exception):
     """Raised for an answer with an error status that retrying doesn't change."""
@@ -58,8 +55,7 @@ def refusal(refused: Refused, requested: Requested) -> Step37Error:
         return AccessDenied(
             f"{repository} is gated: ask for access on its page, then pass a token of that user"
         )
-    invalid_token = refused.headers.get("X-Error-Message") == _INVALID_TOKEN
-    if code == "RepoNotFound" or (refused.status == 401 and not invalid_token):
+    if code == "RepoNotFound":
         return RepositoryNotFound(f"{repository} {_hidden(with_token=requested.with_token)}")
     if refused.status in {401, 403}:
         return AccessDenied(
