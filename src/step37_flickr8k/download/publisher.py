@@ -28,7 +28,7 @@ class Publisher:
         self._lease = lease
 
     def publish(self, batch: Sequence[VerifiedFile]) -> None:
-        """Publish files under their final names; raises `LeaseLost` when another downloader took over."""
+        """Publish verified files; raises `LeaseLost` when another downloader took over."""
         for each in batch:
             self._publish(each.file, each.temporary, each.decode_error)
 
