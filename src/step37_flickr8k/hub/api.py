@@ -12,6 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
+from huggingface_hub import constants
+
 from step37_flickr8k import __version__
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import METADATA
@@ -282,6 +284,4 @@ class Hub:
 def _public_endpoint() -> str:
     # huggingface_hub knows it. Its public constant is HF_ENDPOINT where that is set, which the
     # settings have read already.
-    from huggingface_hub import constants  # noqa: PLC0415
-
     return str(constants._HF_DEFAULT_ENDPOINT)  # noqa: SLF001
