@@ -17,6 +17,7 @@ from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.download.batches import PER_CONNECTION
 from step37_flickr8k.download.conversion import MANY
+from step37_flickr8k.download.fetching import fetch_files
 from step37_flickr8k.download.planner import DownloadPlan, Planner, Task
 from step37_flickr8k.download.publisher import Publisher
 from step37_flickr8k.download.workers import Workers
@@ -194,13 +195,10 @@ class Downloader:
         )
 
     def _fetch_files(self, files: Sequence[RemoteFile], commit: str, publisher: Publisher) -> None:
-        # Its HTTP client takes 0.2 s to import, which a warm start saves.
-        from step37_flickr8k.download.files import fetch  # noqa: PLC0415
-
         if not files:
             return
         source = self._hub.files(commit, self._task.selection.split)
-        fetch(
+        fetch_files(
             files,
             replace(source, statistics=self._task.statistics),
             self._workers,

@@ -16,6 +16,7 @@ from step37_flickr8k.dataset.metadata import METADATA, read_rows
 from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.download.batches import VerifiedFile
 from step37_flickr8k.download.conversion import choose_shards
+from step37_flickr8k.download.fetching import fetch_files
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import InvalidMetadata
 from step37_flickr8k.hub.api import Hub
@@ -132,9 +133,6 @@ class Planner:
         self, commit: str, file: RemoteFile, scratch: CacheDirectory
     ) -> tuple[Path, RateLimit | None]:
         """Download metadata.csv; return where it is, and the rate limit that the Hub stated."""
-        # Its HTTP client takes 0.2 s to import, which a warm start saves.
-        from step37_flickr8k.download.files import fetch  # noqa: PLC0415
-
         split = self.task.selection.split
         if file.size > _LARGEST_METADATA:
             raise InvalidMetadata(
@@ -145,7 +143,7 @@ class Planner:
         source = self.hub.files(commit, split)
         received: list[VerifiedFile] = []
         try:
-            fetch(
+            fetch_files(
                 [file],
                 source,
                 Workers(scratch),
