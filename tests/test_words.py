@@ -1,7 +1,6 @@
 """One word per concept: the words that design and documents no longer use are in none of them.
 
-Each retired word has a pattern, its replacement, and an example of the retired sense. A package of
-``src`` that isn't cleaned yet is listed in `NOT_YET`; everything else is checked.
+Each retired word has a pattern, its replacement, and an example of the retired sense.
 """
 
 import re
@@ -17,13 +16,6 @@ DOCUMENTS = ("docs", "slurm", "k8s", "examples", "mkdocs.yml", *(f.name for f in
 # Their lines quote code of tests
 QUOTES = ("docs/not-run.txt", "docs/run-elsewhere.txt")
 TEXT = {".css", ".html", ".js", ".json", ".md", ".py", ".sbatch", ".sh", ".txt", ".yaml", ".yml"}
-# What isn't cleaned yet: a name is deleted here once its package has none of these words
-NOT_YET = {
-    "flickr8k_loader.py",
-    "job",
-    "localhub",
-    "signals.py",
-}
 
 
 @dataclass(frozen=True)
@@ -92,7 +84,7 @@ WORDS = (
         "the quota of the Hub",
         # Of file systems; the key of plan's JSON, a state of the report, the local Hub's fault
         allowed=r"(?i)(?:disk|project|inode) quotas?|lfs quota|quota exceeded|inodes or quota"
-        r"|waiting for quota|[\"']quota[\"']|Fault\.quota",
+        r"|waiting for quota|[\"']quota[\"']|Fault\.quota|def quota\(",
         field=frozenset({"cache"}),
     ),
     Retired("proves?|proven|proved|proving", "verified", "a proven file", allowed='"proven"'),
@@ -162,21 +154,16 @@ def test_no_document_script_manifest_or_example_uses_a_retired_word() -> None:
     assert used(DOCUMENT_TEXTS, WORDS) == []
 
 
-@pytest.mark.parametrize("package", [name for name in PACKAGES if name not in NOT_YET])
+@pytest.mark.parametrize("package", PACKAGES)
 def test_no_package_uses_a_retired_word(package: str) -> None:
     """Identifiers, docstrings, comments and messages of a package use the vocabulary."""
     words = tuple(word for word in WORDS if not word.only_documents and package not in word.field)
     assert used(read(iter([SOURCE / package])), words) == []
 
 
-def test_packages_that_are_not_yet_checked_exist() -> None:
-    """The list of exceptions names only packages and modules that are there."""
-    assert set(PACKAGES) >= NOT_YET
-
-
 def test_no_docstring_begins_with_give_or_tell() -> None:
     """The first word of a docstring in a checked package is what the function does."""
-    texts = read(SOURCE / name for name in PACKAGES if name not in NOT_YET)
+    texts = read(SOURCE / name for name in PACKAGES)
     assert [name for name, text in texts.items() if re.search(r'"""(?:Give|Tell)\b', text)] == []
 
 

@@ -64,7 +64,7 @@ class Template(Protocol):
     def __call__(self, dialog: dict[str, Any], /) -> MultimodalSFTSample:
         """Tokenize a dialog.
 
-        It looks like ``{"images": [path], "conversations": [{"role": ..., "content": ...}, ...]}``.
+        It is ``{"images": [path], "conversations": [{"role": ..., "content": ...}, ...]}``.
         """
 
 
@@ -81,7 +81,7 @@ class Step37Flickr8kDataset:
         Args:
             samples: what `prepare_flickr8k_samples` returns.
             template: tokenizes a dialog; it is called on each access, in the process that asks.
-            prompt: what the user says beside the image.
+            prompt: what the user says about the image.
 
         Raises:
             ValueError: there are no samples.
@@ -181,7 +181,7 @@ def prepare_flickr8k_samples(
         sample_count: number of rows that count, in file order; None for all. A row counts when its
             ``file_name`` and its ``caption_key`` cell are non-empty.
         caption_key: column of the captions.
-        cache_dir: directory on a file system that all ranks share; files lie at
+        cache_dir: directory on a file system that all ranks share; a file is
             ``cache_dir/<split>/<file_name>``.
         revision: branch, tag or commit; None takes what the cache holds, and the Hub's ``main``
             when it holds nothing that fits.

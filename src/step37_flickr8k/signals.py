@@ -1,6 +1,6 @@
 """The signals that end the command.
 
-Exceptions in its main thread, raised where they break nothing and aren't lost.
+They become exceptions of its main thread, raised where they break nothing and aren't lost.
 """
 
 import signal
@@ -15,19 +15,17 @@ from step37_flickr8k.errors import Terminated
 __all__ = ["awaited", "ignore_sigterm", "raise_signals"]
 
 _T = TypeVar("_T")
-_LOOK = 0.5  # s between two looks for a signal
-_SOON = 0.01  # s until the next try
-_PATIENCE = 1.5  # s for an import that is under way
+_CHECK = 0.5  # s between two checks for a signal
+_SOON = 0.01  # s until the next attempt
+_LONGEST_IMPORT = 1.5  # s that an import may delay a signal
 
 
 def raise_signals() -> None:
     """Let SIGTERM raise `Terminated` in the main thread, and Ctrl-C KeyboardInterrupt.
 
-    Unless it is ignored here.
-
-    Not in the midst of an import: locks of it would stay taken, and threads that import wait for
-    them for ever. And once more where an exception is only printed, as in ``__del__`` or in the
-    callback of a weak reference.
+    A Ctrl-C that is ignored stays ignored. Nothing is raised during an import: its locks would stay
+    taken, and threads that import would wait for them for ever. Where an exception is only printed,
+    as in ``__del__`` or in the callback of a weak reference, it is raised once more.
     """
     signal.signal(signal.SIGALRM, _endings.again)
     # The kernel doesn't end a container's process 1 that has no handler
@@ -38,24 +36,24 @@ def raise_signals() -> None:
 
 
 def ignore_sigterm() -> None:
-    """From now on the outcome stands: who ends the job must not turn it into 143."""
+    """Keep the outcome from now on: whoever ends the job must not turn it into 143."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _endings.forget()
 
 
 def awaited(future: Future[_T]) -> _T:
-    """Wait for what another thread does; looks for a signal meanwhile.
+    """Return the result of another thread's work; a signal interrupts the wait.
 
-    One that comes just before the main thread begins to wait doesn't wake it, nor one that the
-    kernel gives to another thread.
+    The wait ends now and then to check for one: a signal that arrives just before the main thread
+    begins to wait doesn't wake it, nor does one that the kernel delivers to another thread.
     """
-    while not wait([future], _LOOK).done:
+    while not wait([future], _CHECK).done:
         pass
     return future.result()
 
 
 class _Endings:
-    """The signal that came; a timer tries again, since a thread can't be started in a handler."""
+    """The signal that came; a timer retries, since a handler can't start a thread."""
 
     def __init__(self) -> None:
         self._ending: type[BaseException] | None = None
@@ -65,7 +63,7 @@ class _Endings:
         self._ending = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}[
             signal.Signals(number)
         ]
-        self._until = time.monotonic() + _PATIENCE
+        self._until = time.monotonic() + _LONGEST_IMPORT
         if number == signal.SIGTERM:
             # Schedulers may send it twice: the first one is on its way
             signal.signal(number, signal.SIG_IGN)

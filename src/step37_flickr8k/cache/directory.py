@@ -114,7 +114,8 @@ class CacheDirectory:
                 f"{name[:200]!r} is not the name of a file of {self.split}: {why}"
             )
         with self.errors():
-            status = os.stat(temporary)  # noqa: PTH116 - once for each file: pathlib's own work counts
+            # Once for each file: pathlib's own work would count.
+            status = os.stat(temporary)  # noqa: PTH116
             os.replace(temporary, f"{self.files}/{name}")  # noqa: PTH105
             return Entry(status.st_size, status.st_mtime_ns)
 

@@ -17,7 +17,7 @@ _MORE = "more (--json names all)"
 
 @dataclass(frozen=True)
 class SlowFile:
-    """A file that took long: seconds of all its attempts together, pauses left out, and its bytes."""
+    """A file that took long: seconds of all its attempts without the pauses, and its bytes."""
 
     seconds: float
     file: str
@@ -104,16 +104,26 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """Return what ``plan --json`` prints."""
         limit = self.rate_limit
-        quota = limit and {
-            "left": limit.remaining,
-            "reset": limit.reset,
-            "limit": limit.limit,
-            "window": limit.window,
-        }
-        value = {**asdict(self), "mode": self.mode.value}
         return {
-            ("quota" if name == "rate_limit" else name): each for name, each in value.items()
-        } | {"quota": quota}
+            "repo_id": self.repo_id,
+            "commit": self.commit,
+            "cache_dir": self.cache_dir,
+            "rows": self.rows,
+            "files": self.files,
+            "fetch": self.fetch,
+            "bytes": self.bytes,
+            "mode": self.mode.value,
+            "requests": self.requests,
+            "wait": self.wait,
+            "quota": limit
+            and {
+                "left": limit.remaining,
+                "reset": limit.reset,
+                "limit": limit.limit,
+                "window": limit.window,
+            },
+            "warm": self.warm,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,8 @@ __all__ = ["Task"]
 class Task:
     """What a run is asked to do: the selection, where it goes, and how; timeouts in seconds.
 
-    ``check`` is how closely a warm start compares the directory with the manifest.
+    ``check`` is what a warm start compares with the manifest: size and mtime of all files, or
+    their names.
     """
 
     selection: Selection

@@ -183,7 +183,9 @@ def xet_token(store: Path) -> Answer:
 def resolve(
     snapshot: Snapshot, repo_path: str, *, wanted: str | None, cdn: str | None, xet_auth: str = ""
 ) -> Answer:
-    """Serve a file, or redirect to it on the CDN when it is an LFS file and ``cdn`` (the CDN's endpoint) is given.
+    """Serve a file, or redirect to it on the CDN.
+
+    An LFS file is redirected if ``cdn`` (the CDN's endpoint) is given.
 
     ``wanted`` is the Range header; ``xet_auth`` is where a token for the Xet store is given.
     """

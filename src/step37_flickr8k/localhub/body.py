@@ -28,7 +28,7 @@ async def send_file(
 ) -> None:
     """Send the span's bytes, at least one, as far as the faults let them.
 
-    ``note`` is told, before each piece, how many bytes have left with it.
+    ``note`` is called before each piece with the number of bytes that have left with it.
     """
     rate = min((fault.limit for fault in faults if fault.effect == "bandwidth"), default=None)
     descriptor = os.open(span.source, os.O_RDONLY)
@@ -53,7 +53,7 @@ async def send_file(
 def mark(fault: Fault, size: int) -> int | None:
     """Return the byte of a body at which the fault acts, halfway by default.
 
-    None for one that has no place.
+    None for a fault that acts on the whole body.
     """
     if fault.effect == "bandwidth":
         return None
@@ -66,7 +66,7 @@ def pieces(size: int, faults: Iterable[Fault], rate: int | None) -> list[range]:
     And no piece is too large for the rate in bytes a second.
     """
     step = CHUNK if rate is None else max(1, min(CHUNK, rate // PIECES_PER_SECOND))
-    marks = {place for fault in faults if (place := mark(fault, size)) is not None}
+    marks = {at for fault in faults if (at := mark(fault, size)) is not None}
     starts = sorted({*range(0, size, step), *marks})
     return [range(start, stop) for start, stop in zip(starts, [*starts[1:], size], strict=True)]
 
@@ -86,7 +86,7 @@ def reset(request: web.BaseRequest) -> None:
 async def _strike(
     here: dict[Effect, Fault], request: web.BaseRequest, response: web.StreamResponse
 ) -> bool:
-    """Let the faults of one place act; tell whether the body goes on."""
+    """Let the faults at one byte act; return whether the body goes on."""
     if not here.keys() & {"stall", "truncate", "reset"}:
         return True
     # The status and the headers are out, even where no byte of the body is

@@ -37,7 +37,7 @@ class Fault:
 
     ``path``, ``kind``, ``times`` and ``every`` are those of `Match`.
 
-    Delays, statuses, quotas and resets without ``at`` act on every matching request, before its
+    Delays, statuses, rate limits and resets without ``at`` act on every matching request, before its
     answer. The others act on bodies with a file's bytes, on whichever origin serves them; ``at`` is
     where, as a fraction of the body. Raises ValueError for an unknown effect, an ``every`` below 1
     or an ``at`` outside 0 to 1.

@@ -1,4 +1,4 @@
-"""One listener of the local Hub.
+"""One origin of the local Hub: the Hub itself, or its CDN.
 
 Reads a request, lets the faults act, sends the answer, keeps the log.
 """
@@ -21,7 +21,7 @@ from .routes import Origin, Route, parse
 
 @dataclass
 class Backend:
-    """What both listeners share; ``cdn_port`` is None when the Hub itself serves LFS files."""
+    """What both origins share; ``cdn_port`` is None when the Hub itself serves LFS files."""
 
     repository: Repository
     policy: Policy
@@ -30,7 +30,7 @@ class Backend:
     cdn_port: int | None
 
 
-class Listener:
+class OriginServer:
     """The requests of one origin."""
 
     def __init__(self, origin: Origin, backend: Backend) -> None:
@@ -112,7 +112,7 @@ class Listener:
         )
 
     def _cdn_endpoint(self, request: web.BaseRequest) -> str | None:
-        # By the host name that the client used: behind a Service or a published port ours would
+        # By the host name that the client used: behind a Service or a published port its own would
         # mean nothing to it.
         port = self._backend.cdn_port
         return None if port is None else str(request.url.with_port(port).origin())
@@ -159,7 +159,7 @@ def _arrived(request: web.BaseRequest, route: Route, origin: Origin) -> Request:
 def _ending(fault: Fault, raw_path: str) -> Answer:
     """Return the answer of a fault that ends a request.
 
-    Its own status, or 429 for a quota that is used up.
+    Its own status, or 429 for a rate limit that is used up.
     """
     if fault.effect == "quota":
         return answers.refusal(429, "Too Many Requests")

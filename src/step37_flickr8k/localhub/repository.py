@@ -180,7 +180,8 @@ def scan(directory: Path) -> Snapshot:
     no such directory.
     """
     if not directory.is_dir():
-        message = f"{directory} is not a directory: give one that holds <split>/metadata.csv and <split>/*.jpg"
+        wanted = "<split>/metadata.csv and <split>/*.jpg"
+        message = f"{directory} is not a directory: name one that holds {wanted}"
         raise NotADirectoryError(message)
     with ThreadPoolExecutor() as pool:
         files = {
@@ -231,7 +232,8 @@ def _hash(directory: Path, source: Path) -> RepoFile:
     pointer = b""
     if source.suffix not in PLAIN_SUFFIXES and source.name != ".gitattributes":
         sha256 = hashlib.sha256(content).hexdigest()
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(content)}\n".encode()
+        version = "version https://git-lfs.github.com/spec/v1"
+        pointer = f"{version}\noid sha256:{sha256}\nsize {len(content)}\n".encode()
     return RepoFile(
         repo_path=source.relative_to(directory).as_posix(),
         source=source,

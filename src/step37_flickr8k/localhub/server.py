@@ -1,4 +1,4 @@
-"""The local Hub as a whole: its two listeners in a thread of their own."""
+"""The local Hub as a whole: its two origins in a thread of their own."""
 
 import asyncio
 import signal
@@ -14,7 +14,7 @@ from aiohttp import web
 
 from .answers import Policy
 from .faults import Faults
-from .origin import Backend, Listener
+from .origin import Backend, OriginServer
 from .repository import Repository
 from .requests import Request, RequestLog
 from .routes import Origin
@@ -165,7 +165,8 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), backlog=BACKLOG)
     except OSError as error:
-        message = f"can't listen on {host}:{port}: {error.strerror}: choose another port, or 0 for any free one"
+        remedy = "choose another port, or 0 for any free one"
+        message = f"can't listen on {host}:{port}: {error.strerror}: {remedy}"
         raise OSError(error.errno, message) from error
 
 
@@ -197,7 +198,7 @@ def _serve(
 ) -> None:
     async def until_stopped() -> None:
         runners = [
-            await _listen(Listener(origin, backend), listening)
+            await _listen(OriginServer(origin, backend), listening)
             for origin, listening in sockets.items()
         ]
         await stopping.wait()
@@ -209,10 +210,10 @@ def _serve(
         loop.close()
 
 
-async def _listen(listener: Listener, listening: socket.socket) -> web.ServerRunner:
+async def _listen(origin: OriginServer, listening: socket.socket) -> web.ServerRunner:
     # A request whose client has gone is cancelled: nobody should stall for an hour on behalf of no
     # one.
-    server = web.Server(listener.handle, handler_cancellation=True, access_log=None)
+    server = web.Server(origin.handle, handler_cancellation=True, access_log=None)
     runner = web.ServerRunner(server, shutdown_timeout=GRACE)
     await runner.setup()
     await web.SockSite(runner, listening, backlog=BACKLOG).start()
