@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from step37_flickr8k.download import workers
+from step37_flickr8k.download import worker_process
 
 _NUMBERS = itertools.count()
 _MODULE = """
 import sys
 {early}
-from step37_flickr8k.download import worker
+from step37_flickr8k.download import job_runner, worker
 {late}
 worker.serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))
 """
@@ -24,17 +24,17 @@ def start_instead(
     name = f"faulty_worker_{next(_NUMBERS)}"
     (tmp_path / f"{name}.py").write_text(_MODULE.format(early=early, late=late), encoding="utf-8")
     patch.syspath_prepend(str(tmp_path))
-    patch.setattr(workers, "_MODULE", name)
+    patch.setattr(worker_process, "_MODULE", name)
 
 
 def where_a_picture(does: str, name: str = "3.jpg") -> str:
     """Give what makes one picture do something while it is decoded."""
     return f"""
 import os, time
-why = worker.why_undecodable
+why = job_runner.why_undecodable
 def strange(source, name):
     if name == {name!r}:
         {does}
     return why(source, name)
-worker.why_undecodable = strange
+job_runner.why_undecodable = strange
 """

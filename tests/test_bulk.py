@@ -224,7 +224,7 @@ def test_parquet_mode_without_pyarrow_says_so(
     bulk: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without pyarrow auto takes the files, and fetch_mode=parquet names what to install."""
-    monkeypatch.setattr("step37_flickr8k.download.planner.is_available", lambda: False)
+    monkeypatch.setattr("step37_flickr8k.download.conversion.is_available", lambda: False)
     with pytest.raises(
         InvalidSettings, match=r"needs pyarrow: pip install 'step37-flickr8k\[parquet\]'"
     ):
@@ -260,8 +260,8 @@ def test_a_signal_in_mid_stream_ends_it_at_once(
     bulk: LocalHub, cache: Path, number: signal.Signals
 ) -> None:
     """Ctrl-C and SIGTERM while row groups come: the command ends at once, and no torn file stays."""
-    # The first two bodies are footers, the third is of a row group: it stands still in its middle
-    bulk.faults.add(Fault.stall(600, path="*.parquet", every=3))
+    # Two footers come, then row groups of which every third answer stops halfway.
+    bulk.faults.add(Fault.stall(600, path="*.parquet", kind="cdn", at=0.5, every=3))
     command = [
         sys.executable,
         "-m",

@@ -19,8 +19,8 @@ from step37_flickr8k.cache.verify import digest_of_file
 from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.listing import RemoteFile
 from step37_flickr8k.download import workers
+from step37_flickr8k.download.batches import Batches, VerifiedFile
 from step37_flickr8k.download.files import fetch
-from step37_flickr8k.download.landing import Arrived, Landing
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import AccessDenied, FetchFailed, FolderFull, FolderNotUsable, LeaseLost
 from step37_flickr8k.hub.source import Source, TransferStatistics
@@ -48,22 +48,22 @@ class Fetching:
         ]
 
     def run(
-        self, land: Callable[[Sequence[Arrived]], None] | None = None, progress: Any = None
+        self, publish: Callable[[Sequence[VerifiedFile]], None] | None = None, progress: Any = None
     ) -> TransferStatistics:
         url = f"{self.hub.endpoint}/datasets/intro/flickr8k/resolve/{self.hub.commit}/train"
         source = Source(base=f"{url}/", headers={"Authorization": "Bearer hf_x"})
-        with contextlib.closing(Workers(self.directory)) as hands:
+        with contextlib.closing(Workers(self.directory)) as pool:
             fetch(
                 self.files,
                 source,
-                hands,
-                land or self.publish,
+                pool,
+                publish or self.publish,
                 options=FetchOptions(**self.options),
                 progress=progress or self.told.append,
             )
         return source.statistics
 
-    def publish(self, batch: Sequence[Arrived]) -> None:
+    def publish(self, batch: Sequence[VerifiedFile]) -> None:
         for arrived in batch:
             self.directory.publish(arrived.temporary, arrived.file.name)
 
@@ -152,7 +152,7 @@ def test_a_429_that_does_not_say_how_long_is_a_try(
     with pytest.raises(FetchFailed, match=r"1 of 12 files.*0003\.jpg \(429 \(3 tries\)\)"):
         fetching.run()
     assert [record.message for record in caplog.records if "429" in record.message] == [
-        "the Hub wants fewer requests (429) and doesn't say how long to wait: each counts as a failed attempt"
+        "the Hub wants fewer requests (429) and states no pause: each counts as a failed attempt"
     ]
 
 
@@ -186,7 +186,7 @@ def test_an_error_is_not_hidden_by_the_clearing_up(hub: LocalHub, cache: Path) -
         process.terminate()
         _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143, told
-    assert "what was unfinished stays until the next run" in told
+    assert "unfinished files stay until the next run" in told
 
 
 def test_what_fails_for_good_is_named_and_the_rest_comes(fetching: Fetching) -> None:
@@ -212,14 +212,16 @@ def test_a_refused_token_ends_the_fetch(fetching: Fetching) -> None:
 
 
 @pytest.mark.parametrize("error", [LeaseLost("another one"), FolderFull("no space")])
-def test_what_landing_raises_ends_the_fetch_at_once(fetching: Fetching, error: Exception) -> None:
+def test_what_publishing_raises_ends_the_fetch_at_once(
+    fetching: Fetching, error: Exception
+) -> None:
     """A lost lease or a full disk stops everything before the next rename, and leaves nothing torn."""
 
-    def land(_: Sequence[Arrived]) -> None:
+    def publish(_: Sequence[VerifiedFile]) -> None:
         raise error
 
     with pytest.raises(type(error)):
-        fetching.run(land)
+        fetching.run(publish)
     fetching.assert_nothing_torn()
 
 
@@ -247,30 +249,30 @@ def test_an_interrupt_ends_it_at_once_with_nothing_torn(fetching: Fetching) -> N
 @pytest.fixture
 def _endless_decoding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let workers take for ever to decode a picture."""
-    hangs = "import time\nworker.why_undecodable = lambda *_: time.sleep(600)"
+    hangs = "import time\njob_runner.why_undecodable = lambda *_: time.sleep(600)"
     start_instead(monkeypatch, tmp_path, late=hangs)
     monkeypatch.setattr(workers, "_FEW", 0)
 
 
 @pytest.mark.usefixtures("_endless_decoding")
 def test_an_error_does_not_wait_for_decoders(fetching: Fetching) -> None:
-    """Where files land an error kills the workers in the midst of a batch, and what they have written is deleted."""
+    """An error kills the workers in the middle of a batch, and what they have written is deleted."""
 
     class Enough(Exception):
         pass
 
-    async def fail_meanwhile(hands: Workers) -> None:
-        with Landing(hands, fetching.publish) as landing:
+    async def fail_meanwhile(workers: Workers) -> None:
+        with Batches(workers, fetching.publish) as batches:
             for file in fetching.files:
-                landing.hand_over(
+                batches.add(
                     file, bytearray((fetching.hub.directory / "train" / file.name).read_bytes())
                 ).cancel()
             while not list(fetching.directory.files.glob(".*")):  # noqa: ASYNC110 - it's a file system that is waited for
                 await asyncio.sleep(0.01)
             raise Enough
 
-    with contextlib.closing(Workers(fetching.directory)) as hands, pytest.raises(Enough):
-        asyncio.run(fail_meanwhile(hands))
+    with contextlib.closing(Workers(fetching.directory)) as pool, pytest.raises(Enough):
+        asyncio.run(fail_meanwhile(pool))
     fetching.assert_nothing_torn()
 
 
@@ -300,12 +302,12 @@ def test_a_file_system_that_turns_read_only_ends_the_fetch(hub: LocalHub, tmpfs:
     fetching = Fetching(hub, turning.path)
     fetching.files = fetching.files[:1]
 
-    def land(batch: Sequence[Arrived]) -> None:
+    def publish(batch: Sequence[VerifiedFile]) -> None:
         turning.make_read_only()
         fetching.publish(batch)
 
     with pytest.raises(FolderNotUsable, match="Read-only file system"):
-        fetching.run(land)
+        fetching.run(publish)
 
 
 def test_what_progress_raises_ends_the_fetch(fetching: Fetching) -> None:

@@ -22,7 +22,7 @@ from step37_flickr8k.cache.lease import Claim, take
 from step37_flickr8k.cache.rows import lines_of
 from step37_flickr8k.dataset.metadata import METADATA, read_rows, why_not_plain
 from step37_flickr8k.dataset.selection import Selection
-from step37_flickr8k.download.planner import MANY
+from step37_flickr8k.download.conversion import MANY
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import Draw, captioned, picture, write_rows
 from tests.test_connection import listening

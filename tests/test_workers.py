@@ -16,8 +16,9 @@ from PIL import Image
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.dataset.digests import digest_of_bytes
-from step37_flickr8k.download import worker
-from step37_flickr8k.download.workers import Done, Job, Workers
+from step37_flickr8k.download.job_runner import JobRunner
+from step37_flickr8k.download.jobs import Done, Job
+from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import FolderFull, Step37Error, TransientError
 from tests.conftest import MakeTmpfs
 
@@ -127,7 +128,7 @@ def test_a_slow_directory_has_many_writers(
             at_once[0] -= 1
 
     monkeypatch.setattr(CacheDirectory, "put", slowly)
-    hands = worker.JobRunner(directory)
+    hands = JobRunner(directory)
     for expected in (1, 4):
         assert [*hands.do(jobs_for(directory, [picture(number) for number in range(8)]))] == [
             Done()
@@ -200,7 +201,8 @@ sys.path[:] = {sys.path!r}
 import logging
 from pathlib import Path
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.download.workers import Job, Workers
+from step37_flickr8k.download.jobs import Job
+from step37_flickr8k.download.workers import Workers
 logging.basicConfig()
 pool = Workers(CacheDirectory(Path({str(directory.root)!r}), "train"))
 print([done.decode_error for done in pool.do([Job(Path({str(directory.root)!r}) / "gone", "a.jpg", b"text")] * 5)])
@@ -281,9 +283,9 @@ _DIES = """
 import json, os, signal, sys
 from pathlib import Path
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.download.workers import _Worker
+from step37_flickr8k.download.worker_process import WorkerProcess
 directory = CacheDirectory(Path(sys.argv[1]), "train")
-worker = _Worker(directory).start()
+worker = WorkerProcess(directory).start()
 os.kill(worker.pid, signal.SIGSTOP)
 jobs = [[str(directory.temporary()), f"{number}.jpg", 3, ""] for number in range(6)]
 worker.stdin.write(json.dumps(jobs).encode() + b"\\n" + b"abc" * 6)

@@ -1,4 +1,7 @@
-"""Whether images can be decoded, since a commit may hold broken ones, and their hash is right then, too; small copies of them."""
+"""Images: whether they can be decoded, and small copies of them; the only user of Pillow.
+
+A commit may hold images that are broken although their hash is right.
+"""
 
 import textwrap
 from collections.abc import Sequence
@@ -6,47 +9,57 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
 __all__ = ["contact_sheet", "thumbnail", "warm_up", "why_undecodable"]
 
-# A quarter of a gigabyte of RGB, Pillow's own limit; a PNG of 100 KB can hold more
+# A quarter of a gigabyte of RGB, Pillow's own limit; a PNG of 100 KB can hold more.
 _MOST_PIXELS = 89_478_485
-# What names promise. Other kinds aren't tried: Pillow hands EPS to Ghostscript, which runs it.
+# What names promise. Other kinds aren't tried: Pillow passes EPS to Ghostscript, which runs it.
 _KINDS = {f".{kind.lower()}": kind for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
 _KINDS |= {".jpg": "JPEG", ".tif": "TIFF"}
 _ALL_KINDS = (*dict.fromkeys(_KINDS.values()),)
-_SIDES = (144, 112, 80, 36)  # pixels of a small copy's longer side, the first if the bytes allow it
+# Pixels of a thumbnail's longer side: the first whose bytes fit.
+_SIDES = (144, 112, 80, 36)
 _SIDE = _SIDES[0]
 _QUALITIES = (45, 30, 15)
-_TEXT = 30  # pixels below each picture of a contact sheet: two short lines
-_LINE = 23  # characters of such a line
+
+# The contact sheet, in pixels.
+_GAP = 8
+_TEXT = 30  # below each image: two short lines
+_FONT = 11
+_LINE = 23  # characters of a line
+_LINES_BELOW, _LINES_INSTEAD = 2, 9
 _GROUND, _INK, _RED = "white", (60, 60, 60), (180, 30, 30)
 
 
 def why_undecodable(source: Path | BinaryIO, name: str) -> str | None:
-    """Give the reason why the image that is to be called ``name`` is no good, None if Pillow can decode it from ``source``.
+    """Return why an image can't be decoded, None if it can; ``name`` is its final name.
 
-    Truncated ones are found, those of another kind than their name says, and those that would fill
-    the memory. JPEGs are decoded at an eighth of their size: all of the file is read, a truncated
-    one is found, at half of the cost. Raises OSError where the file can't be read.
+    Finds truncated images, those of another kind than the name says, and those that would fill the
+    memory. JPEGs are decoded at an eighth of their size: the whole file is read, at half of the
+    cost. Raises OSError if the file can't be read.
     """
-    from PIL import Image  # noqa: PLC0415 - the package imports without Pillow
-
     promised = _KINDS.get(Path(name).suffix.lower())
     try:
         with Image.open(source, formats=_ALL_KINDS) as image:
-            # A JPEG with more than one picture
+            # MPO is a JPEG with more than one image.
             kind = "JPEG" if image.format == "MPO" else image.format
             if promised not in {kind, None}:
                 return f"it is {kind}, not {promised} as its name says"
             if image.width * image.height > _MOST_PIXELS:
-                return f"it has {image.width} x {image.height} pixels, at most {_MOST_PIXELS:,} are decoded"
+                return (
+                    f"it has {image.width} x {image.height} pixels,"
+                    f" at most {_MOST_PIXELS:,} are decoded"
+                )
             image.draft("L", (image.width // 8, image.height // 8))
             image.load()
-    # A warning where warnings are errors
+    # The warning is raised where warnings are errors.
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return str(error)
-    except (OSError, ValueError, SyntaxError) as error:  # PNG errors are SyntaxErrors
-        # The file system's error, not the picture's: that has no number
+    # Pillow raises SyntaxError for PNG.
+    except (OSError, ValueError, SyntaxError) as error:
+        # An error of the file system has a number, one of the image has none.
         if getattr(error, "errno", None) is not None:
             raise
         return str(error).replace(str(source), name)
@@ -54,19 +67,15 @@ def why_undecodable(source: Path | BinaryIO, name: str) -> str | None:
 
 
 def warm_up() -> None:
-    """Load Pillow, while something else is waited for."""
-    from PIL import Image  # noqa: PLC0415
-
+    """Load Pillow's decoders before the first image arrives."""
     Image.preinit()
 
 
 def thumbnail(path: Path, most: int) -> tuple[bytes, tuple[int, int]]:
-    """Give a small copy as WebP, of at most so many bytes, and the picture's own width and height in pixels.
+    """Return a small copy as WebP of at most ``most`` bytes, and the image's (width, height).
 
-    Raises OSError or ValueError where it can't be decoded; `why_undecodable` says why.
+    Raises OSError or ValueError if it can't be decoded; `why_undecodable` says why.
     """
-    from PIL import Image, ImageOps  # noqa: PLC0415
-
     with Image.open(path, formats=_ALL_KINDS) as image:
         size = image.size
         image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
@@ -81,30 +90,38 @@ def thumbnail(path: Path, most: int) -> tuple[bytes, tuple[int, int]]:
 
 
 def contact_sheet(tiles: Sequence[tuple[bytes | None, str]], columns: int) -> bytes:
-    """Give small copies in a grid as PNG, each with its words below; without a copy the words stand in its place, in red."""
-    from PIL import Image, ImageDraw, ImageFont, ImageOps  # noqa: PLC0415
+    """Return thumbnails in a grid as PNG, each with its text below.
 
-    step, gap = (_SIDE, _SIDE + _TEXT), 8
+    A tile without a thumbnail shows its text in its stead, in red.
+    """
+    width, height = _SIDE + _GAP, _SIDE + _TEXT + _GAP
     rows = -(-len(tiles) // columns)
-    sheet = Image.new(
-        "RGB", (columns * (step[0] + gap) + gap, rows * (step[1] + gap) + gap), _GROUND
-    )
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    for number, (copy, words) in enumerate(tiles):
-        x, y = (
-            gap + at * (side + gap)
-            for at, side in zip((number % columns, number // columns), step, strict=True)
-        )
+    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _GROUND)
+    draw = ImageDraw.Draw(sheet)
+    for number, (copy, text) in enumerate(tiles):
+        left = _GAP + number % columns * width
+        top = _GAP + number // columns * height
         if copy is None:
-            draw.rectangle((x, y, x + _SIDE - 1, y + _SIDE - 1), outline=_RED)
-            place, most, ink = (x + 4, y + 4), 9, _RED
+            draw.rectangle((left, top, left + _SIDE - 1, top + _SIDE - 1), outline=_RED)
+            _write(draw, text, (left + 4, top + 4), _LINES_INSTEAD, _RED)
         else:
             with Image.open(BytesIO(copy)) as small:
-                # Some copies are smaller, to be of few bytes
+                # Some copies are smaller, to be of few bytes.
                 shown = ImageOps.contain(small, (_SIDE, _SIDE))
-            sheet.paste(shown, (x + (_SIDE - shown.width) // 2, y + (_SIDE - shown.height) // 2))
-            place, most, ink = (x, y + _SIDE + 2), 2, _INK
-        lines = textwrap.wrap(words, _LINE, max_lines=most, placeholder="\u2026")
-        draw.multiline_text(place, "\n".join(lines), ink, font)
-    sheet.quantize(256).save(out := BytesIO(), "PNG", optimize=True)  # a third of the bytes
+            at = (left + (_SIDE - shown.width) // 2, top + (_SIDE - shown.height) // 2)
+            sheet.paste(shown, at)
+            _write(draw, text, (left, top + _SIDE + 2), _LINES_BELOW, _INK)
+    # 256 colors take a third of the bytes.
+    sheet.quantize(256).save(out := BytesIO(), "PNG", optimize=True)
     return out.getvalue()
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    at: tuple[int, int],
+    lines: int,
+    color: tuple[int, int, int],
+) -> None:
+    wrapped = textwrap.wrap(text, _LINE, max_lines=lines, placeholder="\u2026")
+    draw.multiline_text(at, "\n".join(wrapped), color, ImageFont.load_default(_FONT))

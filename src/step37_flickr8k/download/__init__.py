@@ -1,7 +1,21 @@
 """Bytes into verified temporary files, and from there into the cache.
 
-- `planner`: compares the Hub, the cache directory and the selection. - `downloader`: the work of
-whoever holds the lease: fetch, publish, ready record last. - `files`: a request for each file;
-`bulk` and `parquet`: the Parquet conversion. - `landing`: batches of files that have arrived;
-`workers`: the processes that write and decode them. - `loop`: the event loop of a download.
+The lease's holder:
+
+- `downloader`: plans, downloads and publishes, or repairs (`Downloader`).
+- `planner`: compares the Hub, the cache directory and the selection (`Planner`).
+- `conversion`: whether the images come from the Hub's Parquet conversion.
+- `publisher`: final names, the manifest, and the ready record last.
+
+Two methods of download; each takes a list of files and a function that publishes them:
+
+- `files`: a request for each file.
+- `bulk`: row groups of the Parquet conversion; `parquet` finds the images in them.
+
+Common to both:
+
+- `batches`: files that have arrived, in batches for the workers.
+- `loop`: tasks side by side, and reports of progress.
+- `workers`: the pool of worker processes; `worker_process`: one of them, seen from here;
+  `worker`: its main program; `job_runner`: what it does; `jobs`: what it is asked.
 """

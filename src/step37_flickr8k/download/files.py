@@ -1,9 +1,13 @@
-"""Many files at once, streamed and verified: one GET a file, every fault tried again, memory for the files in flight only."""
+"""Many files at once: one GET for each, streamed and verified, every fault retried.
+
+Memory is needed for the files in flight only.
+"""
 
 import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Collection, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
 
@@ -11,8 +15,8 @@ from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.dataset.digests import hasher
 from step37_flickr8k.dataset.listing import RemoteFile
 from step37_flickr8k.dataset.words import listed
-from step37_flickr8k.download.landing import IN_HAND, Land, Landing
-from step37_flickr8k.download.loop import Report, beside, tell
+from step37_flickr8k.download.batches import PER_CONNECTION, Batches, Publish
+from step37_flickr8k.download.loop import Report, Reporter, run_tasks
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import FetchFailed, Step37Error
 from step37_flickr8k.hub.client import FAULTS, HttpClient, connected, read_exactly
@@ -23,104 +27,131 @@ from step37_flickr8k.settings.options import FetchOptions
 
 __all__ = ["fetch", "memory_in_flight"]
 
-_BLOCK = 1 << 20  # bytes: larger files are written and hashed in pieces of this size, as they come
-# Bytes of small files in hand: they land in batches, and a batch waits for its files
-_LANDING = 32 << 20
+# Larger files are written and hashed in pieces of this size as they arrive.
+_BLOCK = 1 << 20  # bytes
+# Small files in memory: they are written in batches, and a batch waits for its files.
+_BUFFERED = 32 << 20  # bytes
 
 
 def fetch(
     files: Collection[RemoteFile],
     source: Source,
     workers: Workers,
-    land: Land,
+    publish: Publish,
     *,
     options: FetchOptions,
     progress: Report,
 ) -> None:
-    """Fetch all files into temporary ones of the workers' directory and hand them, verified, to ``land``, which names them.
+    """Download files to temporary ones of the workers' directory; pass on what is verified.
 
-    ``land`` takes several at a time, in several threads. A file that fails doesn't stop the others:
-    at the end `FetchFailed` names those that are missing. What ``land`` or ``progress`` raises ends
-    the fetch at once; no unfinished file stays.
+    ``publish`` names those files. A file that fails doesn't stop the others. What ``publish`` or
+    ``progress`` raises ends the download at once. No unfinished file stays.
+
+    Raises:
+        FetchFailed: at the end, with the names of the files that are missing.
+        AccessDenied: a file may not be read.
     """
 
     async def main() -> None:
-        with contextlib.ExitStack() as at_rest, Landing(workers, land) as landing:
+        # The outer context ends last, once no thread writes any more.
+        with contextlib.ExitStack() as at_rest, Batches(workers, publish) as batches:
             async with connected(source, options) as client:
-                await _Fetch(client, landing, workers.directory, at_rest).run(files, progress)
+                download = _Download(client, batches, workers.directory, at_rest)
+                await download.run(files, progress)
 
     run_in_loop(main)
 
 
 def memory_in_flight(concurrency: int, size: int) -> int:
-    """Give the bytes of memory that files of this size take while they are on their way: once here, once in a worker's pipe."""
-    return 2 * _places(concurrency, size) * min(size, _BLOCK)
+    """Return the bytes of memory that files of this size take while they are in flight.
+
+    Each is in memory twice: in this process, and in a worker's pipe.
+    """
+    return 2 * _files_in_flight(concurrency, size) * min(size, _BLOCK)
 
 
-def _places(concurrency: int, size: int) -> int:
-    """Give how many files of this size are in hand: more than there are connections, the others gather and are written."""
-    return min(concurrency * IN_HAND, max(concurrency * 3 // 2, _LANDING // max(1, size)))
+def _files_in_flight(concurrency: int, size: int) -> int:
+    """Return how many files of this size are in progress: more than there are connections.
+
+    The others gather for a batch or are being written.
+    """
+    return min(concurrency * PER_CONNECTION, max(concurrency * 3 // 2, _BUFFERED // max(1, size)))
 
 
-class _Fetch:
-    """A fetch; ``at_rest`` is done once no thread writes any more."""
+@dataclass
+class _Transfer:
+    """A file in progress, with the seconds and the number of its attempts so far."""
+
+    file: RemoteFile
+    seconds: float = 0.0
+    tries: int = 0
+
+    def took(self) -> SlowFile:
+        return SlowFile(round(self.seconds, 3), self.file.name, self.file.size, self.tries)
+
+
+class _Download:
+    """A download of files; the callbacks of ``at_rest`` run once no thread writes any more."""
 
     def __init__(
         self,
         client: HttpClient,
-        landing: Landing,
+        batches: Batches,
         directory: CacheDirectory,
         at_rest: contextlib.ExitStack,
     ) -> None:
         self._client = client
         self._statistics = client.statistics
-        self._landing = landing
+        self._batches = batches
         self._directory = directory
         self._at_rest = at_rest
         self._failed: dict[str, str] = {}
         self._connections = asyncio.Semaphore(client.connections)
-        self._coming = 0  # files that aren't here yet, but will be
-        self._spare = 0  # files that may gather before connections stand idle
+        self._arriving = 0  # files that aren't in memory yet, but will be
+        self._spare = 0  # files that may gather before connections are idle
 
     async def run(self, files: Collection[RemoteFile], progress: Report) -> None:
-        waiting = iter(files)
+        remaining = iter(files)
         size = sum(file.size for file in files)
-        count = min(_places(self._client.connections, size // max(1, len(files))), len(files))
+        average = size // max(1, len(files))
+        count = min(_files_in_flight(self._client.connections, average), len(files))
         self._spare = count - self._client.connections
-        telling = tell(progress, self._client, files=len(files), size=size)
-        await beside(telling, [self._work(waiting) for _ in range(count)])
+        reporter = Reporter(progress, self._client, files=len(files), size=size)
+        await run_tasks(reporter, [self._work(remaining) for _ in range(count)])
         if self._failed:
             raise FetchFailed(_summary(self._failed, len(files)))
 
-    async def _work(self, waiting: Iterator[RemoteFile]) -> None:
-        for file in waiting:
-            took: list[float] = []
+    async def _work(self, remaining: Iterator[RemoteFile]) -> None:
+        for file in remaining:
+            transfer = _Transfer(file)
             try:
-                await self._client.retry(file.name, partial(self._bring, file, took))
+                await self._client.retry(file.name, partial(self._transfer, transfer))
             except GivenUp as error:
                 self._failed[file.name] = str(error)
             else:
                 self._statistics.files += 1
-                self._statistics.took(
-                    SlowFile(round(sum(took), 3), file.name, file.size, len(took))
-                )
+                self._statistics.took(transfer.took())
 
-    async def _bring(self, file: RemoteFile, took: list[float]) -> None:
-        content = await self._receive(file, took)
+    async def _transfer(self, transfer: _Transfer) -> None:
+        """Download a file and have it published, in one attempt."""
+        content = await self._receive(transfer)
         if content is None:
             return
-        landed = self._landing.hand_over(file, content)
-        if not self._coming or self._landing.gathered >= self._spare > 0:
-            self._landing.submit()  # it would wait for nobody, or everybody for it
-        await landed
-        self._statistics.bytes += file.size
+        published = self._batches.add(transfer.file, content)
+        # The batch would wait for a file that isn't coming, or all connections for the batch.
+        if not self._arriving or self._batches.waiting >= self._spare > 0:
+            self._batches.submit()
+        await published
+        self._statistics.bytes += transfer.file.size
 
-    async def _receive(self, file: RemoteFile, took: list[float]) -> bytearray | None:
-        """Give a file's bytes; None for a large one, which is written as it comes."""
-        self._coming += 1
+    async def _receive(self, transfer: _Transfer) -> bytearray | None:
+        """Return a file's bytes; None for a large one, which is written as it arrives."""
+        file = transfer.file
+        self._arriving += 1
         try:
             async with self._connections:
-                await self._client.until_open()  # it may have closed while this one waited
+                # The rate limit may have been used up while this one waited for its connection.
+                await self._client.until_open()
                 start = time.monotonic()
                 try:
                     async with await self._client.get(file.name) as response:
@@ -129,46 +160,48 @@ class _Fetch:
                         await self._receive_in_blocks(response.content.iter_any(), file)
                         return None
                 finally:
-                    took.append(time.monotonic() - start)
+                    transfer.seconds += time.monotonic() - start
+                    transfer.tries += 1
         finally:
-            self._coming -= 1
+            self._arriving -= 1
 
     async def _receive_in_blocks(self, pieces: AsyncIterator[bytes], file: RemoteFile) -> None:
-        arriving = _Arriving(self._directory, file)
+        large = _LargeFile(self._directory, file)
         pending = bytearray()
-        came = 0
+        received = 0
         try:
             async for piece in pieces:
-                came += len(piece)
+                received += len(piece)
                 self._statistics.bytes += len(piece)
                 pending += piece
-                if came > file.size:
-                    raise Fault(f"more than {file.size} bytes")  # dropped like any other fault
+                if received > file.size:
+                    raise Fault(f"more than {file.size} bytes")
                 if len(pending) >= _BLOCK:
-                    await self._landing.in_thread(arriving.write, bytes(pending))
+                    await self._batches.in_thread(large.write, bytes(pending))
                     pending.clear()
-            await self._landing.in_thread(self._finish, arriving, bytes(pending))
+            await self._batches.in_thread(self._finish, large, bytes(pending))
         except asyncio.CancelledError:
-            self._at_rest.callback(arriving.drop)  # a thread may still be writing it
+            # A thread may still be writing it.
+            self._at_rest.callback(large.drop)
             raise
         except (*FAULTS, OSError, Step37Error):
-            self._statistics.bytes -= came
-            arriving.drop()
+            self._statistics.bytes -= received
+            large.drop()
             raise
 
-    def _finish(self, arriving: "_Arriving", rest: bytes) -> None:
-        arriving.write(rest)
-        arriving.verify()
-        self._landing.land_written(arriving.file, arriving.temporary)
+    def _finish(self, large: "_LargeFile", rest: bytes) -> None:
+        large.write(rest)
+        large.verify()
+        self._batches.publish_written(large.file, large.temporary)
 
 
-class _Arriving:
-    """A large file on its way: written and hashed as it comes."""
+class _LargeFile:
+    """A large file in progress: written and hashed as it arrives."""
 
     def __init__(self, directory: CacheDirectory, file: RemoteFile) -> None:
         self.file = file
         self.temporary = directory.temporary()
-        self.received = 0
+        self._received = 0
         self._directory = directory
         self._hash = hasher(file.digest, file.size)
         self._open = contextlib.ExitStack()
@@ -180,16 +213,18 @@ class _Arriving:
         self._hash.update(block)
         with self._directory.errors():
             self._out.write(block)
-        self.received += len(block)
+        self._received += len(block)
 
     def verify(self) -> None:
+        """Close it; raises `Fault` unless it has the right size and digest."""
         self._open.close()
-        if self.received != self.file.size:
-            raise Fault(f"{self.received} bytes instead of {self.file.size}")
+        if self._received != self.file.size:
+            raise Fault(f"{self._received} bytes instead of {self.file.size}")
         if self._hash.hexdigest() != self.file.digest.partition(":")[2]:
             raise Fault("wrong bytes")
 
     def drop(self) -> None:
+        """Close and delete it."""
         with contextlib.suppress(OSError, Step37Error):
             self._open.close()
         with contextlib.suppress(Step37Error):
@@ -197,8 +232,8 @@ class _Arriving:
 
 
 def _summary(failed: dict[str, str], total: int) -> str:
-    named = listed((f"{name} ({reason})" for name, reason in failed.items()), 5)
+    named = listed((f"{name} ({reason})" for name, reason in failed.items()), limit=5)
     return (
         f"{len(failed):,} of {total:,} files could not be fetched: {named}:"
-        " what was fetched is kept, run it again"
+        " the others are kept, run it again"
     )

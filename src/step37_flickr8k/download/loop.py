@@ -1,60 +1,69 @@
-"""The event loop of a fetch: it runs in a thread of its own, its tasks side by side, with a word of progress beside them."""
+"""The tasks of a download in its event loop, and the reports of its progress meanwhile."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.hub.client import HttpClient
 
-__all__ = ["Report", "beside", "tell"]
+__all__ = ["Report", "Reporter", "run_tasks"]
 
-_TICK = 0.5  # s between two reports of progress
-# Takes in how far a fetch is
+_INTERVAL = 0.5  # s between two reports
+# Takes in the progress of a download; what it raises ends the download.
 Report = Callable[[Progress], None]
 
 
-async def beside(ticker: Coroutine[Any, Any, None], tasks: list[Coroutine[Any, Any, None]]) -> None:
-    """Run the tasks with a ticker beside them; what one of them raises ends all."""
-    tick = asyncio.ensure_future(ticker)
+async def run_tasks(reporter: "Reporter", tasks: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run tasks side by side and report progress meanwhile; what one of them raises ends all."""
+    reports = asyncio.ensure_future(reporter.run())
     started = [asyncio.ensure_future(task) for task in tasks]
     work = asyncio.gather(*started)
-    both: set[asyncio.Future[Any]] = {tick, work}
+    both: set[asyncio.Future[Any]] = {reports, work}
     try:
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (tick, *started):
+        for task in (reports, *started):
             task.cancel()
-        ended = await asyncio.gather(work, tick, return_exceptions=True)
+        ended = await asyncio.gather(work, reports, return_exceptions=True)
         await asyncio.gather(*started, return_exceptions=True)
     for error in ended:
         if isinstance(error, BaseException) and not isinstance(error, asyncio.CancelledError):
             raise error
 
 
-async def tell(report: Report, client: HttpClient, *, files: int, size: int) -> None:
-    """Tell, for as long as it is let, what has come of so many files and bytes, or that the quota is waited for."""
-    statistics = client.statistics
+@dataclass(frozen=True)
+class Reporter:
+    """Reports how many of ``files`` files and ``size`` bytes a client has received."""
 
-    def say(state: State, detail: str = "") -> None:
-        report(
+    report: Report
+    client: HttpClient
+    files: int
+    size: int
+
+    async def run(self) -> None:
+        """Report until cancelled, and once more at the end."""
+        try:
+            while True:
+                if (seconds := self.client.closed_for) > 0:
+                    self._report(State.WAITING_FOR_RATE_LIMIT, f"{seconds:.0f} s")
+                else:
+                    self._report(State.FETCHING)
+                await asyncio.sleep(_INTERVAL)
+        finally:
+            self._report(State.FETCHING)
+
+    def _report(self, state: State, detail: str = "") -> None:
+        statistics = self.client.statistics
+        self.report(
             Progress(
                 state,
                 detail,
                 retries=dict(statistics.retries),
                 files=statistics.files,
-                of_files=files,
+                of_files=self.files,
                 bytes=statistics.bytes,
-                of_bytes=size,
+                of_bytes=self.size,
             )
         )
-
-    try:
-        while True:
-            if (seconds := client.closed_for) > 0:
-                say(State.WAITING_FOR_RATE_LIMIT, f"{seconds:.0f} s")
-            else:
-                say(State.FETCHING)
-            await asyncio.sleep(_TICK)
-    finally:
-        say(State.FETCHING)  # what came to the last

@@ -1,6 +1,5 @@
-"""What the Hub has, what the directory holds, and so what there is to do."""
+"""What the Hub has, what the directory holds, and so what there is to download."""
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,166 +14,155 @@ from step37_flickr8k.dataset.decide import Decision, decide
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import METADATA, read_rows
 from step37_flickr8k.dataset.selection import Selection
-from step37_flickr8k.download.parquet import is_available
+from step37_flickr8k.download.batches import VerifiedFile
+from step37_flickr8k.download.conversion import choose_shards
 from step37_flickr8k.download.workers import Workers
-from step37_flickr8k.errors import InvalidMetadata, InvalidSettings, Step37Error
+from step37_flickr8k.errors import InvalidMetadata
 from step37_flickr8k.hub.api import Hub
 from step37_flickr8k.hub.rate_limit import RateLimit
 from step37_flickr8k.hub.source import TransferStatistics
 from step37_flickr8k.settings.options import FetchOptions
 
-__all__ = ["MANY", "Planner", "Survey", "Task"]
+__all__ = ["DownloadPlan", "Planner", "Task"]
 
-log = logging.getLogger("step37_flickr8k")
-
-MANY = 100  # images: for fewer the Parquet conversion isn't looked for
 _LARGEST_METADATA = 1 << 30  # bytes: a million rows with five captions have a third of that
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked for, where it goes, and how."""
+    """What is asked for, where it goes, and how; what is downloaded counts in ``statistics``."""
 
     options: FetchOptions
     selection: Selection
     directory: CacheDirectory
-    run: str | None = None
-    # Of what was fetched, whatever ends it
-    account: TransferStatistics = field(default_factory=TransferStatistics)
+    run_id: str | None = None
+    statistics: TransferStatistics = field(default_factory=TransferStatistics)
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What the Hub has, what the directory holds, and so what there is to do."""
+class DownloadPlan:
+    """What to download, and what it was decided from.
+
+    ``scan`` is what the directory holds, ``verified`` what of it matches the listing, ``metadata``
+    the path of metadata.csv, here or in a scratch directory. ``shards`` are the files of the
+    Parquet conversion if they are to be read, ``rate_limit`` is the last one the Hub stated.
+    """
 
     commit: str
     listing: Listing
     scan: Mapping[str, Entry]
-    proven: dict[str, ManifestEntry]
+    verified: dict[str, ManifestEntry]
     metadata: Path
-    plan: Decision
-    shards: Sequence[RemoteFile] = ()  # of the Parquet conversion, if it is to be read
-    rate_limit: RateLimit | None = None  # as the Hub stated it last
+    decision: Decision
+    shards: Sequence[RemoteFile]
+    rate_limit: RateLimit | None
 
     @property
     def requests(self) -> int:
-        """Requests for files: all of them, but a few when they come in bulk."""
-        return 3 * len(self.shards) + 3 if self.shards else len(self.plan.fetch)
+        """Requests for files: one for each, or a few if they are fetched in bulk."""
+        return 3 * len(self.shards) + 3 if self.shards else len(self.decision.fetch)
 
     @property
     def wait(self) -> float:
-        """Seconds that the quota will make it wait."""
+        """Seconds that the rate limit will make it wait."""
         return self.rate_limit.wait(self.requests) if self.rate_limit else 0.0
 
 
 @dataclass(frozen=True)
 class Planner:
-    """Surveys a task."""
+    """Compares the Hub, the cache directory and the selection."""
 
     task: Task
     hub: Hub
     workers: Workers
     progress: ProgressTracker
 
-    def survey(self, commit: str, listing: Listing, scratch: CacheDirectory) -> Survey:
-        """Decide what to fetch; a metadata.csv that isn't in the directory yet is fetched into ``scratch``."""
+    def plan(self, commit: str, listing: Listing, scratch: CacheDirectory) -> DownloadPlan:
+        """Return what to download.
+
+        A metadata.csv that isn't in the directory yet is downloaded to a temporary file of
+        ``scratch``.
+        """
         directory = self.task.directory
         scan = directory.scan()
-        # the manifest may be of another commit: what this one holds under the same names is what
-        # counts
-        in_manifest = unchanged(read_manifest(directory), scan).items()
-        proven = {
-            n: proof
-            for n, proof in in_manifest
-            if n in listing and listing[n].digest == proof.digest
+        # The manifest may be of another commit: what counts is this one's file of the same name.
+        verified = {
+            name: entry
+            for name, entry in unchanged(read_manifest(directory), scan).items()
+            if name in listing and listing[name].digest == entry.digest
         }
-
-        def prove_also(names: Iterable[str]) -> None:
-            like = {
-                n: listing[n].digest
-                for n in names
-                if n in scan and n not in proven and listing[n].size == scan[n].size
-            }
-            proven.update(
-                verify_files(directory, scan, like, self.workers.check, self.progress.report)
-            )
-
         self.progress.report(Progress(State.READING_METADATA))
-        prove_also([METADATA])
+        verified |= self._verify([METADATA], listing, scan, verified)
         metadata, limit = directory.files / METADATA, None
-        if METADATA not in proven:
+        if METADATA not in verified:
             metadata, limit = self._fetch_metadata(commit, listing[METADATA], scratch)
-        plan = self._decide(metadata, listing, proven)
-        known = len(proven)
-        prove_also(file.name for file in plan.fetch)
-        if len(proven) > known:
-            plan = self._decide(metadata, listing, proven)
-        usual = self.hub.public_rate_limit()
-        return Survey(
-            commit, listing, scan, proven, metadata, plan, self._shards(plan), limit or usual
+        decision = self._decide(metadata, listing, verified)
+        names = (file.name for file in decision.fetch)
+        if found := self._verify(names, listing, scan, verified):
+            verified |= found
+            decision = self._decide(metadata, listing, verified)
+        return DownloadPlan(
+            commit=commit,
+            listing=listing,
+            scan=scan,
+            verified=verified,
+            metadata=metadata,
+            decision=decision,
+            shards=choose_shards(self.hub, self.task.selection.split, decision, self.task.options),
+            rate_limit=limit or self.hub.public_rate_limit(),
         )
+
+    def _verify(
+        self,
+        names: Iterable[str],
+        listing: Listing,
+        scan: Mapping[str, Entry],
+        verified: Mapping[str, ManifestEntry],
+    ) -> dict[str, ManifestEntry]:
+        """Return which of these files the directory holds with the right bytes, now hashed."""
+        digests = {
+            name: listing[name].digest
+            for name in names
+            if name in scan and name not in verified and listing[name].size == scan[name].size
+        }
+        directory, check = self.task.directory, self.workers.check
+        return verify_files(directory, scan, digests, check, self.progress.report)
 
     def _fetch_metadata(
         self, commit: str, file: RemoteFile, scratch: CacheDirectory
     ) -> tuple[Path, RateLimit | None]:
-        from step37_flickr8k.download.files import fetch  # noqa: PLC0415 - its HTTP client is a quarter of a second
+        """Download metadata.csv; return where it is, and the rate limit that the Hub stated."""
+        # Its HTTP client takes 0.2 s to import, which a warm start saves.
+        from step37_flickr8k.download.files import fetch  # noqa: PLC0415
 
         split = self.task.selection.split
         if file.size > _LARGEST_METADATA:
-            told = f"{split}/{METADATA} of {self.hub.name} has {file.size / 1e9:,.1f} GB by the listing"
             raise InvalidMetadata(
-                f"{told}, at most {_LARGEST_METADATA / 1e9:.1f} GB are read: is it a table of captions?"
+                f"{split}/{METADATA} of {self.hub.name} has {file.size / 1e9:,.1f} GB by the"
+                f" listing, at most {_LARGEST_METADATA / 1e9:.1f} GB are read:"
+                " is it a table of captions?"
             )
-        kept: list[Path] = []
         source = self.hub.files(commit, split)
+        received: list[VerifiedFile] = []
         try:
             fetch(
-                *(
-                    [file],
-                    source,
-                    Workers(scratch),
-                    lambda batch: kept.extend(arrived.temporary for arrived in batch),
-                ),
+                [file],
+                source,
+                Workers(scratch),
+                received.extend,
                 options=self.task.options,
-                progress=lambda _: self.progress.report(Progress(State.READING_METADATA)),
+                progress=self._report_reading,
             )
-        finally:  # it is no image
+        finally:
+            # With the API's requests, since it is no image.
             self.hub.count(source.statistics)
-        return kept[0], source.statistics.rate_limit
+        return received[0].temporary, source.statistics.rate_limit
+
+    def _report_reading(self, _: Progress) -> None:
+        self.progress.report(Progress(State.READING_METADATA))
 
     def _decide(
-        self, metadata: Path, listing: Listing, proven: Mapping[str, ManifestEntry]
+        self, metadata: Path, listing: Listing, verified: Mapping[str, ManifestEntry]
     ) -> Decision:
         rows = read_rows(lines_of(metadata), self.task.selection)
-        return decide(rows, listing, {name: proof.digest for name, proof in proven.items()})
-
-    def _shards(self, plan: Decision) -> Sequence[RemoteFile]:
-        """Decide whether the images come in bulk: give the Parquet files to read, if they do."""
-        mode, split = self.task.options.mode, self.task.selection.split
-        if mode == "parquet" and not is_available():
-            raise InvalidSettings(
-                "fetch_mode=parquet needs pyarrow: pip install 'step37-flickr8k[parquet]', or choose auto"
-            )
-        if (
-            mode == "files"
-            or not is_available()
-            or len(plan.fetch) < (MANY if mode == "auto" else 1)
-        ):
-            return ()
-        if mode == "auto":
-            shards = self._shards_if_listed(split)
-            return shards if 2 * plan.bytes >= sum(shard.size for shard in shards) else ()
-        if not (shards := self.hub.list_parquet(split)):
-            told = f"{self.hub.name} has no Parquet conversion of {split}"
-            raise InvalidSettings(f"fetch_mode=parquet, but {told}: choose auto or files")
-        return shards
-
-    def _shards_if_listed(self, split: str) -> Sequence[RemoteFile]:
-        """Give the Parquet files; none when they can't be listed, since nobody asked for them."""
-        try:
-            return self.hub.list_parquet(split)
-        except Step37Error as error:
-            log.warning(
-                "the Parquet conversion can't be listed, so the images come file by file: %s", error
-            )
-            return ()
+        return decide(rows, listing, {name: entry.digest for name, entry in verified.items()})

@@ -1,4 +1,4 @@
-"""The file of certificate authorities that the environment names, which Python's ssl reads itself."""
+"""The file of certificate authorities that the environment names; Python's ssl reads it itself."""
 
 import os
 import ssl

@@ -114,7 +114,7 @@ class HttpClient:
 
     @property
     def closed_for(self) -> float:
-        """The seconds for which the rate limit allows no request; not positive if it allows them."""
+        """The seconds for which the rate limit allows no request; not positive if it does."""
         return self._open_at - asyncio.get_running_loop().time()
 
     async def until_open(self) -> None:
@@ -148,7 +148,7 @@ class HttpClient:
             return
         if fault.pause is None and not self._logged_no_pause:
             log.info(
-                "the Hub wants fewer requests (429) and doesn't say how long to wait:"
+                "the Hub wants fewer requests (429) and states no pause:"
                 " each counts as a failed attempt"
             )
             self._logged_no_pause = True

@@ -48,7 +48,7 @@ class Proxies:
 
 
 def proxy_before(address: str) -> str | None:
-    """Return host and port of the proxy for requests to an address; None for a direct connection."""
+    """Return host and port of the proxy before an address; None for a direct connection."""
     url = urllib.parse.urlsplit(address)
     proxy = Proxies().of(url.scheme, url.netloc)
     return proxy and _without_password(proxy)

@@ -13,7 +13,7 @@ _POLICY = re.compile(r";\s*q=(\d{1,9})\s*;\s*w=(\d{1,9})\b")
 
 @dataclass(frozen=True)
 class RateLimit:
-    """``limit`` requests per window of ``window`` s; ``remaining`` now, and a new window in ``reset`` s."""
+    """``limit`` requests per ``window`` s; ``remaining`` now, and a new window in ``reset`` s."""
 
     limit: int
     remaining: int

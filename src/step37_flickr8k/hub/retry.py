@@ -63,7 +63,7 @@ def is_retriable(status: int) -> bool:
 
 
 def is_failed_attempt(fault: Fault) -> bool:
-    """Return whether a fault uses up one of the attempts; a stated wait for a rate limit doesn't."""
+    """Return whether a fault uses up an attempt; a stated wait for a rate limit doesn't."""
     return fault.cause != "429" or fault.pause is None
 
 
@@ -71,7 +71,7 @@ def pause_before(attempt: int, fault: Fault, jitter: float) -> float:
     """Return the seconds to wait before a retry, after ``attempt`` failed ones.
 
     It is what the server asks for, else a pause that doubles, scaled by ``jitter`` (0.5 to 1) so
-    that clients that failed together don't come back together.
+    that clients that failed together don't return together.
     """
     if fault.pause is not None:
         return fault.pause

@@ -120,8 +120,8 @@ class _Download:
                     repo_type="dataset",
                     local_dir=self._cache_dir,
                     endpoint=self._options.endpoint,
-                    # Without a token of the settings False: with None the library would look for
-                    # one by itself.
+                    # Without a token of the settings False: with None the library would
+                    # find one by itself.
                     token=self._options.token or False,
                     headers=dict(self._options.headers),
                     library_name="step37-flickr8k",

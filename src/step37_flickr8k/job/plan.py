@@ -31,19 +31,19 @@ def make_plan(run: Run) -> Plan:
         directory.make()
         with contextlib.closing(Workers(directory)) as workers:
             planner = Planner(run.download_task, hub, workers, ProgressTracker())
-            survey = planner.survey(commit, listing, directory)
+            plan = planner.plan(commit, listing, directory)
     return Plan(
         repo_id=run.selection.repo_id,
         commit=commit,
         cache_dir=str(run.directory.root),
-        rows=survey.plan.rows,
-        files=survey.plan.files,
-        fetch=len(survey.plan.fetch),
-        bytes=survey.plan.bytes,
-        mode=Mode.PARQUET if survey.shards else Mode.FILES,
-        requests=hub.requests + survey.requests,
-        wait=survey.wait,
-        rate_limit=survey.rate_limit,
+        rows=plan.decision.rows,
+        files=plan.decision.files,
+        fetch=len(plan.decision.fetch),
+        bytes=plan.decision.bytes,
+        mode=Mode.PARQUET if plan.shards else Mode.FILES,
+        requests=hub.requests + plan.requests,
+        wait=plan.wait,
+        rate_limit=plan.rate_limit,
         warm=False,
     )
 

@@ -78,8 +78,8 @@ class Run:
             options=self.task.fetch,
             selection=self.selection,
             directory=self.directory,
-            run=self.world.run_id,
-            account=self.account.fetched,
+            run_id=self.world.run_id,
+            statistics=self.account.fetched,
         )
 
     def arguments(self) -> dict[str, str | int | None]:

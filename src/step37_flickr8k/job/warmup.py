@@ -16,9 +16,8 @@ from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.cluster.share import Group, share
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.dataset.words import listed
+from step37_flickr8k.download.conversion import MANY, is_available, preload
 from step37_flickr8k.download.downloader import Downloader
-from step37_flickr8k.download.parquet import is_available, preload
-from step37_flickr8k.download.planner import MANY
 from step37_flickr8k.errors import (
     BadImages,
     EmptySelection,
@@ -172,8 +171,8 @@ class Warmup:
             return self._warm(tracker)
         with lease:
             downloader = Downloader(run.download_task, hub, lease, tracker)
-            record, rows = downloader.run(commit, listing)
-        return self._result(record, rows, warm=False)
+            downloaded = downloader.run(commit, listing)
+        return self._result(downloaded.record, downloaded.rows, warm=False)
 
     def _ready(self, selection: Selection) -> Record | None:
         """Return the record that fits; this run is added to it, where that can be done at once."""

@@ -1,0 +1,205 @@
+"""Batches of files that have arrived: workers verify, write and decode them; then a publisher.
+
+A file of its own costs a worker's round trip; in batches it costs half.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from step37_flickr8k.dataset.listing import RemoteFile
+from step37_flickr8k.dataset.metadata import METADATA
+from step37_flickr8k.download.jobs import Job
+from step37_flickr8k.download.workers import Workers
+from step37_flickr8k.errors import Step37Error
+from step37_flickr8k.hub.retry import Fault
+
+__all__ = ["PER_CONNECTION", "Batches", "Publish", "VerifiedFile"]
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+# Files in progress for each connection, at most: one arrives, the others gather and are written.
+PER_CONNECTION = 3
+# Threads that pass batches to the workers and publish them. A few while the file system is quick:
+# more would contend for the interpreter. Up to all where publishing takes long, on a shared file
+# system that serves many at once.
+_THREADS, _FEW_THREADS = 16, 4
+_GATHER = 0.024  # s in which files gather, to go to a worker together
+_SLOW = 0.005  # s to publish a file
+# Files of a batch at most: each batch costs a millisecond, in which its worker is idle.
+_LARGEST = 100
+# Files that are enough for another batch while one is under way; and the most where each takes
+# long.
+_ENOUGH = 16
+
+
+@dataclass(frozen=True)
+class VerifiedFile:
+    """A file under a temporary name whose bytes match its digest.
+
+    ``decode_error`` is why its image can't be decoded, if it can't.
+    """
+
+    file: RemoteFile
+    temporary: Path
+    decode_error: str = ""
+
+
+# Gives verified files their final names; called in several threads.
+Publish = Callable[[Sequence[VerifiedFile]], None]
+
+
+class Batches:
+    """Takes in files that have arrived, for use in one event loop, as a context.
+
+    An error that ends the context ends the workers' work, too.
+    """
+
+    def __init__(self, workers: Workers, publish: Publish) -> None:
+        """Publish with ``publish`` what the workers verified."""
+        self._directory = workers.directory
+        self._workers = workers
+        self._publish = publish
+        self._waiting: deque[_Item] = deque()
+        self._busy, self._limit = 0, _FEW_THREADS
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="step37-writer")
+
+    def __enter__(self) -> "Batches":  # noqa: PYI034 - Python 3.10 has no Self
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            # Nobody needs their result.
+            self._waiting.clear()
+            self._workers.stop()
+        # Waits for the batches under way.
+        self._threads.shutdown(cancel_futures=True)
+
+    def in_thread(
+        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> "asyncio.Future[_T]":
+        """Return the future result of a function that one of the threads calls."""
+        call = partial(function, *args, **kwargs)
+        return asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    def add(
+        self, file: RemoteFile, content: bytearray | memoryview, *, verified: bool = False
+    ) -> "asyncio.Future[None]":
+        """Have a file verified, unless it is, written, decoded and published.
+
+        Returns a future that is done when it is published, or has failed: with `Fault` for wrong
+        bytes. The file waits a moment for others to go with.
+        """
+        published = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Item(file, content, published, verified))
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_later(_GATHER, self._submit_some)
+        return published
+
+    @property
+    def waiting(self) -> int:
+        """How many files wait for others to go with."""
+        return len(self._waiting)
+
+    def submit(self) -> None:
+        """Let files wait no longer for others to go with."""
+        while self._waiting and self._busy < self._limit:
+            self._submit_batch()
+
+    def publish_written(self, file: RemoteFile, temporary: Path) -> None:
+        """Decode and publish a file that is written and verified already, in the calling thread."""
+        decode_error = None
+        if file.name != METADATA:
+            decode_error = self._workers.check([(temporary, file.name)])[0]
+        self._publish([VerifiedFile(file, temporary, decode_error or "")])
+
+    def _submit_some(self) -> None:
+        """Submit what has gathered.
+
+        A few files alone only where no thread is at work, or each file takes long: many together
+        cost less.
+        """
+        while (
+            self._waiting
+            and self._busy < self._limit
+            and (not self._busy or self._limit > _FEW_THREADS or len(self._waiting) >= _ENOUGH)
+        ):
+            self._submit_batch()
+
+    def _submit_batch(self) -> None:
+        most = _ENOUGH if self._limit > _FEW_THREADS else _LARGEST
+        batch = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        self._busy += 1
+        self._threads.submit(self._finish, batch, asyncio.get_running_loop())
+
+    def _finish(self, batch: "list[_Item]", loop: asyncio.AbstractEventLoop) -> None:
+        """Have a worker verify, write and decode the files, then publish those that are right."""
+        errors: list[BaseException | None]
+        try:
+            errors = self._finished(batch)
+        except BaseException as error:  # noqa: BLE001 - for whoever awaits these files
+            errors = [error] * len(batch)
+        loop.call_soon_threadsafe(self._settle, batch, errors)
+
+    def _finished(self, batch: "list[_Item]") -> list[BaseException | None]:
+        """Return what each file failed of; raises what publishing failed of."""
+        jobs = [
+            Job(
+                self._directory.temporary(),
+                item.file.name,
+                item.content,
+                "" if item.verified else item.file.digest,
+            )
+            for item in batch
+        ]
+        errors: list[BaseException | None] = []
+        verified: list[VerifiedFile] = []
+        for item, job, done in zip(batch, jobs, self._workers.do(jobs), strict=True):
+            error = Fault("wrong bytes") if done.wrong else done.error
+            errors.append(error)
+            if error is None:
+                verified.append(VerifiedFile(item.file, job.path, done.decode_error or ""))
+        try:
+            self._publish_timed(verified)
+        except BaseException:
+            # Else nobody would learn of the error; the next sweep deletes them.
+            with contextlib.suppress(Step37Error):
+                for each in verified:
+                    self._directory.discard(each.temporary)
+            raise
+        return errors
+
+    def _publish_timed(self, verified: list[VerifiedFile]) -> None:
+        start = time.monotonic()
+        self._publish(verified)
+        if time.monotonic() - start > _SLOW * len(verified):
+            self._limit = min(self._limit + 1, _THREADS)
+
+    def _settle(self, batch: "list[_Item]", errors: list[BaseException | None]) -> None:
+        self._busy -= 1
+        self._submit_some()
+        for item, error in zip(batch, errors, strict=True):
+            if item.published.done():  # cancelled
+                continue
+            if error is None:
+                item.published.set_result(None)
+            else:
+                item.published.set_exception(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A file in memory, and the future of whoever awaits that it is published."""
+
+    file: RemoteFile
+    content: bytearray | memoryview
+    published: "asyncio.Future[None]"
+    verified: bool

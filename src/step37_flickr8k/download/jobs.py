@@ -1,0 +1,90 @@
+"""What a worker is asked to do with a file and what became of it, and both as they cross a pipe.
+
+A request is a line of JSON for all its jobs, followed by their contents. The answer is a line of
+JSON, in the order of the jobs.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from step37_flickr8k.errors import ErrorReport
+
+__all__ = ["READY", "Done", "Job", "read_done", "read_jobs", "request_line", "write_done"]
+
+# A worker's first line. Others may have written to its stdout before it: a sitecustomize, say.
+READY = b"step37: ready\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A file at ``path`` whose final name will be ``name``, to be decoded.
+
+    With ``content`` it is verified and written first; without a ``digest`` it isn't verified.
+    """
+
+    path: Path
+    name: str
+    content: bytes | bytearray | memoryview | None = None
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of a job.
+
+    ``decode_error`` is why the image can't be decoded, ``error`` why the file wasn't written or
+    read; ``wrong`` marks content of another digest.
+    """
+
+    decode_error: str | None = None
+    error: Exception | None = None
+    wrong: bool = False
+
+
+_FINE = Done()
+
+
+def request_line(jobs: Sequence[Job]) -> bytes:
+    """Return the line that announces jobs; their contents follow it."""
+    rows = [
+        (str(job.path), job.name, None if job.content is None else len(job.content), job.digest)
+        for job in jobs
+    ]
+    return json.dumps(rows).encode() + b"\n"
+
+
+def read_jobs(line: bytes, stream: BinaryIO) -> list[Job]:
+    """Return the jobs that a line announces, with their contents read from the stream."""
+    return [
+        Job(Path(path), name, None if size is None else stream.read(size), digest)
+        for path, name, size, digest in json.loads(line)
+    ]
+
+
+def write_done(done: Sequence[Done]) -> bytes:
+    """Return the line of the answer; null stands for a job without a problem."""
+    rows = [
+        None
+        if each == _FINE
+        else (
+            each.decode_error,
+            None if each.error is None else ErrorReport.of(each.error).as_json(),
+            each.wrong,
+        )
+        for each in done
+    ]
+    return json.dumps(rows).encode() + b"\n"
+
+
+def read_done(line: bytes) -> list[Done]:
+    """Return what an answer says, in the order of the jobs."""
+    return [_FINE if row is None else _done(*row) for row in json.loads(line)]
+
+
+def _done(decode_error: str | None, error: dict[str, str] | None, wrong: bool) -> Done:
+    return Done(
+        decode_error, None if error is None else ErrorReport.from_json(error).exception(), wrong
+    )
