@@ -59,7 +59,7 @@ test: $(STAMP) ## all tests but the slow ones, with coverage
 
 test-kill: $(STAMP) ## a hundred runs killed at random moments, ten machines without power; as root for these
 	tests/install e2fsprogs
-	$(BIN)/python -m pytest tests/kill_rounds.py
+	$(BIN)/python -m pytest tests/ranks/kill_rounds.py
 
 test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late; the pages in a real browser
 	tests/install strace btrfs-progs chromium chromium-driver

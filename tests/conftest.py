@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from step37_flickr8k.localhub import LocalHub
-from tests.mounts import CannotMount, Tmpfs, has_sys_admin
+from tests.helpers.mounts import CannotMount, Tmpfs, has_sys_admin
 
-pytest_plugins = ["tests.failure_logs"]
+pytest_plugins = ["tests.helpers.failure_logs"]
 
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile(

@@ -1,6 +1,6 @@
 """The architecture as data, read from the source where it can be: for the tests and for the docs.
 
-`LAYERS`, `OUTSIDE` and `EXCEPTIONS` are the rules. ``tests/test_architecture.py`` checks the source
+`LAYERS`, `OUTSIDE` and `EXCEPTIONS` are the rules. ``tests/unit/test_architecture.py`` checks the source
 against them, ``tools/reference.py`` draws them into ``docs/explanation/architecture.md``.
 """
 

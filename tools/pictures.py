@@ -15,7 +15,7 @@ from PIL import Image
 
 from step37_flickr8k import cli
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.browser import Browser, browser
+from tests.helpers.browser import Browser, browser
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 

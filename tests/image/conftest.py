@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.failure_logs import on_failure
+from tests.helpers.failure_logs import on_failure
 from tests.image.containers import (
     BASE_IMAGE,
     IMAGE,

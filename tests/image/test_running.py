@@ -7,7 +7,7 @@ import pytest
 
 from tests.image.conftest import COUNT, HUB
 from tests.image.containers import HERE, IMAGE, Container, Containers, Network, call, podman
-from tests.test_bulk import convert
+from tests.unit.download.test_bulk import convert
 
 RANKS = 4
 ENDPOINT = f"http://{HUB}:8000"

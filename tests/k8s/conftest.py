@@ -10,7 +10,7 @@ import pytest
 
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import captioned, picture, write_rows
-from tests.failure_logs import on_failure
+from tests.helpers.failure_logs import on_failure
 from tests.k8s.rig import HUB_HOST, Api, Job, Room
 
 COUNT = 40

@@ -14,7 +14,7 @@ import pytest
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.errors import FolderFull
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.ranks import PATIENCE, Ranks
+from tests.helpers.ranks import PATIENCE, Ranks
 from tests.sharedfs.conftest import COUNT, assert_nothing_torn, assert_whole, fetched, images
 from tests.sharedfs.nodes import Node, NodeRanks
 

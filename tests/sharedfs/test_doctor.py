@@ -9,7 +9,7 @@ import pytest
 from step37_flickr8k.localhub import LocalHub
 from tests.sharedfs.conftest import MakeJob, MakeNodes
 from tests.sharedfs.nodes import LatentMount, NodeRanks
-from tests.test_doctor import findings
+from tests.unit.diagnostics.test_doctor import findings
 
 
 def examined(

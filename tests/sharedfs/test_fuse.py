@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from step37_flickr8k.localhub import Fault, LocalHub
-from tests.ranks import PATIENCE, free_port
+from tests.helpers.ranks import PATIENCE, free_port
 from tests.sharedfs.conftest import (
     COUNT,
     MakeJob,

@@ -14,7 +14,7 @@ import pytest
 
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import captioned, picture, write_rows
-from tests.failure_logs import copy_texts, on_failure
+from tests.helpers.failure_logs import copy_texts, on_failure
 from tests.slurm.rig import (
     CONTROLLER,
     RIG,

@@ -1,0 +1,1 @@
+"""The documents, compared with the code and run."""

@@ -1,0 +1,1 @@
+"""What tests of several packages share: ranks as processes, stores, mounts, workers, a browser."""

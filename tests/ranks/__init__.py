@@ -1,0 +1,1 @@
+"""Many ranks: real processes, killed, frozen, late."""

@@ -1,0 +1,1 @@
+"""What builds, installs and releases the project."""

@@ -1,0 +1,194 @@
+"""Progress as a real terminal shows it: one bar for all ranks, or plain lines."""
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pyte
+import pytest
+
+from step37_flickr8k.localhub import Fault, LocalHub
+from tests.helpers.ranks import PATIENCE, free_port
+
+LINE = re.compile(r"\d\d:\d\d:\d\d \S+ rank \d/\d (DEBUG|INFO|WARNING|ERROR) \S.*")
+
+
+class Terminal:
+    """A terminal that processes write to, high enough that nothing scrolls off."""
+
+    def __init__(self, columns: int) -> None:
+        self._ours, self.theirs = pty.openpty()
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 400, columns, 0, 0))
+        self._screen = pyte.Screen(columns, 400)
+        self._stream = pyte.ByteStream(self._screen)
+        self._lock = threading.Lock()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with suppress(OSError):  # EIO: nobody has it open any more
+            while content := os.read(self._ours, 4096):
+                with self._lock:
+                    self._stream.feed(content)
+
+    def seen(self) -> list[str]:
+        with self._lock:
+            return [line.rstrip() for line in self._screen.display if line.strip()]
+
+    def end(self) -> list[str]:
+        """Close the terminal and return what it shows last."""
+        os.close(self.theirs)
+        self._reader.join(120)
+        os.close(self._ours)
+        return self.seen()
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[bytes]]]:
+    processes: list[subprocess.Popen[bytes]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def start(
+    terminal: Terminal, cache: Path, rank: int, size: int, port: int, *arguments: str
+) -> "subprocess.Popen[bytes]":
+    place = {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TERM": "xterm",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "step37_flickr8k",
+        "warmup",
+        "--cache-dir",
+        str(cache),
+        *arguments,
+    ]
+    streams = {"stdout": terminal.theirs, "stderr": terminal.theirs}
+    # Set by pytest-xdist
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}
+    }
+    return subprocess.Popen(command, env=inherited | place, **streams)  # type: ignore[call-overload,no-any-return]
+
+
+def until_seen(terminal: Terminal, pattern: str, seconds: float = PATIENCE) -> list[str]:
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = terminal.seen()
+        if any(re.search(pattern, line) for line in seen):
+            return seen
+        assert time.monotonic() < deadline, "\n".join(seen)
+        time.sleep(0.02)
+
+
+def test_a_terminal_that_ranks_share_shows_one_bar_and_whole_lines(
+    hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    """Log lines of three ranks stay whole, and rank 0's bar is the last line until it ends."""
+    hub.faults.add(Fault.delay(0.3, path="train/*.jpg"))
+    # wide enough for a long host name in front of each line
+    terminal, port = Terminal(400), free_port()
+    more = ("--log-level", "debug", "--concurrency", "1")
+    started += [start(terminal, cache, rank, 3, port, *more) for rank in range(3)]
+    seen = until_seen(
+        terminal, r"^fetching: [1-9]\d? of 12 files, 0\.0 of 0\.0 MB, 0\.0 MB/s, \d+ s left \S+$"
+    )
+    assert sum("of 12 files" in line and not LINE.fullmatch(line) for line in seen) == 1
+    assert [process.wait(240) for process in started] == [0, 0, 0], "\n".join(terminal.seen())
+    seen = terminal.end()
+    begin = next(number for number, line in enumerate(seen) if line == "{")
+    logged, printed = (
+        [line for line in seen if LINE.fullmatch(line)],
+        seen[begin : seen.index("}") + 1],
+    )
+    assert sorted(logged + printed) == sorted(seen)
+    for rank in range(3):
+        assert sum(f"rank {rank}/3 INFO ready: 12 rows" in line for line in logged) == 1
+        assert sum(f"global rank {rank} of 3" in line for line in logged) == 1
+
+
+def test_a_narrow_terminal_gets_one_line(
+    hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    """On a narrow terminal the bar is cut to one line that still shows how long a wait takes."""
+    hub.faults.add(Fault.quota(6, window=5.0))
+    terminal = Terminal(60)
+    started.append(start(terminal, cache, 0, 1, 1, "--log-level", "error", "--attempts", "100"))
+    seen = until_seen(terminal, r"^waiting for quota, [1-5] s, ")
+    assert len(seen) == 1
+    assert len(seen[0]) <= 60
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [(40, "fetching"), (70, r"fetching: [1-9]\d? of 12 files, 0\.0 of 0\.0 MB")],
+)
+def test_rate_and_time_left_have_room_on_every_terminal(
+    hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]], columns: int, said: str
+) -> None:
+    """Less important parts are dropped first, the bar stays, and Ctrl-C leaves nothing behind."""
+    hub.faults.add(
+        Fault.delay(0.5, path="train/*.jpg"),
+        Fault.status(503, path="train/0000.jpg", times=1),
+        Fault.stall(600, path="train/0011.jpg"),
+    )
+    terminal = Terminal(columns)
+    started.append(start(terminal, cache, 0, 1, 1, "--log-level", "error", "--concurrency", "1"))
+    until_seen(terminal, rf"^{said}, 0\.0 MB/s, \d+ s left [━╸╺]+$")
+    os.write(terminal.theirs, b"^C")
+    started[0].send_signal(signal.SIGINT)
+    assert started[0].wait(120) == 130
+    seen = terminal.end()
+    assert not [line for line in seen if "s left" in line or "━" in line], seen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"), [(["--log-format", "json"], {}), ([], {"TERM": "dumb"})]
+)
+def test_where_no_bar_can_be_drawn_there_are_lines(
+    hub: LocalHub, cache: Path, arguments: list[str], environment: dict[str, str]
+) -> None:
+    """A dumb terminal and JSON logs get plain ASCII lines only."""
+    assert hub.commit
+    ours, theirs = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "step37_flickr8k",
+        "warmup",
+        "--cache-dir",
+        str(cache),
+        *arguments,
+    ]
+    subprocess.run(
+        command, stdout=subprocess.DEVNULL, stderr=theirs, check=True, env=os.environ | environment
+    )
+    os.close(theirs)
+    said = b""
+    with suppress(OSError):
+        while content := os.read(ours, 65536):
+            said += content
+    os.close(ours)
+    first = re.search(rb"fetching: \d+ of 12 files.*", said)
+    assert first
+    assert b"MB/s" not in first[0], "at the first look no rate is known"
+    assert said.replace(b"\r\n", b"").decode("ascii").isprintable()
