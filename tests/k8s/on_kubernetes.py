@@ -274,7 +274,7 @@ def test_the_weekly_verify_mends_what_is_damaged(hub: LocalHub, room: Room) -> N
     room.apply("cron")
     kubectl("create", "job", "--namespace", room.name, "--from=cronjob/verify", "verify-now")
     job = Job(room, "verify-now").wait("Complete")
-    assert "2 of them fetched again" in job.said(-1), job.everything
+    assert "2 of them were downloaded again" in job.said(-1), job.everything
     assert fetched(hub) == Counter(["0007.jpg", "0008.jpg"])
     assert_whole(hub, room)
 
