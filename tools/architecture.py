@@ -55,7 +55,6 @@ APART = "localhub"
 # Which packages import a library.
 OUTSIDE = {
     "aiohttp": {"hub", "localhub"},
-    "hf_xet": {"localhub"},
     "huggingface_hub": {"hub"},
     "jinja2": {"report"},
     "PIL": {"images"},

@@ -245,6 +245,6 @@ def test_pages_show_commands_behind_a_prompt(name: str) -> None:
         assert block.language in {"console", "python", "yaml", "text", "dockerfile", ""}, block
         assert block.commands or block.language != "console", block
         assert not _COMMAND.search(block.content) or block.language == "console", block
-        # A settings file is used by a command of its page; tests/k8s/test_k8s.py reads the manifests
+        # A command of its page uses a settings file; tests/k8s/test_k8s.py reads the manifests
         if block.language == "yaml":
             assert block.file or re.match(r"# k8s/|replicatedJobs:", block.content), block

@@ -26,9 +26,12 @@ from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.errors import ConfigurationError, RankZeroLost
 from step37_flickr8k.localhub import LocalHub
 from step37_flickr8k.settings import WarmupSettings
+from tests import conftest
 
 Value = dict[str, Any]
 ROOT = Path(__file__).parents[2]
+# Not the rig's, which listens where pods reach it.
+hub = conftest.hub
 K8S = ROOT / "k8s"
 EXAMPLES = ROOT / "examples"
 OVERLAYS = sorted(directory.name for directory in (K8S / "overlays").iterdir())

@@ -1,7 +1,7 @@
 """Golden files of all JSON that leaves a process: printed, written to disk, sent to other ranks.
 
 What users parse must not change when the source does. Each test runs the real command against a
-Hub on this machine and compares what came out with a file in ``tests/unit/golden``: keys, their order,
+Hub on this machine and compares the output with a file in ``tests/unit/golden``: keys, their order,
 types and values. Only what differs from run to run is masked (times, hosts, pids, paths), and prose
 (messages, remedies, descriptions), which may be reworded.
 
