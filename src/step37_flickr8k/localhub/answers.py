@@ -142,7 +142,7 @@ def _sibling(file: RepoFile, *, blobs: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TreeQuery:
-    """Which part of a directory's tree is asked for; ``cursor`` is the previous page's last path."""
+    """The part of a directory's tree that is asked for, after ``cursor``: the last path before it."""
 
     directory: str
     recursive: bool = False

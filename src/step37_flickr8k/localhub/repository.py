@@ -39,7 +39,7 @@ class RepoFile:
 
     @property
     def lfs(self) -> dict[str, Any] | None:
-        """Sha256, size and pointer size in bytes, as the Hub names them; None if it isn't in LFS."""
+        """Sha256, size and pointer size in bytes, as the Hub names them; None for a plain file."""
         if self.sha256 is None:
             return None
         return {"oid": self.sha256, "size": self.size, "pointerSize": self.pointer_size}
