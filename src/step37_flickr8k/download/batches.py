@@ -36,8 +36,8 @@ _GATHER = 0.024  # s in which files gather, to go to a worker together
 _SLOW = 0.005  # s to publish a file
 # Files of a batch at most: each batch costs a millisecond, in which its worker is idle.
 _LARGEST = 100
-# Files that are enough for another batch while one is under way; and the most where each takes
-# long.
+# Files that are enough for another batch while one is under way. Where publishing takes long it is
+# also the most files of a batch.
 _ENOUGH = 16
 
 
@@ -77,10 +77,10 @@ class Batches:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            # Nobody needs their result.
+            # Nobody needs the result any more.
             self._waiting.clear()
             self._workers.stop()
-        # Waits for the batches under way.
+        # This waits for the batches under way.
         self._threads.shutdown(cancel_futures=True)
 
     def in_thread(
@@ -124,8 +124,8 @@ class Batches:
     def _submit_some(self) -> None:
         """Submit what has gathered.
 
-        A few files alone only where no thread is at work, or each file takes long: many together
-        cost less.
+        Many files together cost less. So a few are submitted alone only if no batch is under way,
+        or if publishing takes long.
         """
         while (
             self._waiting
@@ -170,7 +170,7 @@ class Batches:
         try:
             self._publish_timed(verified)
         except BaseException:
-            # Else nobody would learn of the error; the next sweep deletes them.
+            # An error of deleting would hide this one; the next sweep deletes what is left.
             with contextlib.suppress(Step37Error):
                 for each in verified:
                     self._directory.discard(each.temporary)
