@@ -34,8 +34,8 @@ _calls: WeakKeyDictionary[Any, Iterator[int]] = WeakKeyDictionary()
 
 
 def current_group() -> Group | None:
-    """Return the group of the caller's initialised process group, any backend; None without one."""
-    # Whoever has initialised a process group has imported this module
+    """Return the group of the caller's initialized process group, any backend; None without one."""
+    # Whoever has initialized a process group has imported this module
     dist = sys.modules.get("torch.distributed")
     if dist is None or not dist.is_available() or not dist.is_initialized():
         return None
@@ -66,7 +66,7 @@ def job_group(world: World) -> Group:
     """Return the group of a job's ranks, over a bare TCPStore that rank 0 serves.
 
     Under torchrun its agent serves the store. This is no process group: gloo fails at
-    initialisation when one rank is missing, and a restarted rank could not join again.
+    initialization when one rank is missing, and a restarted rank could not join again.
     """
     if world.size == 1:
         return Group.alone()
