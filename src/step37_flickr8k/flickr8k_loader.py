@@ -127,7 +127,7 @@ def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -
         ConfigurationError: what is asked for doesn't exist or may not be read.
         TransientError: the Hub doesn't answer, or there is no space.
     """
-    # The package imports without huggingface_hub.
+    # Imported late, so that importing the package doesn't import huggingface_hub.
     from step37_flickr8k.hub.single_file import download_file  # noqa: PLC0415
 
     connection = library_settings(os.environ)
@@ -192,7 +192,7 @@ def prepare_flickr8k_samples(
         TransientError: the same call may well succeed later.
         RankZeroLost: rank 0 was signalled, killed, silent or never met.
     """
-    # The package imports without an HTTP client.
+    # Imported late, so that importing the package doesn't import an HTTP client.
     from step37_flickr8k.job import Run, Task, Warmup  # noqa: PLC0415
 
     selection = Selection(

@@ -1,6 +1,6 @@
 """Batches of files that have arrived: workers verify, write and decode them; then a publisher.
 
-A file of its own costs a worker's round trip; in batches it costs half.
+A file that goes to a worker alone costs a round trip; in a batch it costs half of that.
 """
 
 import asyncio

@@ -142,7 +142,7 @@ def _sibling(file: RepoFile, *, blobs: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TreeQuery:
-    """The part of a directory's tree that is asked for, after ``cursor``: the last path before it."""
+    """The part of a directory's tree that is asked for: the entries after the path ``cursor``."""
 
     directory: str
     recursive: bool = False
@@ -167,7 +167,7 @@ def paths_info(snapshot: Snapshot, names: Iterable[str], *, expand: bool) -> Ans
 
 
 def xet_token(store: Path) -> Answer:
-    """Say where the Xet store is, with a token for an hour that it doesn't ask for."""
+    """Return where the Xet store is, with a token for an hour, which the store doesn't check."""
     expires = str(int(time.time()) + 3600)
     said = {
         "X-Xet-Cas-Url": f"local://{store}",
