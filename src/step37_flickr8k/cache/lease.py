@@ -184,8 +184,7 @@ class Lease:
             )
 
     def _keep(self) -> None:
-        # Heartbeats are frequent at first: whoever checks the status of a run has often just started
-        # it
+        # Frequent heartbeats at first: whoever checks the status of a run has often just started it
         pause = _FIRST_HEARTBEAT
         while not self._lost and not self._ended.wait(pause := min(pause, self._timeout / 8)):
             pause *= 2
