@@ -23,7 +23,8 @@ __all__ = ["barrier", "current_group", "is_rank_zero", "job_group"]
 _OTHER_FILES = 1024
 # torch's limit for one request; `_TorchStore.wait` passes its own
 _REQUEST_TIMEOUT = timedelta(seconds=60)
-# Seconds for one try to connect, and between tries: short at first, since rank 0 often starts last
+# Seconds for one attempt to connect, and between attempts. The first ones are short, since rank 0
+# often starts last.
 _CONNECT_TIMEOUT = 5.0
 _PAUSES = (0.05, 0.1, 0.2, 0.5)
 _LAST_PAUSE = 1.0

@@ -53,7 +53,7 @@ class VerifiedFile:
     decode_error: str = ""
 
 
-# Gives verified files their final names; called in several threads.
+# Publishes verified files under their final names; called in several threads.
 Publish = Callable[[Sequence[VerifiedFile]], None]
 
 
@@ -96,7 +96,7 @@ class Batches:
         """Have a file verified, unless it is, written, decoded and published.
 
         Returns a future that is done when it is published, or has failed: with `Fault` for wrong
-        bytes. The file waits a moment for others to go with.
+        bytes. The file waits a moment for further ones to form a batch.
         """
         published = asyncio.get_running_loop().create_future()
         self._waiting.append(_Item(file, content, published, verified))
@@ -106,11 +106,11 @@ class Batches:
 
     @property
     def waiting(self) -> int:
-        """How many files wait for others to go with."""
+        """How many files wait for further ones to form a batch."""
         return len(self._waiting)
 
     def submit(self) -> None:
-        """Let files wait no longer for others to go with."""
+        """Submit the files that wait, without waiting for further ones."""
         while self._waiting and self._busy < self._limit:
             self._submit_batch()
 

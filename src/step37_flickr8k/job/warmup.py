@@ -38,7 +38,7 @@ Watch = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Warmed:
-    """What a warmup gives to this rank: rank 0's result and this rank's rows.
+    """What a warmup returns on this rank: rank 0's result and this rank's rows.
 
     On rank 0 ``ranks`` holds what each rank reported, by rank.
     """
