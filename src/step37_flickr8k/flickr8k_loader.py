@@ -1,7 +1,7 @@
 """The loader: image-caption samples of Flickr8k from a cache that all ranks share.
 
-On a training cluster rank 0 fills the cache and the others wait for it, through the store of the
-process group that the caller has initialised; then every rank builds the same list from disk.
+On a training cluster rank 0 downloads and the other ranks wait for it, through the store of the
+process group that the caller has initialized; then every rank builds the same list from disk.
 """
 
 import logging
@@ -45,12 +45,10 @@ class MultimodalSFTSample(TypedDict):
     Attributes:
         tokens: ``torch.Tensor``, int64, [T]: the token ids of the whole dialog.
         loss_mask: ``torch.Tensor``, float32, [T]: 1.0 where a token counts in the loss, 0.0
-        elsewhere.
+            elsewhere.
         image_paths: a ``(path, type)`` pair for each image, in the order in which ``tokens`` refer
-        to
-            them. ``path`` is a file that can be opened. ``type`` is an int, as Step3.7's
-            preprocessing
-            takes it: 0 for a whole image, 1 for a patch.
+            to them. ``path`` is a file that can be opened. ``type`` is an int, as Step3.7's
+            preprocessing takes it: 0 for a whole image, 1 for a patch.
     """
 
     tokens: Any
@@ -129,7 +127,7 @@ def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -
         ConfigurationError: what is asked for doesn't exist or may not be read.
         TransientError: the Hub doesn't answer, or there is no space.
     """
-    # The package imports without huggingface_hub.
+    # Imported late, so that importing the package doesn't import huggingface_hub.
     from step37_flickr8k.hub.single_file import download_file  # noqa: PLC0415
 
     connection = library_settings(os.environ)
@@ -145,13 +143,13 @@ def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -
 def _is_global_rank_0() -> bool:
     """Return whether this is global rank 0.
 
-    True without an initialised process group, so it never decides who downloads.
+    True without an initialized process group, so it never decides who downloads.
     """
     return is_rank_zero()
 
 
 def _maybe_barrier() -> None:
-    """Wait at ``torch.distributed.barrier()`` if a process group is initialised."""
+    """Wait at ``torch.distributed.barrier()`` if a process group is initialized."""
     barrier()
 
 
@@ -167,7 +165,7 @@ def prepare_flickr8k_samples(
 ) -> list[Flickr8kSample]:
     """Download the first ``sample_count`` rows of a split to ``cache_dir`` and return them.
 
-    Every rank returns the same list. With an initialised process group, whatever its backend, every
+    Every rank returns the same list. With an initialized process group, whatever its backend, every
     rank must call this with the same arguments: rank 0 downloads, and its outcome or its error
     reaches all ranks. Without one, the lease of the directory lets one process download at a time.
 
@@ -194,7 +192,7 @@ def prepare_flickr8k_samples(
         TransientError: the same call may well succeed later.
         RankZeroLost: rank 0 was signalled, killed, silent or never met.
     """
-    # The package imports without an HTTP client.
+    # Imported late, so that importing the package doesn't import an HTTP client.
     from step37_flickr8k.job import Run, Task, Warmup  # noqa: PLC0415
 
     selection = Selection(

@@ -1,6 +1,6 @@
 """The cache directory: what is in it, who may write to it, and when it is ready.
 
-The only package that renames, changes modes or deletes.
+The only package that renames or deletes files of the cache; other packages call `CacheDirectory`.
 
 The directory itself:
 

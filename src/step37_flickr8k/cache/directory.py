@@ -56,7 +56,7 @@ class CacheDirectory:
     def make(self) -> None:
         """Create the directories.
 
-        Only for the downloader: many ranks creating them at once can fail on Lustre.
+        Only the downloader calls this: many ranks creating them at once can fail on Lustre.
         """
         self.refuse_links()
         try:
@@ -114,7 +114,7 @@ class CacheDirectory:
                 f"{name[:200]!r} is not the name of a file of {self.split}: {why}"
             )
         with self.errors():
-            # Once for each file: pathlib's own work would count.
+            # This runs once for each file, so pathlib's overhead would count
             status = os.stat(temporary)  # noqa: PTH116
             os.replace(temporary, f"{self.files}/{name}")  # noqa: PTH105
             return Entry(status.st_size, status.st_mtime_ns)
@@ -174,7 +174,7 @@ class CacheDirectory:
     def sweep(self) -> int:
         """Delete what dead downloaders of this split left unfinished; returns how many files.
 
-        Only the holder of the lease may.
+        Only the holder of the lease may call this.
         """
         orphans = [
             path
@@ -230,7 +230,7 @@ class CacheDirectory:
     def written_at(self, name: str) -> float:
         """Return when one of the cache's own files was written, in seconds since the epoch.
 
-        This node's view of it; now, if the file has just been replaced.
+        It is the time that this node sees, or now if the file has just been replaced.
         """
         with self.errors(), contextlib.suppress(FileNotFoundError):
             return (self.home / name).stat().st_mtime

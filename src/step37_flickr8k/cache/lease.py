@@ -163,7 +163,7 @@ class Lease:
         """Stop the heartbeats and write how it ended, for whoever waits."""
         self._ended.set()
         self._thread.join(self._timeout / 8)
-        # If the end can't be written, the others notice the silence
+        # If the end can't be written, other processes notice the silence
         with contextlib.suppress(OSError, Step37Error):
             if error is None:
                 self._heartbeat("released")
@@ -184,7 +184,7 @@ class Lease:
             )
 
     def _keep(self) -> None:
-        # Frequent at first: who checks the status of a run has often just started it
+        # Frequent heartbeats at first: whoever checks the status of a run has often just started it
         pause = _FIRST_HEARTBEAT
         while not self._lost and not self._ended.wait(pause := min(pause, self._timeout / 8)):
             pause *= 2

@@ -23,8 +23,8 @@ __all__ = ["Probe", "check_space", "lock", "try_out"]
 
 log = logging.getLogger("step37_flickr8k")
 
-# What the last part of a file wastes at most. NFS reports its transfer size as the block size, so
-# that alone would count far too much.
+# Bytes that a file's last block wastes at most. NFS reports its transfer size as the block size,
+# which would count far too much.
 _BLOCK = 4096
 _PROBE = b"step37-flickr8k checks that files can be written, renamed and seen here\n"
 

@@ -92,7 +92,7 @@ def _missing_or_wrong(directory: CacheDirectory, record: Record) -> str:
 def _refresh_files(directory: CacheDirectory) -> None:
     """List the split's directory, so that an NFS client finds a file that only it misses.
 
-    Costly, and seldom needed. Whatever is wrong, the next attempt reports it.
+    This is costly, and seldom needed. If it fails, the next attempt reports what is wrong.
     """
     with contextlib.suppress(OSError):
         os.listdir(directory.files)

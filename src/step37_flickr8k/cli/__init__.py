@@ -62,7 +62,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(parsed: argparse.Namespace) -> int:
-    """Import the chosen command's module, and none of the others', and run it."""
+    """Import the module of the chosen command alone, and run it."""
     command = importlib.import_module(f"{__name__}.{parsed.command}")
     code: int = command.run(parsed)
     return code

@@ -124,7 +124,7 @@ class _Follower(threading.Thread):
         if isinstance(event, RankZeroLost):
             raise event
         if event is None:
-            # Several turns: if this rank itself had been frozen, its thread would have caught up
+            # Only after several turns: if this rank itself was frozen, its thread catches up first
             self._overdue = self._overdue + 1 if time.monotonic() > self._deadline else 0
             if self._overdue > 2:
                 raise self._silence()

@@ -2,7 +2,8 @@
 
 A launcher is one reader: a function that returns a `World` if its variables are set, otherwise
 None. To add one, write its reader, name its variables in ``_VARIABLES`` and list it in
-``_READERS``; the first reader that returns a world wins.
+``_READERS``; the first reader that returns a world wins. If it names its runs, ``_run_id`` reads
+that name.
 """
 
 import socket

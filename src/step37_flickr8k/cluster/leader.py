@@ -198,8 +198,8 @@ class _Leader(threading.Thread):
 
     def _run_next_task(self) -> bool:
         now = time.monotonic()
-        # A leader that was frozen, and its store with it, has been given up where it can't read of
-        # it: few followers will still report
+        # If this process was frozen, and with it the store that it serves, followers have given it
+        # up without being able to write that: few of them will still report
         self._was_frozen |= now - self._turned > self._timeouts.heartbeat
         self._turned = now
         try:
@@ -256,10 +256,10 @@ class _Leader(threading.Thread):
         return verdict if replaced is None else Verdict(failure=replaced.failure)
 
     def _write(self, message: Heartbeat | Outcome | Verdict) -> Outcome | None:
-        """Write the next message.
+        """Write the next message; return None if that worked.
 
-        Returns None, or the outcome that this call has for the leader if another rank has written
-        in its place, while it was frozen or cut off: what was written first stands.
+        While this leader was frozen or cut off, another rank may have written in its place. What
+        was written first stands; the outcome that this call has then is returned.
         """
         text = json.dumps(message.as_json())
         key = self._keys.message(self._nonce, self._written + 1)

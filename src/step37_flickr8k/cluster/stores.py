@@ -23,7 +23,8 @@ __all__ = ["barrier", "current_group", "is_rank_zero", "job_group"]
 _OTHER_FILES = 1024
 # torch's limit for one request; `_TorchStore.wait` passes its own
 _REQUEST_TIMEOUT = timedelta(seconds=60)
-# Seconds for one try to connect, and between tries: short at first, since rank 0 often starts last
+# Seconds for one attempt to connect, and between attempts. The first ones are short, since rank 0
+# often starts last.
 _CONNECT_TIMEOUT = 5.0
 _PAUSES = (0.05, 0.1, 0.2, 0.5)
 _LAST_PAUSE = 1.0
@@ -34,8 +35,8 @@ _calls: WeakKeyDictionary[Any, Iterator[int]] = WeakKeyDictionary()
 
 
 def current_group() -> Group | None:
-    """Return the group of the caller's initialised process group, any backend; None without one."""
-    # Whoever has initialised a process group has imported this module
+    """Return the group of the caller's initialized process group, any backend; None without one."""
+    # Whoever has initialized a process group has imported this module
     dist = sys.modules.get("torch.distributed")
     if dist is None or not dist.is_available() or not dist.is_initialized():
         return None
@@ -66,7 +67,7 @@ def job_group(world: World) -> Group:
     """Return the group of a job's ranks, over a bare TCPStore that rank 0 serves.
 
     Under torchrun its agent serves the store. This is no process group: gloo fails at
-    initialisation when one rank is missing, and a restarted rank could not join again.
+    initialization when one rank is missing, and a restarted rank could not join again.
     """
     if world.size == 1:
         return Group.alone()

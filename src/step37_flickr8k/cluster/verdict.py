@@ -12,7 +12,7 @@ __all__ = ["decide_verdict"]
 
 log = logging.getLogger("step37_flickr8k")
 
-# Reasons that the message of a verdict gives
+# Reasons that the message of a verdict names
 _MOST_REASONS = 8
 
 

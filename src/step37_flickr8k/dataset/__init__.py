@@ -6,6 +6,6 @@ Pure: nothing here opens a file or a connection.
 - `metadata`: read the metadata table into rows; which names a row may give to an image.
 - `listing`: the files of a commit (`RemoteFile`), packed (`Listing`).
 - `decide`: which of them to fetch (`decide`, which returns a `Decision`).
-- `digests`: the two kinds of digest that the Hub gives, computed over a stream or over bytes.
+- `digests`: the two kinds of digest that the Hub has, computed over a stream or over bytes.
 - `words`: how messages write a list of names.
 """

@@ -1,7 +1,4 @@
-"""Digests as the Hub gives them.
-
-``sha256:<hex>`` of files in LFS, ``git-sha1:<hex>`` of plain git blobs.
-"""
+"""The Hub's digests: ``sha256:<hex>`` of files in LFS, ``git-sha1:<hex>`` of plain git blobs."""
 
 import hashlib
 import os

@@ -23,7 +23,7 @@ def memory_limit() -> tuple[int, str]:
 
 
 def _control_group_limits() -> Iterator[int]:
-    """Return the limits of this process's control group and of its parents, of both versions."""
+    """Yield the limits of this process's control group and its parents, in versions 1 and 2."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, group = line.split(":", 2)
@@ -33,8 +33,8 @@ def _control_group_limits() -> Iterator[int]:
             name = "memory.limit_in_bytes" if controllers else "memory.max"
             own = mount / group.lstrip("/")
             parents = (parent for parent in own.parents if parent.is_relative_to(mount))
-            # In a container the name may be the one outside of it, and the mount the group itself:
-            # then the group's own directory doesn't exist. A limit may be "max".
+            # In a container the group may have its name outside of it, and the mount be the group
+            # itself: then ``own`` doesn't exist. A limit may be "max".
             for directory in (own, *parents):
                 with contextlib.suppress(OSError, ValueError):
                     yield int((directory / name).read_text(encoding="ascii"))

@@ -154,7 +154,7 @@ def _see(path: Path, within: float) -> _Sighting:
 
 
 def _of_other_ranks(ranks: Mapping[int, RankReport]) -> list[Finding]:
-    """Return which ranks never came, and what the others found that isn't well."""
+    """Return which ranks never came, and what the other ranks found that isn't well."""
     silent = [rank for rank, report in ranks.items() if report.ok is None]
     found = [
         Finding.problem("ranks", f"rank {rank} never came", "read its own log, check its node")

@@ -146,7 +146,7 @@ def _tiles(
     selection: Selection,
     watch: Callable[[Progress], None],
 ) -> Iterator[Tile]:
-    """Return a tile for each line of metadata.csv, in its order; each image is decoded once."""
+    """Yield a tile for each line of metadata.csv, in its order; each image is decoded once."""
     rows: list[Row | Tile] = []
 
     def leave_out(line: int, reason: str) -> None:

@@ -9,8 +9,11 @@ The lease's holder:
 
 Two methods of download; each takes a list of files and a function that publishes them:
 
-- `files`: a request for each file.
+- `files`: a request for each file; `fetching` imports it when it is first needed.
 - `bulk`: row groups of the Parquet conversion; `parquet` finds the images in them.
+
+To add a method, write a function like `files.fetch` and call it in `Downloader`. The setting
+``fetch_mode`` (`settings.model`, `settings.options`) and the plan's `job.results.Mode` name it.
 
 Common to both:
 

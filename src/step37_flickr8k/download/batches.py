@@ -1,6 +1,6 @@
 """Batches of files that have arrived: workers verify, write and decode them; then a publisher.
 
-A file of its own costs a worker's round trip; in batches it costs half.
+A file that goes to a worker alone costs a round trip; in a batch it costs half of that.
 """
 
 import asyncio
@@ -36,8 +36,8 @@ _GATHER = 0.024  # s in which files gather, to go to a worker together
 _SLOW = 0.005  # s to publish a file
 # Files of a batch at most: each batch costs a millisecond, in which its worker is idle.
 _LARGEST = 100
-# Files that are enough for another batch while one is under way; and the most where each takes
-# long.
+# Files that are enough for another batch while one is under way. Where publishing takes long it is
+# also the most files of a batch.
 _ENOUGH = 16
 
 
@@ -53,7 +53,7 @@ class VerifiedFile:
     decode_error: str = ""
 
 
-# Gives verified files their final names; called in several threads.
+# Publishes verified files under their final names; called in several threads.
 Publish = Callable[[Sequence[VerifiedFile]], None]
 
 
@@ -77,10 +77,10 @@ class Batches:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            # Nobody needs their result.
+            # Nobody needs the result any more.
             self._waiting.clear()
             self._workers.stop()
-        # Waits for the batches under way.
+        # This waits for the batches under way.
         self._threads.shutdown(cancel_futures=True)
 
     def in_thread(
@@ -96,7 +96,7 @@ class Batches:
         """Have a file verified, unless it is, written, decoded and published.
 
         Returns a future that is done when it is published, or has failed: with `Fault` for wrong
-        bytes. The file waits a moment for others to go with.
+        bytes. The file waits a moment for further ones to form a batch.
         """
         published = asyncio.get_running_loop().create_future()
         self._waiting.append(_Item(file, content, published, verified))
@@ -106,11 +106,11 @@ class Batches:
 
     @property
     def waiting(self) -> int:
-        """How many files wait for others to go with."""
+        """How many files wait for further ones to form a batch."""
         return len(self._waiting)
 
     def submit(self) -> None:
-        """Let files wait no longer for others to go with."""
+        """Submit the files that wait, without waiting for further ones."""
         while self._waiting and self._busy < self._limit:
             self._submit_batch()
 
@@ -124,8 +124,8 @@ class Batches:
     def _submit_some(self) -> None:
         """Submit what has gathered.
 
-        A few files alone only where no thread is at work, or each file takes long: many together
-        cost less.
+        Many files together cost less. So a few are submitted alone only if no batch is under way,
+        or if publishing takes long.
         """
         while (
             self._waiting
@@ -170,7 +170,7 @@ class Batches:
         try:
             self._publish_timed(verified)
         except BaseException:
-            # Else nobody would learn of the error; the next sweep deletes them.
+            # An error of deleting would hide this one; the next sweep deletes what is left.
             with contextlib.suppress(Step37Error):
                 for each in verified:
                     self._directory.discard(each.temporary)

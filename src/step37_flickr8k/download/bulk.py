@@ -52,7 +52,7 @@ def fetch_bulk(
     async def main() -> None:
         with contextlib.ExitStack() as stack:
             batches = stack.enter_context(Batches(workers, publish))
-            # One thread: pyarrow keeps memory for each.
+            # Only one thread, because pyarrow keeps memory for each.
             reader = ThreadPoolExecutor(1, thread_name_prefix="step37-parquet")
             stack.callback(reader.shutdown, cancel_futures=True)
             async with connected(source, options) as client:

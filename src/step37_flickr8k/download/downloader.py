@@ -93,7 +93,7 @@ class Downloader:
         """
         self._directory.sweep()
         with contextlib.ExitStack() as at_end:
-            # Last, and also after a signal that arrives while the workers end.
+            # This runs last, and also after a signal that arrives while the workers end.
             at_end.callback(self._clear_up)
             at_end.callback(self._workers.close)
             try_out(self._directory)
@@ -102,7 +102,7 @@ class Downloader:
     def _clear_up(self) -> None:
         try:
             self._directory.clear_up()
-        # What ended the work matters more.
+        # What ended the work matters more than this error.
         except Step37Error as error:
             log.warning("unfinished files stay until the next run: %s", error)
 
@@ -174,7 +174,7 @@ class Downloader:
     def _fetch_bulk(
         self, shards: Sequence[RemoteFile], files: Sequence[RemoteFile], publisher: Publisher
     ) -> None:
-        # It loads pyarrow, an optional extra.
+        # Imported late: it loads pyarrow, an optional extra.
         from step37_flickr8k.download.bulk import fetch_bulk  # noqa: PLC0415
 
         source = replace(self._hub.parquet_files(), statistics=self._task.statistics)

@@ -138,7 +138,7 @@ class _Download:
         if content is None:
             return
         published = self._batches.add(transfer.file, content)
-        # The batch would wait for a file that isn't coming, or all connections for the batch.
+        # Otherwise the batch would wait for a file that isn't coming, or all connections for it.
         if not self._arriving or self._batches.waiting >= self._spare > 0:
             self._batches.submit()
         await published

@@ -43,7 +43,7 @@ class JobRunner:
                 return Done(why_undecodable(source, job.name))
         except Step37Error as error:
             return Done(error=error)
-        # It says something about this machine, nothing about the image.
+        # This says something about the machine, nothing about the image.
         except MemoryError:
             self._discard(job)
             return Done(

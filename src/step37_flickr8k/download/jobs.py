@@ -14,7 +14,7 @@ from step37_flickr8k.errors import ErrorReport
 
 __all__ = ["READY", "Done", "Job", "read_done", "read_jobs", "request_line", "write_done"]
 
-# A worker's first line. Others may have written to its stdout before it: a sitecustomize, say.
+# A worker's first line. Something else may have written to its stdout before: a sitecustomize, say.
 READY = b"step37: ready\n"
 
 

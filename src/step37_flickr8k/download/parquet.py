@@ -1,6 +1,7 @@
 """The images of a Parquet file: where their bytes are in it, and how to get them out.
 
-The only user of pyarrow, an optional extra; `bulk` imports it where `conversion.is_available`.
+The only user of pyarrow, an optional extra: check `conversion.is_available` before this is
+imported.
 """
 
 import io

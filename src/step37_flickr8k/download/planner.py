@@ -152,7 +152,7 @@ class Planner:
                 progress=self._report_reading,
             )
         finally:
-            # With the API's requests, since it is no image.
+            # Counted with the API's requests, because metadata.csv is no image.
             self.hub.count(source.statistics)
         return received[0].temporary, source.statistics.rate_limit
 

@@ -60,7 +60,7 @@ class WorkerProcess:
                     cwd=_SOURCE,
                     env={**os.environ, "PYTHONPATH": _search_path()},
                 )
-            # No process may be added, or nobody knows where Python is.
+            # A limit allows no further process, or the path of Python isn't known.
             except OSError as error:
                 raise self._failed_to_start(str(error)) from error
             self._ready = False

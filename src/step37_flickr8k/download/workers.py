@@ -42,7 +42,7 @@ class Workers:
         """Start them now, so that they are ready when the first files arrive."""
         self._started = True
         for _ in self._all:
-            # There may be fewer than wanted, or none.
+            # Fewer workers than wanted, or none, are enough.
             with self._one() as worker, contextlib.suppress(CannotStart):
                 worker.start()
 
@@ -87,7 +87,7 @@ class Workers:
             return [self._do_alone(worker, job) for job in jobs]
 
     def _do_here(self, jobs: Sequence[Job]) -> list[Done]:
-        # It loads Pillow, which a warm start does without.
+        # Imported late: it loads Pillow, which a warm start does without.
         from step37_flickr8k.download.job_runner import JobRunner  # noqa: PLC0415
 
         return [*JobRunner(self.directory).do(jobs)]

@@ -188,7 +188,7 @@ class Hub:
     ) -> Listing:
         """Return the files of a listing; a page that fails is asked for again, not those before it.
 
-        Not by ``HfApi.list_repo_tree``, which sends the token wherever a link leads.
+        ``HfApi.list_repo_tree`` isn't used, because it sends the token wherever a link leads.
         """
         listing = Listing()
         try:

@@ -39,10 +39,10 @@ log = logging.getLogger("step37_flickr8k")
 
 _T = TypeVar("_T")
 _REDIRECTS = 5
-# Of a redirect's own body: reading a short one keeps the connection for the next request.
+# A redirect's body below this size is read, which keeps the connection for the next request.
 _SHORT_BODY = 1 << 16  # bytes
 
-# What an attempt may fail of and be retried.
+# Errors after which an attempt is retried.
 FAULTS = (Fault, aiohttp.ClientError, TimeoutError, asyncio.TimeoutError)
 
 
@@ -108,8 +108,9 @@ class HttpClient:
         self._attempts = options.attempts
         self._proxies = proxies
         self._log_level = log_level
-        self._logged_no_pause = False  # of a 429 that doesn't say how long to wait
-        # By the loop's clock: before it nobody asks, since nothing of the rate limit remains.
+        # Whether a 429 that doesn't say how long to wait was logged
+        self._logged_no_pause = False
+        # A time of the loop's clock. Until then no request is made: the rate limit is used up.
         self._open_at = 0.0
 
     @property
@@ -159,7 +160,7 @@ class HttpClient:
         self._open_at = max(self._open_at, asyncio.get_running_loop().time() + pause)
 
     async def get(self, name: str, span: tuple[int, int] | None = None) -> aiohttp.ClientResponse:
-        """Return the answer to a request for a file, or for its bytes ``[start, end)``.
+        """Return the answer to a request for a file, or for its bytes ``span``: ``[start, end)``.
 
         Raises:
             Fault: the attempt failed and may be retried.

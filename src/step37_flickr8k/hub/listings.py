@@ -8,7 +8,7 @@ __all__ = ["files_of", "parquet_of"]
 
 
 def files_of(page: object) -> Iterable[RemoteFile]:
-    """Return the files of a page of a listing; raises ValueError for what is no listing."""
+    """Yield the files of a page of a listing; raises ValueError for what is no listing."""
     if not isinstance(page, list):
         raise ValueError("a page is no list")  # noqa: TRY004 - what a malformed listing raises
     for entry in page:

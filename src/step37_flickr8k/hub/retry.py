@@ -19,10 +19,10 @@ __all__ = [
     "requested_pause",
 ]
 
-# Request Timeout, Too Early, Too Many Requests; besides all 5xx.
+# Request Timeout, Too Early, Too Many Requests. All 5xx are retried, too.
 _RETRIABLE = {408, 425, 429}
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.4, 30.0  # s
-# Of a pause that a server asks for: "Retry-After: 0" from a busy proxy must not become a loop.
+# The shortest pause after "Retry-After": a 0 from a busy proxy must not become a loop.
 _LEAST_REQUESTED_PAUSE = 0.5  # s
 
 

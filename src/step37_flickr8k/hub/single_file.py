@@ -51,7 +51,7 @@ def download_file(
     size. Here such a file is downloaded once more, and refused the second time.
     """
     root = cache_dir.resolve()
-    # The library doesn't check it.
+    # huggingface_hub doesn't check the name.
     if not filename or not (root / filename).resolve().is_relative_to(root):
         raise FolderNotUsable(
             f"{filename!r} is outside of {cache_dir}: name a file of the repository"

@@ -1,6 +1,6 @@
 """Small copies of images: one alone, or a sheet of them.
 
-Apart from the decode checks, since workers need none of it.
+They are apart from the decode checks, because workers don't need them.
 """
 
 import textwrap
@@ -63,7 +63,7 @@ def contact_sheet(tiles: Sequence[tuple[bytes | None, str]], columns: int) -> by
             _write(draw, text, (left + 4, top + 4), _LINES_INSTEAD, _RED)
         else:
             with Image.open(BytesIO(copy)) as small:
-                # Some copies are smaller, to be of few bytes.
+                # Some copies are smaller, to stay below their limit of bytes.
                 shown = ImageOps.contain(small, (_SIDE, _SIDE))
             at = (left + (_SIDE - shown.width) // 2, top + (_SIDE - shown.height) // 2)
             sheet.paste(shown, at)

@@ -38,7 +38,7 @@ Watch = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Warmed:
-    """What a warmup gives to this rank: rank 0's result and this rank's rows.
+    """What a warmup returns on this rank: rank 0's result and this rank's rows.
 
     On rank 0 ``ranks`` holds what each rank reported, by rank.
     """
@@ -59,12 +59,13 @@ class Warmup:
         if self.run.task.cache_scope == "shared":
             return self._share(group, watch)
         commit = self.run.selection.revision
-        # A pinned commit needs nobody: a rank that is started again may be the last one left.
+        # For a pinned commit no other rank is asked: a restarted rank may be the last one left.
         if commit is None or not is_commit(commit):
             commit = self._agreed_commit(group, watch)
         pinned = Warmup(self.run.pinned(commit))
         problem: Exception | None = None
-        # Each node's own lease elects its downloader; rank 0 is that of its node, or waits for it.
+        # Each node's own lease elects its downloader. Rank 0 downloads for its node, or waits for
+        # another rank there, in the call below.
         if group.rank != 0:
             try:
                 pinned.warm(ProgressTracker(watch))
@@ -134,7 +135,7 @@ class Warmup:
     def _finished_earlier(self, this_run_only: bool) -> JsonObject | None:
         """Return the result of an earlier success that is visible here; None without one."""
         run_id, record = self.run.world.run_id, None
-        # Whatever hides the record hides the success.
+        # A record that can't be read counts as none.
         with contextlib.suppress(TransientError):
             record = read_record(self.run.directory)
         if record is None or not record.fits(self.run.selection, run_id):

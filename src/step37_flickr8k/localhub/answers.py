@@ -142,10 +142,7 @@ def _sibling(file: RepoFile, *, blobs: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TreeQuery:
-    """Which part of a directory's tree is asked for.
-
-    ``cursor`` is the last path of the page before.
-    """
+    """The part of a directory's tree that is asked for: the entries after the path ``cursor``."""
 
     directory: str
     recursive: bool = False
@@ -154,7 +151,7 @@ class TreeQuery:
 
 
 def tree(snapshot: Snapshot, query: TreeQuery, *, page_size: int) -> tuple[Answer, str | None]:
-    """List a page of a directory; give the next page's cursor with it, if there is one."""
+    """Return a page of a directory and the next page's cursor, None after the last page."""
     directory = query.directory.strip("/")
     if not snapshot.has_directory(directory):
         return _no_entry(snapshot, directory), None
@@ -170,7 +167,7 @@ def paths_info(snapshot: Snapshot, names: Iterable[str], *, expand: bool) -> Ans
 
 
 def xet_token(store: Path) -> Answer:
-    """Say where the Xet store is, with a token for an hour that it doesn't ask for."""
+    """Return where the Xet store is, with a token for an hour, which the store doesn't check."""
     expires = str(int(time.time()) + 3600)
     said = {
         "X-Xet-Cas-Url": f"local://{store}",
@@ -183,11 +180,9 @@ def xet_token(store: Path) -> Answer:
 def resolve(
     snapshot: Snapshot, repo_path: str, *, wanted: str | None, cdn: str | None, xet_auth: str = ""
 ) -> Answer:
-    """Serve a file, or redirect to it on the CDN.
+    """Serve a file; redirect to an LFS file on the CDN if ``cdn``, the CDN's endpoint, is given.
 
-    An LFS file is redirected if ``cdn`` (the CDN's endpoint) is given.
-
-    ``wanted`` is the Range header; ``xet_auth`` is where a token for the Xet store is given.
+    ``wanted`` is the Range header, ``xet_auth`` the address of a token for the Xet store.
     """
     file = snapshot.files.get(repo_path)
     if file is None:
@@ -236,8 +231,8 @@ def _serve(file: RepoFile, headers: dict[str, str], wanted: str | None) -> Answe
 def byte_range(wanted: str | None, size: int) -> range | None:
     """Read a Range header for a file of ``size`` bytes.
 
-    None means the whole file: no header, several ranges, or another unit. An empty range can't be
-    satisfied.
+    None means the whole file: there is no header, or it has several ranges or another unit. An
+    empty range can't be satisfied.
     """
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted or "")
     if match is None or match[0] == "bytes=-":

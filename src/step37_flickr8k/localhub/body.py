@@ -61,9 +61,9 @@ def mark(fault: Fault, size: int) -> int | None:
 
 
 def pieces(size: int, faults: Iterable[Fault], rate: int | None) -> list[range]:
-    """Cut a body so that each fault's mark begins a piece.
+    """Cut a body into pieces, so that each fault's mark begins one.
 
-    And no piece is too large for the rate in bytes a second.
+    ``rate`` is in bytes a second; no piece is too large for it.
     """
     step = CHUNK if rate is None else max(1, min(CHUNK, rate // PIECES_PER_SECOND))
     marks = {at for fault in faults if (at := mark(fault, size)) is not None}
@@ -94,8 +94,8 @@ async def _strike(
     if "stall" in here:
         await asyncio.sleep(here["stall"].seconds)
     if "reset" in here:
-        # RST makes the client's kernel drop what it has not handed over yet; so the client gets
-        # time to read it.
+        # RST makes the client's kernel drop what it has not handed over yet, so the client gets
+        # time to read that first.
         await asyncio.sleep(0.02)
         reset(request)
     elif "truncate" in here and request.transport is not None:

@@ -37,10 +37,10 @@ class Fault:
 
     ``path``, ``kind``, ``times`` and ``every`` are those of `Match`.
 
-    Delays, statuses, rate limits and resets without ``at`` act on every matching request, before its
-    answer. The others act on bodies with a file's bytes, on whichever origin serves them; ``at`` is
-    where, as a fraction of the body. Raises ValueError for an unknown effect, an ``every`` below 1
-    or an ``at`` outside 0 to 1.
+    Delays, statuses, redirects, rate limits and resets without ``at`` act on every matching
+    request, before its answer. The other faults act on bodies with a file's bytes, on whichever
+    origin serves them; ``at`` is where, as a fraction of the body. Raises ValueError for an unknown
+    effect, an ``every`` below 1 or an ``at`` outside 0 to 1.
     """
 
     effect: Effect
@@ -124,7 +124,7 @@ class Fault:
 
     @property
     def on_bytes(self) -> bool:
-        """Return whether this fault acts on a file's bytes, not on the request."""
+        """Whether this fault acts on a file's bytes, not on the request."""
         return self.effect in _ON_BYTES or (self.effect == "reset" and self.at is not None)
 
     def matches(self, kind: str, repo_path: str) -> bool:
@@ -138,7 +138,8 @@ class Fault:
 class Verdict:
     """What happens to a request before its answer.
 
-    The wait in seconds, the headers to add, and the fault that ends it.
+    ``delay`` is the wait in seconds, ``headers`` are added to the answer, ``end`` is the fault that
+    ends the request.
     """
 
     delay: float = 0.0
@@ -166,9 +167,9 @@ class _Armed:
         return hit
 
     def spend(self, kind: str) -> tuple[bool, dict[str, str]]:
-        """Take one request from the limit.
+        """Take one request from the limit; return whether it was allowed, and the headers to add.
 
-        Return whether it was allowed, and the headers that state what remains.
+        The headers state what remains of the limit.
         """
         now = time.monotonic()
         if now - self.window_start >= self.fault.seconds:

@@ -112,8 +112,8 @@ class OriginServer:
         )
 
     def _cdn_endpoint(self, request: web.BaseRequest) -> str | None:
-        # By the host name that the client used: behind a Service or a published port its own would
-        # mean nothing to it.
+        # The host name is the one that the client used: behind a Service or a published port the
+        # server's own would mean nothing to the client.
         port = self._backend.cdn_port
         return None if port is None else str(request.url.with_port(port).origin())
 
@@ -121,7 +121,7 @@ class OriginServer:
         self, request: web.BaseRequest, route: Route, answer: Answer, number: int
     ) -> web.StreamResponse:
         def note(count: int) -> None:
-            # Before the bytes leave: a client that has its answer finds it in the log.
+            # Called before the bytes leave: a client that has its answer finds it in the log.
             self._backend.log.update(number, status=answer.status, bytes_sent=count)
 
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
@@ -159,7 +159,7 @@ def _arrived(request: web.BaseRequest, route: Route, origin: Origin) -> Request:
 def _ending(fault: Fault, raw_path: str) -> Answer:
     """Return the answer of a fault that ends a request.
 
-    Its own status, or 429 for a rate limit that is used up.
+    Its status is the fault's own, or 429 for a rate limit that is used up.
     """
     if fault.effect == "quota":
         return answers.refusal(429, "Too Many Requests")
@@ -174,9 +174,10 @@ def _is_true(value: object) -> bool:
 
 
 async def _control(request: web.BaseRequest, raw_path: str, backend: Backend) -> web.Response:
-    """Let another process read and clear the log (GET, DELETE requests).
+    """Let another process use the log and the faults.
 
-    Set and clear faults (POST, DELETE faults).
+    GET and DELETE ``requests`` read and clear the log, POST and DELETE ``faults`` set and clear
+    faults.
     """
     asked = (request.method, raw_path.removeprefix("/_localhub/"))
     if asked == ("GET", "requests"):

@@ -34,18 +34,12 @@ class RepoFile:
 
     @property
     def etag(self) -> str:
-        """What the Hub gives as the file's ETag.
-
-        The sha256 of an LFS file, the git blob sha1 of a plain one.
-        """
+        """The file's ETag on the Hub: the sha256 of an LFS file, the git blob sha1 of others."""
         return self.sha256 or self.oid
 
     @property
     def lfs(self) -> dict[str, Any] | None:
-        """Sha256, size and pointer size in bytes of an LFS file, as the Hub names them.
-
-        None for a plain file.
-        """
+        """Sha256, size and pointer size in bytes, as the Hub names them; None for a plain file."""
         if self.sha256 is None:
             return None
         return {"oid": self.sha256, "size": self.size, "pointerSize": self.pointer_size}
@@ -73,18 +67,18 @@ class Snapshot:
         return directory == "" or directory in self.directories
 
     def names_below(self, directory: str, *, recursive: bool) -> list[str]:
-        """Return the sorted paths of files and directories in ``directory``.
+        """Return the sorted paths of the files and directories in ``directory``.
 
-        Or anywhere below it.
+        With ``recursive`` they are those anywhere below it.
         """
         prefix = f"{directory}/" if directory else ""
         below = (name for name in (*self.files, *self.directories) if name.startswith(prefix))
         return sorted(name for name in below if recursive or "/" not in name[len(prefix) :])
 
     def page(self, names: list[str], *, after: str, size: int) -> tuple[list[str], str | None]:
-        """Cut the page of at most ``size`` names after ``after``.
+        """Return the page of at most ``size`` names after ``after``, and the next page's cursor.
 
-        Give it and the next cursor, if there is one.
+        The cursor is None after the last page.
         """
         start = bisect.bisect_right(names, after) if after else 0
         page = names[start : start + size]
@@ -116,10 +110,7 @@ class Snapshot:
 
 
 class Repository:
-    """The commits of one directory.
-
-    The current one, and older ones that were asked to stay listed.
-    """
+    """The commits of one directory: the current one, and older ones that are to stay listed."""
 
     def __init__(
         self,
@@ -130,10 +121,9 @@ class Repository:
     ) -> None:
         """Scan ``directory``.
 
-        ``revisions`` are further branches or tags of the current commit, besides main.
-
-        ``parquet`` is the directory of its Parquet conversion, ``xet`` that of a store for its LFS
-        files. Raises NotADirectoryError when there is no such directory.
+        ``revisions`` are further branches or tags of the current commit, besides main. ``parquet``
+        is the directory of its Parquet conversion, ``xet`` that of a store for its LFS files.
+        Raises NotADirectoryError when there is no such directory.
         """
         self._directory = directory
         self._branches = frozenset({"main", *revisions})
@@ -172,12 +162,10 @@ class Repository:
 
 
 def scan(directory: Path) -> Snapshot:
-    """Hash every file below ``directory``, hidden ones left out.
+    """Return a snapshot of all files below ``directory`` except hidden ones.
 
-    And derive the commit from paths and hashes.
-
-    Equal directories give equal commits, on every machine. Raises NotADirectoryError when there is
-    no such directory.
+    Every file is hashed, and the commit is derived from paths and hashes: equal directories have
+    equal commits, on every machine. Raises NotADirectoryError when there is no such directory.
     """
     if not directory.is_dir():
         wanted = "<split>/metadata.csv and <split>/*.jpg"
@@ -211,7 +199,7 @@ def _backed(snapshot: Snapshot, store: Path) -> Snapshot:
 
 
 def _paths(directory: Path) -> Iterator[Path]:
-    # Else what can't be read would be served as empty
+    # By default os.walk ignores errors: what can't be read would be served as empty
     for root, directories, names in os.walk(directory, onerror=_raise):
         directories[:] = [name for name in directories if not name.startswith(".")]
         yield from (

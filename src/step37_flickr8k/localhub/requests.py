@@ -42,7 +42,7 @@ class RequestLog:
         self._numbers = itertools.count()
 
     def add(self, request: Request) -> int:
-        """Note a request on arrival; give its number."""
+        """Note a request on arrival; return its number."""
         number = next(self._numbers)
         with self._lock:
             self._requests[number] = request
@@ -51,7 +51,7 @@ class RequestLog:
     def update(self, number: int, *, status: int, bytes_sent: int) -> None:
         """Note how far a request's answer has come, before those bytes leave.
 
-        A cleared one stays away.
+        A request that was cleared isn't noted again.
         """
         with self._lock:
             if number in self._requests:

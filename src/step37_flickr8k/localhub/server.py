@@ -88,9 +88,9 @@ class LocalHub:
         return self._log.read()
 
     def file_requests(self) -> tuple[Request, ...]:
-        """Return the GETs that were answered with a file's bytes, whichever origin served them.
+        """Return the GETs that were answered with a file's bytes, by either origin.
 
-        A download each.
+        Each of them is a download.
         """
         return tuple(
             one
@@ -103,12 +103,10 @@ class LocalHub:
         self._log.clear()
 
     def refresh(self, *, keep_old: bool = False) -> str:
-        """Scan the directory again and give the new commit.
+        """Scan the directory again and return the new commit.
 
-        ``keep_old`` lets the old commit's id resolve further.
-
-        Only the old listing is kept, not the bytes: a file that has changed since is answered with
-        500 there.
+        ``keep_old`` lets the old commit's id resolve further. Only the old listing is kept, not
+        the bytes: a file that has changed since is answered with 500 there.
         """
         return self._scanned().rescan(keep_old=keep_old)
 
@@ -175,7 +173,7 @@ def _url(host: str, listening: socket.socket) -> str:
 
 
 def _start(sockets: dict[Origin, socket.socket], backend: Backend) -> Callable[[], None]:
-    """Serve in a new thread; give the function that stops it and waits for its end."""
+    """Serve in a new thread; return the function that stops it and waits for its end."""
     loop = asyncio.new_event_loop()
     stopping = asyncio.Event()
     thread = threading.Thread(
@@ -211,8 +209,7 @@ def _serve(
 
 
 async def _listen(origin: OriginServer, listening: socket.socket) -> web.ServerRunner:
-    # A request whose client has gone is cancelled: nobody should stall for an hour on behalf of no
-    # one.
+    # A request whose client has gone is cancelled: a stall may take an hour
     server = web.Server(origin.handle, handler_cancellation=True, access_log=None)
     runner = web.ServerRunner(server, shutdown_timeout=GRACE)
     await runner.setup()

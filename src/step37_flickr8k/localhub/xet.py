@@ -6,11 +6,8 @@ from pathlib import Path
 
 
 def seed(store: Path, sources: Iterable[Path]) -> dict[Path, str]:
-    """Put files into the store of a directory, as an upload to the Hub would.
-
-    Return each one's Xet hash.
-    """
-    # The Hub's own client, an optional part of it: only where a Xet store is asked for.
+    """Put files into the store of a directory, as an upload does; return each one's Xet hash."""
+    # An optional part of the Hub's own client, so it is imported only for a Xet store
     hf_xet = importlib.import_module("hf_xet")
     store.mkdir(parents=True, exist_ok=True)
     with hf_xet.XetSession().new_upload_commit(endpoint=f"local://{store}") as commit:

@@ -107,7 +107,7 @@ def _success(start: RunStart, end: Success, recording: Recording) -> RunReport:
 
 
 def _failure(start: RunStart, end: Failure, recording: Recording) -> RunReport:
-    # Those of an error say which ranks could not use what rank 0 had done
+    # The reports in an error say which ranks could not use what rank 0 had done
     ranks = rank_reports(end.error.ranks if isinstance(end.error, Step37Error) else {})
     return RunReport(
         format=FORMAT,

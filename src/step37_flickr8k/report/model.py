@@ -1,6 +1,7 @@
 """The report of a run as a model: what rank 0 writes as JSON, its schema, and how it is read.
 
-To add a field, give `RunReport` the field with a description, and `report.build` its value. A new
+To add a field, give `RunReport` the field with a description, and set it in `report.build`, where a
+success and a failure are built apart; a value of the job comes there from `cli.warmup_job`. A new
 field keeps the format's number. Removing a field, or changing its meaning, needs a new number.
 """
 
@@ -145,7 +146,7 @@ class RunReport(_Part):
         return _ordered(value, _FIRST_KEYS + (_SUCCESS_KEYS if self.ok else _FAILURE_KEYS))
 
     def rates(self) -> Iterator[tuple[float, float]]:
-        """Return the throughput along the timeline as pairs (seconds, bytes per second)."""
+        """Yield the throughput along the timeline as pairs (seconds, bytes per second)."""
         for before, after in zip(self.timeline, self.timeline[1:], strict=False):
             if (spent := after.seconds - before.seconds) > 0:
                 done = after.bytes - before.bytes

@@ -7,7 +7,7 @@ from step37_flickr8k.settings.model import WarmupSettings
 __all__ = ["PREFIX", "SECRETS", "fields", "flag_of", "guess", "variable_of", "variables"]
 
 PREFIX = "STEP37_"
-# Known, but no settings: two belong to the launcher, the third names a settings file.
+# Variables that are no settings: two belong to the launcher, the third names a settings file.
 _OTHER_VARIABLES = {"STEP37_RUN_ID", "STEP37_NODE_NAME", "STEP37_SETTINGS"}
 # Secrets have no flag, since command lines are public, and are never shown.
 SECRETS = {"token", "headers"}

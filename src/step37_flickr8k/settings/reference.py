@@ -59,7 +59,7 @@ def settings_table() -> str:
 
 
 def flags() -> Iterator[Flag]:
-    """Return the flags of all settings but the secrets."""
+    """Yield the flags of all settings but the secrets."""
     for name, field in WarmupSettings.model_fields.items():
         if name in SECRETS:
             continue

@@ -188,8 +188,8 @@ def _hub_layer(environ: Mapping[str, str]) -> _Layer:
         home = (
             environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
         )
-        # none there, another user's home, HF_HOME as `hf auth login` leaves it, no text, no home at
-        # all: no login
+        # There is no login if the file is missing, belongs to another user or is no text, or if
+        # there is no home
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             path = Path(environ.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
             if token := path.read_text(encoding="utf-8").strip():
@@ -246,7 +246,7 @@ def _validated(layers: list[_Layer], problems: list[str]) -> Loaded:
 def _read_token(named: object) -> tuple[str | None, str]:
     try:
         file = Path(str(expand_path(named)))
-    except ValueError:  # which is said of the setting itself
+    except ValueError:  # reported for the setting itself
         return None, ""
     try:
         token = file.read_text(encoding="utf-8").strip()
