@@ -1,7 +1,7 @@
 """The job's settings, validated before anything else happens.
 
-The only reader of the environment besides `step37_flickr8k.cluster.launcher`, and of proxies and
-certificates in `step37_flickr8k.hub`.
+Apart from this package only `step37_flickr8k.cluster.launcher` reads the environment, and
+`step37_flickr8k.hub` for proxies and certificates.
 
 - `model`: every setting with its type, limits, default and meaning (`WarmupSettings`).
 - `sources`: command line, environment, settings file, the Hub's own variables.
