@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.conversion import convert
 from tests.image.conftest import COUNT, HUB
 from tests.image.containers import HERE, IMAGE, Container, Containers, Network, call, podman
-from tests.unit.download.test_bulk import convert
 
 RANKS = 4
 ENDPOINT = f"http://{HUB}:8000"

@@ -34,7 +34,10 @@ class Images:
     """The images of one Parquet file, of which the last bytes are known."""
 
     def __init__(self, size: int, tail: bytes | bytearray) -> None:
-        """Read the footer; ``tail`` are the file's last bytes, at least `footer_size` of them.
+        """Read the footer; ``tail`` are the file's last bytes.
+
+        At least `footer_size` of them, and 64 KB where there are so many: pyarrow reads those
+        first.
 
         Raises `NotReadable` if this is no Parquet file, or has no column ``*.bytes`` of byte
         arrays.

@@ -5,18 +5,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from step37_flickr8k.cache.verify import digest_of_file
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.share import Group
-from step37_flickr8k.download.parquet import Images, NotReadable
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import InvalidSettings, Step37Error
 from step37_flickr8k.job.plan import make_plan
@@ -27,41 +24,9 @@ from step37_flickr8k.job.warmup import Warmup
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings import WarmupSettings
 from tests.conftest import Draw, picture
+from tests.helpers.conversion import convert
 
 COUNT = 240
-
-
-def convert(
-    directory: Path,
-    target: Path,
-    *,
-    rows: int = 20,
-    files: int = 2,
-    other: Callable[[int], bytes] | None = None,
-) -> Path:
-    """Convert a dataset as the Hub does: ``rows`` images a row group, so many files; ``other`` draws other images instead."""
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema([("image", image), ("caption_0", pa.string())])
-    place = target / "default" / "train"
-    place.mkdir(parents=True)
-    paths = sorted((directory / "train").glob("*.jpg"))
-    share = -(-len(paths) // files)
-    for number in range(files):
-        with pq.ParquetWriter(
-            place / f"{number:04}.parquet", schema, compression="none", use_dictionary=False
-        ) as writer:
-            some = paths[number * share : (number + 1) * share]
-            for start in range(0, len(some), rows):
-                group = some[start : start + rows]
-                images = [
-                    {"bytes": other(i) if other else p.read_bytes(), "path": p.name}
-                    for i, p in enumerate(group)
-                ]
-                captions = ["a caption " * 5] * len(group)
-                writer.write_table(
-                    pa.table({"image": images, "caption_0": captions}, schema=schema)
-                )
-    return target
 
 
 @pytest.fixture
@@ -240,18 +205,6 @@ def test_the_plan_foretells_the_mode(bulk: LocalHub, cache: Path) -> None:
     bulk.clear_requests()
     warm(bulk, cache)
     assert len([one for one in bulk.requests if one.origin == "hub"]) <= plan.requests < 20
-
-
-def test_what_is_no_image_table_is_told_apart(tmp_path: Path) -> None:
-    """A footer that lies, or a table without images, is NotReadable."""
-    with pytest.raises(NotReadable, match="doesn't end"):
-        Images.footer_size(b"12345678")
-    pq.write_table(pa.table({"a": [1]}), tmp_path / "x.parquet")
-    content = (tmp_path / "x.parquet").read_bytes()
-    with pytest.raises(NotReadable, match="no column of images"):
-        Images(len(content), content)
-    with pytest.raises(NotReadable):
-        Images(len(content), content[:-20] + bytes(20))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -21,7 +21,6 @@ from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.errors import CacheDamaged, FetchFailed, InvalidSettings
 from step37_flickr8k.hub.api import Hub
-from step37_flickr8k.hub.rate_limit import RateLimit
 from step37_flickr8k.job.run import Run
 from step37_flickr8k.job.task import Task
 from step37_flickr8k.job.warmup import Warmup
@@ -361,38 +360,6 @@ def test_a_quota_is_no_surprise(hub: LocalHub, cache: Path) -> None:
     result = warm(endpoint=hub.endpoint, cache_dir=cache, concurrency=1)
     assert result["files"] == 12
     assert result["retries"] == {}
-
-
-@pytest.mark.parametrize(
-    ("requests", "seconds"),
-    [(10, 0), (90, 0), (91, 200), (191, 500), (190, 200), (291, 800)],
-    ids=str,
-)
-def test_the_wait_counts_windows(requests: int, seconds: float) -> None:
-    """What is left now is free; each further window holds `limit` requests."""
-    limit = RateLimit.from_headers(
-        {
-            "RateLimit": '"resolvers";r=90;t=200',
-            "RateLimit-Policy": '"fixed window";"resolvers";q=100;w=300',
-        }
-    )
-    assert limit == RateLimit(limit=100, remaining=90, reset=200, window=300)
-    assert limit.wait(requests) == seconds
-
-
-@pytest.mark.parametrize(
-    "header",
-    ['"resolvers";r=0;t=' + "9" * 5000, '"resolvers";r=' + "9" * 5000 + ";t=1", '"resolvers"'],
-    ids=len,
-)
-def test_a_quota_of_absurd_length_tells_nothing(header: str) -> None:
-    """Numbers that no Hub means are passed over, not computed with."""
-    assert RateLimit.from_headers({"RateLimit": header}) is None
-    absurd = {
-        "RateLimit": '"resolvers";r=1;t=2',
-        "RateLimit-Policy": '"fixed window";"resolvers";q=' + "9" * 5000 + ";w=300",
-    }
-    assert RateLimit.from_headers(absurd) == RateLimit(limit=1, remaining=1, reset=2, window=2)
 
 
 # --- the listing ----------------------------------------------------------------------------------

@@ -1,0 +1,63 @@
+"""Proxies before the Hub: which one the environment names, and what messages say of it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from step37_flickr8k import cli
+from step37_flickr8k.hub.proxies import proxy_before
+from step37_flickr8k.localhub import LocalHub
+
+
+def test_a_proxy_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is read as Python's own client reads it: by scheme, and by NO_PROXY."""
+    assert proxy_before("https://hub.example") is None
+    monkeypatch.setenv("https_proxy", "http://me:secret@proxy.example:3128")
+    assert proxy_before("https://hub.example") == "proxy.example:3128"
+    assert proxy_before("http://hub.example") is None
+    monkeypatch.setenv("no_proxy", ".example")
+    assert proxy_before("https://hub.example") is None
+
+
+def test_a_hub_behind_a_proxy_is_warned_of(hub: LocalHub, cache: Path) -> None:
+    """A job behind a proxy warns which one: all who use it share one rate limit."""
+    command = [
+        sys.executable,
+        "-m",
+        "step37_flickr8k",
+        "plan",
+        "--cache-dir",
+        str(cache),
+        "--attempts",
+        "1",
+    ]
+    # A Hub is no proxy, but it answers what is requested of it
+    proxied = os.environ | {"http_proxy": hub.endpoint}
+    done = subprocess.run(
+        command, env=proxied, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert f"through the proxy {hub.endpoint.removeprefix('http://')} alone" in done.stderr
+
+
+def test_a_hub_that_is_out_of_reach_may_need_a_proxy(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error of a Hub that can't be reached names the setting of a proxy."""
+    assert (
+        cli.run(
+            [
+                "plan",
+                "--cache-dir",
+                str(cache),
+                "--endpoint",
+                "http://127.0.0.1:1",
+                "--attempts",
+                "1",
+            ]
+        )
+        == 75
+    )
+    assert "HTTPS_PROXY" in capsys.readouterr().err
