@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("directory", type=Path)
     parser.add_argument("--count", type=int, default=64, help="pictures (default: %(default)s)")
     parser.add_argument(
         "--split", default="train", help="directory below FOLDER (default: %(default)s)"

@@ -16,6 +16,7 @@ from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.cluster.stores import barrier, current_group, is_rank_zero
 from step37_flickr8k.dataset.selection import Selection
+from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.report.progress import how_far
 from step37_flickr8k.settings import call_settings, library_settings
 
@@ -209,9 +210,8 @@ def prepare_flickr8k_samples(
     run = Run(task, world)
     warmed = Warmup(run).share(group, _log_progress)
     if warmed.result.skipped:
-        log.warning(
-            "left out, since they can't be decoded: %s", ", ".join(sorted(warmed.result.skipped))
-        )
+        names = listed(sorted(warmed.result.skipped))
+        log.warning("left out, because they can't be decoded: %s", names)
     files = run.directory.files
     return [Flickr8kSample(str(files / row.file_name), row.caption) for row in warmed.rows]
 
