@@ -29,21 +29,21 @@ RUNTIMES = {
     "pyxis": {"CONTAINER_IMAGE": "registry#step37:1", "CONTAINER_MOUNTS": "/lustre:/lustre"},
     "apptainer": {"CONTAINER_IMAGE": "step37.sif", "CONTAINER_MOUNTS": "/lustre:/lustre"},
 }
-_SRUN = """#!{python}
+_SRUN = """
 import json, os, sys
 for output in [one.partition("=")[2] for one in sys.argv if one.startswith("--output=")]:
     with open(output, "a") as out:
         for rank, code in json.loads(os.environ["WORDS"]).items():
-            print(f"{{rank}}: ended with {{code}}", file=out)
+            print(f"{rank}: ended with {code}", file=out)
 with open(os.environ["CALLS"], "a") as calls:
-    print(json.dumps({{"srun": sys.argv[1:], "environment": dict(os.environ)}}), file=calls)
+    print(json.dumps({"srun": sys.argv[1:], "environment": dict(os.environ)}), file=calls)
 sys.exit(int(os.environ["SRUN_CODE"]))
 """
-_SCONTROL = """#!{python}
+_SCONTROL = """
 import json, os, sys
 if sys.argv[1] == "requeue":
     with open(os.environ["CALLS"], "a") as calls:
-        print(json.dumps({{"requeue": sys.argv[2]}}), file=calls)
+        print(json.dumps({"requeue": sys.argv[2]}), file=calls)
     sys.exit(1)  # else the script would wait for its end
 print(os.environ["SHOWN"] if sys.argv[2] == "job" else "n1\\nn2")
 """
@@ -86,7 +86,12 @@ def run(
     tools = directory / "tools"
     tools.mkdir(exist_ok=True)
     for tool, text in (("srun", _SRUN), ("scontrol", _SCONTROL)):
-        (tools / tool).write_text(text.format(python=sys.executable), encoding="utf-8")
+        program = tools / f"{tool}.py"
+        program.write_text(text, encoding="utf-8")
+        # Not by a line that begins with #!: the path of this Python may have a blank
+        (tools / tool).write_text(
+            f'#!/bin/sh\nexec "{sys.executable}" "{program}" "$@"\n', encoding="utf-8"
+        )
         (tools / tool).chmod(0o755)
     script, calls = SCRIPTS / name, directory / "calls"
     said = {
