@@ -26,7 +26,7 @@ _context.set_forkserver_preload(
         "torch.distributed",
         "step37_flickr8k.job.warmup",
         "step37_flickr8k.report.model",
-        "huggingface_hub.hf_api",
+        "step37_flickr8k.hub.client",
         "tests.helpers.ranks",
     ]
 )
