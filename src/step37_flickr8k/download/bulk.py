@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from step37_flickr8k.dataset.digests import hasher
+from step37_flickr8k.dataset.digests import digest_of_bytes
 from step37_flickr8k.dataset.listing import RemoteFile
 from step37_flickr8k.download.batches import Batches, Publish
 from step37_flickr8k.download.loop import Report, Reporter, run_tasks
@@ -200,10 +200,9 @@ class _Missing:
     def _take(self, content: memoryview) -> list[RemoteFile]:
         taken = []
         for kind in self._kinds:
-            hashing = hasher(f"{kind}:", len(content))
-            hashing.update(content)
+            digest = digest_of_bytes(content, f"{kind}:")
             with self._lock:
-                found = self._files.pop(f"{kind}:{hashing.hexdigest()}", [])
+                found = self._files.pop(digest, [])
             taken += [file for file in found if file.size == len(content)]
         return taken
 
