@@ -25,6 +25,7 @@ from step37_flickr8k.hub.retry import (
     GivenUp,
     Unreachable,
     Untrusted,
+    first_line,
     is_failed_attempt,
     is_retriable,
     pause_before,
@@ -238,7 +239,7 @@ def as_fault(error: Exception) -> Fault:
     """Return an attempt's error, one of `FAULTS`, with the name under which it is counted."""
     if isinstance(error, Fault):
         return error
-    detail = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    detail = first_line(error)
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return Unreachable("timeout", detail=detail)
     if isinstance(error, aiohttp.ClientPayloadError):

@@ -13,6 +13,7 @@ __all__ = [
     "GivenUp",
     "Unreachable",
     "Untrusted",
+    "first_line",
     "is_failed_attempt",
     "is_retriable",
     "pause_before",
@@ -90,3 +91,8 @@ def requested_pause(headers: Mapping[str, str]) -> float | None:
     if limit is not None and limit.remaining == 0:
         return max(limit.reset, _LEAST_REQUESTED_PAUSE)
     return None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, its class where it has none."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

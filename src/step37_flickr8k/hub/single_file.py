@@ -24,7 +24,7 @@ from step37_flickr8k.errors import (
 from step37_flickr8k.hub.certificates import check_certificates
 from step37_flickr8k.hub.proxies import Proxies
 from step37_flickr8k.hub.refusals import Refused, Requested, refusal
-from step37_flickr8k.hub.retry import Fault, is_retriable, pause_before, requested_pause
+from step37_flickr8k.hub.retry import Fault, first_line, is_retriable, pause_before, requested_pause
 from step37_flickr8k.settings.options import HubOptions
 
 __all__ = ["download_file"]
@@ -132,7 +132,7 @@ class _Download:
         except hub_errors.HfHubHTTPError as error:
             raise _failure_of(error.response, requested) from error
         except _CONNECTION_ERRORS as error:
-            raise Fault("connection", detail=_first_line(error)) from error
+            raise Fault("connection", detail=first_line(error)) from error
         return Path(path)
 
 
@@ -189,7 +189,3 @@ def _matches_note(path: Path, cache_dir: Path, filename: str) -> bool:
         return True
     with path.open("rb") as file:
         return digest_of(file, f"{kind}:") == f"{kind}:{etag}"
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
