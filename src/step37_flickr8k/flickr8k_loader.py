@@ -6,6 +6,7 @@ process group that the caller has initialized; then every rank builds the same l
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 log = logging.getLogger("step37_flickr8k")
+
+_REMINDER = 30.0  # s between two warnings about the same wait
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,7 @@ def prepare_flickr8k_samples(
     world = World.from_environment(os.environ)
     group = replace(current_group() or Group.alone(), host=world.host)
     run = Run(task, world)
-    warmed = Warmup(run).share(group, _log_progress)
+    warmed = Warmup(run).share(group, _Watch(is_rank_zero=group.rank == 0))
     if warmed.result.skipped:
         names = listed(sorted(warmed.result.skipped))
         log.warning("left out, because they can't be decoded: %s", names)
@@ -216,5 +219,15 @@ def prepare_flickr8k_samples(
     return [Flickr8kSample(str(files / row.file_name), row.caption) for row in warmed.rows]
 
 
-def _log_progress(progress: Progress) -> None:
-    log.debug("rank 0: %s", how_far(progress))
+class _Watch:
+    """Logs progress for debugging; on rank 0 a wait that has no limit is a warning now and then."""
+
+    def __init__(self, *, is_rank_zero: bool) -> None:
+        self._is_rank_zero = is_rank_zero
+        self._due = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        level, now = logging.DEBUG, time.monotonic()
+        if self._is_rank_zero and progress.state.is_waiting and now >= self._due:
+            level, self._due = logging.WARNING, now + _REMINDER
+        log.log(level, "rank 0: %s", how_far(progress))

@@ -49,6 +49,7 @@ VARYING = {
     "beat",
     "host",
     "lag",
+    "machine",
     "nonce",
     "pid",
     "reset",

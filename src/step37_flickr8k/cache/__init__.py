@@ -6,6 +6,7 @@ The directory itself:
 
 - `directory`: `CacheDirectory` publishes by rename, reads and writes the cache's own files, deletes
   what dead runs left unfinished.
+- `exclusive`: creates a file that only one process gets, by a hard link or without.
 - `writing`: writes files with plain system calls: new, in place, durably.
 - `scan`: lists directories, on NFS too.
 - `remedies`: turns the file system's errors into what the user can do.
@@ -19,5 +20,6 @@ What it holds, and for whom:
 - `verify`: hashes files, and checks whether those of a record are complete.
 - `rows`: the selected rows of the directory's own metadata table.
 - `visible`: waits until this node shows a ready record and its files.
-- `lease`: which process may download into the directory; `lease_content`: its text on disk.
+- `lease`: which process may download into the directory; `lease_content`: its text on disk;
+  `process`: whether the process that holds it still exists.
 """

@@ -15,17 +15,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from step37_flickr8k.cache.exclusive import create_exclusively
 from step37_flickr8k.cache.linux import sync_file_system
 from step37_flickr8k.cache.remedies import with_remedy
 from step37_flickr8k.cache.scan import Entry, entries_in, files_in, names_in
 from step37_flickr8k.cache.writing import forget, open_new, overwrite, sync_directory, write_new
 from step37_flickr8k.dataset.metadata import METADATA, why_not_plain
-from step37_flickr8k.errors import FolderNotUsable, InvalidMetadata, TransientError
+from step37_flickr8k.errors import FolderNotUsable, InvalidMetadata
 
 __all__ = ["TEMPORARY", "CacheDirectory"]
 
 HOME = ".step37-flickr8k"
 TEMPORARY = ".step37-"  # how the names of unfinished files begin
+_ATTEMPTS = 10  # a file whose temporary name is swept away as often is nobody's sweep
 
 
 class CacheDirectory:
@@ -260,27 +262,17 @@ class CacheDirectory:
             forget(temporary)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Create one of the cache's own files, whole from its first instant.
-
-        Returns False if the name is taken. Uses ``link``, which is atomic on every NFS version and
-        never shows an empty file.
-        """
-        while True:
-            temporary = self.temporary(self.home)
-            try:
-                self.put(temporary, content, durably=True)
-                with self.errors():
-                    os.link(temporary, self.home / name)
-            except FileExistsError:
-                return False
-            except TransientError as error:
-                # The holder of the lease may have swept the temporary file away meanwhile
-                if getattr(error.__cause__, "errno", None) not in {errno.ENOENT, errno.ESTALE}:
-                    raise
-            else:
-                return True
-            finally:
-                forget(temporary)
+        """Create one of the cache's own files; returns False if the name is taken."""
+        swept = 0
+        with self.errors():
+            while True:
+                try:
+                    return create_exclusively(self.home / name, content, self.temporary(self.home))
+                except OSError as error:
+                    # The holder of the lease may have swept the temporary file away meanwhile
+                    swept += 1
+                    if error.errno not in {errno.ENOENT, errno.ESTALE} or swept == _ATTEMPTS:
+                        raise
 
     def rewrite(self, name: str, content: bytes) -> None:
         """Overwrite one of the cache's own files in place and flush it.

@@ -1,9 +1,10 @@
 """The lease: which process may download into a directory, among jobs that share nothing else.
 
 It saves work; correctness is the renames' alone. ``.step37-flickr8k/<split>.lease.<n>`` is
-generation n, and the highest one counts. Generation n+1 is taken by an exclusive ``link``, and only
+generation n, and the highest one counts. Generation n+1 is taken by an exclusive create, and only
 after generation n has ended, or after its bytes have not changed for ``timeout`` by the taker's own
-monotonic clock. No clock of another node is trusted, and no file lock.
+monotonic clock, or at once where its holder was a process of this machine that no longer exists. No
+clock of another node is trusted, and no file lock.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from step37_flickr8k.cache.lease_content import Claim, LeaseContent, read_lease
 from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.errors import ErrorReport, LeaseLost, Step37Error
 
-__all__ = ["Claim", "Holder", "Lease", "holder", "take"]
+__all__ = ["Claim", "Holder", "Lease", "Wait", "holder", "take"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -43,6 +44,18 @@ class Holder(Claim):
     timeout: float
     progress: Progress | None
     failure: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    """What a process that wants the lease waits for.
+
+    ``holder`` is None as long as the lease can't be read: it is being written, or its writer was
+    killed then. It is taken over in ``left`` seconds unless its bytes change.
+    """
+
+    holder: LeaseContent | None
+    left: float
 
 
 def holder(directory: CacheDirectory) -> Holder | None:
@@ -72,12 +85,12 @@ def take(
     directory: CacheDirectory,
     claim: Claim,
     timeout: float,
-    waiting: Callable[[str], bool],
+    waiting: Callable[[Wait], bool],
     progress: Callable[[], Progress | None] = lambda: None,
 ) -> "Lease | None":
     """Take the lease, however long its holder works; None if ``waiting`` ends the wait.
 
-    ``waiting(holder)`` is called every few seconds and returns whether to go on waiting.
+    ``waiting`` is called every few seconds and returns whether to go on waiting.
     ``progress()`` returns how far the work is, for other processes that read the lease meanwhile.
 
     Raises the failure of another rank of the same run, if it was left there meanwhile or within the
@@ -101,7 +114,8 @@ def take(
             if lease.taken():
                 return lease
             continue
-        if not waiting(current.holder if current else "a host that is just writing its lease"):
+        left = max(0.0, since + timeout - time.monotonic())
+        if not waiting(Wait(holder=current, left=left)):
             return None
         time.sleep(min(_LONGEST_POLL, timeout / 8))
 
@@ -131,6 +145,7 @@ class Lease:
             rank=claim.rank,
             host=claim.host,
             pid=claim.pid,
+            process=claim.process,
             nonce=secrets.token_hex(8),
             timeout=timeout,
         )
@@ -143,14 +158,18 @@ class Lease:
 
     def taken(self) -> bool:
         """Try to take this generation; returns False if another process was faster."""
+        begun = time.monotonic()
         if not self._directory.create(self._name, self._content.as_bytes()):
             return False
-        for number in _generations(self._directory):
-            if number < self._generation:
+        numbers = _generations(self._directory)
+        # Whoever was frozen before it had created its file may find the next generation taken
+        outrun = any(number > self._generation for number in numbers)
+        for number in numbers:
+            if number < self._generation or (outrun and number == self._generation):
                 old = _name(self._directory, number)
                 self._directory.discard(self._directory.home / old)
-        self._confirmed = time.monotonic()
-        return True
+        self._confirmed = begun
+        return not outrun
 
     def __enter__(self) -> "Lease":  # noqa: PYI034 - Self is not in Python 3.10
         """Start the heartbeats."""

@@ -5,7 +5,8 @@ with every heartbeat.
 """
 
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import asdict, dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
@@ -18,6 +19,7 @@ from pydantic import (
     WrapValidator,
 )
 
+from step37_flickr8k.cache.process import Process, exists, this_process
 from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.errors import ErrorReport, RankZeroLost
 
@@ -52,7 +54,8 @@ def _progress(value: object) -> Progress | None:
 class Claim:
     """Who asks for the lease.
 
-    Host and pid are for people: a replaced pod has the same ones.
+    A replaced pod has the same host and pid; ``process`` distinguishes them. It is None where the
+    system doesn't say enough, and in a lease of an older version.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(strict=True)
@@ -61,6 +64,12 @@ class Claim:
     rank: int
     host: str
     pid: int
+    process: Annotated[Process | None, _or(None)] = None
+
+    @staticmethod
+    def of_this_process(*, run: str | None, rank: int, host: str) -> "Claim":
+        """Return the claim of this very process."""
+        return Claim(run=run, rank=rank, host=host, pid=os.getpid(), process=this_process())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +88,6 @@ class LeaseContent(Claim):
     failure: Annotated[ErrorReport | None, _or(None)] = None
 
     @property
-    def holder(self) -> str:
-        """The holder, as a message names it."""
-        return f"{self.host} (rank {self.rank}, run {self.run})"
-
-    @property
     def failure_text(self) -> str | None:
         """Why the holder failed, with the error's class; None if it didn't, or doesn't say."""
         if self.failure is None:
@@ -94,10 +98,19 @@ class LeaseContent(Claim):
         return message if is_signal else f"{self.failure.error}: {message}"
 
     def may_pass_to(self, claim: Claim) -> bool:
-        """Return whether the claim may take over at once: the lease has ended, or was its own."""
-        has_ended = self.state != "held"
+        """Return whether the claim may take over at once.
+
+        It may if the lease has ended, or if its holder was a process of this machine that no longer
+        exists. Where that isn't known, the same rank of the same run may: it was restarted.
+        """
+        if self.state != "held":
+            return True
         is_own_past = claim.run is not None and (self.run, self.rank) == (claim.run, claim.rank)
-        return has_ended or is_own_past
+        # Clones of a virtual machine have the boot in common, but hardly the host's name
+        lives = exists(self.pid, self.process) if self.host == claim.host else None
+        if lives and (self.pid, self.process) != (claim.pid, claim.process):
+            return False
+        return is_own_past or lives is False
 
     def failure_for(self, claim: Claim) -> ErrorReport | None:
         """Return the failure that another rank of the claim's run has left here, if any."""
@@ -117,6 +130,8 @@ class LeaseContent(Claim):
             "pid": self.pid,
             "timeout": self.timeout,
         }
+        if self.process:
+            value["process"] = asdict(self.process)
         if self.heartbeats:
             value["progress"] = self.progress.as_json() if self.progress else {}
         if self.failure:

@@ -5,10 +5,11 @@ import errno
 import os
 from pathlib import Path
 
-__all__ = ["forget", "open_new", "overwrite", "sync_directory", "write_new"]
+__all__ = ["fill", "forget", "open_new", "overwrite", "sync_directory", "write_new"]
 
-# What fsync of a directory reports on file systems that don't support it
-_NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+# What fsync reports on file systems that don't support it; some know it of files alone, and CIFS
+# says EBADF of a directory
+_NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF}
 
 
 def open_new(path: Path) -> int:
@@ -21,13 +22,17 @@ def write_new(path: Path, content: bytes | bytearray | memoryview, *, durably: b
 
     Errors of close are raised, too: NFS reports a full disk only there.
     """
-    descriptor = open_new(path)
+    fill(open_new(path), content, durably=durably)
+
+
+def fill(descriptor: int, content: bytes | bytearray | memoryview, *, durably: bool) -> None:
+    """Write the content of a new file and close it."""
     try:
         left = memoryview(content)
         while left:
             left = left[os.write(descriptor, left) :]
         if durably:
-            os.fsync(descriptor)
+            _sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -41,7 +46,7 @@ def overwrite(path: Path, content: bytes) -> None:
         while written < len(content):
             written += os.pwrite(descriptor, content[written:], written)
         os.ftruncate(descriptor, len(content))
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -50,12 +55,17 @@ def sync_directory(path: Path) -> None:
     """Make the names in a directory durable, where the file system supports that."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _NO_FSYNC:
             raise
-    finally:
-        os.close(descriptor)
 
 
 def forget(temporary: Path) -> None:

@@ -1,13 +1,12 @@
 """One process's part in a run: what it reads of the cache, and how it reaches Hub and lease."""
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.cache.lease import Claim, Lease, take
+from step37_flickr8k.cache.lease import Claim, Lease, Wait, take
 from step37_flickr8k.cache.record import Record, read_record
 from step37_flickr8k.cache.verify import is_complete
 from step37_flickr8k.cluster.launcher import World
@@ -126,16 +125,15 @@ class Run:
 
     def take_lease(
         self,
-        waiting: Callable[[str], bool],
+        waiting: Callable[[Wait], bool],
         progress: Callable[[], Progress | None] = lambda: None,
     ) -> Lease | None:
         """Take the directory's lease, however long its holder works.
 
-        ``waiting`` is called with the holder's name every few seconds; when it returns False, the
-        result is None.
+        ``waiting`` is called every few seconds; when it returns False, the result is None.
         """
         world = self.world
-        claim = Claim(run=world.run_id, rank=world.rank, host=world.host, pid=os.getpid())
+        claim = Claim.of_this_process(run=world.run_id, rank=world.rank, host=world.host)
         timeout = _LEASE_HEARTBEATS * self.task.timeouts.heartbeat
         return take(self.directory, claim, timeout, waiting, progress)
 

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 
+from step37_flickr8k.cache.lease import Wait
 from step37_flickr8k.cache.manifest import read_manifest
 from step37_flickr8k.cache.record import read_record
 from step37_flickr8k.cache.verify import verify_files
@@ -11,6 +12,7 @@ from step37_flickr8k.download.downloader import Downloader
 from step37_flickr8k.errors import FolderNotUsable
 from step37_flickr8k.job.results import VerifyResult
 from step37_flickr8k.job.run import Run
+from step37_flickr8k.job.waiting import waiting_for
 
 __all__ = ["repair", "verify"]
 
@@ -55,8 +57,8 @@ def repair(run: Run, found: VerifyResult) -> VerifyResult:
     listing = hub.list_files(record.commit, directory.split)
     directory.make()
 
-    def keep_waiting(holder: str) -> bool:
-        log.info("waiting for the lease, which is held on %s", holder)
+    def keep_waiting(wait: Wait) -> bool:
+        log.info("waiting for the lease, %s", waiting_for(wait))
         return True
 
     lease = run.take_lease(keep_waiting)

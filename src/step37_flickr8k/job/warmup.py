@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from step37_flickr8k.cache.filesystem import local_file_system
+from step37_flickr8k.cache.lease import Wait
 from step37_flickr8k.cache.record import Record, read_record, write_record
 from step37_flickr8k.cache.rows import skipped_rows
 from step37_flickr8k.cache.verify import Check
@@ -28,6 +29,7 @@ from step37_flickr8k.errors import (
 from step37_flickr8k.hub.api import Hub, is_commit
 from step37_flickr8k.job.results import WarmupResult
 from step37_flickr8k.job.run import Run
+from step37_flickr8k.job.waiting import waiting_for
 
 __all__ = ["Warmed", "Warmup"]
 
@@ -163,8 +165,8 @@ class Warmup:
         self._warn_of_local_directory()
         run.directory.make()
 
-        def keep_waiting(holder: str) -> bool:
-            tracker.report(Progress(State.WAITING_FOR_LEASE, f"which is held on {holder}"))
+        def keep_waiting(wait: Wait) -> bool:
+            tracker.report(Progress(State.WAITING_FOR_LEASE, waiting_for(wait)))
             return self._ready(wanted) is None
 
         lease = run.take_lease(keep_waiting, tracker.snapshot)

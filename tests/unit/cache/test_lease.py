@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.cache.lease import Claim, Lease, take
+from step37_flickr8k.cache.lease import Claim, Lease, Wait, take
 from step37_flickr8k.cache.lease_content import LeaseContent, read_lease
 from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.errors import ErrorReport, FolderFull, LeaseLost
@@ -60,13 +60,13 @@ def test_one_of_many_gets_it(directory: CacheDirectory) -> None:
 
 def test_a_waiting_process_gets_it_after_its_end(directory: CacheDirectory) -> None:
     """A released lease passes to a waiting process, as the next generation, and its file goes."""
-    holders: list[str] = []
+    waits: list[Wait] = []
 
     def wait() -> None:
         taken.append(take(directory, claim(1), TIMEOUT, go_on))
 
-    def go_on(holder: str) -> bool:
-        holders.append(holder)
+    def go_on(wait: Wait) -> bool:
+        waits.append(wait)
         asked.set()
         return True
 
@@ -79,7 +79,9 @@ def test_a_waiting_process_gets_it_after_its_end(directory: CacheDirectory) -> N
     thread.join(120)
     assert taken[0] is not None
     assert leases(directory) == ["train.lease.2"]
-    assert holders[0] == "n1 (rank 0, run None)"
+    assert waits[0].holder is not None
+    assert (waits[0].holder.host, waits[0].holder.pid) == ("n1", os.getpid())
+    assert 0 < waits[0].left <= TIMEOUT
 
 
 def test_a_silent_holder_is_taken_over_and_stops_before_its_next_rename(
@@ -117,7 +119,7 @@ def test_a_failure_reaches_waiting_processes_of_the_same_run(directory: CacheDir
     outcomes: dict[str, object] = {}
     asked = threading.Event()
 
-    def go_on(_: str) -> bool:
+    def go_on(_: Wait) -> bool:
         asked.set()
         return True
 

@@ -7,7 +7,7 @@ import pytest
 
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.errors import Stalled
-from step37_flickr8k.flickr8k_loader import _log_progress
+from step37_flickr8k.flickr8k_loader import _Watch
 
 FULL = Progress(
     State.WAITING_FOR_RATE_LIMIT,
@@ -89,5 +89,5 @@ def test_stopped_work_ends_at_its_next_report() -> None:
 def test_the_loader_logs_progress_with_retries(caplog: pytest.LogCaptureFixture) -> None:
     """Retries are part of what a library call logs."""
     with caplog.at_level(logging.DEBUG, logger="step37_flickr8k"):
-        _log_progress(FULL)
+        _Watch(is_rank_zero=False)(FULL)
     assert "waiting for quota, 43 s: 1 of 2 files" in caplog.text
