@@ -20,7 +20,8 @@ from step37_flickr8k.cache.linux import sync_file_system
 from step37_flickr8k.cache.remedies import with_remedy
 from step37_flickr8k.cache.scan import Entry, entries_in, files_in, names_in
 from step37_flickr8k.cache.writing import forget, open_new, overwrite, sync_directory, write_new
-from step37_flickr8k.dataset.metadata import METADATA, why_not_plain
+from step37_flickr8k.dataset.metadata import METADATA
+from step37_flickr8k.dataset.names import why_not_plain
 from step37_flickr8k.errors import FolderNotUsable, InvalidMetadata
 
 __all__ = ["TEMPORARY", "CacheDirectory"]

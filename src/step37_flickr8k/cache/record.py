@@ -44,7 +44,8 @@ class Record:
 
     ``metadata`` is the digest of metadata.csv. ``captions`` maps each caption key to its coverage,
     ``skipped`` the images that can't be decoded to the reason, ``probes`` a few files to their
-    sizes. ``runs`` are the ids of the runs that confirmed the record, the newest last.
+    sizes. ``unstripped`` are images whose names begin or end with a blank. ``runs`` are the ids of
+    the runs that confirmed the record, the newest last.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(strict=True, extra="forbid")
@@ -56,6 +57,7 @@ class Record:
     captions: Mapping[str, Coverage]
     skipped: Mapping[str, str] = field(default_factory=dict)
     probes: Mapping[str, int] = field(default_factory=dict)
+    unstripped: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
 
     def covers(self, selection: Selection) -> bool:
@@ -95,6 +97,7 @@ class Record:
                 name: entry.decode_error for name, entry in manifest.items() if entry.decode_error
             },
             probes={name: manifest[name].size for name in spread},
+            unstripped=tuple(name for name in names if name != name.strip()),
         )
 
     def confirmed_by(self, run: str | None) -> "Record":

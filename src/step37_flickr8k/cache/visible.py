@@ -41,7 +41,9 @@ def rows_when_visible(
         try:
             record = _visible_record(directory, selection, commit, check)
             return [
-                row for row in rows_of(directory, selection) if row.file_name not in record.skipped
+                row
+                for row in rows_of(directory, record, selection)
+                if row.file_name not in record.skipped
             ]
         except TransientError as error:
             if time.monotonic() + pause > deadline:

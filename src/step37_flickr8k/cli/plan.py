@@ -10,6 +10,7 @@ from step37_flickr8k.job.plan import make_plan
 from step37_flickr8k.job.results import Mode, Plan
 from step37_flickr8k.job.run import Run
 from step37_flickr8k.job.task import Task
+from step37_flickr8k.report.progress import counted
 
 __all__ = ["run"]
 
@@ -35,15 +36,27 @@ def run(parsed: argparse.Namespace) -> int:
 def _lines(plan: Plan) -> list[str]:
     if plan.warm:
         rows = f"all {plan.rows:,} rows at commit {plan.commit}"
-        return [f"nothing to do: {plan.cache_dir} holds {rows}"]
+        return [f"nothing to do: {plan.cache_dir} holds {rows}", *_accounts(plan)]
     size = f"{plan.bytes / 1e6:,.1f} MB"
     lines = [
         f"commit    {plan.commit}",
         f"rows      {plan.rows:,} with {plan.files:,} images",
+        *_accounts(plan),
         f"to fetch  {plan.fetch:,} images, {size}, into {plan.cache_dir}",
         f"requests  {plan.requests:,} to the Hub, {_MODES[plan.mode]}",
     ]
     if plan.wait and plan.rate_limit:
         limit = f"{plan.rate_limit.limit:,} requests in {plan.rate_limit.window:.0f} s"
         lines.append(f"limit     {limit}; expect to wait {plan.wait:.0f} s")
+    return lines
+
+
+def _accounts(plan: Plan) -> list[str]:
+    """Return a line for rows that don't count, and one for images that no row names."""
+    lines = []
+    if plan.left_out:
+        rows = counted(plan.left_out, "row")
+        lines.append(f"left out  {rows}; the first is {plan.why_left_out}")
+    if plan.unnamed:
+        lines.append(f"unnamed   {counted(plan.unnamed, 'image')} of the commit: no row names them")
     return lines

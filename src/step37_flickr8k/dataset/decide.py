@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from step37_flickr8k.dataset.listing import Chosen, Listing, RemoteFile
+from step37_flickr8k.dataset.names import is_image, similar
 from step37_flickr8k.dataset.selection import Row
 from step37_flickr8k.errors import ImageNotFound
 
@@ -16,10 +17,12 @@ class Decision:
     """The files to fetch, with their ``bytes`` in all.
 
     ``rows`` and ``files`` count the whole selection, whether its files have to be fetched or not.
+    ``unnamed`` counts the images of the commit that none of the rows names.
     """
 
     rows: int
     files: int
+    unnamed: int
     fetch: Sequence[RemoteFile]
     bytes: int
 
@@ -38,10 +41,7 @@ def decide(rows: Iterable[Row], listing: Listing, verified: Mapping[str, str]) -
         count += 1
         number = listing.position(row.file_name)
         if number is None:
-            raise ImageNotFound(
-                f"row {count} names {row.file_name}, which the commit doesn't hold:"
-                " report it to the dataset's owner"
-            )
+            raise _not_found(row.file_name, count, listing)
         if wanted[number]:
             continue
         wanted[number] = 1
@@ -49,4 +49,30 @@ def decide(rows: Iterable[Row], listing: Listing, verified: Mapping[str, str]) -
         if verified.get(file.name) != file.digest:
             fetch.append(number)
             size += file.size
-    return Decision(rows=count, files=sum(wanted), fetch=Chosen(listing, fetch), bytes=size)
+    return Decision(
+        rows=count,
+        files=sum(wanted),
+        unnamed=sum(
+            is_image(name) for name, named in zip(listing, wanted, strict=True) if not named
+        ),
+        fetch=Chosen(listing, fetch),
+        bytes=size,
+    )
+
+
+def _not_found(name: str, row: int, listing: Listing) -> ImageNotFound:
+    """Return the error for an image that isn't there, with the one that may be meant."""
+    meant = similar(name, listing)
+    if meant is None:
+        return ImageNotFound(
+            f"row {row} names {name}, which the commit doesn't hold:"
+            " report it to the dataset's owner"
+        )
+    shown = (repr(name), repr(meant))
+    # On a screen they may be the same
+    if len(meant) != len(name) or not (name + meant).isascii():
+        shown = (ascii(name), ascii(meant))
+    return ImageNotFound(
+        f"row {row} names {shown[0]}, which the commit doesn't hold; it holds {shown[1]}:"
+        " report it to the dataset's owner"
+    )

@@ -152,7 +152,7 @@ def _tiles(
     def leave_out(line: int, reason: str) -> None:
         rows.append(Tile(f"{METADATA}, line {line}", "", decode_error=reason, counts=False))
 
-    for row in rows_of(directory, selection, leave_out):
+    for row in rows_of(directory, record, selection, leave_out):
         rows.append(row)  # noqa: PERF402 - leave_out appends between them
     names = [*dict.fromkeys(row.file_name for row in rows if isinstance(row, Row))]
     tiles: dict[str, Tile] = {}

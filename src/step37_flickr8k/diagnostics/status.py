@@ -97,7 +97,8 @@ def _left_out(directory: CacheDirectory, record: Record, key: str) -> int:
         sample_count=record.captions[key].rows,
     )
     try:
-        return sum(row.file_name in record.skipped for row in rows_of(directory, selection))
+        rows = rows_of(directory, record, selection)
+        return sum(row.file_name in record.skipped for row in rows)
     # metadata.csv is gone, which is counted as a missing file
     except Step37Error:
         return 0

@@ -23,6 +23,7 @@ from step37_flickr8k.download.publisher import Publisher
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import CommitChanged, Step37Error
 from step37_flickr8k.hub.api import Hub
+from step37_flickr8k.report.progress import counted
 
 __all__ = ["Downloaded", "Downloader"]
 
@@ -120,6 +121,16 @@ class Downloader:
         )
         count = f"{len(files):,} of {plan.decision.files:,} files, {size / 1e6:,.1f} MB"
         log.info("fetching %s, at commit %s", count, plan.commit)
+        if plan.left_out.rows:
+            log.warning(
+                "%s of %s/%s left out; the first is %s",
+                counted(plan.left_out.rows, "row"),
+                self._directory.split,
+                METADATA,
+                plan.left_out.first,
+            )
+        if plan.unnamed:
+            log.info("%s of the commit: no row names them", counted(plan.unnamed, "image"))
         if plan.wait:
             log.info(
                 "the Hub's rate limit will make this wait %.0f s for %s requests",
@@ -216,7 +227,6 @@ class Downloader:
             metadata=plan.listing[METADATA].digest,
             captions={},
         )
-        count = selection.sample_count
-        coverage = Coverage(rows, everything=count is None or rows < count)
+        coverage = Coverage(rows, everything=plan.everything)
         grown = record.grown(selection.caption_key, coverage, plan.verified)
         return grown.confirmed_by(self._task.run_id)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.manifest import ManifestEntry, read_manifest, unchanged
-from step37_flickr8k.cache.rows import lines_of
 from step37_flickr8k.cache.scan import Entry
 from step37_flickr8k.cache.verify import verify_files
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
@@ -24,7 +23,7 @@ from step37_flickr8k.hub.rate_limit import RateLimit
 from step37_flickr8k.hub.source import TransferStatistics
 from step37_flickr8k.settings.options import FetchOptions
 
-__all__ = ["DownloadPlan", "Planner", "Task"]
+__all__ = ["DownloadPlan", "LeftOut", "Planner", "Task"]
 
 _LARGEST_METADATA = 1 << 30  # bytes: a million rows with five captions have a third of that
 
@@ -40,23 +39,50 @@ class Task:
     statistics: TransferStatistics = field(default_factory=TransferStatistics)
 
 
+@dataclass
+class LeftOut:
+    """How many rows before the last one of the selection don't count, and why the first doesn't."""
+
+    rows: int = 0
+    first: str = ""
+
+    def __call__(self, line: int, reason: str) -> None:
+        """Count a row."""
+        self.rows += 1
+        self.first = self.first or f"line {line}: {reason}"
+
+
 @dataclass(frozen=True)
 class DownloadPlan:
     """What to download, and what it was decided from.
 
-    ``scan`` is what the directory holds, ``verified`` what of it matches the listing, ``metadata``
-    the path of metadata.csv, here or in a scratch directory. ``shards`` are the files of the
-    Parquet conversion if they are to be read, ``rate_limit`` is the last one the Hub stated.
+    ``left_out`` are rows that don't count. ``scan`` is what the directory holds, ``verified`` what
+    of it matches the listing, ``metadata`` the path of metadata.csv, here or in a scratch
+    directory. ``shards`` are the files of the Parquet conversion if they are to be read,
+    ``rate_limit`` is the last one the Hub stated.
     """
 
+    selection: Selection
     commit: str
     listing: Listing
     scan: Mapping[str, Entry]
     verified: dict[str, ManifestEntry]
     metadata: Path
     decision: Decision
+    left_out: LeftOut
     shards: Sequence[RemoteFile]
     rate_limit: RateLimit | None
+
+    @property
+    def everything(self) -> bool:
+        """Whether the selection is all the rows of the split that count."""
+        count = self.selection.sample_count
+        return count is None or self.decision.rows < count
+
+    @property
+    def unnamed(self) -> int | None:
+        """How many images of the commit no row names; None where not all rows were read."""
+        return self.decision.unnamed if self.everything else None
 
     @property
     def requests(self) -> int:
@@ -97,18 +123,20 @@ class Planner:
         metadata, limit = directory.files / METADATA, None
         if METADATA not in verified:
             metadata, limit = self._fetch_metadata(commit, listing[METADATA], scratch)
-        decision = self._decide(metadata, listing, verified)
+        decision, left_out = self._decide(metadata, listing, verified)
         names = (file.name for file in decision.fetch)
         if found := self._verify(names, listing, scan, verified):
             verified |= found
-            decision = self._decide(metadata, listing, verified)
+            decision, left_out = self._decide(metadata, listing, verified)
         return DownloadPlan(
+            selection=self.task.selection,
             commit=commit,
             listing=listing,
             scan=scan,
             verified=verified,
             metadata=metadata,
             decision=decision,
+            left_out=left_out,
             shards=choose_shards(self.hub, self.task.selection.split, decision, self.task.options),
             rate_limit=limit or self.hub.public_rate_limit(),
         )
@@ -161,6 +189,10 @@ class Planner:
 
     def _decide(
         self, metadata: Path, listing: Listing, verified: Mapping[str, ManifestEntry]
-    ) -> Decision:
-        rows = read_rows(lines_of(metadata), self.task.selection)
-        return decide(rows, listing, {name: entry.digest for name, entry in verified.items()})
+    ) -> tuple[Decision, LeftOut]:
+        left_out = LeftOut()
+        unstripped = {name for name in listing if name != name.strip()}
+        with metadata.open("rb") as stream:
+            rows = read_rows(stream, self.task.selection, unstripped=unstripped, left_out=left_out)
+            digests = {name: entry.digest for name, entry in verified.items()}
+            return decide(rows, listing, digests), left_out

@@ -9,7 +9,7 @@ from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.record import Record
 from step37_flickr8k.cache.rows import rows_of
 from step37_flickr8k.cluster.progress import ProgressTracker
-from step37_flickr8k.download.planner import Planner
+from step37_flickr8k.download.planner import LeftOut, Planner
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.job.results import Mode, Plan
 from step37_flickr8k.job.run import Run
@@ -37,6 +37,9 @@ def make_plan(run: Run) -> Plan:
         commit=commit,
         cache_dir=str(run.directory.root),
         rows=plan.decision.rows,
+        left_out=plan.left_out.rows,
+        why_left_out=plan.left_out.first,
+        unnamed=plan.unnamed,
         files=plan.decision.files,
         fetch=len(plan.decision.fetch),
         bytes=plan.decision.bytes,
@@ -49,12 +52,16 @@ def make_plan(run: Run) -> Plan:
 
 
 def _nothing_to_do(run: Run, record: Record, *, requests: int) -> Plan:
-    rows = [*rows_of(run.directory, run.selection)]
+    left_out = LeftOut()
+    rows = [*rows_of(run.directory, record, run.selection, left_out)]
     return Plan(
         repo_id=record.repo_id,
         commit=record.commit,
         cache_dir=str(run.directory.root),
         rows=len(rows),
+        left_out=left_out.rows,
+        why_left_out=left_out.first,
+        unnamed=None,
         files=len({row.file_name for row in rows}),
         fetch=0,
         bytes=0,

@@ -86,12 +86,20 @@ class Mode(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a warmup would do now: files and bytes to fetch, requests, seconds of waiting."""
+    """What a warmup would do now: files and bytes to fetch, requests, seconds of waiting.
+
+    ``left_out`` counts the rows before the last one of the selection that don't count,
+    ``why_left_out`` says why the first doesn't. ``unnamed`` counts the images of the commit that no
+    row names; None where not all rows or no listing was read.
+    """
 
     repo_id: str
     commit: str
     cache_dir: str
     rows: int
+    left_out: int
+    why_left_out: str
+    unnamed: int | None
     files: int
     fetch: int
     bytes: int
@@ -109,6 +117,8 @@ class Plan:
             "commit": self.commit,
             "cache_dir": self.cache_dir,
             "rows": self.rows,
+            "left_out": self.left_out,
+            "unnamed": self.unnamed,
             "files": self.files,
             "fetch": self.fetch,
             "bytes": self.bytes,

@@ -1,5 +1,6 @@
 """Settings files: YAML or TOML."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -15,15 +16,39 @@ else:
 __all__ = ["read_settings_file"]
 
 
-def read_settings_file(file: Path) -> dict[str, object]:
-    """Return a settings file's values by setting; raises `InvalidSettings` for what isn't one."""
+class _Loader(yaml.SafeLoader):
+    """Reads numbers as people write them.
+
+    YAML 1.1 also takes 0123456 for octal, 1:30 for a sexagesimal number and 2024-01-01 for a date.
+    """
+
+
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag not in {_INT, _FLOAT, "tag:yaml.org,2002:timestamp"}
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in ((_INT, r"[-+]?(0|[1-9][0-9_]*)"), (_FLOAT, r"[-+]?[0-9]*\.[0-9]+")):
+    _Loader.add_implicit_resolver(_tag, re.compile(f"{_pattern}$"), list("-+.0123456789"))
+
+
+def read_settings_file(file: Path) -> tuple[dict[str, object], dict[str, str]]:
+    """Return a settings file's values by setting, and the text of those that are no texts.
+
+    Raises `InvalidSettings` for what is no settings file.
+    """
     if file.suffix not in {".yaml", ".yml", ".toml"}:
         raise InvalidSettings(
             f"settings file {file}: {file.suffix or 'no ending'} is not known: "
             "name it .yaml, .yml or .toml"
         )
     try:
-        values = _parse(file.read_text(encoding="utf-8"), file.suffix)
+        text = file.read_text(encoding="utf-8")
+        values, written = _parse_toml(text) if file.suffix == ".toml" else _parse_yaml(text)
     except FileNotFoundError:
         raise InvalidSettings(
             f"settings file {file} is not there: correct --settings or STEP37_SETTINGS"
@@ -36,8 +61,35 @@ def read_settings_file(file: Path) -> dict[str, object]:
         raise InvalidSettings(
             f"settings file {file} holds no settings: write a line for each, as in sample_count: 8"
         )
-    return {str(key).replace("-", "_"): value for key, value in values.items()}
+    return (
+        {_name(key): value for key, value in values.items()},
+        {
+            _name(key): text
+            for key, text in written.items()
+            if not isinstance(values.get(key), str | None)
+        },
+    )
 
 
-def _parse(text: str, ending: str) -> object:
-    return tomllib.loads(text) if ending == ".toml" else yaml.safe_load(text) or {}
+def _name(key: object) -> str:
+    return str(key).replace("-", "_")
+
+
+def _parse_toml(text: str) -> tuple[object, dict[str, str]]:
+    texts = tomllib.loads(text, parse_float=str)
+    return tomllib.loads(text), {key: str(value) for key, value in texts.items()}
+
+
+def _parse_yaml(text: str) -> tuple[object, dict[str, str]]:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return {}, {}
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        written = {
+            key.value: value.value for key, value in pairs if isinstance(value, yaml.ScalarNode)
+        }
+        return loader.construct_document(node) or {}, written
+    finally:
+        loader.dispose()

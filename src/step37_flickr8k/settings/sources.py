@@ -8,7 +8,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -59,10 +59,11 @@ class Loaded:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One source: its values by setting, and how it calls a setting."""
+    """One source: its values by setting, how it calls a setting, and how a file writes it."""
 
     values: Mapping[str, object]
     origin: Callable[[str], str]
+    written: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_settings(
@@ -81,14 +82,14 @@ def _layers(file: Path | None, environ: Mapping[str, str]) -> tuple[list[_Layer]
 
     The second value holds a line for each unknown key of the file.
     """
-    values = _of_file(file)
+    values, written = _of_file(file)
     wrong = [
         f"{key}: no such setting in {file}{guess(key, fields())}"
         for key in values
         if key not in fields()
     ]
     known = {name: value for name, value in values.items() if name in fields()}
-    of_file = _Layer(known, lambda _: str(file))
+    of_file = _Layer(known, lambda _: str(file), written)
     return [_hub_layer(environ), of_file, _environment_layer(environ)], wrong
 
 
@@ -98,7 +99,7 @@ def contradictions(*, file: Path | None = None, environ: Mapping[str, str]) -> l
     The line says which one is in force. Call `load_settings` first: it raises for invalid values.
     """
     file = _named_file(file, environ)
-    in_file = _of_file(file)
+    in_file, _ = _of_file(file)
     found = []
     for layer, holds in (
         (_hub_layer(environ), str(file)),
@@ -135,7 +136,11 @@ def library_settings(environ: Mapping[str, str]) -> WarmupSettings:
         log.warning("%s is no setting of step37-flickr8k%s", name, guess(name, variables()))
     layers, wrong = _layers(_named_file(None, environ), environ)
     rest = [
-        _Layer({name: each.values[name] for name in each.values.keys() - _SELECTION}, each.origin)
+        _Layer(
+            {name: each.values[name] for name in each.values.keys() - _SELECTION},
+            each.origin,
+            each.written,
+        )
         for each in layers
     ]
     return _validated(rest, wrong).settings
@@ -202,9 +207,9 @@ def _named_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
     return Path(named) if file is None and named else file
 
 
-def _of_file(file: Path | None) -> dict[str, object]:
+def _of_file(file: Path | None) -> tuple[dict[str, object], dict[str, str]]:
     if file is None:
-        return {}
+        return {}, {}
     # Parsers are loaded only where there is a settings file.
     from step37_flickr8k.settings.files import read_settings_file  # noqa: PLC0415
 
@@ -214,6 +219,7 @@ def _of_file(file: Path | None) -> dict[str, object]:
 def _validated(layers: list[_Layer], problems: list[str]) -> Loaded:
     values: dict[str, object] = {}
     origins = dict.fromkeys(fields(), "default")
+    written: dict[str, str] = {}
     strongest = ""  # of token and token_file
     for layer in layers:
         given = {
@@ -223,6 +229,8 @@ def _validated(layers: list[_Layer], problems: list[str]) -> Loaded:
         }
         for name, value in given.items():
             values[name], origins[name] = value, layer.origin(name)
+            written.pop(name, None)
+            written |= {name: layer.written[name]} if name in layer.written else {}
         if {"token", "token_file"} <= given.keys():
             problems.append(
                 f"token and token_file are both set by {layer.origin('token')} and its like: "
@@ -237,7 +245,7 @@ def _validated(layers: list[_Layer], problems: list[str]) -> Loaded:
     try:
         settings = WarmupSettings(**values)
     except ValidationError as error:
-        problems += _problems(error, values, origins)
+        problems += _problems(error, values, origins, written)
     if problems or settings is None:
         raise InvalidSettings("\n".join(problems)) from None
     return Loaded(settings, origins)
@@ -257,10 +265,20 @@ def _read_token(named: object) -> tuple[str | None, str]:
 
 
 def _problems(
-    error: ValidationError, values: Mapping[str, object], origins: Mapping[str, str]
+    error: ValidationError,
+    values: Mapping[str, object],
+    origins: Mapping[str, str],
+    written: Mapping[str, str] | None = None,
 ) -> list[str]:
+    """Return a line for each problem; ``written`` are values as a settings file writes them."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    return [_explain(str(each["loc"][0]), each["msg"], values, origins) for each in found]
+    problems = []
+    for each in found:
+        name, message = str(each["loc"][0]), each["msg"]
+        if each["type"] == "string_type" and written and name in written:
+            message = f"{type(values[name]).__name__}, no text; quote it: {written[name]!r}"
+        problems.append(_explain(name, message, values, origins))
+    return problems
 
 
 def _explain(

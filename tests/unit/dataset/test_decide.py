@@ -27,7 +27,7 @@ def selection(sample_count: int | None = None, caption_key: str = "caption_0") -
 
 
 def rows_of(text: str, count: int | None = None, caption_key: str = "caption_0") -> list[Row]:
-    return list(read_rows(io.StringIO(text, newline=""), selection(count, caption_key)))
+    return list(read_rows(io.BytesIO(text.encode()), selection(count, caption_key)))
 
 
 def test_rows_count_when_name_and_caption_are_there() -> None:
@@ -43,12 +43,17 @@ def test_rows_count_when_name_and_caption_are_there() -> None:
 def test_nothing_is_read_beyond_the_selection() -> None:
     """Reading one row of a million reads no further."""
 
-    def lines() -> object:
-        yield "file_name,caption_0\n"
-        yield "a.jpg,one\n"
-        raise AssertionError("read on")
+    class Watched(io.BytesIO):
+        received = 0
 
-    assert list(read_rows(lines(), selection(1))) == [Row("a.jpg", "one")]  # type: ignore[arg-type]
+        def read1(self, size: int | None = -1, /) -> bytes:
+            content = super().read1(size)
+            self.received += len(content)
+            return content
+
+    table = Watched(b"file_name,caption_0\na.jpg,one\n" + b"b.jpg,two\n" * (1 << 20))
+    assert list(read_rows(table, selection(1))) == [Row("a.jpg", "one")]
+    assert 0 < table.received < 1 << 17
 
 
 def test_short_rows_do_not_count() -> None:
@@ -85,10 +90,10 @@ def test_an_endless_cell_is_invalid() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../a.jpg", "/etc/passwd", "sub/a.jpg", "..", "metadata.csv", "a\\b.jpg"]
+    "name", ["../a.jpg", "/etc/passwd", "sub/.a.jpg", "..", "metadata.csv", "a\\b.jpg", "a//b"]
 )
 def test_names_cannot_lead_out_of_the_split(name: str) -> None:
-    """A file_name that is a path is refused, with its line."""
+    """A file_name that leads elsewhere, or is hidden, is refused with its line."""
     with pytest.raises(InvalidMetadata, match="line 2"):
         rows_of(f"file_name,caption_0\n{name},x\n")
 
@@ -144,3 +149,34 @@ def test_a_list_in_a_message_names_a_few_and_counts_the_rest() -> None:
     assert listed(map(str, range(2008)), more="more (see the report)").endswith(
         "6, 7 and 2,000 more (see the report)"
     )
+
+
+MEANT = {
+    "UPPER.JPG": ("upper.jpg", "'upper.jpg', which the commit doesn't hold; it holds 'UPPER.JPG'"),
+    "cafe\u0301.jpg": ("caf\u00e9.jpg", r"it holds 'cafe\u0301.jpg'"),
+    "caf\u00e9.jpg": ("cafe\u0301.jpg", r"it holds 'caf\xe9.jpg'"),
+    " blank.jpg": ("blank.jpg", "it holds ' blank.jpg'"),
+    "images/0001.jpg": ("0001.jpg", "it holds 'images/0001.jpg'"),
+    "0002.jpg": ("train/0002.jpg", "it holds '0002.jpg'"),
+    "0003.jpeg": ("0003.jpg", "it holds '0003.jpeg'"),
+    "0004.png": ("0004", "it holds '0004.png'"),
+}
+
+
+@pytest.mark.parametrize(("held", "asked", "said"), [(a, *b) for a, b in MEANT.items()])
+def test_the_image_that_is_meant_is_named(held: str, asked: str, said: str) -> None:
+    """The error names the image that differs by case, Unicode form, blanks or directory."""
+    digest = f"git-sha1:{'a' * 40}"
+    listing = Listing(RemoteFile(name, 1, digest) for name in ("metadata.csv", "x.jpg", held))
+    with pytest.raises(ImageNotFound) as caught:
+        decide([Row("x.jpg", "1"), Row(asked, "2")], listing, {})
+    assert said in str(caught.value)
+    assert "row 2 names" in str(caught.value)
+
+
+def test_images_that_no_row_names_are_counted() -> None:
+    """Tables and texts are no images, whatever case an image's ending has."""
+    digest = f"git-sha1:{'a' * 40}"
+    names = ["a.jpg", "b.JPG", "c.webp", "metadata.csv", "README.md", "d.txt"]
+    listing = Listing(RemoteFile(name, 1, digest) for name in names)
+    assert decide([Row("a.jpg", "1")], listing, {}).unnamed == 2

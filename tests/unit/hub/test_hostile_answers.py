@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from step37_flickr8k import errors, get_flickr8k_dataset_file, prepare_flickr8k_samples
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.lease import Claim, take
-from step37_flickr8k.cache.rows import lines_of
-from step37_flickr8k.dataset.metadata import METADATA, read_rows, why_not_plain
+from step37_flickr8k.dataset.metadata import METADATA, read_rows
+from step37_flickr8k.dataset.names import is_table, why_not_plain
 from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.download.conversion import MANY
 from step37_flickr8k.localhub import Fault, LocalHub
@@ -43,19 +43,27 @@ def files_below(place: Path) -> dict[str, bytes]:
 # --- names ----------------------------------------------------------------------------------------
 
 NAMES = {
-    "../escaped.jpg": "it is a path",
-    "..": "it is hidden",
-    "/tmp/escaped.jpg": "it is a path",
-    "sub/escaped.jpg": "it is a path",
-    "escaped\0.jpg": "control characters",
+    "../escaped.jpg": "it has a component '..'",
+    "..": "it has a component '..'",
+    "/tmp/escaped.jpg": "it is a path of its own",
+    "sub/.escaped.jpg": "it is hidden",
+    ".sub/escaped.jpg": "it is hidden",
+    "sub/../../escaped.jpg": "it has a component '..'",
+    "sub//escaped.jpg": "it has a component ''",
+    "./escaped.jpg": "it has a component '.'",
+    "escaped/": "it has a component ''",
+    "sub\\escaped.jpg": "it has a backslash: separate directories by /",
+    "escaped\x01.jpg": "control characters",
     "escaped\n.jpg": "control characters",
-    "C:\\escaped.jpg": "it is a path",
-    "C:escaped.jpg": "it is a path",
-    "..\\escaped.jpg": "it is a path",
+    "C:\\escaped.jpg": "it is a path of its own",
+    "C:escaped.jpg": "it is a path of its own",
+    "..\\escaped.jpg": "it has a backslash",
+    "x/" * 600 + "escaped.jpg": "longer than 1,024 bytes",
     "x" * 300 + ".jpg": "longer than 255 bytes",
     "é" * 128 + ".jpg": "longer than 255 bytes",
     ".step37-train-0123abcd-1.tmp": "it is hidden",
     "metadata.csv": "it is metadata.csv itself",
+    "metadata.parquet": "it is metadata.parquet itself",
 }
 
 
@@ -80,15 +88,15 @@ def test_a_name_that_is_none_is_refused_with_its_line(
 
 @given(st.text(st.characters(), max_size=300))
 def test_a_plain_name_stays_in_its_directory(name: str) -> None:
-    """Whatever is plain is one component of a path, can be stored, is seen by a scan, and is nobody else's."""
+    """Whatever is plain lies below the directory, can be stored, and is nobody else's."""
     if why_not_plain(name) is not None:
         return
     directory = Path("/cache/train")
     assert os.path.normpath(directory / name) == f"/cache/train/{name}"
-    assert (directory / name).parent == directory
-    assert 0 < len(name.encode()) <= 255
-    assert not name.startswith(".")
-    assert name != METADATA
+    assert directory in (directory / name).parents
+    assert all(0 < len(part.encode()) <= 255 for part in name.split("/"))
+    assert not any(part.startswith(".") for part in name.split("/"))
+    assert not is_table(name)
     assert "\0" not in name
     assert "\n" not in name
 
@@ -226,7 +234,8 @@ def test_an_image_of_several_rows_is_one_file(draw: Draw, hub: LocalHub, cache: 
 
 
 def read_all(path: Path) -> list[str]:
-    return [row.file_name for row in read_rows(lines_of(path), SELECTION)]
+    with path.open("rb") as stream:
+        return [row.file_name for row in read_rows(stream, SELECTION)]
 
 
 @given(st.binary(max_size=300))

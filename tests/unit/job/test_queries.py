@@ -95,3 +95,36 @@ def test_a_query_makes_no_cache_directory(hub: LocalHub, cache: Path, name: str)
     beside = {*cache.parent.iterdir()}
     assert cli.run([*QUERIES[name], "--cache-dir", str(cache)]) == 0
     assert {*cache.parent.iterdir()} == beside
+
+
+def test_plan_accounts_for_every_row_and_image(
+    hub: LocalHub, draw: Draw, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows that don't count are counted with the first reason, and images that no row names."""
+    table = draw() / "train" / "metadata.csv"
+    lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
+    table.write_text("".join([*lines[:3], "0002.jpg,,\n", *lines[5:]]), encoding="utf-8")
+    hub.refresh()
+    assert cli.run(["plan", "--cache-dir", str(cache)]) == 0
+    shown = capsys.readouterr().out
+    assert "rows      10 with 10 images" in shown
+    assert "left out  1 row; the first is line 4: the row has no" in shown
+    assert "unnamed   2 images of the commit: no row names them" in shown
+    assert cli.run(["plan", "--cache-dir", str(cache), "--sample-count", "4"]) == 0
+    shown = capsys.readouterr().out
+    assert "left out  1 row" in shown
+    assert "unnamed" not in shown, "not all rows were read"
+
+
+def test_a_warmup_says_which_rows_do_not_count(
+    hub: LocalHub, draw: Draw, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What plan says of rows and images is in the log of the download, too."""
+    table = draw() / "train" / "metadata.csv"
+    lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
+    table.write_text("".join([*lines[:3], "0002.jpg,,\n", *lines[5:]]), encoding="utf-8")
+    hub.refresh()
+    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
+    log = capsys.readouterr().err
+    assert "1 row of train/metadata.csv left out; the first is line 4" in log
+    assert "2 images of the commit: no row names them" in log

@@ -402,3 +402,38 @@ def test_a_login_that_another_user_keeps_to_himself_is_none(tmp_path: Path) -> N
         os.seteuid(user)
         tmp_path.chmod(0o700)
     assert load_settings({}, environ={"HF_HOME": str(tmp_path)}).settings.token is not None
+
+
+UNQUOTED = {
+    "revision: 1.10": "revision=1.1 ({file}) is wrong: float, no text; quote it: '1.10'",
+    "revision: 1234567": "quote it: '1234567'",
+    "revision: no": "revision=False ({file}) is wrong: bool, no text; quote it: 'no'",
+    "split: 2014": "split=2014 ({file}) is wrong: int, no text; quote it: '2014'",
+    "caption-key: 5": "quote it: '5'",
+    "revision = 1.10": "quote it: '1.10'",
+}
+
+
+@pytest.mark.parametrize(("line", "said"), UNQUOTED.items())
+def test_a_text_that_a_settings_file_takes_for_a_number_is_to_be_quoted(
+    tmp_path: Path, line: str, said: str
+) -> None:
+    """The message shows the value as the file has it: as a number 1.10 is 1.1."""
+    file = tmp_path / f"warmup.{'toml' if '=' in line else 'yaml'}"
+    file.write_text(f"{line}\n", encoding="utf-8")
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings({}, file=file, environ={})
+    assert said.format(file=file) in str(caught.value)
+
+
+def test_numbers_of_a_settings_file_are_decimal(tmp_path: Path) -> None:
+    """What YAML 1.1 takes for octal, sexagesimal or a date is what is written there."""
+    file = tmp_path / "warmup.yaml"
+    file.write_text(
+        "revision: 0123456\nsample_count: 010\nread_timeout: 1.5\noffline: yes\n", encoding="utf-8"
+    )
+    settings = load_settings({}, file=file, environ={}).settings
+    assert (settings.revision, settings.sample_count) == ("0123456", 10)
+    assert (settings.read_timeout, settings.offline) == (1.5, True)
+    file.write_text("revision: 2024-01-01\nread_timeout: 1m\n", encoding="utf-8")
+    assert load_settings({}, file=file, environ={}).settings.revision == "2024-01-01"
