@@ -249,6 +249,22 @@ def test_no_file_lock_is_needed(
     assert_whole(hub, backing / "cache", mounts[1].mount / "cache")
 
 
+@pytest.mark.parametrize("name", ["EPERM", "ENOSYS", "EOPNOTSUPP"])
+def test_no_hard_link_is_needed(
+    hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, name: str
+) -> None:
+    """Where links are refused, as on SMB and gcsfuse, two jobs still download once."""
+    mounts = nodes("--nfs")
+    for mount in mounts:
+        mount.faults(fail=[{"op": "link", "errno": name}])
+    jobs = [job([mount]) for mount in mounts]
+    for one in jobs:
+        one.start_all("warmup", "--cache-dir", str(one.shared / "cache"))
+    assert [one.wait() for one in jobs] == [{0: 0}, {0: 0}], [one.logs for one in jobs]
+    assert_whole(hub, backing / "cache", mounts[1].mount / "cache")
+    assert len(fetched(hub)) == COUNT
+
+
 def test_nothing_is_renamed_or_linked_across_directories(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path
 ) -> None:

@@ -7,6 +7,8 @@ Apart from this package only `step37_flickr8k.cluster.launcher` reads the enviro
 - `sources`: command line, environment, settings file, the Hub's own variables.
 - `files`: settings files, YAML or TOML.
 - `options`: the settings that a download takes, as values.
+- `meant`: texts that nobody can have meant, such as an unexpanded ``$SCRATCH``.
+- `variables`: variables with our prefix that hold no setting; Kubernetes' are ignored.
 - `names`: how a setting is called as a flag and as a variable.
 - `reference`: the settings as documentation.
 """

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from step37_flickr8k.dataset.selection import Selection
+from step37_flickr8k.settings.meant import as_meant, as_meant_in_a_table, expand_path
 from step37_flickr8k.settings.options import FetchOptions, HubOptions
 
 __all__ = ["WarmupSettings", "expand_path"]
@@ -77,26 +78,15 @@ def _headers(value: object) -> object:
     return value
 
 
-def _visible(value: str) -> str:
-    if not value.strip():
-        raise ValueError("empty")
-    return value
-
-
-def expand_path(value: object) -> object:
-    """Expand ``~``; an empty path would be the current directory."""
-    if isinstance(value, str) and not value.strip():
-        raise ValueError("empty")
-    try:
-        return Path(value).expanduser() if isinstance(value, str | Path) else value
-    except RuntimeError as error:  # no such user, or no HOME
-        raise ValueError(str(error)) from None
-
-
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _RepoId = Annotated[
-    str, Field(max_length=96), _matching(rf"(?!.*--)(?!.*\.git$)({_NAME}/)?{_NAME}")
+    str,
+    Field(max_length=96),
+    BeforeValidator(as_meant),
+    _matching(rf"(?!.*--)(?!.*\.git$)({_NAME}/)?{_NAME}"),
 ]
+_Revision = Annotated[str | None, BeforeValidator(as_meant), _matching(r"[^\s:?*\[\\^~]+")]
+_Split = Annotated[str, BeforeValidator(as_meant), _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*")]
 _Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=7 * 86400)]
 
 
@@ -113,13 +103,13 @@ class WarmupSettings(BaseModel):
     repo_id: _RepoId = Field(
         "intro/flickr8k", description="dataset repository on the Hub, `namespace/name`"
     )
-    revision: Annotated[str | None, _matching(r"[^\s:?*\[\\^~]+")] = Field(
+    revision: _Revision = Field(
         "main",
         description=(
             "branch, tag or commit; a commit SHA pins the contents and skips the Hub lookup"
         ),
     )
-    split: Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*")] = Field(
+    split: _Split = Field(
         "train",
         description=(
             "directory of the repository that holds `metadata.csv` and the images: one plain name"
@@ -128,7 +118,7 @@ class WarmupSettings(BaseModel):
     sample_count: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_rows)] = Field(
         None, description="number of rows from the top (at least 1), or `all`"
     )
-    caption_key: Annotated[str, AfterValidator(_visible)] = Field(
+    caption_key: Annotated[str, BeforeValidator(as_meant_in_a_table)] = Field(
         "caption_0", description="column of the captions"
     )
     cache_dir: Annotated[Path, BeforeValidator(expand_path)] = Field(
@@ -142,7 +132,7 @@ class WarmupSettings(BaseModel):
             "each node"
         ),
     )
-    endpoint: Annotated[str | None, AfterValidator(_endpoint)] = Field(
+    endpoint: Annotated[str | None, BeforeValidator(as_meant), AfterValidator(_endpoint)] = Field(
         None,
         description=(
             "address of the Hub or of a mirror, http or https, without credentials; "

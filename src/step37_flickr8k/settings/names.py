@@ -4,11 +4,20 @@ import difflib
 
 from step37_flickr8k.settings.model import WarmupSettings
 
-__all__ = ["PREFIX", "SECRETS", "fields", "flag_of", "guess", "variable_of", "variables"]
+__all__ = [
+    "LAUNCHER_VARIABLES",
+    "PREFIX",
+    "SECRETS",
+    "fields",
+    "flag_of",
+    "guess",
+    "variable_of",
+    "variables",
+]
 
 PREFIX = "STEP37_"
-# Variables that are no settings: two belong to the launcher, the third names a settings file.
-_OTHER_VARIABLES = {"STEP37_RUN_ID", "STEP37_NODE_NAME", "STEP37_SETTINGS"}
+# Variables that are no settings; a third one names a settings file.
+LAUNCHER_VARIABLES = ("STEP37_NODE_NAME", "STEP37_RUN_ID")
 # Secrets have no flag, since command lines are public, and are never shown.
 SECRETS = {"token", "headers"}
 
@@ -30,7 +39,7 @@ def variable_of(name: str) -> str:
 
 def variables() -> list[str]:
     """Return all variables with the prefix that mean something."""
-    return [*map(variable_of, fields()), *sorted(_OTHER_VARIABLES)]
+    return [*map(variable_of, fields()), *LAUNCHER_VARIABLES, "STEP37_SETTINGS"]
 
 
 def guess(name: str, known: list[str]) -> str:

@@ -18,7 +18,6 @@ from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.errors import InvalidSettings
 from step37_flickr8k.settings.model import WarmupSettings, expand_path
 from step37_flickr8k.settings.names import (
-    PREFIX,
     SECRETS,
     fields,
     flag_of,
@@ -26,6 +25,7 @@ from step37_flickr8k.settings.names import (
     variable_of,
     variables,
 )
+from step37_flickr8k.settings.variables import unknown_variables, unmeant_variables
 
 __all__ = [
     "Loaded",
@@ -71,8 +71,9 @@ def load_settings(
 ) -> Loaded:
     """Read and validate every source; raises `InvalidSettings` with a line for each problem."""
     problems = [
-        f"{name}: no such setting{guess(name, variables())}" for name in _unknown_variables(environ)
+        f"{name}: no such setting{guess(name, variables())}" for name in unknown_variables(environ)
     ]
+    problems += unmeant_variables(environ)
     layers, wrong = _layers(_named_file(file, environ), environ)
     return _validated([*layers, _Layer(flags, flag_of)], [*problems, *wrong])
 
@@ -132,7 +133,7 @@ def library_settings(environ: Mapping[str, str]) -> WarmupSettings:
     They come from the environment and from the file that ``STEP37_SETTINGS`` names. An unknown
     ``STEP37_`` variable is only a warning: in a training job the prefix may belong to others, too.
     """
-    for name in _unknown_variables(environ):
+    for name in unknown_variables(environ):
         log.warning("%s is no setting of step37-flickr8k%s", name, guess(name, variables()))
     layers, wrong = _layers(_named_file(None, environ), environ)
     rest = [
@@ -143,7 +144,7 @@ def library_settings(environ: Mapping[str, str]) -> WarmupSettings:
         )
         for each in layers
     ]
-    return _validated(rest, wrong).settings
+    return _validated(rest, [*unmeant_variables(environ), *wrong]).settings
 
 
 def call_settings(
@@ -164,12 +165,6 @@ def call_settings(
         given = {**asdict(selection), "cache_dir": cache_dir, "bad_images": bad_images}
         origins = dict.fromkeys(given, "the call")
         raise InvalidSettings("\n".join(_problems(error, given, origins))) from None
-
-
-def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    return sorted(
-        name for name in environ if name.upper().startswith(PREFIX) and name not in variables()
-    )
 
 
 def _environment_layer(environ: Mapping[str, str]) -> _Layer:
@@ -203,8 +198,15 @@ def _hub_layer(environ: Mapping[str, str]) -> _Layer:
 
 
 def _named_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
-    named = environ.get("STEP37_SETTINGS")
-    return Path(named) if file is None and named else file
+    named, origin = environ.get("STEP37_SETTINGS"), "STEP37_SETTINGS"
+    if file is not None:
+        named, origin = str(file), "--settings"
+    if not named:
+        return None
+    try:
+        return Path(str(expand_path(named)))
+    except ValueError as error:
+        raise InvalidSettings(f"{origin}={named!r} is wrong: {error}") from None
 
 
 def _of_file(file: Path | None) -> tuple[dict[str, object], dict[str, str]]:
