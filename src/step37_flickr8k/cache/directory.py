@@ -17,9 +17,16 @@ from typing import BinaryIO
 
 from step37_flickr8k.cache.exclusive import create_exclusively
 from step37_flickr8k.cache.linux import sync_file_system
-from step37_flickr8k.cache.remedies import with_remedy
+from step37_flickr8k.cache.remedies import not_a_directory, not_encodable, with_remedy
 from step37_flickr8k.cache.scan import Entry, entries_in, files_in, names_in
-from step37_flickr8k.cache.writing import forget, open_new, overwrite, sync_directory, write_new
+from step37_flickr8k.cache.writing import (
+    forget,
+    make_directory,
+    open_new,
+    overwrite,
+    sync_directory,
+    write_new,
+)
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.dataset.names import why_not_plain
 from step37_flickr8k.errors import FolderNotUsable, InvalidMetadata
@@ -50,6 +57,8 @@ class CacheDirectory:
             yield
         except FileExistsError:
             raise
+        except UnicodeEncodeError as error:
+            raise not_encodable(error) from error
         except OSError as error:
             path = Path(error.filename or self.root)
             # The name of a temporary file says nothing to the user
@@ -64,12 +73,10 @@ class CacheDirectory:
         self.refuse_links()
         try:
             with self.errors():
-                self.files.mkdir(parents=True, exist_ok=True)
-                self.home.mkdir(exist_ok=True)
+                make_directory(self.files)
+                make_directory(self.home)
         except FileExistsError as error:
-            raise FolderNotUsable(
-                f"{error.filename} is a file: choose another cache_dir, or move it away"
-            ) from error
+            raise not_a_directory(Path(error.filename)) from error
 
     def refuse_links(self) -> None:
         """Raise `FolderNotUsable` if either directory is a symbolic link.

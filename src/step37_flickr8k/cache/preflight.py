@@ -71,14 +71,15 @@ def check_space(directory: CacheDirectory, size: int, files: int) -> None:
     parent = nearest(directory.files)
     with directory.errors():
         status = os.statvfs(parent)
-    free = status.f_bavail * status.f_frsize
-    needed = size + files * min(_BLOCK, status.f_frsize)
-    if free < needed:
+    block = status.f_frsize or status.f_bsize
+    free = status.f_bavail * block
+    needed = size + files * min(_BLOCK, block)
+    # 0 blocks or inodes in all: the file system doesn't count them, so none free says nothing
+    if status.f_blocks and block and free < needed:
         raise FolderFull(
             f"{parent} has {_amount(free)} free, the plan needs {_amount(needed)}:"
             " free space or lower sample_count"
         )
-    # 0 inodes in all: the file system doesn't count them
     if status.f_files and status.f_favail < files:
         raise FolderFull(
             f"{parent} has {status.f_favail:,} inodes free, the plan needs {files:,}: delete files"

@@ -1,21 +1,35 @@
 """What the file system reports, turned into an error that says what the user can do."""
 
 import errno
+import sys
 from pathlib import Path
 
 from step37_flickr8k.errors import FolderFull, FolderNotUsable, Step37Error, TransientError
 
-__all__ = ["with_remedy"]
+__all__ = ["not_a_directory", "not_encodable", "with_remedy"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_TOO_MANY_OPEN = {errno.EMFILE, errno.ENFILE}
+_USUAL = "choose another cache_dir, or have its owner let this user read and write there"
+_OTHER = "choose another cache_dir"
+# What a retry can't change, and what can. /proc, /sys, FAT, SMB and FUSE say many of these.
 _REFUSED = {
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.EEXIST,
+    errno.EACCES: _USUAL,
+    errno.EPERM: _USUAL,
+    errno.EROFS: _USUAL,
+    errno.EEXIST: _USUAL,
+    errno.ENOTDIR: "a part of this path is a file: choose another cache_dir",
+    errno.EISDIR: "a directory has the name of a file: move it away",
+    errno.ENAMETOOLONG: "choose a shorter cache_dir, or a file system with longer names",
+    errno.ELOOP: "its symbolic links lead in a circle: choose another cache_dir",
+    errno.EFBIG: "raise the largest size of a file (ulimit -f), or choose another file system",
+    errno.EINVAL: "this file system takes no such name or operation: choose another cache_dir",
+    errno.EILSEQ: "this file system takes no such name: choose another cache_dir",
+    errno.ENOSYS: _OTHER,
+    errno.EOPNOTSUPP: _OTHER,
+    errno.ENOTSUP: _OTHER,
+    errno.EXDEV: _OTHER,
+    errno.EMLINK: _OTHER,
 }
 
 
@@ -28,9 +42,22 @@ def with_remedy(error: OSError, path: Path) -> Step37Error:
     reason = error.strerror or str(error)
     if error.errno in _FULL:
         return FolderFull(f"{path}: {reason}: free space, raise the quota or lower sample_count")
-    if error.errno in _REFUSED:
-        return FolderNotUsable(
-            f"{path}: {reason}: choose another cache_dir,"
-            " or have its owner let this user read and write there"
-        )
+    if remedy := _REFUSED.get(error.errno or 0):
+        return FolderNotUsable(f"{path}: {reason}: {remedy}")
+    if error.errno in _TOO_MANY_OPEN:
+        return TransientError(f"{path}: {reason}: raise ulimit -n, or lower concurrency")
     return TransientError(f"{path}: {reason}")
+
+
+def not_a_directory(path: Path) -> FolderNotUsable:
+    """Return the error to raise for what has the name of a directory to be made."""
+    what = "a symbolic link to nothing" if path.is_symlink() else "a file"
+    return FolderNotUsable(f"{path} is {what}: choose another cache_dir, or move it away")
+
+
+def not_encodable(error: UnicodeEncodeError) -> FolderNotUsable:
+    """Return the error to raise for a name that this process can't pass to the system."""
+    return FolderNotUsable(
+        f"{error.object!a} can't be a file's name here, because this process writes names in"
+        f" {sys.getfilesystemencoding()}: set PYTHONUTF8=1, or LC_ALL to a locale with UTF-8"
+    )

@@ -54,4 +54,11 @@ def names_in(directory: Path) -> set[str]:
 
 def nearest(directory: Path) -> Path:
     """Return the directory itself, or its nearest parent that exists."""
-    return next(each for each in (directory, *directory.parents) if each.is_dir())
+    return next(each for each in (directory, *directory.parents) if _is_directory(each))
+
+
+def _is_directory(path: Path) -> bool:
+    # A name that is too long, or below a directory that is closed to this user, is none to use
+    with contextlib.suppress(OSError):
+        return path.is_dir()
+    return False

@@ -5,11 +5,33 @@ import errno
 import os
 from pathlib import Path
 
-__all__ = ["fill", "forget", "open_new", "overwrite", "sync_directory", "write_new"]
+__all__ = [
+    "fill",
+    "forget",
+    "make_directory",
+    "open_new",
+    "overwrite",
+    "sync_directory",
+    "write_new",
+]
 
 # What fsync reports on file systems that don't support it; some know it of files alone, and CIFS
 # says EBADF of a directory
 _NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF}
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and its parents, unless it is there.
+
+    Raises PermissionError where the system says ENOENT of a directory whose parents exist: in
+    ``/proc``, or below an automounter's directory, nobody can create one.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise PermissionError(
+            errno.EPERM, "no directory can be made there", error.filename
+        ) from error
 
 
 def open_new(path: Path) -> int:

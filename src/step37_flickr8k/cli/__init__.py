@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from step37_flickr8k.cli.log import report_error, reset_logging
 from step37_flickr8k.cli.parser import build_parser
+from step37_flickr8k.download.open_files import raise_limit
 from step37_flickr8k.errors import Terminated, exit_code_of
 from step37_flickr8k.signals import raise_signals
 
@@ -35,6 +36,7 @@ def main() -> NoReturn:
     # A lost store is reported in one line of the log, not in C++ stack frames
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     raise_signals()
+    raise_limit()
     # The shell's `>&-` closes stdout
     sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     code = run()

@@ -18,6 +18,7 @@ To add a method, write a function like `files.fetch` and call it in `Downloader`
 Common to both:
 
 - `batches`: files that have arrived, in batches for the workers.
+- `open_files`: how many connections the limit of open files allows.
 - `loop`: tasks side by side, and reports of progress.
 - `workers`: the pool of worker processes; `worker_process`: one of them, seen from here;
   `worker`: its main program; `job_runner`: what it does; `jobs`: what it is asked.

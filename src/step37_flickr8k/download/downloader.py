@@ -18,6 +18,7 @@ from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.download.batches import PER_CONNECTION
 from step37_flickr8k.download.conversion import MANY
 from step37_flickr8k.download.fetching import fetch_files
+from step37_flickr8k.download.open_files import within_limit
 from step37_flickr8k.download.planner import DownloadPlan, Planner, Task
 from step37_flickr8k.download.publisher import Publisher
 from step37_flickr8k.download.workers import Workers
@@ -43,7 +44,7 @@ class Downloader:
 
     def __init__(self, task: Task, hub: Hub, lease: Lease, progress: ProgressTracker) -> None:
         """Take up a task; `run` or `repair` does it."""
-        self._task = task
+        self._task = task = replace(task, options=within_limit(task.options))
         self._directory = task.directory
         self._hub = hub
         self._lease = lease

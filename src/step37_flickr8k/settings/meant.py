@@ -72,7 +72,14 @@ def expand_path(value: object) -> object:
         raise ValueError("empty")
     if isinstance(value, str) and (why := why_not_path(value)):
         raise ValueError(why)
+    if not isinstance(value, str | Path):
+        return value
     try:
-        return Path(value).expanduser() if isinstance(value, str | Path) else value
+        path = Path(value).expanduser()
     except RuntimeError as error:  # no such user, or no HOME
         raise ValueError(str(error)) from None
+    try:
+        path.absolute()
+    except OSError:
+        raise ValueError("the working directory is gone: write the whole path") from None
+    return path

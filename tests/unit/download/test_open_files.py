@@ -1,0 +1,98 @@
+"""The limit of open files: raised by the command, kept by the library, never met in the middle."""
+
+import logging
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from step37_flickr8k import prepare_flickr8k_samples
+from step37_flickr8k.download.open_files import connections_allowed, within_limit
+from step37_flickr8k.localhub import Fault, LocalHub
+from step37_flickr8k.settings.options import FetchOptions
+from tests.conftest import Draw
+from tests.helpers.ranks import PATIENCE
+
+COUNT = 300  # images, all of which are on their way at once
+NOFILE = resource.RLIMIT_NOFILE
+
+
+@pytest.fixture
+def wide(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    """Serve many images slowly."""
+    with LocalHub(draw(COUNT)) as serving:
+        serving.faults.add(Fault.delay(0.3, path=r"train/\d+.jpg"))
+        monkeypatch.setenv("HF_ENDPOINT", serving.endpoint)
+        yield serving
+
+
+@pytest.fixture
+def few() -> Iterator[int]:
+    """Lower this process's soft limit, as a login shell or a site does."""
+    before = resource.getrlimit(NOFILE)
+    resource.setrlimit(NOFILE, (256, before[1]))
+    yield 256
+    resource.setrlimit(NOFILE, before)
+
+
+def run(cache: Path, soft: int, hard: int) -> "subprocess.CompletedProcess[str]":
+    """Run the command with the highest concurrency under limits of open files."""
+    arguments = ["warmup", "--cache-dir", str(cache), "--concurrency", "1024"]
+    return subprocess.run(
+        [sys.executable, "-m", "step37_flickr8k", *arguments, "--fetch-mode", "files"],
+        preexec_fn=lambda: resource.setrlimit(NOFILE, (soft, hard)),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def test_the_command_raises_its_soft_limit(wide: LocalHub, cache: Path) -> None:
+    """With a soft limit of 256 and a concurrency of 1,024 every file comes, without a retry."""
+    assert wide.commit
+    done = run(cache, 256, 4096)
+    assert done.returncode == 0, done.stderr
+    assert f"ready: {COUNT} rows" in done.stderr
+    assert '"retries": {}' in done.stdout
+    assert "ulimit" not in done.stderr
+
+
+def test_below_the_hard_limit_the_concurrency_gives_way(wide: LocalHub, cache: Path) -> None:
+    """Where the hard limit is low, too, a warning names the concurrency that is used."""
+    assert wide.commit
+    done = run(cache, 256, 256)
+    assert done.returncode == 0, done.stderr
+    assert '"retries": {}' in done.stdout
+    assert "instead of 1024, because this process may open no more files (ulimit -n)" in done.stderr
+
+
+def test_the_library_leaves_the_limit_as_it_is(
+    wide: LocalHub,
+    cache: Path,
+    few: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In a user's process nothing is raised: the concurrency is lowered, with a warning."""
+    assert wide.commit
+    monkeypatch.setenv("STEP37_CONCURRENCY", "1024")
+    with caplog.at_level(logging.WARNING):
+        assert len(prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))) == COUNT
+    assert resource.getrlimit(NOFILE)[0] == few
+    assert "concurrency is " in caplog.text
+
+
+def test_the_usual_concurrency_fits_into_the_usual_limit() -> None:
+    """64 files in flight need no warning under 1,024 open files."""
+    before = resource.getrlimit(NOFILE)
+    resource.setrlimit(NOFILE, (1024, before[1]))
+    try:
+        assert within_limit(FetchOptions()) == FetchOptions()
+        resource.setrlimit(NOFILE, (8, before[1]))
+        assert connections_allowed() == 1
+    finally:
+        resource.setrlimit(NOFILE, before)
