@@ -15,6 +15,7 @@
     │   ├── EmptySelection                no row of the split counts (a RuntimeError, too)
     │   ├── ImageNotFound                 a row names an image that the commit doesn't hold
     │   ├── InvalidMetadata               metadata.csv can't be read as the dataset's table
+    │   ├── DecoderMissing                this Pillow can't decode a kind of image that is there
     │   ├── BadImages                     images can't be decoded, and ``bad_images`` is ``error``
     │   └── FolderNotUsable               the cache directory can't be made, read or written
     ├── TransientError               75   the same command may well succeed later
@@ -102,6 +103,10 @@ class ImageNotFound(ConfigurationError):
 
 class InvalidMetadata(ConfigurationError):
     """Raised when metadata.csv can't be read as the dataset's table."""
+
+
+class DecoderMissing(ConfigurationError):
+    """Raised when Pillow, as it is installed, can't decode a kind of image of the dataset."""
 
 
 class BadImages(ConfigurationError):

@@ -31,10 +31,10 @@ def where_a_picture(does: str, name: str = "3.jpg") -> str:
     """Give what makes one picture do something while it is decoded."""
     return f"""
 import os, time
-why = job_runner.why_undecodable
-def strange(source, name):
+examine = job_runner.examine
+def strange(source, name, max_pixels):
     if name == {name!r}:
         {does}
-    return why(source, name)
-job_runner.why_undecodable = strange
+    return examine(source, name, max_pixels)
+job_runner.examine = strange
 """

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Row", "Selection"]
+__all__ = ["MAX_PIXELS", "Row", "Selection"]
+
+# A quarter of a gigabyte of RGB: above it Pillow, which a training may use, warns.
+MAX_PIXELS = 89_478_485
 
 
 @dataclass(frozen=True, kw_only=True)

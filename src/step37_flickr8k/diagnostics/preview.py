@@ -13,7 +13,8 @@ from step37_flickr8k.cache.rows import rows_of
 from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.dataset.selection import Row, Selection
-from step37_flickr8k.errors import FolderNotUsable, InvalidSettings
+from step37_flickr8k.errors import DecoderMissing, FolderNotUsable, InvalidSettings
+from step37_flickr8k.images.opening import Undecodable
 from step37_flickr8k.images.thumbnails import contact_sheet, thumbnail
 from step37_flickr8k.report.page import render
 from step37_flickr8k.report.visible import visible
@@ -177,9 +178,9 @@ def _tile(directory: CacheDirectory, record: Record, name: str) -> Tile:
         if name in record.skipped:
             return Tile(shown, "", weight, decode_error=visible(record.skipped[name]))
         copy, size = thumbnail(path, _MAXIMUM_BYTES)
-    # Deleted or changed since the warmup
-    except (OSError, ValueError, SyntaxError) as error:
-        reason = getattr(error, "strerror", None) or str(error).replace(str(path), name)
+    # Deleted or changed since the warmup, or decoded by another Pillow, on another machine
+    except (OSError, Undecodable, DecoderMissing, MemoryError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "not enough memory to decode it"
         return Tile(shown, "", decode_error=visible(reason))
     return Tile(shown, "", weight, size, copy)
 

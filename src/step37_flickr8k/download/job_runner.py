@@ -5,14 +5,14 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.dataset.digests import digest_of_bytes
 from step37_flickr8k.dataset.metadata import METADATA
+from step37_flickr8k.dataset.selection import MAX_PIXELS
 from step37_flickr8k.download.jobs import Done, Job
 from step37_flickr8k.errors import Step37Error, TransientError
-from step37_flickr8k.images import why_undecodable
+from step37_flickr8k.images import examine
 
 __all__ = ["JobRunner"]
 
@@ -37,10 +37,11 @@ class JobRunner:
             yield done if done.error or done.wrong or job.name == METADATA else self._decode(job)
 
     def _decode(self, job: Job) -> Done:
-        source = job.path if job.content is None else BytesIO(job.content)
+        source = job.path if job.content is None else job.content
         try:
             with self._directory.errors():
-                return Done(why_undecodable(source, job.name))
+                examined = examine(source, job.name, MAX_PIXELS)
+                return Done(examined.decode_error)
         except Step37Error as error:
             return Done(error=error)
         # This says something about the machine, nothing about the image.

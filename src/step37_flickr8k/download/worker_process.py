@@ -49,10 +49,12 @@ class WorkerProcess:
         if self._killed or self._cannot_start:
             raise CannotStart(self._cannot_start)
         if self._process is None:
-            root, served = str(self._directory.root.absolute()), str(os.getpid())
+            root = str(self._directory.root.absolute())
+            arguments = (root, self._directory.split, str(os.getpid()))
             try:
                 self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our module
-                    [sys.executable or "", "-m", _MODULE, root, self._directory.split, served],
+                    # What a decoder warns of says nothing about an image, whatever PYTHONWARNINGS.
+                    [sys.executable or "", "-W", "ignore", "-m", _MODULE, *arguments],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,

@@ -1,54 +1,58 @@
-"""Images: whether they can be decoded; small copies of them are in `thumbnails`.
+"""Images: whether they can be decoded, and of which kind they are.
 
 A commit may hold images that are broken although their hash is right. The only user of Pillow.
+
+- `kinds`: the kinds that count, and why others don't.
+- `opening`: open an image; whatever its decoder raises becomes one error (`with_image`).
+- `thumbnails`: small copies, which workers don't need.
 """
 
-from pathlib import Path
-from typing import BinaryIO
+from dataclasses import dataclass
 
-from PIL import Image
+from PIL import Image, ImageFile
 
-__all__ = ["KINDS", "warm_up", "why_undecodable"]
+from step37_flickr8k.images.kinds import kind_found, kind_promised
+from step37_flickr8k.images.opening import Source, Undecodable, with_image
 
-# A quarter of a gigabyte of RGB, Pillow's own limit; a PNG of 100 KB can hold more.
-_MOST_PIXELS = 89_478_485
-# What names promise. Other kinds aren't tried: Pillow passes EPS to Ghostscript, which runs it.
-_KINDS = {f".{kind.lower()}": kind for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
-_KINDS |= {".jpg": "JPEG", ".tif": "TIFF"}
-KINDS = (*dict.fromkeys(_KINDS.values()),)
+__all__ = ["Examined", "examine", "warm_up"]
 
 
-def why_undecodable(source: Path | BinaryIO, name: str) -> str | None:
-    """Return why an image can't be decoded, None if it can; ``name`` is its final name.
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What decoding an image has shown.
 
-    Finds truncated images, those of another kind than the name says, and those that would fill the
-    memory. JPEGs are decoded at an eighth of their size: the whole file is read, at half of the
-    cost. Raises OSError if the file can't be read.
+    ``decode_error`` is why it can't be decoded, ``misnamed`` its kind if its name promises another.
     """
-    promised = _KINDS.get(Path(name).suffix.lower())
+
+    decode_error: str | None = None
+    misnamed: str | None = None
+
+
+def examine(source: Source, name: str, max_pixels: int) -> Examined:
+    """Return whether an image can be decoded, and whether it is what its final ``name`` says.
+
+    Finds truncated and malformed images, and those of more than ``max_pixels`` pixels by their
+    header alone. JPEGs are decoded at an eighth of their size: the whole file is read, at half of
+    the cost. Raises OSError if the file can't be read, MemoryError, and `DecoderMissing`.
+    """
+
+    def decoded(image: ImageFile.ImageFile) -> Examined:
+        width, height = image.size
+        if width * height > max_pixels:
+            return Examined(
+                f"it has {width} x {height} pixels, more than max_pixels allows ({max_pixels:,})"
+            )
+        image.draft("L", (max(1, width // 8), max(1, height // 8)))
+        image.load()
+        kind = kind_found(image.format)
+        return Examined(misnamed=kind if kind_promised(name) not in {kind, None} else None)
+
     try:
-        with Image.open(source, formats=KINDS) as image:
-            # MPO is a JPEG with more than one image.
-            kind = "JPEG" if image.format == "MPO" else image.format
-            if promised not in {kind, None}:
-                return f"it is {kind}, not {promised} as its name says"
-            if image.width * image.height > _MOST_PIXELS:
-                return (
-                    f"it has {image.width} x {image.height} pixels,"
-                    f" at most {_MOST_PIXELS:,} are decoded"
-                )
-            image.draft("L", (image.width // 8, image.height // 8))
-            image.load()
-    # The warning is raised where warnings are errors.
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        return str(error)
-    # Pillow raises SyntaxError for PNG.
-    except (OSError, ValueError, SyntaxError) as error:
-        # An error of the file system has a number, one of the image has none.
-        if getattr(error, "errno", None) is not None:
-            raise
-        return str(error).replace(str(source), name)
-    return None
+        return with_image(source, name, decoded)
+    except Undecodable as error:
+        # Pillow's own limit is twice as high and holds for parts of an image, too.
+        is_too_large = isinstance(error.__cause__, Image.DecompressionBombError)
+        return Examined(f"{error}: see max_pixels" if is_too_large else str(error))
 
 
 def warm_up() -> None:

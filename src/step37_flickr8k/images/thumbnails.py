@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps
 
-from step37_flickr8k.images import KINDS
+from step37_flickr8k.images.opening import with_image
 
 __all__ = ["contact_sheet", "thumbnail"]
 
@@ -31,12 +31,9 @@ _GROUND, _INK, _RED = "white", (60, 60, 60), (180, 30, 30)
 def thumbnail(path: Path, most: int) -> tuple[bytes, tuple[int, int]]:
     """Return a small copy as WebP of at most ``most`` bytes, and the image's (width, height).
 
-    Raises OSError or ValueError if it can't be decoded; `why_undecodable` says why.
+    Raises what `with_image` does, and ValueError if no copy is so small.
     """
-    with Image.open(path, formats=KINDS) as image:
-        size = image.size
-        image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
-        small = ImageOps.exif_transpose(image).convert("RGB")
+    small, size = with_image(path, path.name, _shrunk)
     for side in _SIDES:
         small.thumbnail((side, side))
         for quality in _QUALITIES:
@@ -44,6 +41,24 @@ def thumbnail(path: Path, most: int) -> tuple[bytes, tuple[int, int]]:
             if len(out.getvalue()) <= most:
                 return out.getvalue(), size
     raise ValueError(f"no copy of {small.width} x {small.height} pixels takes only {most} bytes")
+
+
+def _shrunk(image: ImageFile.ImageFile) -> tuple[Image.Image, tuple[int, int]]:
+    """Return an image for a thumbnail, the right way up, and the size that it had."""
+    size = image.size
+    image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
+    return _upright(image).convert("RGB"), size
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an image turned as its EXIF data says, or as it is where they are malformed."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - around a decoder: any, here of metadata
+        return image
 
 
 def contact_sheet(tiles: Sequence[tuple[bytes | None, str]], columns: int) -> bytes:

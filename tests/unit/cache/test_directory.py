@@ -10,12 +10,13 @@ import pytest
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.preflight import check_space
+from step37_flickr8k.dataset.selection import MAX_PIXELS
 from step37_flickr8k.errors import (
     FolderFull,
     FolderNotUsable,
     TransientError,
 )
-from step37_flickr8k.images import why_undecodable
+from step37_flickr8k.images import examine
 from tests.conftest import picture
 
 
@@ -254,11 +255,11 @@ def test_images_that_can_and_cannot_be_decoded(tmp_path: Path) -> None:
     """A truncated JPEG is found, and the reason names the file, not its path."""
     path = tmp_path / "a.jpg"
     path.write_bytes(picture(1, size=64))
-    assert why_undecodable(path, "a.jpg") is None
+    assert examine(path, "a.jpg", MAX_PIXELS).decode_error is None
     path.write_bytes(picture(1, size=64)[:-100])
-    assert "truncated" in (why_undecodable(path, "a.jpg") or "").lower()
+    assert "truncated" in (examine(path, "a.jpg", MAX_PIXELS).decode_error or "").lower()
     path.write_bytes(b"GIF")
-    assert str(tmp_path) not in (why_undecodable(path, "a.jpg") or "")
+    assert str(tmp_path) not in (examine(path, "a.jpg", MAX_PIXELS).decode_error or "")
 
 
 def test_an_image_that_cannot_be_read_is_not_called_broken(tmp_path: Path) -> None:
@@ -267,4 +268,4 @@ def test_an_image_that_cannot_be_read_is_not_called_broken(tmp_path: Path) -> No
     It says nothing about the image, which would be skipped for good.
     """
     with pytest.raises(OSError, match="Is a directory"):
-        why_undecodable(tmp_path, "a.jpg")
+        examine(tmp_path, "a.jpg", MAX_PIXELS)

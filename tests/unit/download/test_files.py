@@ -248,7 +248,7 @@ def test_an_interrupt_ends_it_at_once_with_nothing_torn(fetching: Fetching) -> N
 @pytest.fixture
 def _endless_decoding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let workers take for ever to decode a picture."""
-    hangs = "import time\njob_runner.why_undecodable = lambda *_: time.sleep(600)"
+    hangs = "import time\njob_runner.examine = lambda *_: time.sleep(600)"
     start_instead(monkeypatch, tmp_path, late=hangs)
     monkeypatch.setattr(workers, "_FEW", 0)
 

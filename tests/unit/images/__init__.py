@@ -1,0 +1,1 @@
+"""Images: which kinds count, and what their decoders raise."""

@@ -1,0 +1,180 @@
+"""Which kinds of image count, and that names don't decide."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from step37_flickr8k import cli, errors
+from step37_flickr8k.dataset.selection import MAX_PIXELS
+from step37_flickr8k.download import downloader
+from step37_flickr8k.images import Examined, examine
+from step37_flickr8k.images.kinds import KINDS
+from step37_flickr8k.images.opening import with_image
+from step37_flickr8k.localhub import LocalHub
+from tests.conftest import captioned, write_rows
+from tests.helpers.faulty_worker import start_instead
+from tests.helpers.pictures import pictures
+
+GOOD = Examined()
+
+
+def kind_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def written(path: Path, kind: str, size: tuple[int, int] = (16, 16), mode: str = "RGB") -> Path:
+    Image.new(mode, size).save(path, kind)
+    return path
+
+
+def test_every_kind_that_counts_is_tried() -> None:
+    """The images that these tests draw are of all kinds, as Pillow itself calls them."""
+    Image.init()
+    contents = pictures()
+    found = {with_image(each, "a", lambda image: str(image.format)) for each in contents.values()}
+    assert found <= {*KINDS, "MPO", "XVThumb"}
+    here = {kind for kind in KINDS if kind in Image.OPEN} - {"PCD"}
+    # Pillow has had AVIF since 11.3, and a build may lack others.
+    assert here - {kind_of(name) for name in contents} <= {"AVIF", "JPEG2000", "WEBP", "ICNS"}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"])
+def test_the_usual_kinds_are_good_under_their_names(tmp_path: Path, kind: str) -> None:
+    """Each kind counts under every name that promises it, or that promises nothing."""
+    path = written(tmp_path / "image", kind)
+    promising = [suffix for suffix, its in Image.registered_extensions().items() if its == kind]
+    for suffix in (*promising, *map(str.upper, promising), "", ".img", ".large", ".jpg.part"):
+        assert examine(path, f"a{suffix}", MAX_PIXELS) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("PNG", "a.jpg"), ("JPEG", "a.png"), ("GIF", "a.jpeg"), ("WEBP", "a.JPG"), ("BMP", "a.eps")],
+)
+def test_a_name_that_lies_about_the_kind_is_told_and_forgiven(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    """The image counts, since trainers open it by its content, and the found kind is told."""
+    assert examine(written(tmp_path / "image", kind), name, MAX_PIXELS) == Examined(misnamed=kind)
+
+
+def test_a_picture_of_several_is_a_jpeg() -> None:
+    """Phones write JPEGs that hold more than one picture."""
+    assert examine(pictures()["JPEG.mpo"], "a.jpg", MAX_PIXELS) == GOOD
+
+
+OTHERS = {
+    "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n",
+    "PSD": b"8BPS\0\1" + bytes(6) + b"\0\3\0\0\0\2\0\0\0\2\0\x08\0\3" + bytes(14) + bytes(12),
+    "FITS": b"".join(
+        text.ljust(80).encode()
+        for text in (
+            "SIMPLE  = T",
+            "BITPIX  = 8",
+            "NAXIS   = 2",
+            "NAXIS1  = 2",
+            "NAXIS2  = 2",
+            "END",
+        )
+    ).ljust(2880)
+    + bytes(2880),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_kinds_that_run_or_leave_their_memory_are_not_opened(tmp_path: Path, kind: str) -> None:
+    """PostScript isn't handed to an interpreter, nor a kind opened that Pillow has warned of."""
+    path = tmp_path / "image"
+    path.write_bytes(OTHERS[kind])
+    with Image.open(path) as image:
+        assert image.format == kind
+    for name in ("a.jpg", f"a.{kind.lower()}", "a"):
+        found = examine(path, name, MAX_PIXELS).decode_error or ""
+        assert found == f"cannot identify image file {name}"
+
+
+@pytest.fixture
+def avif(hub: LocalHub) -> LocalHub:
+    """Serve a dataset of AVIF images alone."""
+    directory = hub.directory / "train"
+    content = pictures().get("AVIF.RGB", b"\0\0\0 ftypavif")
+    rows = [captioned(number) | {"file_name": f"{number:04}.avif"} for number in range(12)]
+    for row in rows:
+        (directory / row["file_name"]).write_bytes(content + row["file_name"].encode())
+    write_rows(directory, rows)
+    hub.refresh()
+    return hub
+
+
+@pytest.mark.parametrize("count", ["3", "all"])
+def test_a_dataset_of_avif_is_warmed(
+    avif: LocalHub, cache: Path, count: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every row counts where this Pillow decodes AVIF, in the process itself and in workers."""
+    assert avif.commit
+    if "AVIF.RGB" not in pictures():
+        pytest.skip("this Pillow can't decode AVIF: it is older than 11.3, or built without it")
+    assert cli.run(["warmup", "--cache-dir", str(cache), "--sample-count", count]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ready_rows"] == report["rows"]
+    assert not report["skipped"]
+
+
+_NO_AVIF = "sys.modules['PIL._avif'] = None"
+
+
+def test_a_pillow_without_avif_is_told_by_workers(
+    avif: LocalHub,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where Pillow can't decode AVIF, that is the error, with the remedy; no image is blamed."""
+    monkeypatch.setattr(downloader, "MANY", 0)
+    with monkeypatch.context() as here:
+        start_instead(here, tmp_path, early=_NO_AVIF)
+        assert cli.run(["warmup", "--cache-dir", str(cache)]) == errors.DecoderMissing.exit_code
+    message = json.loads(capsys.readouterr().out)["message"]
+    assert ".avif is AVIF, which Pillow " in message
+    assert "install pillow 11.3 or newer" in message
+    assert not list(cache.glob(".step37-flickr8k/train.json"))
+    assert avif.commit
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "module"),
+    [
+        ("a.avif", b"\0\0\0 ftypavif", "PIL._avif"),
+        ("a.jpg", b"\0\0\0 ftypavis", "PIL._avif"),
+        ("a.webp", b"RIFF\x24\0\0\0WEBPVP8 ", "PIL._webp"),
+    ],
+)
+def test_a_missing_decoder_is_no_decode_error(name: str, content: bytes, module: str) -> None:
+    """An image that a complete Pillow might decode is an error of this machine's Pillow."""
+    script = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        "from step37_flickr8k.images import examine\n"
+        f"examine({content!r}, {name!r}, 10**6)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "DecoderMissing: " in told.stderr
+    assert f"{name} is {'WEBP' if 'webp' in module else 'AVIF'}, which Pillow " in told.stderr
+
+
+@pytest.mark.parametrize("side", [10_000, 20_000])
+def test_a_bomb_is_not_decoded(tmp_path: Path, side: int) -> None:
+    """A few kilobytes of a hundred million pixels or more are refused by their header."""
+    path = written(tmp_path / "a.png", "PNG", (side, side), mode="1")
+    assert path.stat().st_size < 100_000
+    start = time.process_time()
+    found = examine(path, "a.png", MAX_PIXELS).decode_error or ""
+    assert f"it has {side} x {side} pixels, more than max_pixels allows (89,478,485)" in found
+    assert time.process_time() - start < 0.5
