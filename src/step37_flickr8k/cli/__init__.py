@@ -15,10 +15,10 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from step37_flickr8k.cli.log import report_error, reset_logging
+from step37_flickr8k.cli.output import prepare_streams
 from step37_flickr8k.cli.parser import build_parser
 from step37_flickr8k.download.open_files import raise_limit
 from step37_flickr8k.errors import Terminated, exit_code_of
@@ -37,13 +37,15 @@ def main() -> NoReturn:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     raise_signals()
     raise_limit()
-    # The shell's `>&-` closes stdout
-    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-    code = run()
+    prepare_streams()
+    try:
+        code = run()
+    except SystemExit as end:  # of --help, --version, and a wrong command line
+        code = int(end.code or 0)
     # An output that fails was reported when it was printed, or its reader has gone
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(code)
 
 

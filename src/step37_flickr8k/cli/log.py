@@ -1,5 +1,6 @@
 """Log lines, as text and as JSON, and how an error is reported."""
 
+import contextlib
 import json
 import logging
 import sys
@@ -44,9 +45,10 @@ def report_error(error: BaseException) -> None:
         log.debug("the traceback:", exc_info=error)
         return
     # Before the settings are read there is no log level that could ask for the traceback
-    if is_internal:
-        traceback.print_exception(error)
-    print(f"step37-flickr8k: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        if is_internal:
+            traceback.print_exception(error)
+        print(f"step37-flickr8k: {message}", file=sys.stderr)
 
 
 class TextFormatter(logging.Formatter):

@@ -2,20 +2,41 @@
 
 import contextlib
 import json
+import os
+import sys
 from collections.abc import Mapping
+from io import TextIOWrapper
 from typing import Any
 
 from step37_flickr8k.cli.log import log
 from step37_flickr8k.errors import TransientError
 from step37_flickr8k.settings import WarmupSettings
 
-__all__ = ["print_json", "print_text", "shortened", "write_report"]
+__all__ = ["prepare_streams", "print_json", "print_text", "shortened", "write_report"]
 
+_STDOUT, _STDERR = 1, 2
 # The name that Kubernetes uses for the file that becomes a pod's termination message
 _TERMINATION_MESSAGE = "termination-log"
 # Bytes of a termination message that Kubernetes keeps. It keeps the last ones, so a longer report
 # would become half a JSON object.
 _TERMINATION_MESSAGE_SIZE = 4096
+
+
+def prepare_streams() -> None:
+    """Let stdout and stderr take whatever is printed, before anything else is opened.
+
+    What their encoding doesn't know is written with escapes: a path may hold any characters, and
+    bytes that are none. A stream that the shell has closed (``>&-``) becomes ``/dev/null``;
+    otherwise the next file to be opened would get its number, and what libraries print.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(_STDOUT, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or os.fdopen(_STDERR, "w", encoding="utf-8")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_text(text: str) -> None:
