@@ -9,10 +9,15 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from step37_flickr8k.dataset.selection import Selection
+from step37_flickr8k.settings.hub_variables import BYTE_ORDER_MARK
 from step37_flickr8k.settings.meant import as_meant, as_meant_in_a_table, expand_path
 from step37_flickr8k.settings.options import FetchOptions, HubOptions
 
-__all__ = ["WarmupSettings", "expand_path"]
+__all__ = ["BEGINS_WITH_A_MARK", "WarmupSettings", "expand_path"]
+
+BEGINS_WITH_A_MARK = (
+    "begins with a byte order mark (BOM), which is no part of a token: save it as UTF-8 without one"
+)
 
 
 def _number(value: object) -> object:
@@ -57,7 +62,12 @@ def _endpoint(value: str | None) -> str | None:
 
 def _token(value: SecretStr | None) -> SecretStr | None:
     """Refuse what can't be sent: an HTTP client would put the whole header into its error."""
-    if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+    secret = value.get_secret_value() if value is not None else ""
+    if secret.startswith(BYTE_ORDER_MARK):
+        raise ValueError(BEGINS_WITH_A_MARK)
+    if secret[:1] in {"'", '"'}:
+        raise ValueError("it begins with a quotation mark: leave that out")
+    if value is not None and not re.fullmatch(r"[!-~]+", secret):
         raise ValueError("empty, or holds white space or characters outside of ASCII")
     return value
 

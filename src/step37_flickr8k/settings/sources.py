@@ -7,8 +7,8 @@ variables (``HF_ENDPOINT``, ``HF_TOKEN``, ...), defaults.
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.errors import InvalidSettings
-from step37_flickr8k.settings.model import WarmupSettings, expand_path
+from step37_flickr8k.settings.hub_variables import BYTE_ORDER_MARK, Layer, hub_layer, token_in
+from step37_flickr8k.settings.model import BEGINS_WITH_A_MARK, WarmupSettings, expand_path
 from step37_flickr8k.settings.names import (
     SECRETS,
     fields,
@@ -37,7 +38,6 @@ __all__ = [
 
 log = logging.getLogger("step37_flickr8k")
 
-_TRUE = {"1", "on", "yes", "true"}
 _SELECTION = {
     "repo_id",
     "revision",
@@ -57,15 +57,6 @@ class Loaded:
     origins: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """One source: its values by setting, how it calls a setting, and how a file writes it."""
-
-    values: Mapping[str, object]
-    origin: Callable[[str], str]
-    written: Mapping[str, str] = field(default_factory=dict)
-
-
 def load_settings(
     flags: Mapping[str, object], *, file: Path | None = None, environ: Mapping[str, str]
 ) -> Loaded:
@@ -75,10 +66,10 @@ def load_settings(
     ]
     problems += unmeant_variables(environ)
     layers, wrong = _layers(_named_file(file, environ), environ)
-    return _validated([*layers, _Layer(flags, flag_of)], [*problems, *wrong])
+    return _validated([*layers, Layer(flags, flag_of)], [*problems, *wrong])
 
 
-def _layers(file: Path | None, environ: Mapping[str, str]) -> tuple[list[_Layer], list[str]]:
+def _layers(file: Path | None, environ: Mapping[str, str]) -> tuple[list[Layer], list[str]]:
     """Return the layers of huggingface_hub's variables, the file and ``STEP37_*``, weakest first.
 
     The second value holds a line for each unknown key of the file.
@@ -90,8 +81,8 @@ def _layers(file: Path | None, environ: Mapping[str, str]) -> tuple[list[_Layer]
         if key not in fields()
     ]
     known = {name: value for name, value in values.items() if name in fields()}
-    of_file = _Layer(known, lambda _: str(file), written)
-    return [_hub_layer(environ), of_file, _environment_layer(environ)], wrong
+    of_file = Layer(known, lambda _: str(file), written)
+    return [hub_layer(environ), of_file, _environment_layer(environ)], wrong
 
 
 def contradictions(*, file: Path | None = None, environ: Mapping[str, str]) -> list[str]:
@@ -103,7 +94,7 @@ def contradictions(*, file: Path | None = None, environ: Mapping[str, str]) -> l
     in_file, _ = _of_file(file)
     found = []
     for layer, holds in (
-        (_hub_layer(environ), str(file)),
+        (hub_layer(environ), str(file)),
         (_environment_layer(environ), "the environment"),
     ):
         for name, value in layer.values.items():
@@ -113,7 +104,7 @@ def contradictions(*, file: Path | None = None, environ: Mapping[str, str]) -> l
 
 
 def _contradiction(
-    name: str, values: tuple[object, object], layer: _Layer, sources: tuple[Path | None, str]
+    name: str, values: tuple[object, object], layer: Layer, sources: tuple[Path | None, str]
 ) -> str:
     here, there = ("", " another") if name in SECRETS else (f" is {values[0]}", f" is {values[1]}")
     file, holds = sources
@@ -137,7 +128,7 @@ def library_settings(environ: Mapping[str, str]) -> WarmupSettings:
         log.warning("%s is no setting of step37-flickr8k%s", name, guess(name, variables()))
     layers, wrong = _layers(_named_file(None, environ), environ)
     rest = [
-        _Layer(
+        Layer(
             {name: each.values[name] for name in each.values.keys() - _SELECTION},
             each.origin,
             each.written,
@@ -167,34 +158,11 @@ def call_settings(
         raise InvalidSettings("\n".join(_problems(error, given, origins))) from None
 
 
-def _environment_layer(environ: Mapping[str, str]) -> _Layer:
-    return _Layer(
+def _environment_layer(environ: Mapping[str, str]) -> Layer:
+    return Layer(
         {name: environ[variable_of(name)] for name in fields() if environ.get(variable_of(name))},
         variable_of,
     )
-
-
-def _hub_layer(environ: Mapping[str, str]) -> _Layer:
-    """Read what users of huggingface_hub have set anyway."""
-    values: dict[str, object] = {}
-    origins: dict[str, str] = {}
-    if environ.get("HF_ENDPOINT"):
-        values["endpoint"], origins["endpoint"] = environ["HF_ENDPOINT"], "HF_ENDPOINT"
-    if environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
-        values["offline"], origins["offline"] = True, "HF_HUB_OFFLINE"
-    if environ.get("HF_TOKEN"):
-        values["token"], origins["token"] = environ["HF_TOKEN"].strip(), "HF_TOKEN"
-    elif environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() not in _TRUE:
-        home = (
-            environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
-        )
-        # There is no login if the file is missing, belongs to another user or is no text, or if
-        # there is no home
-        with contextlib.suppress(OSError, ValueError, RuntimeError):
-            path = Path(environ.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
-            if token := path.read_text(encoding="utf-8").strip():
-                values["token"], origins["token"] = token, "huggingface_hub's login"
-    return _Layer(values, lambda name: origins[name])
 
 
 def _named_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -218,7 +186,7 @@ def _of_file(file: Path | None) -> tuple[dict[str, object], dict[str, str]]:
     return read_settings_file(file)
 
 
-def _validated(layers: list[_Layer], problems: list[str]) -> Loaded:
+def _validated(layers: list[Layer], problems: list[str]) -> Loaded:
     values: dict[str, object] = {}
     origins = dict.fromkeys(fields(), "default")
     written: dict[str, str] = {}
@@ -259,10 +227,12 @@ def _read_token(named: object) -> tuple[str | None, str]:
     except ValueError:  # reported for the setting itself
         return None, ""
     try:
-        token = file.read_text(encoding="utf-8").strip()
+        token = token_in(file)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
         return None, f"{file} can't be read ({why}): name a file with the token"
+    if token.startswith(BYTE_ORDER_MARK):
+        return None, f"{file} {BEGINS_WITH_A_MARK}"
     return (token, "") if token else (None, f"{file} is empty: put the token into it")
 
 

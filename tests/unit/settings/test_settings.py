@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -188,11 +189,9 @@ def test_the_token_comes_from_where_users_keep_it(tmp_path: Path) -> None:
     (home / "token").write_text("hf_login")
     nobody = {"HF_HOME": str(tmp_path / "none")}
     assert token_of(nobody) == (None, "default")
-    assert token_of({"HF_HOME": str(home)}) == ("hf_login", "huggingface_hub's login")
-    assert token_of({"HF_TOKEN_PATH": str(home / "token")}) == (
-        "hf_login",
-        "huggingface_hub's login",
-    )
+    login = ("hf_login", f"huggingface_hub's login, {home / 'token'}")
+    assert token_of({"HF_HOME": str(home)}) == login
+    assert token_of({"HF_TOKEN_PATH": str(home / "token")}) == login
     assert token_of({"HF_HOME": str(home), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}) == (
         None,
         "default",
@@ -214,6 +213,75 @@ def test_a_login_that_is_none_disturbs_nobody(tmp_path: Path, content: bytes | N
     login = {"HF_HOME": str(tmp_path)}
     assert token_of(login) == (None, "default")
     assert token_of({**login, "STEP37_TOKEN": "hf_own"}) == ("hf_own", "STEP37_TOKEN")
+
+
+def test_the_login_is_where_huggingface_hub_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables in HF_HOME are expanded, XDG_CACHE_HOME counts, the older HUGGING_FACE_HUB_TOKEN, too; HF_TOKEN comes first."""
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    login = tmp_path / "huggingface" / "token"
+    login.parent.mkdir()
+    login.write_bytes(b"hf_login\r\n")
+    found = ("hf_login", f"huggingface_hub's login, {login}")
+    assert token_of({"HF_HOME": "$SCRATCH/huggingface"}) == found
+    assert token_of({"HF_HOME": "${SCRATCH}/huggingface"}) == found
+    assert token_of({"HF_TOKEN_PATH": "$SCRATCH/huggingface/token"}) == found
+    assert token_of({"XDG_CACHE_HOME": str(tmp_path)}) == found
+    assert token_of({"HF_HOME": "$NOT_SET/huggingface"}) == (None, "default")
+    older = {"HUGGING_FACE_HUB_TOKEN": " hf_older\n", "XDG_CACHE_HOME": str(tmp_path)}
+    assert token_of(older) == ("hf_older", "HUGGING_FACE_HUB_TOKEN")
+    assert token_of({**older, "HF_TOKEN": "hf_env"}) == ("hf_env", "HF_TOKEN")
+    assert token_of({**older, "HF_TOKEN": ""}) == ("hf_older", "HUGGING_FACE_HUB_TOKEN")
+    assert token_of({"HF_TOKEN": " \n", "XDG_CACHE_HOME": str(tmp_path)}) == found
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_before_a_token_is_named(tmp_path: Path, encoding: str) -> None:
+    """A token that an editor or PowerShell saved with a BOM is refused with its file, in a login as in a token_file, unless another holds."""
+    file = tmp_path / "token"
+    file.write_text("hf_login\n", encoding=encoding)
+    named = f"{re.escape(str(file))}.*begins with a byte order mark"
+    with pytest.raises(InvalidSettings, match=named) as caught:
+        load_settings({}, environ={"HF_HOME": str(tmp_path)})
+    assert "hf_login" not in str(caught.value)
+    with pytest.raises(InvalidSettings, match=named):
+        load_settings({"token_file": str(file)}, environ={})
+    with pytest.raises(
+        InvalidSettings, match=r"token \(HF_TOKEN\) .*begins with a byte order mark"
+    ):
+        load_settings({}, environ={"HF_TOKEN": "\ufeffhf_login"})
+    environ = {"HF_HOME": str(tmp_path), "STEP37_TOKEN": "hf_own"}
+    assert token_of(environ) == ("hf_own", "STEP37_TOKEN")
+
+
+def test_a_token_in_quotation_marks_is_refused() -> None:
+    """An env file that isn't read by a shell keeps quotation marks, which would make the token a wrong one."""
+    with pytest.raises(InvalidSettings, match=r"token \(HF_TOKEN\) is wrong: .*quotation mark"):
+        load_settings({}, environ={"HF_TOKEN": '"hf_x"'})
+
+
+@pytest.mark.parametrize(
+    ("environ", "origin"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
+        ({"TRANSFORMERS_OFFLINE": "yes"}, "TRANSFORMERS_OFFLINE"),
+        ({"HF_DATASETS_OFFLINE": "TRUE"}, "HF_DATASETS_OFFLINE"),
+        ({"HF_HUB_OFFLINE": "", "TRANSFORMERS_OFFLINE": "1"}, "TRANSFORMERS_OFFLINE"),
+        ({"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "1"}, None),
+        ({"TRANSFORMERS_OFFLINE": "no"}, None),
+        ({"TRANSFORMERS_OFFLINE": "1", "STEP37_OFFLINE": "false"}, None),
+    ],
+    ids=str,
+)
+def test_offline_is_what_the_libraries_of_the_field_call_so(
+    environ: dict[str, str], origin: str | None
+) -> None:
+    """HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE and HF_DATASETS_OFFLINE: the first that isn't empty decides, as in huggingface_hub."""
+    loaded = load_settings({}, environ=environ)
+    assert loaded.settings.offline is (origin is not None)
+    if origin:
+        assert loaded.origins["offline"] == origin
 
 
 def test_a_token_file_that_a_stronger_source_beats_is_not_read(tmp_path: Path) -> None:
@@ -273,7 +341,7 @@ def test_a_settings_file_that_another_user_keeps_is_said(tmp_path: Path) -> None
 def test_a_token_file_that_is_no_use_is_said(tmp_path: Path) -> None:
     """A missing, empty or binary token file is an error, never no token."""
     (tmp_path / "empty").write_text("\n")
-    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "binary").write_bytes(b"\xffhf_x")
     for name, words in (("none", "No such file"), ("empty", "is empty"), ("binary", "no text")):
         with pytest.raises(InvalidSettings, match=words):
             load_settings({"token_file": str(tmp_path / name)}, environ={})
