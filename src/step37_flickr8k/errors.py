@@ -10,6 +10,8 @@
     │   ├── RepositoryNotFound            no such dataset repository, or hidden from this token
     │   ├── RevisionNotFound              the repository has no such branch, tag or commit
     │   ├── AccessDenied                  the Hub refuses the token, or the repository wants one
+    │   ├── CertificateNotTrusted         a server's certificate isn't trusted on this machine
+    │   ├── ProxyRefused                  a proxy refuses the request, or wants a login
     │   ├── SplitNotFound                 the commit holds no ``<split>/metadata.csv``
     │   ├── CaptionKeyNotFound            metadata.csv has no such column
     │   ├── EmptySelection                no row of the split counts (a RuntimeError, too)
@@ -83,6 +85,14 @@ class RevisionNotFound(ConfigurationError):
 
 class AccessDenied(ConfigurationError):
     """Raised when the Hub refuses the token, or the repository wants one."""
+
+
+class CertificateNotTrusted(ConfigurationError):
+    """Raised when the certificate of the Hub, or of where it redirects to, isn't trusted here."""
+
+
+class ProxyRefused(ConfigurationError):
+    """Raised when a proxy refuses a request, or wants a login."""
 
 
 class SplitNotFound(ConfigurationError):

@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 from step37_flickr8k.diagnostics.finding import Finding
 from step37_flickr8k.errors import (
     AccessDenied,
+    CertificateNotTrusted,
     ConfigurationError,
     RepositoryNotFound,
+    SplitNotFound,
     Step37Error,
 )
 from step37_flickr8k.hub.api import Hub
@@ -128,19 +130,23 @@ def _proxy_problem(hub: Hub, proxy: str, reason: str, settings: WarmupSettings) 
     return Finding.problem("proxy", message, remedy)
 
 
+def _is_by_hub(error: Exception) -> bool:
+    answer = error.__cause__
+    return isinstance(error, SplitNotFound) or (isinstance(answer, Refused) and answer.by_hub)
+
+
 def _refused(
     hub: Hub, proxy: str | None, error: Exception, settings: WarmupSettings
 ) -> list[Finding]:
     """Return the findings when a request failed, and blame whoever sent the answer."""
-    answer = error.__cause__
-    by_hub = isinstance(answer, Refused) and answer.by_hub
+    by_hub = _is_by_hub(error)
     clock = Finding.not_checked("clock", "the Hub didn't answer")
     reason = (
         str(error)
         if isinstance(error, Step37Error)
         else f"{hub.name} answers, but not as a Hub does ({type(error).__name__})"
     )
-    if proxy and not by_hub:
+    if proxy and not by_hub and not isinstance(error, CertificateNotTrusted):
         return [
             Finding.not_checked("endpoint", "the proxy is in the way"),
             Finding.not_checked("token", "the proxy is in the way"),

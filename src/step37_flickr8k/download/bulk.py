@@ -18,7 +18,8 @@ from step37_flickr8k.download.batches import Batches, Publish
 from step37_flickr8k.download.loop import Report, Reporter, run_tasks
 from step37_flickr8k.download.parquet import ImageChunk, Images, NotReadable
 from step37_flickr8k.download.workers import Workers
-from step37_flickr8k.hub.client import FAULTS, HttpClient, as_fault, connected, read_exactly
+from step37_flickr8k.hub.client import HttpClient, connected
+from step37_flickr8k.hub.failures import FAULTS, as_fault, read_exactly
 from step37_flickr8k.hub.loop import run_in_loop
 from step37_flickr8k.hub.retry import Fault, GivenUp
 from step37_flickr8k.hub.source import Source

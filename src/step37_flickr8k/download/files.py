@@ -19,7 +19,8 @@ from step37_flickr8k.download.batches import PER_CONNECTION, Batches, Publish
 from step37_flickr8k.download.loop import Report, Reporter, run_tasks
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import FetchFailed, Step37Error
-from step37_flickr8k.hub.client import FAULTS, HttpClient, connected, read_exactly
+from step37_flickr8k.hub.client import HttpClient, connected
+from step37_flickr8k.hub.failures import FAULTS, read_exactly
 from step37_flickr8k.hub.loop import run_in_loop
 from step37_flickr8k.hub.retry import Fault, GivenUp
 from step37_flickr8k.hub.source import SlowFile, Source

@@ -184,8 +184,9 @@ class Planner:
             self.hub.count(source.statistics)
         return received[0].temporary, source.statistics.rate_limit
 
-    def _report_reading(self, _: Progress) -> None:
-        self.progress.report(Progress(State.READING_METADATA))
+    def _report_reading(self, progress: Progress) -> None:
+        waiting = progress.state.is_waiting
+        self.progress.report(progress if waiting else Progress(State.READING_METADATA))
 
     def _decide(
         self, metadata: Path, listing: Listing, verified: Mapping[str, ManifestEntry]

@@ -4,42 +4,40 @@ Every method waits for its answer in the calling thread; the requests run in the
 another one. The HTTP client is imported with the first request.
 """
 
-import json
+import contextlib
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from huggingface_hub import constants
-
 from step37_flickr8k import __version__
+from step37_flickr8k.cluster.progress import ProgressTracker
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import METADATA
+from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.errors import (
-    HubUnavailable,
     InvalidMetadata,
     RevisionNotFound,
     SplitNotFound,
+    Step37Error,
 )
-from step37_flickr8k.hub.listings import files_of, parquet_of
-from step37_flickr8k.hub.loop import InLoop, run_in_loop
-from step37_flickr8k.hub.proxies import proxy_before
+from step37_flickr8k.hub.api_client import ApiClient
+from step37_flickr8k.hub.listings import directories_of, files_of, parquet_of
+from step37_flickr8k.hub.loop import InLoop
 from step37_flickr8k.hub.rate_limit import RateLimit
-from step37_flickr8k.hub.refusals import Refused, Requested, not_found, refusal
-from step37_flickr8k.hub.retry import GivenUp, Unreachable, Untrusted
+from step37_flickr8k.hub.refusals import Requested
 from step37_flickr8k.hub.source import Source, TransferStatistics
 from step37_flickr8k.settings.options import FetchOptions, HubOptions
 
 if TYPE_CHECKING:
-    from step37_flickr8k.hub.client import Answer, HttpClient
+    from step37_flickr8k.hub.client import HttpClient
 
-__all__ = ["Hub", "is_commit"]
+__all__ = ["PUBLIC_ENDPOINT", "Hub", "is_commit"]
 
-_T = TypeVar("_T")
+PUBLIC_ENDPOINT = "https://huggingface.co"
+_MOST_SPLITS = 20  # directories that are searched for the message
 _PARQUET = "refs/convert/parquet"  # the revision that holds the Hub's own conversion
-_OPTIONAL_ATTEMPTS = 2  # for a listing that a download can do without
 # What the public Hub grants for files at the least, in requests per window of 300 s.
 _WITH_TOKEN, _WITHOUT_TOKEN, _WINDOW = 5000, 3000, 300
 
@@ -58,14 +56,14 @@ class Hub:
 
     def __init__(self, repo_id: str, options: HubOptions, fetch: FetchOptions) -> None:
         """Name the repository and how to reach it; no request is made."""
-        self.endpoint = options.endpoint or _public_endpoint()
+        self.endpoint = options.endpoint or PUBLIC_ENDPOINT
         self.has_token = options.token is not None
         self._repo_id = repo_id
         self._fetch = fetch
-        self._headers = {**options.headers, "User-Agent": f"step37-flickr8k/{__version__}"}
+        headers = {**options.headers, "User-Agent": f"step37-flickr8k/{__version__}"}
         if options.token is not None:
-            self._headers["Authorization"] = f"Bearer {options.token}"
-        self._statistics: list[TransferStatistics] = []
+            headers["Authorization"] = f"Bearer {options.token}"
+        self._client = ApiClient(self.name, self.endpoint, headers, fetch)
         self._parquet: InLoop[list[RemoteFile]] | None = None
 
     @property
@@ -76,24 +74,24 @@ class Hub:
     @property
     def requests(self) -> int:
         """How many requests were made so far, also those of `count`."""
-        return sum(statistics.requests for statistics in self._statistics)
+        return self._client.requests
 
     @property
     def retries(self) -> Counter[str]:
         """How many attempts were repeated so far, by cause."""
-        retries: Counter[str] = Counter()
-        for statistics in self._statistics:
-            # A copy: another thread may still be asking.
-            retries.update(statistics.retries.copy())
-        return retries
+        return self._client.retries
 
     def count(self, statistics: TransferStatistics) -> None:
         """Count requests that were made elsewhere for this repository."""
-        self._statistics.append(statistics)
+        self._client.count(statistics)
+
+    def report_to(self, tracker: ProgressTracker) -> None:
+        """Report waits for the API's rate limit as progress from now on."""
+        self._client.report_to(tracker)
 
     def public_rate_limit(self) -> RateLimit | None:
         """Return the least that the public Hub grants for files; None for other endpoints."""
-        if self.endpoint != _public_endpoint():
+        if self.endpoint != PUBLIC_ENDPOINT:
             return None
         limit = _WITH_TOKEN if self.has_token else _WITHOUT_TOKEN
         return RateLimit(limit=limit, remaining=limit, reset=0, window=_WINDOW)
@@ -109,8 +107,7 @@ class Hub:
         return self._source(f"{quote(_PARQUET, safe='')}/")
 
     def _source(self, path: str) -> Source:
-        base = f"{self.endpoint}/datasets/{self._repo_id}/resolve/{path}"
-        return Source(base=base, headers=self._headers)
+        return self._client.source(f"/datasets/{self._repo_id}/resolve/{path}")
 
     # --- the API ---
 
@@ -122,9 +119,9 @@ class Hub:
         requested = self._requested(revision)
 
         async def get(client: "HttpClient") -> object:
-            return self._parsed(await self._answer(client, url, requested))
+            return await self._client.json(client, url, requested)
 
-        match self._run(get):
+        match self._client.run(get):
             case {"sha": str(commit)} if is_commit(commit):
                 return commit
         raise InvalidMetadata(
@@ -140,9 +137,12 @@ class Hub:
         requested = self._requested(commit, f"{split}/{METADATA}")
 
         async def head(client: "HttpClient") -> Mapping[str, str]:
-            return (await self._answer(client, url, requested, head=True)).headers
+            return (await self._client.answer(client, url, requested, head=True)).headers
 
-        return self._run(head)
+        try:
+            return self._client.run(head)
+        except SplitNotFound:
+            raise self._split_not_found(commit, split) from None
 
     def list_files(self, commit: str, split: str) -> Listing:
         """Return the files directly in the split's directory, by name.
@@ -150,12 +150,39 @@ class Hub:
         Raises `SplitNotFound` without a metadata.csv among them, and `InvalidMetadata` for a
         listing that is malformed.
         """
-        requested = self._requested(commit, f"{split}/{METADATA}")
+        requested = self._requested(commit, split)
         url = self._tree(commit, split)
-        files = self._run(lambda client: self._list(client, url, requested, f"{split}/"))
+        files = Listing()
+        with contextlib.suppress(SplitNotFound):
+            files = self._client.run(lambda client: self._list(client, url, requested, f"{split}/"))
         if METADATA not in files:
-            raise not_found(requested)
+            raise self._split_not_found(commit, split)
         return files
+
+    def _split_not_found(self, commit: str, split: str) -> SplitNotFound:
+        """Return the error for a split that isn't there, with those that are."""
+        try:
+            splits = self._client.run(lambda client: self._splits(client, commit))
+        except Step37Error:
+            available = "check the names in its list of files"
+        else:
+            available = f"available: {listed(splits)}" if splits else "the commit has no split"
+        return SplitNotFound(
+            f"split {split!r} not found in {self._repo_id}@{commit[:7]} (no {split}/{METADATA});"
+            f" {available}"
+        )
+
+    async def _splits(self, client: "HttpClient", commit: str) -> list[str]:
+        """Return the directories of a commit that hold a metadata.csv."""
+        root = await self._client.json(client, self._tree(commit), self._requested(commit))
+        splits = []
+        for split in directories_of(root)[:_MOST_SPLITS]:
+            requested = self._requested(commit, f"{split}/{METADATA}")
+            url = self.files(commit, split).url(METADATA)
+            with contextlib.suppress(SplitNotFound):
+                await self._client.answer(client, url, requested, head=True)
+                splits.append(split)
+        return splits
 
     def start_listing_parquet(self, split: str) -> None:
         """Begin to list the split's Parquet conversion in the background, for `list_parquet`."""
@@ -173,11 +200,10 @@ class Hub:
     async def _list_parquet(self, split: str) -> list[RemoteFile]:
         requested = self._requested(_PARQUET, split)
         url = self._tree(_PARQUET, recursive=True)
-        optional = self._fetch.mode == "auto"
-        attempts = min(_OPTIONAL_ATTEMPTS, self._fetch.attempts) if optional else None
         try:
-            listing = await self._connected(
-                lambda client: self._list(client, url, requested, ""), attempts
+            listing = await self._client.connected(
+                lambda client: self._list(client, url, requested, ""),
+                optional=self._fetch.mode == "auto",
             )
         except (RevisionNotFound, SplitNotFound):
             return []
@@ -192,7 +218,7 @@ class Hub:
         """
         listing = Listing()
         try:
-            async for page in self._pages(client, url, requested):
+            async for page in self._client.pages(client, url, requested):
                 for file in files_of(page):
                     name = file.name.removeprefix(prefix)
                     listing.add(RemoteFile(name, file.size, file.digest))
@@ -202,71 +228,6 @@ class Hub:
                 " report it to the dataset's owner"
             ) from error
         return listing
-
-    async def _pages(
-        self, client: "HttpClient", url: str, requested: Requested
-    ) -> AsyncIterator[object]:
-        following: str | None = url
-        while following is not None:
-            answer = await self._answer(client, following, requested)
-            yield self._parsed(answer)
-            following = answer.following
-
-    # --- requests ---
-
-    def _run(self, call: Callable[["HttpClient"], Coroutine[Any, Any, _T]]) -> _T:
-        return run_in_loop(lambda: self._connected(call))
-
-    async def _connected(
-        self,
-        call: Callable[["HttpClient"], Coroutine[Any, Any, _T]],
-        attempts: int | None = None,
-    ) -> _T:
-        # Importing aiohttp takes 0.2 s, which a warm start without a request saves.
-        from step37_flickr8k.hub.client import connected  # noqa: PLC0415
-
-        options = self._fetch if attempts is None else replace(self._fetch, attempts=attempts)
-        api = Source(base=self.endpoint, headers=self._headers)
-        async with connected(api, options, for_api=True) as client:
-            self._statistics.append(client.statistics)
-            return await call(client)
-
-    async def _answer(
-        self, client: "HttpClient", url: str, requested: Requested, *, head: bool = False
-    ) -> "Answer":
-        """Return the answer to a GET, or to a HEAD without following redirects."""
-        method = "HEAD" if head else "GET"
-        try:
-            return await client.retry(self.name, lambda: client.ask(method, url, follow=not head))
-        except Refused as error:
-            raise refusal(error, requested) from error
-        except GivenUp as error:
-            raise self._unavailable(error) from error
-
-    def _unavailable(self, error: GivenUp) -> HubUnavailable:
-        if error.fault is None:
-            return HubUnavailable(f"{self.name} can't be asked: {error}")
-        remedy = ""
-        if isinstance(error.fault, Untrusted):
-            remedy = ": SSL_CERT_FILE must name the authority that signed its certificate"
-        elif isinstance(error.fault, Unreachable) and proxy_before(self.endpoint) is None:
-            remedy = "; where nodes reach it only through a proxy, HTTPS_PROXY must name that"
-        return HubUnavailable(f"{self.name} doesn't answer, {error}: {error.fault}{remedy}")
-
-    def _parsed(self, answer: "Answer") -> object:
-        """Return the JSON of an answer.
-
-        A login page, or one that says "back soon", is a 200, too.
-        """
-        try:
-            value: object = json.loads(answer.content)
-        except (ValueError, RecursionError) as error:
-            kind = answer.headers.get("Content-Type", "no type")
-            raise HubUnavailable(
-                f"{self.name} answers with what is no JSON ({kind}):"
-                " does a login page or a proxy answer in its place?"
-            ) from error
-        return value
 
     def _api(self, path: str) -> str:
         return f"{self.endpoint}/api/datasets/{self._repo_id}/{path}"
@@ -279,9 +240,3 @@ class Hub:
         return Requested(
             repository=self.name, revision=revision, path=path, with_token=self.has_token
         )
-
-
-def _public_endpoint() -> str:
-    # huggingface_hub knows it. Its public constant is HF_ENDPOINT where that is set, which the
-    # settings have read already.
-    return str(constants._HF_DEFAULT_ENDPOINT)  # noqa: SLF001

@@ -1,11 +1,18 @@
-"""The file of certificate authorities that the environment names; Python's ssl reads it itself."""
+"""Certificates: the file of authorities that the environment names, and what isn't trusted by it.
+
+Python's ssl reads that file itself.
+"""
 
 import os
 import ssl
 
-from step37_flickr8k.errors import InvalidSettings
+from step37_flickr8k.errors import CertificateNotTrusted, InvalidSettings
 
-__all__ = ["check_certificates"]
+__all__ = ["check_certificates", "not_trusted"]
+
+# OpenSSL's numbers of verification errors
+_NOT_YET_VALID, _EXPIRED = 9, 10
+_OTHER_HOST, _OTHER_ADDRESS = 62, 64
 
 
 def check_certificates() -> None:
@@ -22,3 +29,22 @@ def check_certificates() -> None:
                 f"{variable} is {file}, which can't be read as certificates"
                 f" ({error.strerror or error}): correct or unset it"
             ) from None
+
+
+def not_trusted(host: str, error: Exception) -> CertificateNotTrusted:
+    """Return the error for a host whose certificate failed verification, with the remedy."""
+    code, why = 0, str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        code, why = error.verify_code, error.verify_message
+    remedy = (
+        "SSL_CERT_FILE must name a file (PEM) with the authority that signed it;"
+        " it replaces the system's own"
+    )
+    if code in {_NOT_YET_VALID, _EXPIRED}:
+        remedy = (
+            "check this node's clock; if it is right, the certificate, or the authority in"
+            " SSL_CERT_FILE, has to be renewed"
+        )
+    elif code in {_OTHER_HOST, _OTHER_ADDRESS}:
+        remedy = "the address must have the host name that the certificate is for"
+    return CertificateNotTrusted(f"the certificate of {host} isn't trusted here ({why}): {remedy}")

@@ -1,8 +1,4 @@
-"""The HTTP client for the API and for files: redirects, proxies, retries, the rate limit.
-
-The token and the headers of the settings go to the endpoint's own origin alone, wherever redirects
-lead. The only user of aiohttp besides `localhub`.
-"""
+"""The HTTP client for the API and for files: retries, the rate limit, whole answers."""
 
 import asyncio
 import contextlib
@@ -15,55 +11,56 @@ from typing import Any, TypeVar
 import aiohttp
 from yarl import URL
 
-from step37_flickr8k.errors import AccessDenied
+from step37_flickr8k.hub.addresses import at_endpoint, host_of, parsed
 from step37_flickr8k.hub.certificates import check_certificates
+from step37_flickr8k.hub.failures import FAULTS, as_fault
 from step37_flickr8k.hub.proxies import Proxies
 from step37_flickr8k.hub.rate_limit import RateLimit
-from step37_flickr8k.hub.refusals import Refused
+from step37_flickr8k.hub.refusals import denied, refused_by_proxy
+from step37_flickr8k.hub.requests import Requests
 from step37_flickr8k.hub.retry import (
     Fault,
     GivenUp,
-    Unreachable,
-    Untrusted,
-    first_line,
     is_failed_attempt,
-    is_retriable,
+    most_attempts,
     pause_before,
-    requested_pause,
 )
 from step37_flickr8k.hub.source import Source, TransferStatistics
 from step37_flickr8k.settings.options import FetchOptions
 
-__all__ = ["FAULTS", "Answer", "HttpClient", "as_fault", "connected", "read_exactly"]
+__all__ = ["Answer", "ForApi", "HttpClient", "connected"]
 
 log = logging.getLogger("step37_flickr8k")
 
 _T = TypeVar("_T")
-_REDIRECTS = 5
-# A redirect's body below this size is read, which keeps the connection for the next request.
-_SHORT_BODY = 1 << 16  # bytes
+# A request that its caller can do without isn't made after a longer pause.
+_OPTIONAL_PAUSE = 5.0  # s
+_WATCH_INTERVAL = 1.0  # s between two reports of a wait
 
-# Errors after which an attempt is retried.
-FAULTS = (Fault, aiohttp.ClientError, TimeoutError, asyncio.TimeoutError)
+# Takes in the seconds for which the rate limit allows no request, and 0 when it does again.
+Watch = Callable[[float], None]
 
 
 @contextlib.asynccontextmanager
 async def connected(
-    source: Source, options: FetchOptions, *, for_api: bool = False
+    source: Source, options: FetchOptions, api: "ForApi | None" = None
 ) -> "AsyncIterator[HttpClient]":
     """Yield a client for the source; its connections end with the context.
 
-    For the API answers are decompressed and retries are logged at level info; for files the bytes
+    With ``api`` answers are decompressed and retries are logged at level info; for files the bytes
     stay as they are, since they are hashed.
 
     Raises:
         InvalidSettings: the environment names a proxy or certificates that can't be used.
     """
-    proxies = Proxies()
-    proxies.check()
+    Proxies().check()
     check_certificates()
     timeout = aiohttp.ClientTimeout(
-        total=None, sock_connect=options.connect_timeout, sock_read=options.read_timeout
+        total=None,
+        # A proxy's answer to CONNECT, too, which has no limit of its own
+        connect=options.connect_timeout + options.read_timeout,
+        sock_connect=options.connect_timeout,
+        sock_read=options.read_timeout,
     )
     # Not trust_env: it reads ~/.netrc at every request, and would send the passwords in it to the
     # origins that redirects lead to.
@@ -71,10 +68,9 @@ async def connected(
         timeout=timeout,
         connector=aiohttp.TCPConnector(limit=options.concurrency),
         cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=for_api,
+        auto_decompress=api is not None,
     ) as session:
-        level = logging.INFO if for_api else logging.DEBUG
-        client = HttpClient(source, session, options, proxies, level)
+        client = HttpClient(source, session, options, api)
         try:
             yield client
         finally:
@@ -82,12 +78,24 @@ async def connected(
 
 
 @dataclass(frozen=True)
+class ForApi:
+    """How requests to the API differ from those for files.
+
+    ``watch`` learns of waits for the rate limit. An ``optional`` answer isn't waited for.
+    """
+
+    watch: Watch = lambda _: None
+    optional: bool = False
+
+
+@dataclass(frozen=True)
 class Answer:
-    """A complete answer; ``following`` is the address of the next page, if there is one."""
+    """A complete answer of ``host``; ``following`` is the next page's address, if there is one."""
 
     headers: Mapping[str, str]
     content: bytes
     following: str | None
+    host: str
 
 
 class HttpClient:
@@ -98,17 +106,14 @@ class HttpClient:
         source: Source,
         session: aiohttp.ClientSession,
         options: FetchOptions,
-        proxies: Proxies,
-        log_level: int,
+        api: ForApi | None,
     ) -> None:
         self.statistics = TransferStatistics()
         self.connections = options.concurrency
         self._source = source
-        self._origin = URL(source.base, encoded=True).origin()
-        self._session = session
+        self._requests = Requests(source, session, self.statistics, self._note_rate_limit)
         self._attempts = options.attempts
-        self._proxies = proxies
-        self._log_level = log_level
+        self._api = api
         # Whether a 429 that doesn't say how long to wait was logged
         self._logged_no_pause = False
         # A time of the loop's clock. Until then no request is made: the rate limit is used up.
@@ -121,8 +126,17 @@ class HttpClient:
 
     async def until_open(self) -> None:
         """Wait until the rate limit allows requests."""
-        while (left := self.closed_for) > 0:  # noqa: ASYNC110 - it may have moved on meanwhile
-            await asyncio.sleep(left + random.uniform(0, 0.1))  # noqa: S311 - jitter
+        if (left := self.closed_for) <= 0:
+            return
+        while left > 0:
+            if self._api is None:
+                await asyncio.sleep(left + random.uniform(0, 0.1))  # noqa: S311 - jitter
+            else:
+                self._api.watch(left)
+                await asyncio.sleep(min(left, _WATCH_INTERVAL))
+            left = self.closed_for  # it may have moved on meanwhile
+        if self._api is not None:
+            self._api.watch(0)
 
     async def retry(self, name: str, once: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Return what ``once`` returns, retrying what may pass.
@@ -137,14 +151,21 @@ class HttpClient:
             except FAULTS as error:
                 fault = as_fault(error)
                 failed += is_failed_attempt(fault)
-                if failed >= self._attempts:
-                    raise GivenUp(f"{fault.cause} ({failed} tries)", fault) from error
+                pause = pause_before(failed, fault, random.uniform(0.5, 1))  # noqa: S311 - jitter
+                too_long = self._is_optional and pause > _OPTIONAL_PAUSE
+                if too_long or failed >= most_attempts(fault, self._attempts):
+                    tries = f"{max(1, failed)} {'try' if failed <= 1 else 'tries'}"
+                    raise GivenUp(f"{fault} ({tries})", fault) from error
                 self.statistics.retries[fault.cause] += 1
-                await self._pause(name, fault, failed)
+                await self._pause(name, fault, pause)
 
-    async def _pause(self, name: str, fault: Fault, failed: int) -> None:
-        pause = pause_before(failed, fault, random.uniform(0.5, 1))  # noqa: S311 - jitter
-        log.log(self._log_level, "%s: %s, retrying in %.1f s", name, fault, pause)
+    @property
+    def _is_optional(self) -> bool:
+        return self._api is not None and self._api.optional
+
+    async def _pause(self, name: str, fault: Fault, pause: float) -> None:
+        level = logging.DEBUG if self._api is None else logging.INFO
+        log.log(level, "%s: %s, retrying in %.1f s", name, fault, pause)
         if fault.cause != "429":
             await asyncio.sleep(pause)
             return
@@ -166,23 +187,26 @@ class HttpClient:
         Raises:
             Fault: the attempt failed and may be retried.
             GivenUp: retrying can't help.
-            AccessDenied: the file may not be read.
+            AccessDenied: the Hub doesn't let the file be read.
+            CertificateNotTrusted, ProxyRefused: nobody gets through to it.
         """
         headers = {"Accept-Encoding": "identity"}  # the bytes themselves are hashed
         if span is not None:
             headers["Range"] = f"bytes={span[0]}-{span[1] - 1}"
         url = URL(self._source.url(name), encoded=True)
-        response = await self._request("GET", url, headers)
+        response = await self._requests.send("GET", url, headers)
         if response.status == (200 if span is None else 206):
             return response
         async with response:
+            judged = self._requests.judged(response)
+            if isinstance(judged, Fault):
+                raise judged
+            if judged.proxy is not None and response.status in {403, 407} and not judged.by_hub:
+                raise refused_by_proxy(judged.proxy, host_of(response.url), str(judged))
             if response.status in {401, 403}:
-                raise AccessDenied(
-                    f"the Hub refuses {name} ({response.status}):"
-                    " check that the token is valid and may read it"
-                )
-            _raise_if_retriable(response)
-            raise GivenUp(f"the Hub answered {response.status} {response.reason}")
+                with_token = "Authorization" in self._source.headers
+                raise denied(f"the Hub, asked for {name},", response.status, with_token=with_token)
+            raise GivenUp(f"the Hub answered {judged}")
 
     async def ask(self, method: str, url: str, *, follow: bool = True) -> Answer:
         """Return the complete answer to a request; without ``follow`` also that of a redirect.
@@ -190,42 +214,20 @@ class HttpClient:
         Raises:
             Fault: the attempt failed and may be retried.
             GivenUp: redirects lead nowhere.
-            Refused: the answer is an error that retrying doesn't change.
+            Refused: the endpoint's answer is an error that retrying doesn't change.
         """
-        async with await self._request(method, _parsed(url), {}, follow=follow) as response:
-            _raise_if_retriable(response)
+        async with await self._requests.send(method, parsed(url), {}, follow=follow) as response:
             if response.status >= (300 if follow else 400):
-                raise Refused(response.status, response.reason or "", response.headers)
+                raise self._requests.judged(response)
             following = response.links.get("next")
             return Answer(
                 response.headers,
                 await response.read(),
-                None if following is None else str(following["url"]),
+                None
+                if following is None
+                else at_endpoint(URL(following["url"]), self._requests.base),
+                host_of(response.url),
             )
-
-    async def _request(
-        self, method: str, url: URL, headers: Mapping[str, str], *, follow: bool = True
-    ) -> aiohttp.ClientResponse:
-        for _ in range(_REDIRECTS):
-            # The token must not follow a redirect to another origin.
-            own = self._source.headers if url.origin() == self._origin else {}
-            self.statistics.requests += 1
-            response = await self._session.request(
-                method,
-                url,
-                headers={**headers, **own},
-                allow_redirects=False,
-                proxy=self._proxies.of(url.scheme, url.host_port_subcomponent or ""),
-            )
-            self._note_rate_limit(response.headers)
-            redirected = 300 <= response.status < 400 and "Location" in response.headers
-            if not (follow and redirected):
-                return response
-            async with response:
-                if response.content_length is not None and response.content_length < _SHORT_BODY:
-                    await response.read()
-                url = _joined(url, response.headers["Location"])
-        raise GivenUp(f"more than {_REDIRECTS} redirects")
 
     def _note_rate_limit(self, headers: Mapping[str, str]) -> None:
         """Keep the stated rate limit; when nothing of it remains, requests wait for the reset."""
@@ -233,58 +235,3 @@ class HttpClient:
             self.statistics.rate_limit = limit
             if limit.remaining == 0:
                 self._close_for(limit.reset)
-
-
-def as_fault(error: Exception) -> Fault:
-    """Return an attempt's error, one of `FAULTS`, with the name under which it is counted."""
-    if isinstance(error, Fault):
-        return error
-    detail = first_line(error)
-    if isinstance(error, TimeoutError | asyncio.TimeoutError):
-        return Unreachable("timeout", detail=detail)
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return Fault("truncated", detail=detail)
-    untrusted = isinstance(error, aiohttp.ClientSSLError | aiohttp.ClientConnectorCertificateError)
-    return (Untrusted if untrusted else Unreachable)("connection", detail=detail)
-
-
-async def read_exactly(pieces: AsyncIterator[bytes], size: int) -> bytearray:
-    """Return the bytes of an answer that must have ``size``; raises `Fault` for another number."""
-    content = bytearray()
-    async for piece in pieces:
-        content += piece
-        if len(content) > size:
-            raise Fault(f"more than {size} bytes")
-    if len(content) != size:
-        raise Fault(f"{len(content)} bytes instead of {size}")
-    return content
-
-
-def _raise_if_retriable(response: aiohttp.ClientResponse) -> None:
-    status = response.status
-    if is_retriable(status):
-        detail = f"{status} {response.reason}"
-        raise Fault(str(status), requested_pause(response.headers), detail=detail)
-
-
-def _parsed(address: str) -> URL:
-    return _checked(URL(address, encoded=True), address)
-
-
-def _joined(url: URL, location: str) -> URL:
-    try:
-        target = url.join(URL(location, encoded=True))
-    except ValueError as error:
-        raise GivenUp(f"redirected to {location[:200]!r}, not an address ({error})") from error
-    return _checked(target, location)
-
-
-def _checked(url: URL, address: str) -> URL:
-    """Return an address that may be followed."""
-    try:
-        host, _ = url.host, url.port  # parsed only when they are read
-    except ValueError as error:
-        raise GivenUp(f"redirected to {address[:200]!r}, not an address ({error})") from error
-    if url.scheme not in {"http", "https"} or host is None:
-        raise GivenUp(f"redirected to {url.scheme or 'nowhere'}:, which is not followed")
-    return url

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from step37_flickr8k.dataset.listing import RemoteFile
 
-__all__ = ["files_of", "parquet_of"]
+__all__ = ["directories_of", "files_of", "parquet_of"]
 
 
 def files_of(page: object) -> Iterable[RemoteFile]:
@@ -21,6 +21,16 @@ def files_of(page: object) -> Iterable[RemoteFile]:
                 continue
             case _:
                 raise ValueError(f"an entry is {str(entry)[:200]}")
+
+
+def directories_of(page: object) -> list[str]:
+    """Return the directories of a page of a listing; none of what is no listing."""
+    entries = page if isinstance(page, list) else []
+    return [
+        str(entry["path"])
+        for entry in entries
+        if isinstance(entry, dict) and entry.get("type") == "directory" and "path" in entry
+    ]
 
 
 def parquet_of(split: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:

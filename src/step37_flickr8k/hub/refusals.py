@@ -5,27 +5,74 @@ from dataclasses import dataclass
 
 from step37_flickr8k.errors import (
     AccessDenied,
+    ProxyRefused,
     RepositoryNotFound,
     RevisionNotFound,
     SplitNotFound,
     Step37Error,
 )
+from step37_flickr8k.hub.retry import Fault, is_retriable, requested_pause
 
-__all__ = ["Refused", "Requested", "not_found", "refusal"]
+__all__ = [
+    "ErrorAnswer",
+    "Refused",
+    "Requested",
+    "denied",
+    "not_found",
+    "refusal",
+    "refused_by_proxy",
+]
 
 
 class Refused(Exception):
-    """Raised for an answer with an error status that retrying doesn't change."""
+    """Raised for an answer of the endpoint's own origin with an error status that stays.
 
-    def __init__(self, status: int, reason: str, headers: Mapping[str, str]) -> None:
+    ``proxy`` is the one that read the request and could have answered itself: one before plain
+    HTTP. An HTTPS proxy passes on what it can't read.
+    """
+
+    def __init__(
+        self, status: int, reason: str, headers: Mapping[str, str], proxy: str | None = None
+    ) -> None:
         super().__init__(f"{status} {reason}".strip())
         self.status = status
         self.headers = headers
+        self.proxy = proxy
 
     @property
     def by_hub(self) -> bool:
-        """Whether the Hub itself answered: it says so in a header, and 401 is never a proxy's."""
-        return "X-Error-Code" in self.headers or self.status == 401
+        """Whether the Hub itself answered: a proxy sends neither its code nor 401."""
+        return self.proxy is None or "X-Error-Code" in self.headers or self.status == 401
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorAnswer:
+    """An answer with an error status, and who may have sent it.
+
+    ``host`` is where it comes from, ``own`` whether that is the endpoint's own origin, and
+    ``proxy`` the one that read the request.
+    """
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    host: str
+    own: bool
+    proxy: str | None
+
+    def judged(self) -> Fault | Refused:
+        """Return what it means: it may pass, or it is the endpoint's word.
+
+        Any of another origin than the endpoint's may pass: the address of a CDN has a date, and the
+        endpoint names a new one.
+        """
+        if self.own and not is_retriable(self.status):
+            return Refused(self.status, self.reason, self.headers, self.proxy)
+        detail = f"{self.status} {self.reason}".strip()
+        if not self.own:
+            through = f" through the proxy {self.proxy}" if self.proxy else ""
+            detail = f"{self.host}{through} answers {detail}"
+        return Fault(str(self.status), requested_pause(self.headers), detail=detail)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +92,8 @@ def refusal(refused: Refused, requested: Requested) -> Step37Error:
     nobody can probe for names.
     """
     repository, code = requested.repository, refused.headers.get("X-Error-Code")
+    if refused.status in {403, 407} and not refused.by_hub:
+        return refused_by_proxy(refused.proxy or "", repository, str(refused))
     if code == "RevisionNotFound":
         return RevisionNotFound(
             f"{repository} has no revision {requested.revision}: choose a branch, tag or commit"
@@ -55,14 +104,31 @@ def refusal(refused: Refused, requested: Requested) -> Step37Error:
         return AccessDenied(
             f"{repository} is gated: ask for access on its page, then pass a token of that user"
         )
-    if code == "RepoNotFound":
-        return RepositoryNotFound(f"{repository} {_hidden(with_token=requested.with_token)}")
-    if refused.status in {401, 403}:
+    if refused.status in {401, 403} and code != "RepoNotFound":
+        return denied(repository, refused.status, with_token=requested.with_token)
+    hidden = _hidden(with_token=requested.with_token)
+    why = hidden if code == "RepoNotFound" else f"can't be used: it answers {refused}"
+    return RepositoryNotFound(f"{repository} {why}")
+
+
+def denied(what: str, status: int, *, with_token: bool) -> AccessDenied:
+    """Return the error for what the Hub itself refuses to show."""
+    if with_token:
         return AccessDenied(
-            f"{repository} refuses the token ({refused.status}):"
-            " check that it is valid and may read it"
+            f"{what} refuses the token ({status}): check that it is valid and may read it"
         )
-    return RepositoryNotFound(f"{repository} can't be used: it answers {refused}")
+    return AccessDenied(
+        f"{what} refuses access without a token ({status}): pass one (HF_TOKEN or token_file)"
+    )
+
+
+def refused_by_proxy(proxy: str, what: str, answer: str) -> ProxyRefused:
+    """Return the error for a request that a proxy refuses, by its answer (``403 Forbidden``)."""
+    if answer.startswith("407"):
+        remedy = "put user and password into its address, http://user:password@host:port"
+    else:
+        remedy = "have it allowed there, or add its host to NO_PROXY where nodes reach it directly"
+    return ProxyRefused(f"the proxy {proxy} refuses requests to {what} ({answer}): {remedy}")
 
 
 def not_found(requested: Requested) -> SplitNotFound:

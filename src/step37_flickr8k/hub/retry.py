@@ -4,7 +4,9 @@ A fault of the network or an overloaded server is retried after a growing pause,
 ``attempts``. Waiting for a rate limit for as long as the server asks is not a failed attempt.
 """
 
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 
 from step37_flickr8k.hub.rate_limit import RateLimit
 
@@ -12,10 +14,10 @@ __all__ = [
     "Fault",
     "GivenUp",
     "Unreachable",
-    "Untrusted",
     "first_line",
     "is_failed_attempt",
     "is_retriable",
+    "most_attempts",
     "pause_before",
     "requested_pause",
 ]
@@ -25,6 +27,11 @@ _RETRIABLE = {408, 425, 429}
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.4, 30.0  # s
 # The shortest pause after "Retry-After": a 0 from a busy proxy must not become a loop.
 _LEAST_REQUESTED_PAUSE = 0.5  # s
+# The longest one: the Hub's windows have 5 minutes. A server that asks for more isn't waited for,
+# since nobody wants a job of many nodes to wait for a day.
+_LONGEST_REQUESTED_PAUSE = 3600.0  # s
+# Attempts to connect to a host that never answered yet: its name may be mistyped.
+_FIRST_CONTACT = 3
 
 
 class Fault(Exception):
@@ -40,11 +47,14 @@ class Fault(Exception):
 
 
 class Unreachable(Fault):
-    """Raised for an attempt that got no answer."""
+    """Raised for an attempt that got no answer.
 
+    ``first_contact`` says that no connection was made, to a host that never answered before.
+    """
 
-class Untrusted(Fault):
-    """Raised for an attempt that met a certificate which isn't trusted here."""
+    def __init__(self, cause: str, *, detail: str = "", first_contact: bool = False) -> None:
+        super().__init__(cause, detail=detail)
+        self.first_contact = first_contact
 
 
 class GivenUp(Exception):
@@ -68,6 +78,13 @@ def is_failed_attempt(fault: Fault) -> bool:
     return fault.cause != "429" or fault.pause is None
 
 
+def most_attempts(fault: Fault, attempts: int) -> int:
+    """Return how many of ``attempts`` are worth making after such a fault."""
+    if isinstance(fault, Unreachable) and fault.first_contact:
+        return min(attempts, _FIRST_CONTACT)
+    return attempts
+
+
 def pause_before(attempt: int, fault: Fault, jitter: float) -> float:
     """Return the seconds to wait before a retry, after ``attempt`` failed ones.
 
@@ -82,15 +99,32 @@ def pause_before(attempt: int, fault: Fault, jitter: float) -> float:
 def requested_pause(headers: Mapping[str, str]) -> float | None:
     """Return the seconds after which the server wants the next request; None if it doesn't say.
 
-    Read from ``Retry-After``, or from the reset of a ``RateLimit`` of which nothing remains.
+    Read from ``Retry-After``, or from the reset of a ``RateLimit`` of which nothing remains. None,
+    too, if it is more than an hour: so long a wait is no rate limit.
     """
-    asked = headers.get("Retry-After", "")
-    if asked.isascii() and asked.isdigit() and len(asked) <= 9:
-        return max(float(asked), _LEAST_REQUESTED_PAUSE)
-    limit = RateLimit.from_headers(headers)
-    if limit is not None and limit.remaining == 0:
-        return max(limit.reset, _LEAST_REQUESTED_PAUSE)
-    return None
+    seconds = _retry_after(headers)
+    if seconds is None:
+        limit = RateLimit.from_headers(headers)
+        seconds = limit.reset if limit is not None and limit.remaining == 0 else None
+    if seconds is None or seconds > _LONGEST_REQUESTED_PAUSE:
+        return None
+    return max(seconds, _LEAST_REQUESTED_PAUSE)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of ``Retry-After``: a number, or a date by the server's own clock."""
+    asked = headers.get("Retry-After", "").strip()
+    if asked.isascii() and asked.isdigit():
+        return float(asked) if len(asked) <= 9 else float("inf")
+    try:
+        until = parsedate_to_datetime(asked).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    try:
+        now = parsedate_to_datetime(headers.get("Date", "")).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        now = time.time()
+    return until - now
 
 
 def first_line(error: Exception) -> str:

@@ -57,12 +57,14 @@ class TransferStatistics:
 class Source:
     """An address under which requests are made, quoted, and the headers for its origin alone.
 
-    What is done there is added to ``statistics``, also when it fails.
+    What is done there is added to ``statistics``, also when it fails. ``reached`` holds the origins
+    that have answered: one that never did may be mistyped, and isn't waited for as long.
     """
 
     base: str
     headers: Mapping[str, str]
     statistics: TransferStatistics = field(default_factory=TransferStatistics)
+    reached: set[str] = field(default_factory=set)
 
     def url(self, name: str) -> str:
         """Return the quoted address of a file."""

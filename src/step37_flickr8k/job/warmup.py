@@ -120,7 +120,7 @@ class Warmup:
         """Return the commit that all nodes download: rank 0's choice."""
         shared = share(
             group,
-            lambda _: {"commit": self._chosen_commit()},
+            lambda tracker: {"commit": self._chosen_commit(tracker)},
             find_result=self._finished_earlier,
             watch=watch,
             arguments=self.run.arguments(),
@@ -128,11 +128,13 @@ class Warmup:
         )
         return str(shared.result["commit"])
 
-    def _chosen_commit(self) -> str:
+    def _chosen_commit(self, tracker: ProgressTracker) -> str:
         record = read_record(self.run.directory)
         if record is not None and record.fits(self.run.selection, self.run.world.run_id):
             return record.commit
-        return self.run.hub().resolve(self.run.selection.revision or "main")
+        hub = self.run.hub()
+        hub.report_to(tracker)
+        return hub.resolve(self.run.selection.revision or "main")
 
     def _finished_earlier(self, this_run_only: bool) -> JsonObject | None:
         """Return the result of an earlier success that is visible here; None without one."""
@@ -156,6 +158,7 @@ class Warmup:
             return self._result_of(found)
         tracker.report(Progress(State.LISTING))
         hub = run.hub()
+        hub.report_to(tracker)
         commit = run.account.commit = hub.resolve(run.selection.revision or "main")
         wanted = replace(run.selection, revision=commit)
         if found := self._ready(wanted):

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.unit.hub.test_api import listening
+from tests.helpers.servers import listening
 
 ROWS = 1_000_000
 PAGE = 1000

@@ -25,7 +25,7 @@ from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.download.conversion import MANY
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import Draw, captioned, picture, write_rows
-from tests.unit.hub.test_api import listening
+from tests.helpers.servers import listening
 
 SELECTION = Selection(
     repo_id="intro/flickr8k", split="train", caption_key="caption_0", sample_count=None
@@ -332,7 +332,7 @@ LISTINGS = {
         errors.InvalidMetadata,
         "is there twice",
     ),
-    "no metadata": ([entry("a.jpg", 1)], errors.SplitNotFound, "holds no train/metadata.csv"),
+    "no metadata": ([entry("a.jpg", 1)], errors.SplitNotFound, "no train/metadata.csv"),
 }
 
 

@@ -22,6 +22,46 @@ def test_a_proxy_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) 
     assert proxy_before("https://hub.example") is None
 
 
+@pytest.mark.parametrize(
+    ("spared", "address", "direct"),
+    [
+        ("10.0.0.0/8", "http://10.1.2.3:8000", True),
+        ("10.0.0.0/8", "http://11.1.2.3:8000", False),
+        ("192.0.2.1, 10.0.0.0/8", "https://10.1.2.3", True),
+        ("10.1.2.3/8", "https://10.9.9.9", True),
+        ("10.0.0.0/8", "http://ten.example", False),
+        ("10.0.0.0/99,nonsense/8", "http://10.1.2.3", False),
+        ("fd00::/8", "http://[fd00::1]:8000", True),
+        ("fd00::/8", "http://[fe80::1]:8000", False),
+        ("::1", "http://[::1]:8000", True),
+        ("[::1]", "http://[::1]", True),
+        ("[::1]:8000", "http://[::1]:8000", True),
+        ("[::1]:8000", "http://[::1]:8001", False),
+        ("10.1.2.3:8000", "http://10.1.2.3:8000", True),
+        ("10.1.2.3:8000", "http://10.1.2.3:8001", False),
+        ("*", "http://anything.example", True),
+        ("other, *", "http://anything.example", True),
+        (".example.com", "https://hub.example.com", True),
+        (".example.com", "https://example.com", True),
+        ("example.com", "https://hub.example.com", True),
+        ("example.com", "https://notexample.com", False),
+        ("*.example.com", "https://hub.example.com", True),
+        ("*.example.com", "https://example.com", True),
+        ("hub.example.com:8443", "https://hub.example.com:8443", True),
+        ("hub.example.com:8443", "https://hub.example.com", False),
+        ("HUB.example.com", "https://hub.EXAMPLE.com", True),
+        ("", "https://hub.example.com", False),
+    ],
+)
+def test_no_proxy_is_read_as_users_write_it(
+    monkeypatch: pytest.MonkeyPatch, spared: str, address: str, direct: bool
+) -> None:
+    """Names with subdomains, addresses, networks, ports, IPv6 with or without brackets, a star."""
+    monkeypatch.setenv("all_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("no_proxy", spared)
+    assert (proxy_before(address) is None) is direct
+
+
 def test_a_hub_behind_a_proxy_is_warned_of(hub: LocalHub, cache: Path) -> None:
     """A job behind a proxy warns which one: all who use it share one rate limit."""
     command = [

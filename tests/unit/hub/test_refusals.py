@@ -5,6 +5,7 @@ import pytest
 from step37_flickr8k.errors import (
     AccessDenied,
     ConfigurationError,
+    ProxyRefused,
     RepositoryNotFound,
     RevisionNotFound,
     SplitNotFound,
@@ -14,6 +15,7 @@ from step37_flickr8k.hub.refusals import Refused, Requested, not_found, refusal
 
 CODE = "X-Error-Code"
 CHECK = "check the names in its list of files"
+PASS = "pass one (HF_TOKEN or token_file)"
 HIDDEN = "doesn't exist, or is private: check repo_id, or pass a token (HF_TOKEN or token_file)"
 
 
@@ -26,8 +28,8 @@ def requested(*, with_token: bool = False) -> Requested:
     )
 
 
-def refused(status: int, code: str = "", reason: str = "") -> Refused:
-    return Refused(status, reason, {CODE: code} if code else {})
+def refused(status: int, code: str = "", reason: str = "", proxy: str | None = None) -> Refused:
+    return Refused(status, reason, {CODE: code} if code else {}, proxy)
 
 
 @pytest.mark.parametrize(
@@ -61,17 +63,17 @@ def refused(status: int, code: str = "", reason: str = "") -> Refused:
         (
             refused(401),
             AccessDenied,
-            "intro/flickr8k refuses the token (401): check that it is valid and may read it",
+            f"intro/flickr8k refuses access without a token (401): {PASS}",
         ),
         (
             refused(403),
             AccessDenied,
-            "intro/flickr8k refuses the token (403): check that it is valid and may read it",
+            f"intro/flickr8k refuses access without a token (403): {PASS}",
         ),
         (
             refused(403, "SomethingNew"),
             AccessDenied,
-            "intro/flickr8k refuses the token (403): check that it is valid and may read it",
+            f"intro/flickr8k refuses access without a token (403): {PASS}",
         ),
         (
             refused(404, reason="Not Found"),
@@ -112,20 +114,49 @@ def test_a_path_that_the_listing_lacks_is_the_same_error_as_the_hubs() -> None:
     assert (type(answered), str(answered)) == (type(listed), str(listed))
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_the_token_is_blamed_only_if_there_is_one(status: int) -> None:
+    """Who passes a token is told to check it; who passes none is told to pass one."""
+    with_token = refusal(refused(status), requested(with_token=True))
+    assert "refuses the token" in str(with_token)
+    assert "without a token" in str(refusal(refused(status), requested()))
+
+
 @pytest.mark.parametrize(
     ("answer", "by_hub"),
     [
-        (refused(404, "RepoNotFound"), True),
-        (refused(403, "GatedRepo"), True),
-        (refused(401), True),
-        (refused(403), False),
-        (refused(404), False),
-        (refused(407), False),
+        (refused(404, "RepoNotFound", proxy="p:3128"), True),
+        (refused(403, "GatedRepo", proxy="p:3128"), True),
+        (refused(401, proxy="p:3128"), True),
+        (refused(403, proxy="p:3128"), False),
+        (refused(404, proxy="p:3128"), False),
+        (refused(407, proxy="p:3128"), False),
+        (refused(403), True),
+        (refused(404), True),
     ],
     ids=lambda value: (
-        f"{value} {value.headers.get(CODE, '')}" if isinstance(value, Refused) else ""
+        f"{value} {value.headers.get(CODE, '')} {value.proxy or 'no proxy'}"
+        if isinstance(value, Refused)
+        else ""
     ),
 )
 def test_an_answer_without_a_code_may_be_a_proxys(answer: Refused, by_hub: bool) -> None:
-    """The Hub is known by its code, and by 401; any other bare refusal may come from a proxy."""
+    """Behind a proxy that reads the request, the Hub is known by its code and by 401."""
     assert answer.by_hub is by_hub
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (403, "have it allowed there, or add its host to NO_PROXY"),
+        (407, "put user and password into its address"),
+    ],
+)
+def test_a_proxys_refusal_is_the_proxys(status: int, remedy: str) -> None:
+    """A proxy that blocks, or wants a login, is named with the remedy; the token isn't blamed."""
+    found = refusal(refused(status, reason="No", proxy="p:3128"), requested(with_token=True))
+    assert isinstance(found, ProxyRefused)
+    assert str(found).startswith(
+        f"the proxy p:3128 refuses requests to intro/flickr8k ({status} No): {remedy}"
+    )
+    assert exit_code_of(found) == 2

@@ -218,7 +218,7 @@ def test_a_login_that_is_none_disturbs_nobody(tmp_path: Path, content: bytes | N
 def test_the_login_is_where_huggingface_hub_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Variables in HF_HOME are expanded, XDG_CACHE_HOME counts, the older HUGGING_FACE_HUB_TOKEN, too; HF_TOKEN comes first."""
+    """HF_HOME is expanded, XDG_CACHE_HOME counts, and so does HUGGING_FACE_HUB_TOKEN."""
     monkeypatch.setenv("SCRATCH", str(tmp_path))
     login = tmp_path / "huggingface" / "token"
     login.parent.mkdir()
@@ -238,7 +238,7 @@ def test_the_login_is_where_huggingface_hub_keeps_it(
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_byte_order_mark_before_a_token_is_named(tmp_path: Path, encoding: str) -> None:
-    """A token that an editor or PowerShell saved with a BOM is refused with its file, in a login as in a token_file, unless another holds."""
+    """A token that was saved with a BOM is refused with its file, unless another one holds."""
     file = tmp_path / "token"
     file.write_text("hf_login\n", encoding=encoding)
     named = f"{re.escape(str(file))}.*begins with a byte order mark"
@@ -256,7 +256,7 @@ def test_a_byte_order_mark_before_a_token_is_named(tmp_path: Path, encoding: str
 
 
 def test_a_token_in_quotation_marks_is_refused() -> None:
-    """An env file that isn't read by a shell keeps quotation marks, which would make the token a wrong one."""
+    """An env file that no shell reads keeps quotation marks, which are no part of a token."""
     with pytest.raises(InvalidSettings, match=r"token \(HF_TOKEN\) is wrong: .*quotation mark"):
         load_settings({}, environ={"HF_TOKEN": '"hf_x"'})
 
@@ -277,7 +277,7 @@ def test_a_token_in_quotation_marks_is_refused() -> None:
 def test_offline_is_what_the_libraries_of_the_field_call_so(
     environ: dict[str, str], origin: str | None
 ) -> None:
-    """HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE and HF_DATASETS_OFFLINE: the first that isn't empty decides, as in huggingface_hub."""
+    """Of the three variables of Hugging Face's libraries the first that isn't empty decides."""
     loaded = load_settings({}, environ=environ)
     assert loaded.settings.offline is (origin is not None)
     if origin:

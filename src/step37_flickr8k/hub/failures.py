@@ -1,0 +1,75 @@
+"""What a failed request means: a fault that is retried, or an error that names who refused."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import aiohttp
+from yarl import URL
+
+from step37_flickr8k.hub.addresses import host_of
+from step37_flickr8k.hub.certificates import not_trusted
+from step37_flickr8k.hub.proxies import without_password
+from step37_flickr8k.hub.refusals import refused_by_proxy
+from step37_flickr8k.hub.retry import Fault, Unreachable, first_line
+
+__all__ = ["FAULTS", "as_fault", "failure_of", "read_exactly"]
+
+# Errors after which an attempt is retried.
+FAULTS = (Fault, aiohttp.ClientError, TimeoutError, asyncio.TimeoutError)
+
+
+def as_fault(error: Exception) -> Fault:
+    """Return an attempt's error, one of `FAULTS`, with the name under which it is counted."""
+    if isinstance(error, Fault):
+        return error
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return Unreachable("timeout", detail=first_line(error))
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return Fault("truncated", detail=first_line(error))
+    return Unreachable("connection", detail=first_line(error))
+
+
+def failure_of(error: Exception, url: URL, proxy: str | None, *, first_contact: bool) -> Exception:
+    """Return what it means that a request got no answer.
+
+    ``first_contact`` says that the address's host never answered before.
+    """
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return not_trusted(f"{error.host}:{error.port}", error.certificate_error)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        answer = f"{error.status} {error.message}"
+        if 400 <= error.status < 500 and error.status != 429:
+            return refused_by_proxy(without_password(proxy or ""), host_of(url), answer)
+        return Fault(
+            str(error.status),
+            detail=f"the proxy {without_password(proxy or '')} answers {answer} for {host_of(url)}",
+        )
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        cause = "timeout" if isinstance(error, aiohttp.ConnectionTimeoutError) else "connection"
+        detail = _why_unconnected(error, url, proxy)
+        return Unreachable(cause, detail=detail, first_contact=first_contact)
+    return as_fault(error)
+
+
+def _why_unconnected(error: Exception, url: URL, proxy: str | None) -> str:
+    there = f"the proxy {without_password(proxy)}" if proxy else host_of(url)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return f"{there} doesn't answer in time"
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return first_line(error)
+    why = error.os_error.strerror or first_line(error.os_error)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"the name {error.host} isn't known here ({why})"
+    return f"{there} can't be reached ({why})"
+
+
+async def read_exactly(pieces: AsyncIterator[bytes], size: int) -> bytearray:
+    """Return the bytes of an answer that must have ``size``; raises `Fault` for another number."""
+    content = bytearray()
+    async for piece in pieces:
+        content += piece
+        if len(content) > size:
+            raise Fault(f"more than {size} bytes")
+    if len(content) != size:
+        raise Fault(f"{len(content)} bytes instead of {size}")
+    return content

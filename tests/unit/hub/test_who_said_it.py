@@ -1,0 +1,216 @@
+"""Whose word an answer is: the Hub's, a CDN's, a proxy's. The right one is blamed."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from step37_flickr8k.errors import (
+    AccessDenied,
+    FetchFailed,
+    HubUnavailable,
+    ProxyRefused,
+    RepositoryNotFound,
+)
+from step37_flickr8k.localhub import Fault, LocalHub
+from tests.helpers.proxies import proxy
+from tests.unit.hub.test_api import port_of, warm
+
+TOKEN = "token"
+
+
+def resolves(hub: LocalHub) -> int:
+    return len([one for one in hub.requests if one.kind == "resolve"])
+
+
+# --- behind a redirect ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 400, 410, 451])
+def test_a_signed_address_that_has_expired_is_asked_for_again(
+    hub: LocalHub, cache: Path, status: int
+) -> None:
+    """What a CDN refuses once is asked for again at the Hub, which signs a new address."""
+    hub.faults.add(Fault.status(status, kind="cdn", times=1))
+    result = warm(endpoint=hub.endpoint, cache_dir=cache)
+    assert (result["files"], result["retries"]) == (12, {str(status): 1})
+    assert resolves(hub) == 12 + 1 + 1  # images, metadata.csv, the second request for one image
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("mode", ["files", "auto"])
+def test_a_cdn_that_keeps_refusing_is_named(
+    hub: LocalHub, cache: Path, status: int, mode: str
+) -> None:
+    """The file fails, transiently, with the CDN's host; no token is blamed."""
+    hub.faults.add(Fault.status(status, kind="cdn", path="train/0003.jpg"))
+    cdn = hub.cdn_endpoint.removeprefix("http://")
+    with pytest.raises(
+        FetchFailed,
+        match=rf"1 of 12 files could not be fetched: 0003.jpg \({cdn} answers {status} .*2 tries",
+    ) as caught:
+        warm(endpoint=hub.endpoint, cache_dir=cache, attempts=2, fetch_mode=mode, token="hf_x")
+    assert TOKEN not in str(caught.value)
+    assert len(list((cache / "train").glob("*.jpg"))) == 11
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_the_hubs_own_refusal_ends_the_run_at_once(hub: LocalHub, cache: Path, status: int) -> None:
+    """The same status from the endpoint is its word: check the token, or pass one."""
+    hub.faults.add(Fault.status(status, kind="resolve", path="*.jpg"))
+    with pytest.raises(AccessDenied, match=rf"jpg, refuses the token \({status}\)"):
+        warm(endpoint=hub.endpoint, cache_dir=cache, token="hf_x")
+    with pytest.raises(AccessDenied, match=rf"without a token \({status}\): pass one"):
+        warm(endpoint=hub.endpoint, cache_dir=cache)
+
+
+@pytest.mark.parametrize("kind", ["api", "tree"])
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_the_api_redirects_to_is_not_the_hub(
+    hub: LocalHub, cache: Path, kind: str, status: int
+) -> None:
+    """A refusal from where the API redirects to, be it another port, isn't the Hub's."""
+    with LocalHub(hub.directory) as elsewhere:
+        elsewhere.faults.add(Fault.status(status))
+        hub.faults.add(Fault.redirect(f"{elsewhere.endpoint}/login", kind=kind))
+        there = elsewhere.endpoint.removeprefix("http://")
+        with pytest.raises(HubUnavailable, match=f"{there} answers {status} .*2 tries") as caught:
+            warm(endpoint=hub.endpoint, cache_dir=cache, attempts=2, token="hf_x")
+    assert TOKEN not in str(caught.value)
+
+
+def test_a_redirect_on_the_endpoints_own_origin_stays_the_hub(hub: LocalHub, cache: Path) -> None:
+    """A renamed repository's new address is the Hub's, so its 404 is the Hub's word."""
+    hub.faults.add(Fault.redirect("/api/datasets/intro/other/revision/main", kind="api", times=1))
+    with pytest.raises(RepositoryNotFound, match="doesn't exist"):
+        warm(endpoint=hub.endpoint, cache_dir=cache)
+
+
+@pytest.mark.parametrize("kind", ["api", "tree"])
+def test_a_login_page_elsewhere_is_named(hub: LocalHub, cache: Path, kind: str) -> None:
+    """A captive portal redirects to its own page, a 200: the message names its host."""
+    with LocalHub(hub.directory) as portal:
+        # JSON is no login page, but what isn't JSON is: an image
+        page = f"{portal.endpoint}/datasets/intro/flickr8k/resolve/main/train/metadata.csv"
+        hub.faults.add(Fault.redirect(page, kind=kind))
+        there = portal.endpoint.removeprefix("http://")
+        with pytest.raises(HubUnavailable, match=rf"no JSON \(.*, from {there}\): does a login"):
+            warm(endpoint=hub.endpoint, cache_dir=cache, attempts=2)
+
+
+# --- proxies --------------------------------------------------------------------------------------
+
+
+def behind(monkeypatch: pytest.MonkeyPatch, address: str, spared: str = "") -> None:
+    """Have the environment name a proxy for everything."""
+    monkeypatch.setenv("http_proxy", address)
+    monkeypatch.setenv("https_proxy", address)
+    monkeypatch.setenv("no_proxy", spared)
+
+
+@pytest.mark.parametrize(
+    ("answer", "remedy"),
+    [
+        ("403 Forbidden", "have it allowed there, or add its host to NO_PROXY"),
+        ("407 Proxy Authentication Required", "put user and password into its address"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxys_refusal_is_the_proxys(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, answer: str, remedy: str
+) -> None:
+    """A proxy that forbids a host, or wants a login, is named at once, with the remedy."""
+    with proxy(lambda *_: answer) as there:
+        behind(monkeypatch, there.address.replace("//", "//user:secret@"))
+        address = there.address.removeprefix("http://")
+        with pytest.raises(
+            ProxyRefused,
+            match=rf"the proxy {address} refuses requests to .*hub.invalid.* \({answer}\): "
+            f"{remedy}",
+        ) as caught:
+            warm(endpoint=f"{scheme}://hub.invalid", cache_dir=cache, token="hf_x")
+        assert len(there.seen) == 1
+    assert TOKEN not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_is_overloaded_is_weather(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """A 503 of a proxy is retried, and in the end the proxy is named."""
+    with proxy(lambda *_: "503 Service Unavailable") as there:
+        behind(monkeypatch, there.address)
+        with pytest.raises(HubUnavailable, match=r"503 Service Unavailable.* \(2 tries\)"):
+            warm(endpoint=f"{scheme}://hub.invalid", cache_dir=cache, attempts=2)
+        assert len(there.seen) == 2
+
+
+def test_a_proxy_that_forbids_the_cdn_alone_is_named(
+    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An allowlist without the CDN: over plain HTTP the message names the CDN and the proxy."""
+    cdn = port_of(hub.cdn_endpoint)
+
+    def refuse(_: str, authority: str) -> str | None:
+        return "403 Forbidden" if authority.endswith(f":{cdn}") else None
+
+    with proxy(refuse) as there:
+        behind(monkeypatch, there.address)
+        address = there.address.removeprefix("http://")
+        with pytest.raises(
+            FetchFailed,
+            match=rf"hub.invalid:{cdn} through the proxy {address} answers 403 Forbidden",
+        ):
+            warm(
+                endpoint=f"http://hub.invalid:{port_of(hub.endpoint)}",
+                cache_dir=cache,
+                attempts=2,
+                token="hf_x",
+            )
+
+
+@pytest.mark.parametrize("spared", ["127.0.0.0/8", "10.0.0.0/8,127.0.0.1", "*", "127.0.0.1/32"])
+def test_a_spared_network_is_reached_directly_by_both_clients(
+    hub: LocalHub, cache: Path, spared: str
+) -> None:
+    """NO_PROXY with a network spares requests to the API, for files, and by hf_hub_download."""
+    script = (
+        "from pathlib import Path; import sys; from step37_flickr8k import *\n"
+        "prepare_flickr8k_samples(cache_dir=sys.argv[1])\n"
+        "get_flickr8k_dataset_file(repo_id='intro/flickr8k', filename='train/0009.jpg',"
+        " cache_dir=Path(sys.argv[1]))"
+    )
+    with proxy(lambda *_: "403 Forbidden") as there:
+        assert hub.commit
+        environment = {"http_proxy": there.address, "HTTP_PROXY": there.address, "no_proxy": spared}
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(cache)],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (done.returncode, there.seen) == (0, []), done.stderr
+    assert len(list((cache / "train").glob("*.jpg"))) == 9
+
+
+def test_a_proxy_that_never_answers_a_tunnel_is_not_waited_for_for_ever(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that stays silent has the time of connect_timeout and read_timeout."""
+    # A listener that accepts nothing: the kernel takes the connection
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        behind(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(HubUnavailable, match=r"the proxy .* doesn't answer in time \(1 try\)"):
+            warm(
+                endpoint="https://hub.invalid",
+                cache_dir=cache,
+                attempts=1,
+                connect_timeout=0.5,
+                read_timeout=0.5,
+            )
