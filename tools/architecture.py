@@ -109,7 +109,10 @@ EXCEPTIONS = {
     "print": Rule(
         "print, or use the standard output",
         ("cli",),
-        {"download.worker": "its pipe to the process that started it"},
+        {
+            "download.worker": "its pipe to the process that started it",
+            "hub.download_process": "its pipe to the process that started it",
+        },
     ),
     "stderr": Rule(
         "use the standard error",
@@ -121,6 +124,7 @@ EXCEPTIONS = {
         ("cli", "flickr8k_loader"),
         {
             "download.worker_process": "the worker processes inherit it",
+            "hub.single_file": "the process that downloads a file inherits it",
             "hub.certificates": "the variable that Python's `ssl` reads by itself",
         },
     ),

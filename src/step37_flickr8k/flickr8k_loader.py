@@ -140,7 +140,7 @@ def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -
         filename,
         Path(cache_dir),
         options=connection.hub_options(),
-        attempts=connection.attempts,
+        fetch=connection.fetch_options(),
     )
 
 

@@ -1,49 +1,46 @@
-"""One file of the repository by ``hf_hub_download``; the only user of huggingface_hub's client."""
+"""One file of the repository by ``hf_hub_download``, in a process of its own."""
 
 import logging
+import os
 import random
-import threading
+import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
-import huggingface_hub
-from huggingface_hub import errors as hub_errors
-
-from step37_flickr8k import __version__
 from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.errors import (
     CacheDamaged,
+    ErrorReport,
     FolderNotUsable,
     HubUnavailable,
     InvalidSettings,
+    TransientError,
 )
+from step37_flickr8k.hub.api import PUBLIC_ENDPOINT
 from step37_flickr8k.hub.certificates import check_certificates
+from step37_flickr8k.hub.file_request import FileAnswer, FileRequest
 from step37_flickr8k.hub.proxies import Proxies
-from step37_flickr8k.hub.refusals import Refused, Requested, refusal
-from step37_flickr8k.hub.retry import Fault, first_line, is_retriable, pause_before, requested_pause
-from step37_flickr8k.settings.options import HubOptions
+from step37_flickr8k.hub.retry import (
+    Fault,
+    Unreachable,
+    is_failed_attempt,
+    most_attempts,
+    pause_before,
+)
+from step37_flickr8k.settings.options import FetchOptions, HubOptions
 
 __all__ = ["download_file"]
 
 log = logging.getLogger("step37_flickr8k")
 
-# Whichever HTTP client this version of the library has, its errors share a base with the Hub's.
-_CONNECTION_ERRORS: tuple[type[Exception], ...] = (
-    OSError,
-    *(
-        base
-        for base in hub_errors.HfHubHTTPError.__mro__
-        if base.__name__ == "HTTPError" and issubclass(base, Exception)
-    ),
-)
+_MODULE = "step37_flickr8k.hub.download_process"
+_SOURCE = Path(__file__).parents[2]  # the directory that holds this package
 
 
 def download_file(
-    repo_id: str, filename: str, cache_dir: Path, *, options: HubOptions, attempts: int
+    repo_id: str, filename: str, cache_dir: Path, *, options: HubOptions, fetch: FetchOptions
 ) -> Path:
     """Return the path of a file, downloaded to ``cache_dir/<filename>`` or reused from there.
 
@@ -58,120 +55,96 @@ def download_file(
         )
     Proxies().check()
     check_certificates()
-    download = _Download(repo_id, filename, cache_dir, options, attempts)
+    request = FileRequest(
+        repo_id=repo_id,
+        filename=filename,
+        directory=str(root),
+        endpoint=options.endpoint or PUBLIC_ENDPOINT,
+        token=options.token,
+        headers=dict(options.headers),
+        offline=options.offline,
+        force=False,
+        connect_timeout=fetch.connect_timeout,
+        read_timeout=fetch.read_timeout,
+    )
+    path = cache_dir / filename
     for force in (False, True):
-        path = download.run(force=force)
+        _Download(replace(request, force=force), fetch.attempts).run()
         if _matches_note(path, cache_dir, filename):
             return path
         log.warning("%s has other bytes than the Hub states: downloading it again", path)
     raise CacheDamaged(
-        f"{path} has other bytes than {download.name} states, twice:"
+        f"{path} has other bytes than {request.requested.repository} states, twice:"
         " is there a proxy that changes them?"
     )
 
 
 class _Download:
-    """The download of one file by ``hf_hub_download``, under the one retry policy."""
+    """The download of one file, under the one retry policy; each attempt is a process."""
 
-    def __init__(
-        self, repo_id: str, filename: str, cache_dir: Path, options: HubOptions, attempts: int
-    ) -> None:
-        self._repo_id = repo_id
-        self._filename = filename
-        self._cache_dir = cache_dir
-        self._options = options
-        self._attempts = 1 if options.offline else attempts
-        self._endpoint = options.endpoint or str(huggingface_hub.constants.ENDPOINT)
-        self.name = f"{repo_id} at {self._endpoint}"
+    def __init__(self, request: FileRequest, attempts: int) -> None:
+        self._request = request
+        self._attempts = 1 if request.offline else attempts
+        self._reached = False
 
-    def run(self, *, force: bool) -> Path:
-        """Return the file's path; ``force`` downloads it even if it is there."""
-        for attempt in range(1, self._attempts + 1):
-            try:
-                return self._download(force=force)
-            except Fault as error:
-                fault = error
-            if attempt < self._attempts:
-                pause = pause_before(attempt, fault, random.uniform(0.5, 1))  # noqa: S311 - jitter
-                log.info("%s: %s, retrying in %.1f s", self.name, fault, pause)
-                time.sleep(pause)
-        if self._options.offline:
-            raise InvalidSettings(
-                f"offline is set and {self._filename} is not in {self._cache_dir}:"
+    def run(self) -> None:
+        """Download the file, or find that it is there."""
+        name, failed = self._request.requested.repository, 0
+        while (fault := self._attempt()) is not None:
+            failed += is_failed_attempt(fault)
+            if failed >= most_attempts(fault, self._attempts):
+                raise self._given_up(fault, failed)
+            pause = pause_before(failed, fault, random.uniform(0.5, 1))  # noqa: S311 - jitter
+            log.info("%s: %s, retrying in %.1f s", name, fault, pause)
+            time.sleep(pause)
+
+    def _attempt(self) -> Fault | None:
+        """Make one attempt; return what failed and may be retried, and raise what may not."""
+        answer = _in_process(self._request)
+        if answer.error is not None:
+            raise ErrorReport.from_json(answer.error).exception()
+        if not answer.cause:
+            return None
+        if answer.connecting:
+            first = not self._reached
+            return Unreachable(answer.cause, detail=answer.detail, first_contact=first)
+        self._reached = True
+        return Fault(answer.cause, answer.pause, detail=answer.detail)
+
+    def _given_up(self, fault: Fault, failed: int) -> Exception:
+        request = self._request
+        if request.offline:
+            return InvalidSettings(
+                f"offline is set and {request.filename} is not in {request.directory}:"
                 f" unset it once ({fault})"
-            ) from fault
-        raise HubUnavailable(
-            f"{self.name} doesn't answer after {self._attempts} tries: {fault}"
-        ) from fault
-
-    def _download(self, *, force: bool) -> Path:
-        """Make one attempt; raises `Fault` for what may be retried."""
-        requested = Requested(
-            repository=self.name,
-            revision="main",
-            path=self._filename,
-            with_token=self._options.token is not None,
-        )
-        try:
-            with _headers_stay_at(self._endpoint, self._options.headers):
-                path = huggingface_hub.hf_hub_download(
-                    self._repo_id,
-                    self._filename,
-                    repo_type="dataset",
-                    local_dir=self._cache_dir,
-                    endpoint=self._options.endpoint,
-                    # Without a token of the settings False: with None the library would
-                    # find one by itself.
-                    token=self._options.token or False,
-                    headers=dict(self._options.headers),
-                    library_name="step37-flickr8k",
-                    library_version=__version__,
-                    local_files_only=self._options.offline,
-                    force_download=force,
-                )
-        except hub_errors.HfHubHTTPError as error:
-            raise _failure_of(error.response, requested) from error
-        except _CONNECTION_ERRORS as error:
-            raise Fault("connection", detail=first_line(error)) from error
-        return Path(path)
+            )
+        tries = f"{failed} {'try' if failed == 1 else 'tries'}"
+        return HubUnavailable(f"{request.requested.repository} can't be asked: {fault} ({tries})")
 
 
-def _failure_of(response: Any, requested: Requested) -> Exception:
-    """Return an error answer as a `Fault` if it may be retried, else as what it means."""
-    status = int(response.status_code)
-    if is_retriable(status):
-        return Fault(str(status), requested_pause(response.headers))
-    return refusal(Refused(status, response.reason_phrase, response.headers), requested)
-
-
-@contextmanager
-def _headers_stay_at(endpoint: str, headers: Mapping[str, str]) -> Iterator[None]:
-    """Keep headers from other origins than the endpoint's, for this thread and this context.
-
-    The library itself hides the token from them, and copies all other headers into the request
-    that a redirect leads to. Its client is shared by the process: a hook is added and removed.
-    """
-    if not headers:
-        yield
-        return
-    thread = threading.get_ident()
-
-    def remove_headers(request: Any) -> None:
-        if threading.get_ident() == thread and _origin(str(request.url)) != _origin(endpoint):
-            for name in ("Authorization", *headers):
-                request.headers.pop(name, None)
-
-    hooks = huggingface_hub.get_session().event_hooks["request"]
-    hooks.append(remove_headers)
+def _in_process(request: FileRequest) -> FileAnswer:
+    """Return what the process that downloads the file says of it."""
     try:
-        yield
-    finally:
-        hooks.pop(hooks.index(remove_headers))
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        done = subprocess.run(  # noqa: S603 - this interpreter, our module
+            [sys.executable or "", "-m", _MODULE],
+            input=request.as_json(),
+            stdout=subprocess.PIPE,
+            # -m searches the current directory first, where any file may be json.py.
+            cwd=_SOURCE,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(str(Path(each).absolute()) for each in sys.path),
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+                "HF_HUB_DISABLE_XET": "1",
+                "HF_HUB_OFFLINE": "1" if request.offline else "0",
+            },
+            check=False,
+        )
+        return FileAnswer.from_json(done.stdout.splitlines()[-1])
+    except (OSError, ValueError, IndexError) as error:
+        raise TransientError(
+            f"the process that downloads {request.filename} ended without an answer ({error})"
+        ) from error
 
 
 def _matches_note(path: Path, cache_dir: Path, filename: str) -> bool:
