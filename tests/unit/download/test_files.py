@@ -148,7 +148,9 @@ def test_a_429_that_does_not_say_how_long_is_a_try(
     caplog.set_level("INFO")
     fetching.options["attempts"] = 3
     fetching.hub.faults.add(Fault.status(429, path="train/0003.jpg", kind="resolve"))
-    with pytest.raises(FetchFailed, match=r"1 of 12 files.*0003\.jpg \(429 Too Many Requests \(3 tries\)\)"):
+    with pytest.raises(
+        FetchFailed, match=r"1 of 12 files.*0003\.jpg \(429 Too Many Requests \(3 tries\)\)"
+    ):
         fetching.run()
     assert [record.message for record in caplog.records if "429" in record.message] == [
         "the Hub wants fewer requests (429) and states no pause: each counts as a failed attempt"
