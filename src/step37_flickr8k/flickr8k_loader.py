@@ -4,14 +4,16 @@ On a training cluster rank 0 downloads and the other ranks wait for it, through 
 process group that the caller has initialized; then every rank builds the same list from disk.
 """
 
+import functools
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
+from step37_flickr8k.cache.record import read_record
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.cluster.share import Group
@@ -19,7 +21,10 @@ from step37_flickr8k.cluster.stores import barrier, current_group, is_rank_zero
 from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.report.progress import how_far
-from step37_flickr8k.settings import call_settings, library_settings
+from step37_flickr8k.settings import call_settings, ignored_by, library_settings
+
+if TYPE_CHECKING:
+    from step37_flickr8k.job import Run
 
 __all__ = [
     "Flickr8kSample",
@@ -33,6 +38,13 @@ __all__ = [
 log = logging.getLogger("step37_flickr8k")
 
 _REMINDER = 30.0  # s between two warnings about the same wait
+
+
+class _DefaultCount(int):
+    """A sample_count that the caller didn't choose: the number, and no other."""
+
+
+_DEFAULT_COUNT = _DefaultCount(8)
 
 
 @dataclass(frozen=True)
@@ -161,7 +173,7 @@ def prepare_flickr8k_samples(
     *,
     repo_id: str = "intro/flickr8k",
     split: str = "train",
-    sample_count: int | None = 8,
+    sample_count: int | None = _DEFAULT_COUNT,
     caption_key: str = "caption_0",
     cache_dir: str = ".cache/step37_flickr8k",
     revision: str | None = None,
@@ -215,8 +227,31 @@ def prepare_flickr8k_samples(
     if warmed.result.skipped:
         names = listed(sorted(warmed.result.skipped))
         log.warning("left out, because they can't be decoded: %s", names)
+    if group.rank == 0:
+        _warn_of_what_was_not_asked_for(run, sample_count, ignored_by(call, os.environ))
     files = run.directory.files
     return [Flickr8kSample(str(files / row.file_name), row.caption) for row in warmed.rows]
+
+
+def _warn_of_what_was_not_asked_for(
+    run: "Run", sample_count: int | None, ignored: Iterator[str]
+) -> None:
+    """Warn, once a process, of a default that hides rows and of settings that a call ignores."""
+    if differing := "; ".join(ignored):
+        _warn_once(f"a library call takes its selection from its arguments alone: {differing}")
+    if isinstance(sample_count, _DefaultCount):
+        record = read_record(run.directory)
+        coverage = record and record.captions.get(run.selection.caption_key)
+        if coverage and coverage.rows > sample_count:
+            _warn_once(
+                f"{sample_count} of the {coverage.rows:,} rows in {run.directory.files} are"
+                " returned, which is sample_count's default: pass sample_count=None for all"
+            )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)
 
 
 class _Watch:

@@ -12,7 +12,15 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["CannotMount", "Tmpfs", "bind", "enter_namespace", "has_sys_admin", "mount_tmpfs"]
+__all__ = [
+    "CannotMount",
+    "Tmpfs",
+    "bind",
+    "enter_namespace",
+    "enter_read_only_root",
+    "has_sys_admin",
+    "mount_tmpfs",
+]
 
 # <sys/mount.h> and <linux/sched.h>
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE, _MNT_DETACH = (
@@ -23,6 +31,8 @@ _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE, _MNT_DETACH = (
     1 << 18,
     2,
 )
+# Of <sys/statvfs.h>: nosuid, nodev, noexec, noatime and nodiratime are the same bits
+_MS_SAME_AS_ST, _ST_RELATIME, _MS_RELATIME = 2 | 4 | 8 | 1024 | 2048, 4096, 1 << 21
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 _CAP_SYS_ADMIN = 21
 
@@ -98,6 +108,23 @@ def mount_tmpfs(place: str, options: str = "", flags: int = 0) -> None:
 def bind(source: str, place: str) -> None:
     """Show a directory in another place of this process's own namespace, too."""
     _call("mount", os.fsencode(source), os.fsencode(place), None, _MS_BIND, None)
+
+
+def enter_read_only_root(place: Path) -> None:
+    """Give this process a root without any directory that it can write to, through ``place``."""
+    enter_namespace()
+    _call("mount", b"/", os.fsencode(place), None, _MS_BIND | _MS_REC, None)
+    os.chroot(place)
+    os.chdir("/")
+    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
+        mount = line.split()[1].encode().decode("unicode_escape")
+        with suppress(OSError):
+            status = os.statvfs(mount)
+            # What another user has set may not be taken away
+            kept = status.f_flag & _MS_SAME_AS_ST
+            kept |= _MS_RELATIME if status.f_flag & _ST_RELATIME else 0
+            flags = _MS_REMOUNT | _MS_BIND | _MS_RDONLY | kept
+            _call("mount", None, os.fsencode(mount), None, flags, None)
 
 
 def _call(name: str, *arguments: bytes | int | None) -> None:

@@ -386,3 +386,56 @@ def test_a_record_that_cannot_be_read_is_no_earlier_success(cache: Path) -> None
     cache.symlink_to(cache)  # ELOOP: an error that has no class of its own, as EIO
     warmup = Warmup(Run(Task.from_settings(WarmupSettings(cache_dir=cache)), World()))
     assert warmup._finished_earlier(False) is None
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
+    return [record.message for record in caplog.records if text in record.message]
+
+
+def test_the_default_count_of_a_larger_cache_is_a_warning(
+    hub: LocalHub, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever asks for nothing gets 8 rows of 12, and hears it once; whoever asks for 8 doesn't."""
+    assert hub.commit
+    with caplog.at_level(logging.WARNING):
+        prepare_flickr8k_samples(cache_dir=str(cache))
+        prepare_flickr8k_samples(cache_dir=str(cache), sample_count=None)
+        prepare_flickr8k_samples(cache_dir=str(cache), sample_count=8)
+        assert not warnings_of(caplog, "sample_count")
+        for _ in range(2):
+            assert len(prepare_flickr8k_samples(cache_dir=str(cache))) == 8
+    (message,) = warnings_of(caplog, "sample_count")
+    assert message == (
+        f"8 of the 12 rows in {cache / 'train'} are returned, which is sample_count's default:"
+        " pass sample_count=None for all"
+    )
+
+
+def test_settings_that_a_call_does_not_take_are_a_warning(
+    hub: LocalHub,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """STEP37_CACHE_DIR and its like are the command's: a call that says otherwise warns, once."""
+    assert hub.commit
+    (tmp_path / "alias").symlink_to(cache)
+    (tmp_path / "x.yaml").write_text("caption_key: caption_1\nconcurrency: 3\n")
+    with caplog.at_level(logging.WARNING):
+        monkeypatch.setenv("STEP37_CACHE_DIR", str(tmp_path / "alias"))
+        monkeypatch.setenv("STEP37_SAMPLE_COUNT", "5")
+        prepare_flickr8k_samples(cache_dir=str(cache), sample_count=5)
+        assert not warnings_of(caplog, "the call's")
+        monkeypatch.setenv("STEP37_CACHE_DIR", str(tmp_path / "other"))
+        monkeypatch.setenv("STEP37_SETTINGS", str(tmp_path / "x.yaml"))
+        for _ in range(2):
+            prepare_flickr8k_samples(cache_dir=str(cache), sample_count=None)
+    (message,) = warnings_of(caplog, "the call's")
+    assert message == (
+        "a library call takes its selection from its arguments alone:"
+        f" STEP37_CACHE_DIR is {tmp_path / 'other'}, the call's cache_dir {cache};"
+        f" caption_key in {tmp_path / 'x.yaml'} is caption_1, the call's caption_key caption_0;"
+        " STEP37_SAMPLE_COUNT is 5, the call's sample_count all"
+    )
+    assert not (tmp_path / "other").exists()

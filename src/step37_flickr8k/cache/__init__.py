@@ -10,6 +10,7 @@ The directory itself:
 - `writing`: writes files with plain system calls: new, in place, durably.
 - `scan`: lists directories, on NFS too.
 - `remedies`: turns the file system's errors into what the user can do.
+- `memory`: temporary files in memory, for a plan.
 - `preflight`: the checks before the first byte: is it writable, is there enough space.
 - `filesystem`, `linux`: what the file system below it is, and system calls that Python lacks.
 

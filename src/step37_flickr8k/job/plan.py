@@ -1,11 +1,9 @@
 """What a warmup would do: nothing but the metadata table is fetched, nothing is written."""
 
 import contextlib
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
-from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.memory import InMemory
 from step37_flickr8k.cache.record import Record
 from step37_flickr8k.cache.rows import rows_of
 from step37_flickr8k.cluster.progress import ProgressTracker
@@ -26,12 +24,12 @@ def make_plan(run: Run) -> Plan:
     if record := run.ready(replace(run.selection, revision=commit)):
         return _nothing_to_do(run, record, requests=hub.requests)
     listing = hub.list_files(commit, run.selection.split)
-    with tempfile.TemporaryDirectory() as scratch:
-        directory = CacheDirectory(Path(scratch), run.selection.split)
-        directory.make()
-        with contextlib.closing(Workers(directory)) as workers:
-            planner = Planner(run.download_task, hub, workers, ProgressTracker())
-            plan = planner.plan(commit, listing, directory)
+    with (
+        InMemory(run.directory.root, run.directory.split) as scratch,
+        contextlib.closing(Workers(scratch)) as workers,
+    ):
+        planner = Planner(run.download_task, hub, workers, ProgressTracker())
+        plan = planner.plan(commit, listing, scratch)
     return Plan(
         repo_id=run.selection.repo_id,
         commit=commit,

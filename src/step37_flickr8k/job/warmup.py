@@ -140,7 +140,7 @@ class Warmup:
         """Return the result of an earlier success that is visible here; None without one."""
         run_id, record = self.run.world.run_id, None
         # A record that can't be read counts as none.
-        with contextlib.suppress(TransientError):
+        with contextlib.suppress(TransientError, FolderNotUsable):
             record = read_record(self.run.directory)
         if record is None or not record.fits(self.run.selection, run_id):
             return None

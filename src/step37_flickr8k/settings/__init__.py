@@ -5,6 +5,7 @@ Apart from this package only `step37_flickr8k.cluster.launcher` reads the enviro
 
 - `model`: every setting with its type, limits, default and meaning (`WarmupSettings`).
 - `sources`: command line, environment, settings file, the Hub's own variables.
+- `ignored`: what of it a library call doesn't take.
 - `files`: settings files, YAML or TOML.
 - `options`: the settings that a download takes, as values.
 - `meant`: texts that nobody can have meant, such as an unexpanded ``$SCRATCH``.
@@ -13,6 +14,7 @@ Apart from this package only `step37_flickr8k.cluster.launcher` reads the enviro
 - `reference`: the settings as documentation.
 """
 
+from step37_flickr8k.settings.ignored import ignored_by
 from step37_flickr8k.settings.model import WarmupSettings
 from step37_flickr8k.settings.options import FetchOptions, HubOptions
 from step37_flickr8k.settings.sources import (
@@ -30,6 +32,7 @@ __all__ = [
     "WarmupSettings",
     "call_settings",
     "contradictions",
+    "ignored_by",
     "library_settings",
     "load_settings",
 ]

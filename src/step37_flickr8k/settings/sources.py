@@ -29,6 +29,7 @@ from step37_flickr8k.settings.names import (
 from step37_flickr8k.settings.variables import unknown_variables, unmeant_variables
 
 __all__ = [
+    "SELECTION",
     "Loaded",
     "call_settings",
     "contradictions",
@@ -38,7 +39,7 @@ __all__ = [
 
 log = logging.getLogger("step37_flickr8k")
 
-_SELECTION = {
+SELECTION = {
     "repo_id",
     "revision",
     "split",
@@ -129,7 +130,7 @@ def library_settings(environ: Mapping[str, str]) -> WarmupSettings:
     layers, wrong = _layers(_named_file(None, environ), environ)
     rest = [
         Layer(
-            {name: each.values[name] for name in each.values.keys() - _SELECTION},
+            {name: each.values[name] for name in each.values.keys() - SELECTION},
             each.origin,
             each.written,
         )

@@ -1,5 +1,7 @@
 """Queries: plan, status, doctor, preview and verify change nothing in the cache directory."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from step37_flickr8k import cli
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import Draw, picture
+from tests.helpers.ranks import PATIENCE
 
 QUERIES = {
     "plan": ["plan"],
@@ -128,3 +131,43 @@ def test_a_warmup_says_which_rows_do_not_count(
     log = capsys.readouterr().err
     assert "1 row of train/metadata.csv left out; the first is line 4" in log
     assert "2 images of the commit: no row names them" in log
+
+
+READ_ONLY = """
+import sys, tempfile
+import subprocess
+import sys
+from pathlib import Path
+from step37_flickr8k import cli
+from tests.helpers.mounts import enter_read_only_root
+try:
+    enter_read_only_root(Path(sys.argv[1]))
+except OSError as error:
+    sys.exit(f"skip: {error}")
+try:
+    sys.exit(f"skip: {tempfile.gettempdir()} can be written")
+except FileNotFoundError:
+    codes = [cli.run([command, *sys.argv[2:]]) for command in ("plan", "status", "doctor")]
+    sys.exit(0 if codes == [0, 0, 2] else str(codes))
+"""
+
+
+def test_a_plan_needs_nothing_that_can_be_written(
+    hub: LocalHub, cache: Path, tmp_path: Path
+) -> None:
+    """On a read-only root without /tmp, as in our own Job, a cold cache is planned all the same."""
+    assert hub.commit
+    (tmp_path / "root").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ONLY, tmp_path / "root", "--cache-dir", cache],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    if done.stderr.startswith("skip: "):
+        pytest.skip(f"no read-only root can be made here ({done.stderr[6:].strip()})")
+    assert done.returncode == 0, done.stderr
+    assert "to fetch  12 images" in done.stdout
+    assert "Read-only file system" in done.stdout
