@@ -1,14 +1,15 @@
-"""Certificates: the file of authorities that the environment names, and what isn't trusted by it.
+"""Certificates: the authorities that the environment names, and what isn't trusted by them.
 
-Python's ssl reads that file itself.
+Python's ssl reads the variables itself.
 """
 
+import functools
 import os
 import ssl
 
 from step37_flickr8k.errors import CertificateNotTrusted, InvalidSettings
 
-__all__ = ["check_certificates", "not_trusted"]
+__all__ = ["check_certificates", "not_trusted", "trusting"]
 
 # OpenSSL's numbers of verification errors
 _NOT_YET_VALID, _EXPIRED = 9, 10
@@ -29,6 +30,23 @@ def check_certificates() -> None:
                 f"{variable} is {file}, which can't be read as certificates"
                 f" ({error.strerror or error}): correct or unset it"
             ) from None
+
+
+def trusting() -> ssl.SSLContext:
+    """Return a context that trusts the authorities that the environment names now.
+
+    aiohttp's own would be the one of its import, and huggingface_hub's has a bundle of its own.
+    """
+    paths = ssl.get_default_verify_paths()
+    named = (paths.openssl_cafile_env, paths.openssl_capath_env)
+    return _context(tuple(os.environ.get(variable) for variable in named))
+
+
+@functools.cache
+def _context(_: tuple[str | None, ...]) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def not_trusted(host: str, error: Exception) -> CertificateNotTrusted:

@@ -12,7 +12,7 @@ import aiohttp
 from yarl import URL
 
 from step37_flickr8k.hub.addresses import at_endpoint, host_of, parsed
-from step37_flickr8k.hub.certificates import check_certificates
+from step37_flickr8k.hub.certificates import check_certificates, trusting
 from step37_flickr8k.hub.failures import FAULTS, as_fault
 from step37_flickr8k.hub.proxies import Proxies
 from step37_flickr8k.hub.rate_limit import RateLimit
@@ -66,7 +66,7 @@ async def connected(
     # origins that redirects lead to.
     async with aiohttp.ClientSession(
         timeout=timeout,
-        connector=aiohttp.TCPConnector(limit=options.concurrency),
+        connector=aiohttp.TCPConnector(limit=options.concurrency, ssl=trusting()),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=api is not None,
     ) as session:

@@ -27,7 +27,7 @@ from step37_flickr8k.errors import (
     Step37Error,
 )
 from step37_flickr8k.hub.addresses import host_of, is_own
-from step37_flickr8k.hub.certificates import not_trusted
+from step37_flickr8k.hub.certificates import not_trusted, trusting
 from step37_flickr8k.hub.file_request import FileAnswer, FileRequest
 from step37_flickr8k.hub.proxies import Proxies, without_password
 from step37_flickr8k.hub.refusals import ErrorAnswer, Refused, refusal, refused_by_proxy
@@ -102,7 +102,7 @@ class _Transport:
         self._request = request
         self._endpoint = URL(request.endpoint, encoded=True)
         self._proxies = Proxies()
-        self._context = ssl.create_default_context()
+        self._context = trusting()
         self._transports: dict[str | None, Any] = {}
         there = Path(request.directory, request.filename).is_file()
         self._reuses = there and not request.force
