@@ -85,7 +85,8 @@ class ApiClient:
         options = self._options
         if optional:
             options = replace(options, attempts=min(_OPTIONAL_ATTEMPTS, options.attempts))
-        api = ForApi(watch=_Wait(self._tracker), optional=optional)
+        # An optional answer is awaited with other work, whose progress counts.
+        api = ForApi(_Wait(None if optional else self._tracker), optional)
         async with connected(self.source(), options, api) as client:
             self._statistics.append(client.statistics)
             return await call(client)

@@ -97,7 +97,7 @@ def test_a_certificate_that_is_not_trusted_ends_the_run_at_once(
     kind: str,
     proxied: bool,
 ) -> None:
-    """Unknown, self-signed, out of date or another host's: one request, and the remedy that fits."""
+    """Unknown, self-signed, out of date, another host's: one request, and a remedy that fits."""
     why, remedy = CASES[kind]
     with speaking_tls(hub, kind, tmp_path, monkeypatch) as endpoint, proxy() as there:
         if proxied:
