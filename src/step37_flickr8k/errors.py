@@ -32,16 +32,20 @@
     └── RankZeroLost                 76   rank 0 was signalled, killed, silent or never met
 
     Terminated (a SystemExit)       143   this process was ended by SIGTERM
+    ImportError (Python's own)        2   a part of Python, or a library, can't be loaded
 
 A class takes its exit code, and its advice where it has none of its own, from the class above it.
 """
 
 import builtins
 import contextlib
+import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+_REPAIR = "repair the installation of {}, or of the library that can't be loaded"
 
 
 class Step37Error(Exception):
@@ -194,6 +198,8 @@ def exit_code_of(error: BaseException) -> int:
     """Return the exit code that the command ends with after ``error``."""
     if isinstance(error, Step37Error | Terminated):
         return error.exit_code
+    if isinstance(error, ImportError):
+        return ConfigurationError.exit_code
     return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
@@ -201,6 +207,8 @@ def message_of(error: BaseException) -> str:
     """Return an error's message; signals, which have none of their own, get one."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
+    if isinstance(error, ImportError):
+        return f"{error}: {_REPAIR.format(f'the Python {sys.executable}')}"
     return "ended by SIGTERM" if isinstance(error, Terminated) else str(error)
 
 
@@ -208,6 +216,8 @@ def what_to_do(error: BaseException) -> str:
     """Return general advice for a run that ended with ``error``."""
     if isinstance(error, Terminated | KeyboardInterrupt):
         return TransientError.what_to_do
+    if isinstance(error, ImportError):
+        return _REPAIR.format("this Python")
     return error.what_to_do if isinstance(error, Step37Error) else Step37Error.what_to_do
 
 

@@ -38,7 +38,10 @@ def proxy(refuse: Refuse = lambda *_: None, tls: ssl.SSLContext | None = None) -
 
 def _serve(made: Proxy, refuse: Refuse) -> Serve:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        try:
+            first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        except asyncio.IncompleteReadError:  # somebody only tried to connect
+            return
         method, target, _ = first.split(" ")
         authority = target if method == "CONNECT" else urlsplit(target).netloc
         authority += "" if ":" in authority else ":80"

@@ -1,9 +1,16 @@
 """Errors travel between processes as values."""
 
+import sys
+
 import pytest
 
 from step37_flickr8k import errors
 from step37_flickr8k.errors import ErrorReport, FolderFull, RankZeroLost, Step37Error, Terminated
+
+REPAIR = (
+    f"repair the installation of the Python {sys.executable}, or of the library that can't be"
+    " loaded"
+)
 
 
 @pytest.mark.parametrize("error", [FolderFull("no space"), ValueError("no number")], ids=repr)
@@ -50,6 +57,11 @@ def test_a_report_in_json_has_three_texts() -> None:
     [
         (FolderFull("no space"), 75, "no space"),
         (ValueError("no number"), 1, "no number"),
+        (
+            ImportError("_ssl.so: undefined symbol"),
+            2,
+            f"_ssl.so: undefined symbol: {REPAIR}",
+        ),
         (KeyboardInterrupt(), 130, "interrupted"),
         (Terminated(), 143, "ended by SIGTERM"),
     ],

@@ -140,11 +140,18 @@ def _in_process(request: FileRequest) -> FileAnswer:
             },
             check=False,
         )
-        return FileAnswer.from_json(done.stdout.splitlines()[-1])
-    except (OSError, ValueError, IndexError) as error:
+    except OSError as error:
         raise TransientError(
-            f"the process that downloads {request.filename} ended without an answer ({error})"
+            f"the process that downloads {request.filename} can't start: {error}"
         ) from error
+    *_, last = [b"", *done.stdout.splitlines()]
+    try:
+        return FileAnswer.from_json(last)
+    except ValueError:
+        raise TransientError(
+            f"the process that downloads {request.filename} ended without an answer"
+            f" (exit code {done.returncode}): what it wrote to stderr says why"
+        ) from None
 
 
 def _matches_note(path: Path, cache_dir: Path, filename: str) -> bool:

@@ -155,3 +155,26 @@ def test_the_doctor_names_the_certificate(
             assert done.returncode == 2
             assert (found["endpoint"]["state"], found["proxy"]["state"]) == ("problem", "ok")
             assert SSL_CERT_FILE in found["endpoint"]["message"]
+
+
+@pytest.mark.parametrize("command", ["warmup", "plan", "doctor"])
+def test_a_python_whose_ssl_cannot_be_loaded_says_so(
+    hub: LocalHub, cache: Path, tmp_path: Path, command: str
+) -> None:
+    """A module path with another OpenSSL breaks Python's ssl: the import error itself, and 2."""
+    why = "libssl.so.3: undefined symbol: SSL_get1_peer_certificate"
+    at = ("--cache-dir", str(cache), "--endpoint", hub.endpoint)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "_ssl.py").write_text(f"raise ImportError({why!r})\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "step37_flickr8k", command, *at],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "broken")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2, done.stderr
+    assert f"ImportError: {why}: repair the installation of the Python {sys.executable}" in last
+    assert "PROXY" not in last
