@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from step37_flickr8k.cluster.slurm import first_host, step_port
 from step37_flickr8k.errors import InvalidWorld
 
 __all__ = ["World"]
@@ -51,10 +52,16 @@ class World:
     def __post_init__(self) -> None:
         """Refuse a rank outside of the world."""
         if not 0 <= self.rank < self.size:
-            names = " and ".join(_VARIABLES.get(self.launcher, _VARIABLES["env"]))
+            rank, size = _VARIABLES.get(self.launcher, _VARIABLES["env"])
+            remedy = (
+                f"Set the Job's completions and parallelism, and {size} of its container, "
+                "to one number."
+                if self.launcher == "kubernetes"
+                else "Let the launcher set them."
+            )
             raise InvalidWorld(
-                f"rank {self.rank} is out of range for world size {self.size}. "
-                f"{names} disagree; let the launcher set them."
+                f"{rank}={self.rank} is out of range for {size}={self.size}: they disagree. "
+                f"{remedy}"
             )
 
     @classmethod
@@ -66,11 +73,12 @@ class World:
         """
         variables = _Variables(environ)
         found = (world for read in _READERS if (world := read(variables)) is not None)
+        world = next(found, None) or _single(variables)
         return replace(
-            next(found, None) or _single(variables),
+            world,
             run_id=_run_id(environ),
-            master_addr=environ.get("MASTER_ADDR") or None,
-            master_port=variables.number("MASTER_PORT", 1, _HIGHEST_PORT),
+            master_addr=environ.get("MASTER_ADDR") or world.master_addr,
+            master_port=variables.number("MASTER_PORT", 1, _HIGHEST_PORT) or world.master_port,
             agent_store=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
             host=_host(environ),
         )
@@ -120,6 +128,10 @@ class _Variables:
     def __contains__(self, name: str) -> bool:
         return name in self._environ
 
+    def text(self, name: str) -> str:
+        """Return a variable's value, "" if it isn't set."""
+        return self._environ.get(name, "")
+
     def number(self, name: str, lowest: int = 0, highest: int = _HIGHEST_NUMBER) -> int | None:
         """Return a variable's value, None if it isn't set."""
         text = self._environ.get(name)
@@ -166,8 +178,15 @@ def _environment(variables: _Variables) -> World | None:
         local_world_size=local_world_size,
         node_rank=variables.number("GROUP_RANK"),
         node_count=size // local_world_size if local_world_size else None,
-        launcher="torchrun" if "TORCHELASTIC_RUN_ID" in variables else "env",
+        launcher=_launcher_of_rank(variables),
     )
+
+
+def _launcher_of_rank(variables: _Variables) -> str:
+    """Return who has set RANK; a Job that passes its index in for torch sets it, too."""
+    if "TORCHELASTIC_RUN_ID" in variables:
+        return "torchrun"
+    return "kubernetes" if "JOB_COMPLETION_INDEX" in variables else "env"
 
 
 def _kubernetes(variables: _Variables) -> World | None:
@@ -206,7 +225,22 @@ def _slurm(variables: _Variables) -> World | None:
         node_rank=variables.number("SLURM_NODEID"),
         node_count=variables.number("SLURM_STEP_NUM_NODES", 1),
         launcher="slurm",
+        master_addr=_first_host_of_step(variables),
+        master_port=_port_of_step(variables),
     )
+
+
+def _first_host_of_step(variables: _Variables) -> str | None:
+    """Return the host of rank 0; None if a file of the user arranges the ranks."""
+    if "SLURM_HOSTFILE" in variables:
+        return None
+    return first_host(variables.text("SLURM_STEP_NODELIST"))
+
+
+def _port_of_step(variables: _Variables) -> int:
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+    job, step, restart = (variables.number(name, highest=1 << 32) or 0 for name in names)
+    return step_port(job, step, restart)
 
 
 def _open_mpi(variables: _Variables) -> World | None:

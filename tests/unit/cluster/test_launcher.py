@@ -80,7 +80,19 @@ def test_each_launcher_is_read(environ: dict[str, str], expected: tuple[object, 
         (STEP | {"WORLD_SIZE": "8"}, "WORLD_SIZE=8"),
         (
             {"RANK": "4", "WORLD_SIZE": "4"},
-            "rank 4 is out of range for world size 4. RANK and WORLD_SIZE disagree",
+            "RANK=4 is out of range for WORLD_SIZE=4: they disagree. Let the launcher set them",
+        ),
+        (
+            {"JOB_COMPLETION_INDEX": "2", "WORLD_SIZE": "2"},
+            "WORLD_SIZE=2: they disagree. Set the Job's completions and parallelism, and WORLD",
+        ),
+        (
+            {"JOB_COMPLETION_INDEX": "2", "RANK": "2", "WORLD_SIZE": "2"},
+            "JOB_COMPLETION_INDEX=2 is out of range for WORLD_SIZE=2: they disagree. Set the Job's",
+        ),
+        (
+            STEP | {"SLURM_PROCID": "4"},
+            "SLURM_PROCID=4 is out of range for SLURM_STEP_NUM_TASKS=4: they disagree. Let",
         ),
         ({"RANK": "-1", "WORLD_SIZE": "4"}, "RANK='-1'"),
         ({"RANK": "one", "WORLD_SIZE": "4"}, "RANK='one'"),
@@ -122,6 +134,46 @@ def test_several_ranks_need_a_store_to_meet_at() -> None:
         World.from_environment({"RANK": "0", "WORLD_SIZE": "2"}).rendezvous()
     with pytest.raises(InvalidWorld, match="MASTER_PORT"):
         World.from_environment({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "n0"}).rendezvous()
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"SLURM_STEP_NODELIST": "n[01-03,07]"}, ("n01", 20012)),
+        ({"SLURM_STEP_NODELIST": "gpu-1,n[1-3]", "SLURM_STEP_ID": "2"}, ("gpu-1", 20214)),
+        ({"SLURM_STEP_NODELIST": "n[1-2]-ib", "SLURM_RESTART_COUNT": "1"}, ("n1-ib", 21021)),
+        ({"SLURM_STEP_NODELIST": "n1,n2", "SLURM_JOB_ID": "1234567"}, ("n1", 24567)),
+        ({"SLURM_STEP_NODELIST": "n1,n2", "MASTER_PORT": "29500"}, ("n1", 29500)),
+        ({"SLURM_STEP_NODELIST": "n1,n2", "MASTER_ADDR": "n1-ib"}, ("n1-ib", 20012)),
+        ({"SLURM_STEP_NODELIST": "n1,n2", "MASTER_ADDR": "", "MASTER_PORT": "80"}, ("n1", 80)),
+    ],
+)
+def test_the_ranks_of_a_step_meet_without_being_told_where(
+    more: dict[str, str], expected: tuple[str, int]
+) -> None:
+    """``srun step37-flickr8k doctor`` needs no address: node list and ids of its step give one."""
+    assert World.from_environment(STEP | more).rendezvous() == expected
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"SLURM_STEP_NODELIST": ""},
+        {"SLURM_STEP_NODELIST": ","},
+        {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_HOSTFILE": "hosts"},
+    ],
+)
+def test_a_step_whose_first_node_is_unknown_asks_for_an_address(more: dict[str, str]) -> None:
+    """Where SLURM names no node, or a file arranges the ranks, MASTER_ADDR is asked for."""
+    with pytest.raises(InvalidWorld, match="MASTER_ADDR isn't set"):
+        World.from_environment(STEP | more).rendezvous()
+
+
+def test_a_shell_of_salloc_is_one_process() -> None:
+    """Its step has the highest of all ids, which no port is derived from in vain."""
+    step = {"SLURM_STEP_ID": "4294967290", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}
+    world = World.from_environment({"SLURM_JOB_ID": "12", "SLURM_STEP_NODELIST": "n1", **step})
+    assert (world.rank, world.size, world.launcher) == (0, 1, "slurm")
 
 
 def test_the_first_line_says_where_this_is() -> None:
