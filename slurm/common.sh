@@ -27,16 +27,22 @@ choose_runtime() {
   . "$here/in-$RUN_IN.sh"
 }
 
-# Set the restart count, MASTER_ADDR and MASTER_PORT, and the stem of all files that the job writes, in the directory of its own log.
+# Set the restart count, MASTER_ADDR, MASTER_PORT unless the job has one, and the directory of the job's own log, where it writes its files.
 name_job() {
   restart=${SLURM_RESTART_COUNT:-0}
   local log
   log=$(readlink "/proc/$$/fd/1")
   log_directory=$PWD
   [ ! -f "$log" ] || log_directory=$(dirname "$log")
-  stem=$log_directory/$SLURM_JOB_NAME-$SLURM_JOB_ID
-  read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST") # not `| head -1`: its SIGPIPE is a failure under pipefail
-  export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))       # below the kernel's ephemeral ports
+  # Rank 0 runs on the first host of a list such as n[01-03,07]-ib,gpu-1, unless a file of the user arranges the ranks.
+  if [ -r "${SLURM_HOSTFILE:-}" ]; then
+    read -r MASTER_ADDR <"$SLURM_HOSTFILE"
+  else
+    MASTER_ADDR=$(sed -E 's/^(([^[,]|\[[^]]*\])*).*/\1/; s/\[([0-9]+)[^]]*\]/\1/g' <<<"$SLURM_JOB_NODELIST")
+  fi
+  # Below the ports that the kernel gives to clients. A restart takes another one, since a program may hold this one.
+  MASTER_PORT=${MASTER_PORT:-$((20000 + (SLURM_JOB_ID + 1009 * restart) % 10000))}
+  export MASTER_ADDR MASTER_PORT
   # since 22.05 srun doesn't inherit this from sbatch
   [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 }

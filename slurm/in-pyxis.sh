@@ -10,6 +10,7 @@ srun_options=(
   --container-mounts="$PWD:$PWD,$log_directory:$log_directory,$here:$here${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}"
   --container-workdir="$PWD"
   --no-container-mount-home # packages in ~/.local would shadow the image's
+  --export=ALL # also where sbatch was given --export=LIST
   ${job_variables:+--container-env="$job_variables"}
 )
 prefix=(env)

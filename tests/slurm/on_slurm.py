@@ -4,10 +4,12 @@
 and nodes. Long ones come first.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from tests.slurm.rig import (
     USER,
     Desk,
     Job,
+    listening,
     on,
     power_off,
     power_on,
@@ -271,6 +274,57 @@ def test_scancel_in_mid_download_ends_the_job_for_good(hub: LocalHub, desk: Desk
     assert job.state == "CANCELLED"
 
 
+def test_an_administrator_queues_a_job_again_in_mid_download(hub: LocalHub, desk: Desk) -> None:
+    """The ranks end as at ``scancel``, but the log says "requeued"; only the rest is fetched."""
+    hold(hub)
+    job = desk.warmup(**HOLDING)
+    until_held(desk, job)
+    on("ctl", "scontrol", "requeue", job.id)
+    until_restarted(job)
+    hub.faults.clear()
+    job.completed()
+    assert_all_said(job, 4, restart=1)
+    assert " requeued" in job.log
+    assert " cancelled" not in job.log
+    assert fetched(hub) == Counter(ALL)
+
+
+def test_the_port_of_the_store_is_taken(hub: LocalHub, desk: Desk) -> None:
+    """Rank 0 says so, the others don't wait until arrival_timeout; the restart has another port."""
+    with ExitStack() as until_the_end:
+        with desk.gate() as (variables, arrived):
+            job = desk.warmup(**variables)
+            arrived()
+            port = 20000 + int(job.id) % 10000
+            until_the_end.enter_context(listening(job.nodes[0], port))
+        until_restarted(job)
+        job.completed()
+    assert job.words()[0] == 75, job.everything
+    assert set(job.words().values()) <= {75, 76, 143}
+    assert f"rank 0 can't serve the store on port {port}" in job.said(0)
+    assert "rank 0 has failed: the ranks that still wait for it are ended" in job.log
+    assert_all_said(job, 4, restart=1)
+    assert_whole(hub, desk)
+
+
+def test_the_controller_is_away_when_the_job_starts(hub: LocalHub, desk: Desk) -> None:
+    """The batch script asks where it is until slurmctld answers: no configuration is wrong."""
+    conf = (RIG / "etc" / "slurm.conf").read_text(encoding="utf-8")
+    away = re.sub("MessageTimeout=.*", "MessageTimeout=2\nSlurmctldPort=6899", conf)
+    own = desk.directory / "slurm.conf"
+    own.write_text(away, encoding="utf-8")
+    # What only this job reads: no other case's controller goes away
+    source = desk.directory / "conf.sh"
+    source.write_text(f"export SLURM_CONF={desk.shared}/slurm.conf\n", encoding="utf-8")
+    job = desk.warmup(BASH_ENV=str(desk.shared / "conf.sh"))
+    until(lambda: job.log.count("Unable to contact slurm controller") >= 2, "two tries")
+    own.write_text(conf, encoding="utf-8")
+    job.completed()
+    assert job.restarts == 0
+    assert_all_said(job, 4)
+    assert_whole(hub, desk)
+
+
 # --- what comes after the warmup ------------------------------------------------------------------
 
 
@@ -391,6 +445,33 @@ def test_a_cold_cache_then_a_warm_one(hub: LocalHub, desk: Desk, nodes: int) -> 
     assert_all_said(warm, 2 * nodes)
     assert [(one.kind, one.status) for one in hub.requests] == [("api", 200)]
     assert (warm.report["warm"], warm.report["files"]) == (True, 0)
+
+
+def test_a_heterogeneous_job_runs_on_its_first_component(hub: LocalHub, desk: Desk) -> None:
+    """``scontrol`` shows two records for its id; the ranks of the first one warm the cache."""
+    options = "--nodes=2 --ntasks-per-node=2 : --nodes=1 --ntasks-per-node=1"
+    job = desk.warmup(options=options).completed()
+    assert_all_said(job, 4)
+    assert_whole(hub, desk)
+
+
+def test_any_name_of_a_job_will_do(hub: LocalHub, desk: Desk) -> None:
+    """What srun would expand in the name of a file, or take for a directory, is no name of one."""
+    place = desk.shared / "50%off"
+    (desk.directory / "50%off").mkdir(mode=0o777)
+    (desk.directory / "50%off").chmod(0o777)
+    options = f"--nodes=2 --ntasks-per-node=2 --job-name=50%t/x --chdir={place}"
+    job = desk.warmup(options=options).completed()
+    assert_all_said(replace(job, desk=replace(desk, name=f"{desk.name}/50%off")), 4)
+    assert_whole(hub, desk)
+
+
+def test_a_bare_srun_needs_no_address(desk: Desk) -> None:
+    """The two ranks of ``srun ... step37-flickr8k doctor``, as the documents print it, meet."""
+    command = Path(os.environ["PYTHON"]).absolute().parent / "step37-flickr8k"
+    done = desk.run("srun", "--nodes=2", "--ntasks-per-node=1", "--exclusive", command, "doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^ ok +lag +seen within", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_a_hub_that_answers_429_and_503_costs_retries_alone(hub: LocalHub, desk: Desk) -> None:

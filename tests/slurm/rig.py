@@ -5,7 +5,8 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +48,26 @@ def on(machine: str, *command: str, check: bool = True) -> str:
     )
     assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
+
+
+@contextmanager
+def listening(machine: str, port: int) -> Iterator[None]:
+    """Let a program of somebody else hold a port of a machine."""
+    program = (
+        "import socket, sys, time\n"
+        "held = socket.create_server(('', int(sys.argv[1])))\n"
+        "print(flush=True)\n"
+        "time.sleep(900)"
+    )
+    python = os.environ["PYTHON"]
+    command = [_CLUSTER, "run", "-h", machine, python, "-c", program, str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def power_off(node: str) -> None:
@@ -118,6 +139,27 @@ class Desk:
         """Submit the warmup as it is."""
         return self.submit(SCRIPTS / "warmup.sbatch", *arguments, options=options, **variables)
 
+    @contextmanager
+    def gate(self) -> Iterator[tuple[dict[str, str], Callable[[], None]]]:
+        """Give the variables that stop a batch script before its first line, and what waits for it.
+
+        The script goes on when the block ends.
+        """
+        arrived, gate, stop = (self.directory / name for name in ("arrived", "gate", "stop.sh"))
+        gate.touch()
+        here = self.shared
+        stop.write_text(
+            f"touch {here}/arrived; while ls {here} | grep -qx gate; do sleep 0.2; done\n",
+            encoding="utf-8",
+        )
+        try:
+            yield (
+                {"BASH_ENV": str(here / "stop.sh")},
+                lambda: until(arrived.exists, "the batch script"),
+            )
+        finally:
+            gate.unlink()
+
     def kept(self, split: str = "train") -> set[str]:
         """Give the names of the images that lie in the cache."""
         return {path.name for path in (self.directory / "cache" / split).glob("*.jpg")}
@@ -161,8 +203,8 @@ class Job:
         return self
 
     def _file(self, ending: str) -> Path:
-        shown = self.shown()
-        return self.desk.directory / f"{shown['JobName']}-{shown['JobId']}{ending}"
+        log = Path(self.shown()["StdOut"])
+        return self.desk.directory / f"{log.stem}{ending}"
 
     @property
     def log(self) -> str:

@@ -7,6 +7,7 @@ note what they were called with, and ranks end as the test says.
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from step37_flickr8k.cli.parser import build_parser, read_settings
+from step37_flickr8k.cluster.slurm import first_host, step_port
 from step37_flickr8k.settings import Loaded, WarmupSettings
 from step37_flickr8k.settings.reference import flags
 
@@ -30,22 +32,37 @@ RUNTIMES = {
     "apptainer": {"CONTAINER_IMAGE": "step37.sif", "CONTAINER_MOUNTS": "/lustre:/lustre"},
 }
 _SRUN = """
-import json, os, sys
+import json, os, pathlib, sys, time
+signalled = pathlib.Path(os.environ["CALLS"] + "-signalled")
 for output in [one.partition("=")[2] for one in sys.argv if one.startswith("--output=")]:
-    with open(output, "a") as out:
+    with open(output.replace("%%", "%"), "a") as out:
         for rank, code in json.loads(os.environ["WORDS"]).items():
-            print(f"{rank}: ended with {code}", file=out)
+            end = time.monotonic() + 60
+            while code == 143 and not signalled.exists() and time.monotonic() < end:
+                time.sleep(0.05)
+            print(f"{rank}: ended with {code}", file=out, flush=True)
 with open(os.environ["CALLS"], "a") as calls:
     print(json.dumps({"srun": sys.argv[1:], "environment": dict(os.environ)}), file=calls)
 sys.exit(int(os.environ["SRUN_CODE"]))
 """
 _SCONTROL = """
 import json, os, sys
+with open(os.environ["CALLS"] + "-asked", "a+") as asked:
+    asked.write(".")
+    asked.seek(0)
+    number = len(asked.read())
+if number in json.loads(os.environ["AWAY"]):
+    sys.exit("slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
 if sys.argv[1] == "requeue":
     with open(os.environ["CALLS"], "a") as calls:
         print(json.dumps({"requeue": sys.argv[2]}), file=calls)
-    sys.exit(1)  # else the script would wait for its end
-print(os.environ["SHOWN"] if sys.argv[2] == "job" else "n1\\nn2")
+    sys.exit("Requested operation is presently disabled")  # else the script would wait for its end
+print(os.environ["SHOWN"])
+"""
+_SCANCEL = """
+import os, sys
+with open(os.environ["CALLS"] + "-signalled", "a") as signalled:
+    print(*sys.argv[1:], file=signalled)
 """
 
 
@@ -81,11 +98,17 @@ def run(
     variables: Mapping[str, str] | None = None,
     words: Words | None = None,
     srun_code: int = 0,
+    away: range = range(0),
+    hurried: bool = False,
 ) -> Ran:
-    """Run a batch script as SLURM would, in a directory; of what it starts, the last is noted."""
+    """Run a batch script as SLURM would, from a spool directory; note the last that it starts.
+
+    The controller doesn't answer those of its requests that ``away`` numbers, from 1.
+    If ``hurried``, no ``sleep`` takes any time. A rank of code 143 runs until it is signalled.
+    """
     tools = directory / "tools"
     tools.mkdir(exist_ok=True)
-    for tool, text in (("srun", _SRUN), ("scontrol", _SCONTROL)):
+    for tool, text in (("srun", _SRUN), ("scontrol", _SCONTROL), ("scancel", _SCANCEL)):
         program = tools / f"{tool}.py"
         program.write_text(text, encoding="utf-8")
         # Not by a line that begins with #!: the path of this Python may have a blank
@@ -93,8 +116,14 @@ def run(
             f'#!/bin/sh\nexec "{sys.executable}" "{program}" "$@"\n', encoding="utf-8"
         )
         (tools / tool).chmod(0o755)
+    if hurried:
+        (tools / "sleep").symlink_to("/bin/true")
     script, calls = SCRIPTS / name, directory / "calls"
+    spooled = directory / "spool" / "slurm_script"
+    spooled.parent.mkdir(exist_ok=True)
+    shutil.copy(script, spooled)
     said = {
+        "AWAY": json.dumps([*away]),
         "SHOWN": f"JobId=12\n   Command={' '.join([str(script), *arguments])}\n   StdOut=x",
         "WORDS": json.dumps(dict.fromkeys(range(4), 0) if words is None else words),
     }
@@ -114,7 +143,7 @@ def run(
     log = directory / "warmup-12.log"
     with log.open("a") as out:
         done = subprocess.run(
-            ["bash", script, *arguments],
+            ["bash", spooled, *arguments],
             cwd=directory,
             env=environment,
             stdout=out,
@@ -174,11 +203,143 @@ def test_the_job_says_what_srun_must_not_take_from_the_site(tmp_path: Path) -> N
     ran = run(tmp_path)
     assert {"--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--open-mode=append"} <= set(ran.srun)
     assert f"--output={tmp_path}/warmup-12-ranks-r0.log" in ran.srun
+    assert "--export=ALL" in ran.srun
     assert not [one for one in ran.srun if one.startswith(("--nodes", "--ntasks", "-N", "-n"))]
     script = (SCRIPTS / "warmup.sbatch").read_text(encoding="utf-8")
     assert (
         len(re.findall(r"^#SBATCH .*--nodes=\d+ --ntasks-per-node=\d+", script, re.MULTILINE)) == 1
     )
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("name", ["warmup.sbatch", "train-after-warmup.sbatch"])
+def test_ranks_get_all_that_the_script_sets(tmp_path: Path, name: str, runtime: str) -> None:
+    """``sbatch --export=LIST`` holds for the batch script alone: its ranks get MASTER_ADDR, too."""
+    variables = {"RUN_IN": runtime, "SLURM_EXPORT_ENV": "PATH", **RUNTIMES[runtime]}
+    assert "--export=ALL" in run(tmp_path, name=name, variables=variables).srun
+
+
+@pytest.mark.parametrize("name", ["warmup.sbatch", "train-after-warmup.sbatch"])
+def test_a_controller_that_restarts_is_asked_again(tmp_path: Path, name: str) -> None:
+    """When slurmctld restarts as the job starts, the script asks until it is answered."""
+    ran = run(tmp_path, name=name, away=range(1, 10), hurried=True)
+    assert ran.code == 0, ran.said
+    assert ran.said.count("Unable to contact slurm controller") == 9
+
+
+@pytest.mark.parametrize("name", ["warmup.sbatch", "train-after-warmup.sbatch"])
+def test_a_controller_that_stays_away_is_no_wrong_configuration(tmp_path: Path, name: str) -> None:
+    """After minutes the job ends with 75; the warmup is queued again, if that is answered."""
+    ran = run(tmp_path, name=name, away=range(1, 61), hurried=True)
+    assert (ran.code, ran.srun) == (75, [])
+    assert ran.requeued == (["12"] if name == "warmup.sbatch" else [])
+    assert "slurmctld hasn't answered" in ran.said
+
+
+def test_a_restart_waits_for_the_controller(tmp_path: Path) -> None:
+    """A requeue that can't reach slurmctld is asked for again; one that the site forbids isn't."""
+    ran = run(tmp_path, words={0: 75}, srun_code=75, away=range(2, 6), hurried=True)
+    assert ran.said.count("Unable to contact slurm controller") == 4
+    assert (ran.code, ran.requeued) == (75, ["12"])
+    assert "scontrol requeue: Requested operation is presently disabled" in ran.said
+
+
+@pytest.mark.parametrize("name", ["warmup.sbatch", "train-after-warmup.sbatch"])
+@pytest.mark.parametrize("variables", [{}, {"SLURM_JOB_ID": "12", "SLURM_JOB_NAME": "sh"}])
+def test_a_batch_script_that_bash_runs_says_how_to_submit_it(
+    name: str, variables: dict[str, str]
+) -> None:
+    """By ``salloc`` or ``sbatch --wrap``, too, it has none of the options at its top."""
+    command = ["bash", str(SCRIPTS / name)]
+    done = subprocess.run(
+        command,
+        env={"PATH": "/usr/bin:/bin", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == f"{SCRIPTS / name} is a batch script: submit it with sbatch {SCRIPTS / name}\n"
+    )
+
+
+def test_the_first_record_of_a_job_names_the_script(tmp_path: Path) -> None:
+    """``scontrol`` shows every component of a heterogeneous job; the script is the same."""
+    script = SCRIPTS / "warmup.sbatch"
+    shown = "".join(
+        f"JobId={number} HetJobId=12\n   Command={script}\n   WorkDir=/\n\n" for number in (12, 13)
+    )
+    ran = run(tmp_path, variables={"SHOWN": shown})
+    assert ran.code == 0, ran.said
+
+
+@pytest.mark.parametrize("shown", ["(null)", "/elsewhere/warmup.sbatch"])
+def test_scripts_that_a_node_cannot_read_are_named(tmp_path: Path, shown: str) -> None:
+    """Piped to sbatch, or copied alone: the message has the file, the node and the remedy."""
+    ran = run(tmp_path, variables={"SHOWN": f"JobId=12\n   Command={shown}\n"})
+    assert (ran.code, ran.srun) == (2, [])
+    assert f"{Path(shown).parent}/common.sh can't be read on " in ran.said
+    assert "submit warmup.sbatch itself" in ran.said
+
+
+@pytest.mark.parametrize(
+    "name", ["%t", "a/b", "50%x of %j", "..", 'it\'s "mine"', "two\nlines", "\\b"]
+)
+def test_any_name_of_a_job_will_do(tmp_path: Path, name: str) -> None:
+    """No file's name has it: ``srun --output`` would expand it, and all ranks would seem lost."""
+    ran = run(tmp_path, variables={"SLURM_JOB_NAME": name})
+    assert ran.code == 0, ran.said
+    assert "was lost" not in ran.said
+    assert f"--output={tmp_path}/warmup-12-ranks-r0.log" in ran.srun
+    assert ran.environment["STEP37_REPORT"] == f"{tmp_path}/warmup-12.json"
+    for script in SCRIPTS.glob("*.sbatch"):
+        assert "%x" not in script.read_text(encoding="utf-8")
+
+
+def test_a_directory_with_a_percent_sign_is_none_of_sruns_patterns(tmp_path: Path) -> None:
+    """``%%`` is what srun writes as ``%``."""
+    (place := tmp_path / "100%j").mkdir()
+    ran = run(place, words={})
+    assert f"--output={tmp_path}/100%%j/warmup-12-ranks-r0.log" in ran.srun
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("n[1-2]", "n1"),
+        ("n[01-03,07],gpu-1", "n01"),
+        ("gpu-1,n[01-03]", "gpu-1"),
+        ("rack[2-3]-n[08,10]-ib", "rack2-n08-ib"),
+        ("alpha,beta", "alpha"),
+        ("n7.cluster.example", "n7.cluster.example"),
+    ],
+)
+def test_ranks_meet_on_the_first_node_as_the_command_finds_it(
+    tmp_path: Path, nodes: str, host: str
+) -> None:
+    """The script's MASTER_ADDR and MASTER_PORT are those that a bare ``srun`` would derive."""
+    ran = run(tmp_path, variables={"SLURM_JOB_NODELIST": nodes, "SLURM_RESTART_COUNT": "2"})
+    said = (ran.environment["MASTER_ADDR"], int(ran.environment["MASTER_PORT"]))
+    assert said == (first_host(nodes), step_port(12, 0, 2)) == (host, 22030)
+
+
+def test_a_file_that_arranges_the_ranks_says_where_they_meet(tmp_path: Path) -> None:
+    """With ``--distribution=arbitrary`` rank 0 runs on the first host of SLURM_HOSTFILE."""
+    (tmp_path / "hosts").write_text("n2\nn1\n", encoding="utf-8")
+    ran = run(tmp_path, variables={"SLURM_HOSTFILE": str(tmp_path / "hosts")})
+    assert ran.environment["MASTER_ADDR"] == "n2"
+
+
+def test_a_port_of_ones_own_is_respected_and_a_restart_takes_another(tmp_path: Path) -> None:
+    """MASTER_PORT of the submission stays; without it each restart has a port of its own."""
+    assert run(tmp_path, variables={"MASTER_PORT": "4000"}).environment["MASTER_PORT"] == "4000"
+    ports = {
+        run(tmp_path, variables={"SLURM_RESTART_COUNT": str(restart)}).environment["MASTER_PORT"]
+        for restart in range(4)
+    }
+    assert len(ports) == 4
 
 
 def test_pyxis_lets_the_jobs_variables_win_and_mounts_no_home(tmp_path: Path) -> None:
@@ -366,6 +527,15 @@ def test_the_ranks_own_words_decide(
     assert (ran.code, ran.requeued) == (code, ["12"] if again else []), ran.said
     for rank in set(range(4)) - set(words):
         assert f"rank {rank} was lost" in ran.said
+
+
+def test_ranks_that_never_met_rank_zero_are_ended_after_it(tmp_path: Path) -> None:
+    """If rank 0 fails before it serves the store, the step ends long before arrival_timeout."""
+    ran = run(tmp_path, words={0: 75, 1: 143, 2: 143, 3: 143}, srun_code=143, hurried=True)
+    assert (ran.code, ran.requeued) == (75, ["12"]), ran.said
+    assert "rank 0 has failed: the ranks that still wait for it are ended" in ran.said
+    signalled = (tmp_path / "calls-signalled").read_text(encoding="utf-8")
+    assert signalled == "--signal=TERM 12\n"
 
 
 def test_restarts_have_their_limit(tmp_path: Path) -> None:
