@@ -510,6 +510,23 @@ def test_a_private_hub_goes_with_any_volume(mine: Callable[[str], list[Value]]) 
         assert {"name": mounted["name"], "configMap": {"name": "hub-ca"}} in pod_of(job)["volumes"]
 
 
+def test_no_sidecar_is_injected_where_the_documents_say_so(
+    mine: Callable[[str], list[Value]],
+) -> None:
+    """The documents' patch tells Istio, Linkerd and Vault so, and keeps the pods' own labels."""
+    text = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(# [^\n]*: no sidecars\n.*?)```", text, re.DOTALL)
+    for job in jobs(mine(example)):
+        kubernetes_validate.validate(job | {"apiVersion": "batch/v1"}, OLDEST, strict=True)
+        pod = job["spec"]["template"]["metadata"]
+        assert pod["labels"]["sidecar.istio.io/inject"] == "false"
+        assert pod["labels"]["app.kubernetes.io/name"] == job["metadata"]["name"]
+        assert pod["annotations"] == {
+            "linkerd.io/inject": "disabled",
+            "vault.hashicorp.com/agent-inject": "false",
+        }
+
+
 def test_a_mistyped_setting_is_refused(
     mine: Callable[[str], list[Value]], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -553,12 +570,40 @@ def wait(cache: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Pop
 def test_a_training_job_waits_for_the_ready_record(
     wait: subprocess.Popen[str], hub: LocalHub, cache: Path
 ) -> None:
-    """Before the record is there it says what it waits for; once it is, the wait is over."""
+    """Before the record is there it says what it waits for, as no error; then the wait is over."""
     assert wait.stdout is not None
-    assert "holds no ready record that fits" in wait.stdout.readline()
+    first = wait.stdout.readline()
+    assert first.startswith("waiting for the warmup, 0 of 7200 s: ")
+    assert "holds no ready record that fits" in first
     assert cli.run(["warmup", "--cache-dir", str(cache), "--endpoint", hub.endpoint]) == 0
     assert wait.wait(240) == 0
-    assert "nothing to do" in wait.stdout.read()
+    rest = wait.stdout.read()
+    assert "nothing to do" in rest
+    assert "ERROR" not in first + rest
+
+
+@pytest.mark.parametrize(
+    "wait", [{"WARMUP_SECONDS": "2", "STEP37_LOG_FORMAT": "json"}], indirect=True
+)
+def test_a_wait_without_a_warmup_ends_the_job(wait: subprocess.Popen[str]) -> None:
+    """A warmup that was never applied, or has failed, doesn't hold the pod's GPUs for a day."""
+    assert wait.stdout is not None
+    assert wait.wait(240) == 2
+    *waiting, last = wait.stdout.read().splitlines()
+    assert re.match(
+        r"no ready record after \d+ s: apply a warmup, .* holds no ready record",
+        last,
+    )
+    assert len(waiting) == 1
+    assert "ERROR" not in waiting[0] + last
+
+
+def test_a_training_waits_as_long_as_a_warmup_may_take() -> None:
+    """Its bound is the warmup Job's own, and well below that of the training."""
+    (container,) = pod_of(train := find(build("train"), "Job"))["initContainers"]
+    (bound,) = (one["value"] for one in container["env"] if one["name"] == "WARMUP_SECONDS")
+    assert int(bound) == find(build("local"), "Job")["spec"]["activeDeadlineSeconds"]
+    assert int(bound) < train["spec"]["activeDeadlineSeconds"]
 
 
 def test_a_wait_ends_by_sigterm(wait: subprocess.Popen[str]) -> None:

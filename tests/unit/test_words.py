@@ -82,9 +82,10 @@ WORDS = (
         "quotas?",
         "rate limit: limit, remaining, reset",
         "the quota of the Hub",
-        # Of file systems; the key of plan's JSON, a state of the report, the local Hub's fault
+        # Of file systems; the key of plan's JSON, a state of the report, the local Hub's fault;
+        # Kubernetes' kind
         allowed=r"(?i)(?:disk|project|inode) quotas?|lfs quota|quota exceeded|inodes or quota"
-        r"|waiting for quota|[\"']quota[\"']|Fault\.quota|def quota\(",
+        r"|ResourceQuota|waiting for quota|[\"']quota[\"']|Fault\.quota|def quota\(",
         field=frozenset({"cache"}),
     ),
     Retired("proves?|proven|proved|proving", "verified", "a proven file", allowed='"proven"'),
