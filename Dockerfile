@@ -78,7 +78,9 @@ RUN export SOURCE_DATE_EPOCH \
  && $pip $install --ignore-installed --root /out step37-flickr8k \
  && version="$(/opt/venv/bin/python -c 'import step37_flickr8k; print(step37_flickr8k.__version__)')" \
  && python /source/tools/sbom_subject.py step37-flickr8k "$version" Apache-2.0 </opt/inventory.json >/out/opt/sbom.cdx.json \
- && mkdir -p /out/usr/local/bin && ln -s /opt/venv/bin/step37-flickr8k /out/usr/local/bin/ \
+ && mkdir -p /out/usr/local/bin /out/etc/profile.d && ln -s /opt/venv/bin/step37-flickr8k /out/usr/local/bin/ \
+    # a login shell, as enroot starts one for pyxis, resets PATH: there, too, python3 is the one that has torch
+ && echo "PATH=/opt/venv/bin:\$PATH" >/out/etc/profile.d/step37-flickr8k.sh \
  && python -m compileall -q --invalidation-mode unchecked-hash -s /out -p / /out/opt/venv \
  && find /out -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 

@@ -73,6 +73,13 @@ def test_four_containers_are_four_ranks(
     assert (ranks[0].report()["warm"], ranks[0].report()["requests"]) == (True, 0)
 
 
+def test_a_login_shell_finds_the_python_that_has_torch(containers: Containers) -> None:
+    """Enroot starts one for pyxis, and it resets PATH; ``python3`` has torch all the same."""
+    script = "import step37_flickr8k, torch; print(torch.__version__)"
+    done = containers.run("-lc", f"python3 -c '{script}'", options=("--entrypoint", "sh"))
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.usefixtures("hub")
 def test_any_user_fills_a_cache(containers: Containers, network: Network, volume: Path) -> None:
     """A uid that the cluster chose, in no passwd and without HOME, downloads into its volume, and the files are its own."""
