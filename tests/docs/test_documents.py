@@ -43,10 +43,10 @@ OTHERS = """
     tar: --format; examples/train.py: --tokenizer; torchrun: --local-addr --standalone
     Python, torch and HTTP: RuntimeError DistributedSampler RateLimit
     SLURM: --array --container-env --dependency --exclusive --kill-on-bad-exit --kill-on-invalid-dep --no-kill --nodelist --signal
-    --time --wait BatchHost JobRequeue KillOnBadExit WaitTime
+    --open-mode --requeue --time --wait BatchHost JobRequeue KillOnBadExit WaitTime
     Kubernetes: ContainerCreating DeadlineExceeded DoNotSchedule ErrImageNeverPull ErrImagePull FailedIndexes FailedMount
     FileSystemId MaxFailedIndexesExceeded MountName NotReady PersistentVolume PodFailurePolicy ScheduleAnyway SuccessCriteriaMet
-    TrainJob TrainingRuntime
+    FailedCreate TrainJob TrainingRuntime
 """
 PUBLIC = [getattr(step37_flickr8k, name) for name in step37_flickr8k.__all__]
 KNOWN = {*FLAGS, *ERRORS, *step37_flickr8k.__all__, *re.findall(r"[\w-]+", OTHERS)}

@@ -613,6 +613,18 @@ def test_scripts_and_documents_name_only_what_exists() -> None:
             assert set(re.findall(r"(?<!\S)--[a-z-]+", line)) <= options, f"{text}: {line}"
 
 
+def test_the_documents_say_which_options_restarts_depend_on() -> None:
+    """``sbatch --signal=USR2@30`` ends restarts at the time limit: each such option is named."""
+    script = (SCRIPTS / "warmup.sbatch").read_text(encoding="utf-8")
+    at_the_top = re.findall(r"(?<= )--(?:no-kill|requeue|signal|open-mode)\S*", script)
+    documents = (ROOT / "docs" / "slurm.md").read_text(encoding="utf-8")
+    (paragraph,) = re.findall(
+        r"^\*\*Restarts depend on.*?\n\n", documents, re.DOTALL | re.MULTILINE
+    )
+    assert {f"`{option}`" for option in at_the_top} <= {*re.findall("`[^`]+`", paragraph)}
+    assert "0:12" in paragraph
+
+
 def test_no_script_shows_what_it_expands() -> None:
     """``set -x`` would print tokens and headers into logs that others may read."""
     for script in SCRIPTS.iterdir():
