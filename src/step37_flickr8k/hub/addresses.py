@@ -26,10 +26,11 @@ def is_own(url: URL, endpoint: URL) -> bool:
 
     An endpoint that is named by http and redirects to https on the same host stays the same.
     """
-    if url.origin() == endpoint.origin():
+    if (url.host or "").lower() != (endpoint.host or "").lower():
+        return False
+    if (url.scheme, url.port) == (endpoint.scheme, endpoint.port):
         return True
-    upgraded = (endpoint.scheme, url.scheme) == ("http", "https")
-    return upgraded and url.host == endpoint.host and {url.port, endpoint.port} == {80, 443}
+    return (endpoint.scheme, endpoint.port, url.scheme, url.port) == ("http", 80, "https", 443)
 
 
 def at_endpoint(link: URL, endpoint: URL) -> str:

@@ -18,6 +18,7 @@ from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.errors import (
     InvalidMetadata,
+    RepositoryNotFound,
     RevisionNotFound,
     SplitNotFound,
     Step37Error,
@@ -26,7 +27,7 @@ from step37_flickr8k.hub.api_client import ApiClient
 from step37_flickr8k.hub.listings import directories_of, files_of, parquet_of
 from step37_flickr8k.hub.loop import InLoop
 from step37_flickr8k.hub.rate_limit import RateLimit
-from step37_flickr8k.hub.refusals import Requested
+from step37_flickr8k.hub.refusals import Refused, Requested
 from step37_flickr8k.hub.source import Source, TransferStatistics
 from step37_flickr8k.settings.options import FetchOptions, HubOptions
 
@@ -115,11 +116,18 @@ class Hub:
         """Return the commit that a branch, tag or commit names now."""
         if is_commit(revision):
             return revision
-        url = self._api(f"revision/{quote(revision, safe='')}?expand=sha")
+        url = self._api(f"revision/{quote(revision, safe='')}")
         requested = self._requested(revision)
 
         async def get(client: "HttpClient") -> object:
-            return await self._client.json(client, url, requested)
+            try:
+                return await self._client.json(client, f"{url}?expand=sha", requested)
+            except RepositoryNotFound as error:
+                if isinstance(error.__cause__, Refused) and error.__cause__.has_code:
+                    raise
+                # Some mirrors know the address without a query alone (Artifactory answers 404). The
+                # answer is longer: it names all files.
+                return await self._client.json(client, url, requested)
 
         match self._client.run(get):
             case {"sha": str(commit)} if is_commit(commit):

@@ -14,6 +14,8 @@ __all__ = ["check_certificates", "not_trusted", "trusting"]
 # OpenSSL's numbers of verification errors
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _OTHER_HOST, _OTHER_ADDRESS = 62, 64
+# What other programs read in place of SSL_CERT_FILE: users may have set it already.
+_NOT_READ = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 def check_certificates() -> None:
@@ -51,12 +53,12 @@ def _context(_: tuple[str | None, ...]) -> ssl.SSLContext:
 
 def not_trusted(host: str, error: Exception) -> CertificateNotTrusted:
     """Return the error for a host whose certificate failed verification, with the remedy."""
-    code, why = 0, str(error)
-    if isinstance(error, ssl.SSLCertVerificationError):
-        code, why = error.verify_code, error.verify_message
+    code = getattr(error, "verify_code", 0)
+    why = getattr(error, "verify_message", str(error))
+    others = [name for name in _NOT_READ if os.environ.get(name)]
     remedy = (
         "SSL_CERT_FILE must name a file (PEM) with the authority that signed it;"
-        " it replaces the system's own"
+        f" it replaces the system's own{''.join(f', and {name} is not read' for name in others)}"
     )
     if code in {_NOT_YET_VALID, _EXPIRED}:
         remedy = (

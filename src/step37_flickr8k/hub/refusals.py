@@ -40,9 +40,14 @@ class Refused(Exception):
         self.proxy = proxy
 
     @property
+    def has_code(self) -> bool:
+        """Whether it says in the Hub's own way what is wrong; mirrors may not."""
+        return "X-Error-Code" in self.headers
+
+    @property
     def by_hub(self) -> bool:
         """Whether the Hub itself answered: a proxy sends neither its code nor 401."""
-        return self.proxy is None or "X-Error-Code" in self.headers or self.status == 401
+        return self.proxy is None or self.has_code or self.status == 401
 
 
 @dataclass(frozen=True, kw_only=True)

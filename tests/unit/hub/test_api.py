@@ -343,6 +343,26 @@ PAGE = json.dumps(
 ).encode()
 
 
+def test_a_mirror_that_knows_no_query_is_asked_without_one() -> None:
+    """Artifactory answers 404 to a revision with a query: the commit is found without it."""
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = await reader.readuntil(b"\r\n\r\n")
+        seen.append(first.split()[1])
+        body = b"" if b"?" in seen[-1] else json.dumps({"sha": "c" * 40}).encode()
+        status = "200 OK" if body else "404 Not Found"
+        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+
+    with listening(serve) as port:
+        hub = Hub("a/b", HubOptions(endpoint=f"http://127.0.0.1:{port}"), FetchOptions(attempts=1))
+        assert hub.resolve("main") == "c" * 40
+    path = b"/api/datasets/a/b/revision/main"
+    assert seen == [path + b"?expand=sha", path]
+
+
 @pytest.mark.parametrize("path", ["", "/artifactory/api/huggingface/"])
 @pytest.mark.parametrize(
     "link",

@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from step37_flickr8k import get_flickr8k_dataset_file
 from step37_flickr8k.errors import CertificateNotTrusted
+from step37_flickr8k.hub.certificates import not_trusted
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.helpers.proxies import proxy
 from tests.helpers.servers import listening
@@ -110,6 +111,15 @@ def test_a_certificate_that_is_not_trusted_ends_the_run_at_once(
     assert why in str(caught.value)
     assert remedy in str(caught.value)
     assert len(there.seen) == proxied
+
+
+def test_a_variable_of_other_programs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has set requests' variable learns that it isn't read here."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/ssl/corporate.pem")
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    said = str(not_trusted("hub:443", ssl.SSLCertVerificationError()))
+    assert "SSL_CERT_FILE must name" in said
+    assert said.endswith(", and REQUESTS_CA_BUNDLE is not read")
 
 
 @pytest.mark.parametrize("kind", ["unknown", "expired"])
