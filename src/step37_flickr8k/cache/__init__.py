@@ -8,10 +8,12 @@ The directory itself:
   what dead runs left unfinished.
 - `exclusive`: creates a file that only one process gets, by a hard link or without.
 - `writing`: writes files with plain system calls: new, in place, durably.
+- `unfinished`: temporary files that dead runs and doctors have left.
 - `scan`: lists directories, on NFS too.
 - `remedies`: turns the file system's errors into what the user can do.
 - `memory`: temporary files in memory, for a plan.
 - `preflight`: the checks before the first byte: is it writable, is there enough space.
+- `capabilities`: what the file system can't do, for `doctor`.
 - `filesystem`, `linux`: what the file system below it is, and system calls that Python lacks.
 
 What it holds, and for whom:

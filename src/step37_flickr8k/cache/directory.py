@@ -8,7 +8,6 @@ that other users' jobs can read the cache.
 import contextlib
 import errno
 import os
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from step37_flickr8k.cache.exclusive import create_exclusively
 from step37_flickr8k.cache.linux import sync_file_system
 from step37_flickr8k.cache.remedies import not_a_directory, not_encodable, with_remedy
 from step37_flickr8k.cache.scan import Entry, entries_in, files_in, names_in
+from step37_flickr8k.cache.unfinished import TEMPORARY, unfinished
 from step37_flickr8k.cache.writing import (
     forget,
     make_directory,
@@ -31,10 +31,9 @@ from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.dataset.names import why_not_plain
 from step37_flickr8k.errors import FolderNotUsable, InvalidMetadata
 
-__all__ = ["TEMPORARY", "CacheDirectory"]
+__all__ = ["CacheDirectory"]
 
 HOME = ".step37-flickr8k"
-TEMPORARY = ".step37-"  # how the names of unfinished files begin
 _ATTEMPTS = 10  # a file whose temporary name is swept away as often is nobody's sweep
 
 
@@ -203,11 +202,8 @@ class CacheDirectory:
                 self.discard(path)
 
     def _unfinished(self, directory: Path) -> list[Path]:
-        # The nonce's digits keep split "a" apart from "a-b", whose downloader may be alive
-        pattern = re.compile(rf"{re.escape(TEMPORARY + self.split)}-[0-9a-f]{{8}}-\d+\.tmp")
         with self.errors():
-            names = [entry.name for entry in files_in(directory)]
-        return [directory / name for name in names if pattern.fullmatch(name)]
+            return unfinished(directory, self.split)
 
     # --- the cache's own files ---
 

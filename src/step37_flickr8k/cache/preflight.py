@@ -8,12 +8,11 @@ import errno
 import fcntl
 import logging
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from step37_flickr8k.cache.directory import TEMPORARY, CacheDirectory
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.linux import allocate
 from step37_flickr8k.cache.scan import nearest
 from step37_flickr8k.cache.writing import forget
@@ -115,9 +114,9 @@ class Probe:
     `make` creates it, `close` deletes it.
     """
 
-    def __init__(self, parent: Path) -> None:
+    def __init__(self, path: Path) -> None:
         """Name it; nothing on disk is touched."""
-        self.path = parent / f"{TEMPORARY}doctor-{secrets.token_hex(4)}-0.tmp"
+        self.path = path
         self._open: BinaryIO | None = None
 
     def make(self) -> bool | None:

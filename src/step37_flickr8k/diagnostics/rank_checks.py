@@ -5,10 +5,12 @@ The checks of the network are in `network_checks`.
 
 from collections.abc import Sequence
 
+from step37_flickr8k.cache.capabilities import TRIED, try_capabilities
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.filesystem import local_file_system
 from step37_flickr8k.cache.preflight import check_space, try_out
 from step37_flickr8k.cache.scan import nearest
+from step37_flickr8k.cache.unfinished import sweep_probes
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.diagnostics.finding import Finding, State
 from step37_flickr8k.diagnostics.memory import memory_limit
@@ -69,6 +71,8 @@ def _check_directory(settings: WarmupSettings, plan: Plan | None) -> list[Findin
     """Check that the directory can be written, is not local to this node, and has enough space."""
     directory = CacheDirectory(settings.cache_dir.absolute(), settings.split)
     existing = nearest(directory.root)
+    if existing != directory.root:
+        sweep_probes(existing, directory.split)
     try:
         try_out(directory)
     except Step37Error as error:
@@ -87,7 +91,20 @@ def _check_directory(settings: WarmupSettings, plan: Plan | None) -> list[Findin
     else:
         missing = f" ({directory.root} doesn't exist yet)" if existing != directory.root else ""
         usable = Finding.ok("folder", f"{existing} takes files and renames{missing}")
-    return [usable, _check_space(directory, plan)]
+    return [usable, *_check_file_system(directory), _check_space(directory, plan)]
+
+
+def _check_file_system(directory: CacheDirectory) -> list[Finding]:
+    """Return what the file system can't do and what a run does without it, or that all is there."""
+    lacks = [*try_capabilities(directory)]
+    if not lacks:
+        return [Finding.ok("file system", f"it can do all that was tried: {', '.join(TRIED)}")]
+    return [
+        (Finding.problem if lack.needed else Finding.warning)(
+            "file system", f"{lack.what}: {lack.how}", lack.without
+        )
+        for lack in lacks
+    ]
 
 
 def _check_space(directory: CacheDirectory, plan: Plan | None) -> Finding:

@@ -12,6 +12,7 @@ from step37_flickr8k.cache.lease import Lease
 from step37_flickr8k.cache.manifest import read_manifest, write_manifest
 from step37_flickr8k.cache.preflight import check_space, try_out
 from step37_flickr8k.cache.record import Coverage, Record, read_record, remove_record
+from step37_flickr8k.cache.unfinished import sweep_probes
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import METADATA
@@ -94,6 +95,7 @@ class Downloader:
         Raises before the first request if the directory can't be written to.
         """
         self._directory.sweep()
+        sweep_probes(self._directory.root, self._directory.split)
         with contextlib.ExitStack() as at_end:
             # This runs last, and also after a signal that arrives while the workers end.
             at_end.callback(self._clear_up)

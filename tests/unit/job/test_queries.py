@@ -1,15 +1,17 @@
 """Queries: plan, status, doctor, preview and verify change nothing in the cache directory."""
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from step37_flickr8k import cli
-from step37_flickr8k.localhub import LocalHub
+from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import Draw, picture
-from tests.helpers.ranks import PATIENCE
+from tests.helpers.ranks import PATIENCE, Ranks
 
 QUERIES = {
     "plan": ["plan"],
@@ -91,52 +93,81 @@ def test_a_query_changes_nothing_when_there_is_work(
     assert after == before
 
 
-@pytest.mark.parametrize("name", ["plan", "status", "doctor"])
-def test_a_query_makes_no_cache_directory(hub: LocalHub, cache: Path, name: str) -> None:
+# What each query ends with where there is nothing to read
+COLD = {"plan": 0, "status": 0, "doctor": 0, "preview": 2, "verify": 2}
+
+
+@pytest.mark.parametrize("run_id", [None, "the run that asks"])
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_query_makes_no_cache_directory(
+    hub: LocalHub,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    run_id: str | None,
+) -> None:
     """A cache directory that isn't there isn't made, and nothing is left beside it."""
     assert hub.commit
+    if run_id is not None:
+        monkeypatch.setenv("STEP37_RUN_ID", run_id)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
     beside = {*cache.parent.iterdir()}
-    assert cli.run([*QUERIES[name], "--cache-dir", str(cache)]) == 0
+    assert run(cache, elsewhere, name) == COLD[QUERIES[name][0]]
     assert {*cache.parent.iterdir()} == beside
 
 
-def test_plan_accounts_for_every_row_and_image(
-    hub: LocalHub, draw: Draw, cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Rows that don't count are counted with the first reason, and images that no row names."""
-    table = draw() / "train" / "metadata.csv"
-    lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
-    table.write_text("".join([*lines[:3], "0002.jpg,,\n", *lines[5:]]), encoding="utf-8")
-    hub.refresh()
-    assert cli.run(["plan", "--cache-dir", str(cache)]) == 0
-    shown = capsys.readouterr().out
-    assert "rows      10 with 10 images" in shown
-    assert "left out  1 row; the first is line 4: the row has no" in shown
-    assert "unnamed   2 images of the commit: no row names them" in shown
-    assert cli.run(["plan", "--cache-dir", str(cache), "--sample-count", "4"]) == 0
-    shown = capsys.readouterr().out
-    assert "left out  1 row" in shown
-    assert "unnamed" not in shown, "not all rows were read"
+def all_but_one(hub: LocalHub, cache: Path, job: Ranks) -> None:
+    """Let a warmup download all images but one, for which it waits."""
+    hub.faults.add(Fault.stall(600, path="train/0003.jpg"))
+    job.start_all("warmup", "--cache-dir", str(cache))
+    deadline = time.monotonic() + PATIENCE
+    while len([*cache.glob("train/*.jpg")]) < 11:
+        assert time.monotonic() < deadline, job.log(0)
+        time.sleep(0.05)
 
 
-def test_a_warmup_says_which_rows_do_not_count(
-    hub: LocalHub, draw: Draw, cache: Path, capsys: pytest.CaptureFixture[str]
+def test_queries_change_nothing_in_a_half_full_cache(
+    hub: LocalHub, cache: Path, tmp_path: Path
 ) -> None:
-    """What plan says of rows and images is in the log of the download, too."""
-    table = draw() / "train" / "metadata.csv"
-    lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
-    table.write_text("".join([*lines[:3], "0002.jpg,,\n", *lines[5:]]), encoding="utf-8")
-    hub.refresh()
-    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
-    log = capsys.readouterr().err
-    assert "1 row of train/metadata.csv left out; the first is line 4" in log
-    assert "2 images of the commit: no row names them" in log
+    """A killed run's lease and unfinished files stay for the next run."""
+    killed = Ranks(1, tmp_path / "killed")
+    all_but_one(hub, cache, killed)
+    killed.signal(0, signal.SIGKILL)
+    killed.wait()
+    hub.faults.clear()
+    (cache / "train" / ".step37-train-0123abcd-1.tmp").write_bytes(b"half")
+    for name in QUERIES:
+        before = state_of(cache)
+        assert run(cache, tmp_path, name) == COLD[QUERIES[name][0]], name
+        after = state_of(cache)
+        if name.startswith("doctor"):
+            for directory in (cache / "train", cache / ".step37-flickr8k"):
+                del before[str(directory)], after[str(directory)]
+        assert after == before, name
+
+
+def test_queries_change_nothing_beside_a_living_download(
+    hub: LocalHub, cache: Path, tmp_path: Path
+) -> None:
+    """The lease is left to whoever holds it, and the download goes on."""
+    living = Ranks(1, tmp_path / "living")
+    all_but_one(hub, cache, living)
+    names = {path.name for path in cache.rglob("*")}
+    for name in QUERIES:
+        assert run(cache, tmp_path, name) == COLD[QUERIES[name][0]], name
+        assert {path.name for path in cache.rglob("*")} == names, name
+    assert living.processes[0].is_alive()
+    living.end()
 
 
 READ_ONLY = """
 import sys, tempfile
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from step37_flickr8k import cli
 from tests.helpers.mounts import enter_read_only_root
