@@ -58,7 +58,7 @@ OUTSIDE = {
     "huggingface_hub": {"hub"},
     "jinja2": {"report"},
     "PIL": {"images"},
-    "pyarrow": {"download"},
+    "pyarrow": {"dataset", "download"},
     "pydantic": {"cache", "cluster", "job", "report", "settings"},
     "rich": {"diagnostics", "report"},
     "torch": {"cluster"},

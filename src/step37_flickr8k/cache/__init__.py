@@ -8,6 +8,7 @@ The directory itself:
   what dead runs left unfinished.
 - `exclusive`: creates a file that only one process gets, by a hard link or without.
 - `writing`: writes files with plain system calls: new, in place, durably.
+- `making`: makes directories, never through a link.
 - `unfinished`: temporary files that dead runs and doctors have left.
 - `scan`: lists directories, on NFS too.
 - `remedies`: turns the file system's errors into what the user can do.

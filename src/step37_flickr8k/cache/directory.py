@@ -9,27 +9,21 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from step37_flickr8k.cache.exclusive import create_exclusively
 from step37_flickr8k.cache.linux import sync_file_system
-from step37_flickr8k.cache.remedies import not_a_directory, not_encodable, with_remedy
-from step37_flickr8k.cache.scan import Entry, entries_in, files_in, names_in
+from step37_flickr8k.cache.making import make_directories, parents_of, refuse_link
+from step37_flickr8k.cache.remedies import not_encodable, with_remedy
+from step37_flickr8k.cache.scan import Entry, entries_below, files_below, names_in
 from step37_flickr8k.cache.unfinished import TEMPORARY, unfinished
-from step37_flickr8k.cache.writing import (
-    forget,
-    make_directory,
-    open_new,
-    overwrite,
-    sync_directory,
-    write_new,
-)
-from step37_flickr8k.dataset.metadata import METADATA
-from step37_flickr8k.dataset.names import why_not_plain
-from step37_flickr8k.errors import FolderNotUsable, InvalidMetadata
+from step37_flickr8k.cache.writing import forget, open_new, overwrite, sync_directory, write_new
+from step37_flickr8k.dataset.names import ABOVE, METADATA, is_above, is_table, why_not_plain
+from step37_flickr8k.errors import InvalidMetadata
 
 __all__ = ["CacheDirectory"]
 
@@ -69,56 +63,60 @@ class CacheDirectory:
 
         Only the downloader calls this: many ranks creating them at once can fail on Lustre.
         """
-        self.refuse_links()
-        try:
-            with self.errors():
-                make_directory(self.files)
-                make_directory(self.home)
-        except FileExistsError as error:
-            raise not_a_directory(Path(error.filename)) from error
+        with self.errors():
+            make_directories(self.files, self.home)
 
     def refuse_links(self) -> None:
-        """Raise `FolderNotUsable` if either directory is a symbolic link.
-
-        What is written would end up outside of the cache.
-        """
-        for directory in (self.files, self.home):
-            if directory.is_symlink():
-                raise FolderNotUsable(
-                    f"{directory} is a symbolic link: make the cache_dir itself one,"
-                    " or move it away"
-                )
+        """Raise `FolderNotUsable` if either directory is a symbolic link."""
+        refuse_link(self.files)
+        refuse_link(self.home)
 
     # --- the split's files ---
 
     def names(self) -> set[str]:
-        """Return the names of the split's files.
+        """Return the names of the split's files, also those in subdirectories, without hidden ones.
 
-        One scandir and no stat: its cost doesn't grow with the number of ranks.
+        One scandir for each directory and no stat: its cost doesn't grow with the number of ranks.
         """
         with self.errors():
-            return {entry.name for entry in files_in(self.files) if not entry.name.startswith(".")}
+            return {name for name, entry in files_below(self.files) if entry.name[0] != "."}
 
-    def scan(self) -> dict[str, Entry]:
-        """Return the split's files, without hidden ones; empty if there is no such directory."""
+    def scan(self, table: str = METADATA) -> dict[str, Entry]:
+        """Return the split's files, as `names` does, and the table if it is above them."""
         with self.errors():
-            return {
-                name: entry for name, entry in entries_in(self.files) if not name.startswith(".")
+            found = {
+                name: entry
+                for name, entry in entries_below(self.files)
+                if not name.rpartition("/")[2].startswith(".")
             }
+        if is_above(table) and (entry := self.entry(table)):
+            found[table] = entry
+        return found
 
     def entry(self, name: str) -> Entry | None:
         """Return one of the split's files, as a scan would show it; None if it isn't there."""
-        with contextlib.suppress(FileNotFoundError):
-            status = (self.files / name).lstat()
-            return Entry(status.st_size, status.st_mtime_ns)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            status = self.path(name).lstat()
+            if stat.S_ISREG(status.st_mode):
+                return Entry(status.st_size, status.st_mtime_ns)
         return None
+
+    def path(self, name: str) -> Path:
+        """Return where one of the split's files is; a table may be above them (``../``)."""
+        return self.root / name.removeprefix(ABOVE) if is_above(name) else self.files / name
+
+    def make_parents(self, names: Iterable[str]) -> None:
+        """Create the subdirectories in which these files lie; only the downloader calls this."""
+        with self.errors():
+            parents = parents_of(name for name in names if not is_above(name))
+            make_directories(*map(self.files.joinpath, parents))
 
     def publish(self, temporary: Path, name: str) -> Entry:
         """Rename a verified file to its final name, and return what a scan will show.
 
         Raises `InvalidMetadata` for a name that isn't plain.
         """
-        if name != METADATA and (why := why_not_plain(name)):
+        if not is_table(name) and (why := why_not_plain(name)):
             raise InvalidMetadata(
                 f"{name[:200]!r} is not the name of a file of {self.split}: {why}"
             )
@@ -159,6 +157,10 @@ class CacheDirectory:
             f"{TEMPORARY}{self.split}-{self._nonce}-{next(self._numbers)}.tmp"
         )
 
+    def temporary_for(self, name: str) -> Path:
+        """Return a new name for what will become one of the split's files, in its directory."""
+        return self.temporary(self.path(name).parent if "/" in name else None)
+
     @contextlib.contextmanager
     def writing(self, temporary: Path) -> Iterator[BinaryIO]:
         """Open a temporary file for writing.
@@ -185,25 +187,24 @@ class CacheDirectory:
 
         Only the holder of the lease may call this.
         """
-        orphans = [
-            path
-            for directory in (self.files, self.home)
-            for path in self._unfinished(directory)
-            if self._nonce not in path.name
-        ]
+        with self.errors():
+            found = [*self._unfinished(), *unfinished(self.home, self.split)]
+        orphans = [path for path in found if self._nonce not in path.name]
         for path in orphans:
             self.discard(path)
         return len(orphans)
 
     def clear_up(self) -> None:
         """Delete what this downloader itself has left unfinished."""
-        for path in self._unfinished(self.files):
+        with self.errors():
+            found = self._unfinished()
+        for path in found:
             if self._nonce in path.name:
                 self.discard(path)
 
-    def _unfinished(self, directory: Path) -> list[Path]:
-        with self.errors():
-            return unfinished(directory, self.split)
+    def _unfinished(self) -> list[Path]:
+        # A table may be above the split's directory
+        return unfinished(self.files, self.split, below=True) + unfinished(self.root, self.split)
 
     # --- the cache's own files ---
 

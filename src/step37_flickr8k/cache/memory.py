@@ -1,7 +1,10 @@
 """A directory in memory for the one file that a plan reads, where nothing can be written."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from step37_flickr8k.cache.directory import CacheDirectory
 
@@ -31,6 +34,12 @@ class InMemory(CacheDirectory):
         with self.errors():
             self._descriptors.append(os.memfd_create(self.split))
         return Path(f"/proc/self/fd/{self._descriptors[-1]}")
+
+    @contextlib.contextmanager
+    def writing(self, temporary: Path) -> Iterator[BinaryIO]:
+        """Open a file for writing."""
+        with self.errors(), temporary.open("wb") as file:
+            yield file
 
     def put(
         self, temporary: Path, content: bytes | bytearray | memoryview, *, durably: bool = False

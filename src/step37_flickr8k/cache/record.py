@@ -8,13 +8,13 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.manifest import ManifestEntry
-from step37_flickr8k.dataset.metadata import METADATA
+from step37_flickr8k.dataset.names import METADATA, is_table
 from step37_flickr8k.dataset.selection import Selection
 
 __all__ = ["Coverage", "Record", "read_record", "remove_record", "write_record"]
@@ -23,6 +23,9 @@ log = logging.getLogger("step37_flickr8k")
 
 _RUNS = 16  # runs that a record remembers
 _PROBES = 16  # files that every rank opens to check whether its node shows the cache
+
+
+_Table = Annotated[str, Field(pattern=r"^(\.\./)?metadata\.(csv|jsonl|parquet)$")]
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Coverage:
 class Record:
     """The ready record of one split at one commit; its fields are the JSON on disk, in this order.
 
-    ``metadata`` is the digest of metadata.csv. ``captions`` maps each caption key to its coverage,
+    ``table`` is the metadata table, named from the split's directory, ``metadata`` its digest.
+    ``captions`` maps each caption key to its coverage,
     ``skipped`` the images that can't be decoded to the reason, ``probes`` a few files to their
     sizes. ``unstripped`` are images whose names begin or end with a blank. ``runs`` are the ids of
     the runs that confirmed the record, the newest last.
@@ -53,6 +57,7 @@ class Record:
     format: Literal[1] = 1
     repo_id: str
     commit: str
+    table: _Table = METADATA
     metadata: str
     captions: Mapping[str, Coverage]
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -88,7 +93,7 @@ class Record:
         """Return the record with what a warmup has completed: under one commit it only grows."""
         before = self.captions.get(caption_key, coverage)
         widest = max(before, coverage, key=lambda c: (c.everything, c.rows))
-        names = [name for name in manifest if name != METADATA]
+        names = [name for name in manifest if not is_table(name)]
         spread = names[:: max(1, len(names) // _PROBES)][:_PROBES]
         return replace(
             self,

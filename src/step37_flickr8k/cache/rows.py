@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.record import Record
-from step37_flickr8k.dataset.metadata import METADATA, read_rows
+from step37_flickr8k.dataset.metadata import read_rows
 from step37_flickr8k.dataset.selection import Row, Selection
 
 __all__ = ["rows_of", "skipped_rows"]
@@ -17,9 +17,10 @@ def rows_of(
     left_out: Callable[[int, str], None] = lambda *_: None,
 ) -> Iterator[Row]:
     """Yield the selection's rows of the table that the ready record speaks of, as `read_rows`."""
-    with directory.errors(), (directory.files / METADATA).open("rb") as stream:
+    unstripped = frozenset(record.unstripped)
+    with directory.errors(), directory.path(record.table).open("rb") as stream:
         yield from read_rows(
-            stream, selection, unstripped=frozenset(record.unstripped), left_out=left_out
+            stream, selection, record.table, unstripped=unstripped, left_out=left_out
         )
 
 

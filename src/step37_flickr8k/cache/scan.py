@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Entry", "entries_in", "files_in", "names_in", "nearest"]
+__all__ = ["Entry", "entries_below", "files_below", "files_in", "names_in", "nearest"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,34 @@ def files_in(directory: Path) -> Iterator["os.DirEntry[str]"]:
                     yield entry
 
 
-def entries_in(directory: Path) -> Iterator[tuple[str, Entry]]:
-    """Yield name, size and mtime of the regular files of a directory; none if it is missing."""
-    for entry in files_in(directory):
+def files_below(directory: Path) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+    """Yield the regular files below a directory with their names from there, separated by ``/``.
+
+    One scandir for each directory. Hidden directories and links are left out, and directories that
+    another user has closed: nothing of the cache is in them.
+    """
+    remaining = [""]
+    while remaining:
+        prefix = remaining.pop()
+        closed = PermissionError if prefix else FileNotFoundError
+        with (
+            contextlib.suppress(FileNotFoundError, closed),
+            os.scandir(directory / prefix) as entries,
+        ):
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.is_file(follow_symlinks=False):
+                        yield prefix + entry.name, entry
+                    elif entry.name[0] != "." and entry.is_dir(follow_symlinks=False):
+                        remaining.append(f"{prefix}{entry.name}/")
+
+
+def entries_below(directory: Path) -> Iterator[tuple[str, Entry]]:
+    """Yield name, size and mtime of the regular files below a directory, as `files_below` does."""
+    for name, entry in files_below(directory):
         with contextlib.suppress(FileNotFoundError):
             status = entry.stat(follow_symlinks=False)
-            yield entry.name, Entry(status.st_size, status.st_mtime_ns)
+            yield name, Entry(status.st_size, status.st_mtime_ns)
 
 
 def names_in(directory: Path) -> set[str]:

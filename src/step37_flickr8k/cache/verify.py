@@ -12,7 +12,7 @@ from step37_flickr8k.cache.record import Record
 from step37_flickr8k.cache.scan import Entry
 from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.digests import digest_of
-from step37_flickr8k.dataset.metadata import METADATA
+from step37_flickr8k.dataset.names import is_table
 
 __all__ = ["Check", "digest_of_file", "is_complete", "verify_files"]
 
@@ -38,9 +38,9 @@ def is_complete(directory: CacheDirectory, record: Record, *, check: Check) -> b
     if not manifest:
         return False
     if check == "all":
-        return unchanged(manifest, directory.scan()) == manifest
-    probes = {name: manifest.get(name) for name in (METADATA, *record.probes)}
-    return manifest.keys() <= directory.names() and all(
+        return unchanged(manifest, directory.scan(record.table)) == manifest
+    probes = {name: manifest.get(name) for name in (record.table, *record.probes)}
+    return manifest.keys() - {record.table} <= directory.names() and all(
         expected and directory.entry(name) == Entry(expected.size, expected.mtime_ns)
         for name, expected in probes.items()
     )
@@ -60,8 +60,8 @@ def verify_files(
     """
 
     def verify(batch: Sequence[str]) -> dict[str, ManifestEntry]:
-        verified = [name for name in batch if _has_digest(directory.files / name, digests[name])]
-        images = [name for name in verified if name != METADATA]
+        verified = [name for name in batch if _has_digest(directory.path(name), digests[name])]
+        images = [name for name in verified if not is_table(name)]
         found = (
             find_decode_errors([(directory.files / name, name) for name in images])
             if find_decode_errors

@@ -3,12 +3,12 @@
 import contextlib
 import os
 import time
+from pathlib import Path
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.record import Record, read_record
 from step37_flickr8k.cache.rows import rows_of
 from step37_flickr8k.cache.verify import Check, digest_of_file
-from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.errors import CommitChanged, NotVisible, TransientError
 
@@ -29,7 +29,7 @@ def rows_when_visible(
     """Return the selection's rows once this node shows the ready record of this commit.
 
     The rows are in file order, without those whose image can't be decoded. ``check="all"`` also
-    waits for metadata.csv and the record's probes; with ``"names"`` only the record is read.
+    waits for the metadata table and the record's probes; with ``"names"`` only the record is read.
 
     After ``seconds`` the last problem is raised: `NotVisible`, `CommitChanged` if another commit is
     there (not earlier, because a node that lags shows the previous record for a while), or
@@ -77,8 +77,9 @@ def _visible_record(
 def _missing_or_wrong(directory: CacheDirectory, record: Record) -> str:
     """Return what is wrong with the files that every rank opens; empty if nothing is."""
     try:
-        if digest_of_file(directory.files / METADATA, record.metadata) != record.metadata:
-            return f"{directory.files / METADATA} has other bytes"
+        table = directory.path(record.table)
+        if digest_of_file(table, record.metadata) != record.metadata:
+            return f"{table} has other bytes"
         for name, size in record.probes.items():
             # On NFS only an open returns a fresh size
             with (directory.files / name).open("rb") as file:
@@ -86,15 +87,18 @@ def _missing_or_wrong(directory: CacheDirectory, record: Record) -> str:
                     return f"{directory.files / name} doesn't have {size} bytes"
     except OSError as error:
         if isinstance(error, FileNotFoundError):
-            _refresh_files(directory)
+            _refresh(directory, Path(error.filename or directory.files))
         return f"{error.filename or directory.files}: {error.strerror}"
     return ""
 
 
-def _refresh_files(directory: CacheDirectory) -> None:
-    """List the split's directory, so that an NFS client finds a file that only it misses.
+def _refresh(directory: CacheDirectory, missing: Path) -> None:
+    """List the directories above a file, so that an NFS client finds what only it misses.
 
     This is costly, and seldom needed. If it fails, the next attempt reports what is wrong.
     """
-    with contextlib.suppress(OSError):
-        os.listdir(directory.files)
+    between = [each for each in missing.parents if directory.files in each.parents]
+    top = directory.files if missing.parent != directory.root else directory.root
+    for each in (top, *reversed(between)):
+        with contextlib.suppress(OSError):
+            os.listdir(each)

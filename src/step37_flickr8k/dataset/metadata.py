@@ -1,63 +1,112 @@
 """The metadata table: which of its rows count, and for which image."""
 
+import importlib
+import importlib.util
 from collections.abc import Callable, Container, Iterator
 from typing import BinaryIO
 
 from step37_flickr8k.dataset.csv_table import read_csv
-from step37_flickr8k.dataset.names import TABLES, why_not_plain
+from step37_flickr8k.dataset.jsonl_table import read_jsonl
+from step37_flickr8k.dataset.names import METADATA, in_repository, is_above, why_not_plain
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.dataset.tables import NAME_COLUMN, Cells, Wanted
 from step37_flickr8k.errors import EmptySelection, InvalidMetadata
 
-__all__ = ["METADATA", "read_rows"]
+__all__ = ["read_rows"]
 
-METADATA = TABLES[0]
 _SHOWN = 200  # characters of somebody else's text that a message repeats
 
 
 def read_rows(
     stream: BinaryIO,
     selection: Selection,
+    table: str = METADATA,
     *,
     unstripped: Container[str] = (),
     left_out: Callable[[int, str], None] = lambda *_: None,
 ) -> Iterator[Row]:
     """Yield the first ``sample_count`` rows that count, in file order.
 
-    Reads no row more than needed. A name is stripped, unless it is one of ``unstripped``: images
-    whose names begin or end with a blank. ``left_out(line number, reason)`` is called for each row
-    before the last one that doesn't count. Raises `CaptionKeyNotFound`, `InvalidMetadata`, and
-    `EmptySelection` when no row counts.
+    Reads no row more than needed. Of a table above the split's directory (``../metadata.csv``) only
+    the rows whose images are below it are the split's. A name is stripped, unless it is one of
+    ``unstripped``: images whose names begin or end with a blank. ``left_out(line number, reason)``
+    is called for each row of the split before the last one that doesn't count. Raises
+    `CaptionKeyNotFound`, `InvalidMetadata`, and `EmptySelection` when no row counts.
     """
-    table = f"{selection.split}/{METADATA} of {selection.repo_id}"
+    prefix = f"{selection.split}/" if is_above(table) else ""
+    shown = f"{in_repository(selection.split, table)} of {selection.repo_id}"
     count = 0
-    for cells in read_csv(stream, Wanted(table, selection.caption_key)):
-        name = cells.file_name if cells.file_name in unstripped else cells.file_name.strip()
+    for cells in _cells(stream, Wanted(shown, selection.caption_key), table):
+        name = _name(cells.file_name, prefix, unstripped)
         caption = cells.caption.strip()
-        if not name or not caption:
-            left_out(cells.at, _what_is_missing(cells, selection.caption_key))
+        if name and not name.startswith(prefix):
+            _check_other_split(name, f"{shown}, {_where(table, cells)}")
             continue
-        _check_name(name, f"{table}, line {cells.at}")
+        name = name.removeprefix(prefix)
+        if not name or not caption:
+            left_out(cells.at, _what_is_missing(name, caption, selection.caption_key))
+            continue
+        _check_name(name, f"{shown}, {_where(table, cells)}")
         yield Row(name, caption)
         count += 1
         if count == selection.sample_count:
             return
     if count == 0:
+        below = f" below {prefix}" if prefix else ""
         raise EmptySelection(
-            f"{table} has no row with both a {NAME_COLUMN} and a {selection.caption_key}:"
-            " choose another caption_key"
+            f"{shown} has no row with both a {NAME_COLUMN}{below} and a {selection.caption_key}:"
+            f" choose another caption_key{' or split' if prefix else ''}"
         )
 
 
-def _what_is_missing(cells: Cells, caption_key: str) -> str:
-    columns = {NAME_COLUMN: cells.file_name, caption_key: cells.caption}
-    missing = [name for name, cell in columns.items() if not cell.strip()]
-    return f"the row has no {' and no '.join(missing)}"
-
-
-def _check_name(name: str, line: str) -> None:
-    if why := why_not_plain(name):
-        shown = repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")
+def _cells(stream: BinaryIO, wanted: Wanted, table: str) -> Iterator[Cells]:
+    if table.endswith(".jsonl"):
+        return read_jsonl(stream, wanted)
+    if not table.endswith(".parquet"):
+        return read_csv(stream, wanted)
+    if importlib.util.find_spec("pyarrow") is None:
         raise InvalidMetadata(
-            f"{line}: file_name {shown} is not the name of an image in the split's directory: {why}"
+            f"{wanted.table} needs pyarrow to be read: pip install 'step37-flickr8k[parquet]'"
         )
+    # An optional extra, and 0.2 s to import
+    reader = importlib.import_module("step37_flickr8k.dataset.parquet_table")
+    rows: Iterator[Cells] = reader.read_parquet(stream, wanted)
+    return rows
+
+
+def _where(table: str, cells: Cells) -> str:
+    """Return where a row is: Parquet has no lines."""
+    return f"{'row' if table.endswith('.parquet') else 'line'} {cells.at}"
+
+
+def _name(written: str, prefix: str, unstripped: Container[str]) -> str:
+    if written.startswith(prefix) and written[len(prefix) :] in unstripped:
+        return written
+    return written.strip()
+
+
+def _what_is_missing(name: str, caption: str, caption_key: str) -> str:
+    columns = {NAME_COLUMN: name, caption_key: caption}
+    return f"the row has no {' and no '.join(key for key, cell in columns.items() if not cell)}"
+
+
+def _check_other_split(name: str, where: str) -> None:
+    """Refuse a name that belongs to no split, since it leads elsewhere or is written as a path."""
+    first = name.partition("/")[0]
+    if why := why_not_plain(first) or ("\\" in name and "it has a backslash"):
+        raise InvalidMetadata(
+            f"{where}: file_name {_shown(name)} is not the name of an image of the repository:"
+            f" {why}"
+        )
+
+
+def _check_name(name: str, where: str) -> None:
+    if why := why_not_plain(name):
+        raise InvalidMetadata(
+            f"{where}: file_name {_shown(name)} is not the name of an image in the split's"
+            f" directory: {why}"
+        )
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")

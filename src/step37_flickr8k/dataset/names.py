@@ -2,14 +2,31 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
-__all__ = ["TABLES", "folded", "is_image", "is_table", "similar", "why_not_plain"]
+from step37_flickr8k.errors import InvalidMetadata
+
+__all__ = [
+    "ABOVE",
+    "METADATA",
+    "TABLES",
+    "find_table",
+    "folded",
+    "in_repository",
+    "is_above",
+    "is_image",
+    "is_table",
+    "similar",
+    "why_not_plain",
+]
 
 # The metadata table's names, as imagefolder of `datasets` knows them
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _LONGEST_COMPONENT = 255  # bytes: what every supported file system can hold
 _LONGEST_NAME = 1024  # bytes: a path may have 4,096 with cache_dir
+METADATA = TABLES[0]
+# How the name of a table begins that is above the split's directory, at the repository's root
+ABOVE = "../"
 # How the names of images end, for advice alone: what a row names is an image whatever its name
 _IMAGES = (
     *(".avif", ".bmp", ".gif", ".heic", ".jfif", ".jp2", ".jpeg", ".jpg", ".jxl", ".pbm", ".pgm"),
@@ -20,8 +37,36 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def is_table(name: str) -> bool:
-    """Return whether a file of the split, or one above it (``../``), is a metadata table."""
-    return name.removeprefix("../") in TABLES
+    """Return whether a file of the split, or one above it, is a metadata table."""
+    return name.removeprefix(ABOVE) in TABLES
+
+
+def is_above(name: str) -> bool:
+    """Return whether a table is above the split's directory, at the repository's root."""
+    return name.startswith(ABOVE)
+
+
+def in_repository(split: str, name: str) -> str:
+    """Return the path in the repository of one of a split's files, or of a table above them."""
+    return name.removeprefix(ABOVE) if is_above(name) else f"{split}/{name}"
+
+
+def find_table(names: Container[str], repository: str, split: str) -> str | None:
+    """Return the metadata table among the names of a split's files; None without one.
+
+    A table of the split is nearer than one above it. Raises `InvalidMetadata` for two in one
+    directory, since nobody knows which one is meant.
+    """
+    for above, directory in (("", f"{split}/"), (ABOVE, "")):
+        found = [name for name in TABLES if above + name in names]
+        if len(found) > 1:
+            raise InvalidMetadata(
+                f"{repository} holds {' and '.join(directory + name for name in found)}:"
+                " which one is meant? Keep one of them in the directory"
+            )
+        if found:
+            return above + found[0]
+    return None
 
 
 def is_image(name: str) -> bool:

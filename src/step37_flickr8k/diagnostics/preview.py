@@ -11,7 +11,6 @@ from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.record import Record, read_record
 from step37_flickr8k.cache.rows import rows_of
 from step37_flickr8k.cluster.progress import Progress, State
-from step37_flickr8k.dataset.metadata import METADATA
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.errors import DecoderMissing, FolderNotUsable, InvalidSettings
 from step37_flickr8k.images.opening import Undecodable
@@ -133,9 +132,9 @@ def _record_of(directory: CacheDirectory) -> Record:
             f"{directory.home} has no ready record of {directory.split};"
             " run warmup first, or choose another split"
         )
-    if METADATA not in directory.names():
+    if directory.entry(record.table) is None:
         raise FolderNotUsable(
-            f"{directory.files / METADATA} is no longer there;"
+            f"{directory.path(record.table)} is no longer there;"
             " run warmup, which downloads only what is missing"
         )
     return record
@@ -151,7 +150,7 @@ def _tiles(
     rows: list[Row | Tile] = []
 
     def leave_out(line: int, reason: str) -> None:
-        rows.append(Tile(f"{METADATA}, line {line}", "", decode_error=reason, counts=False))
+        rows.append(Tile(f"{record.table}, line {line}", "", decode_error=reason, counts=False))
 
     for row in rows_of(directory, record, selection, leave_out):
         rows.append(row)  # noqa: PERF402 - leave_out appends between them

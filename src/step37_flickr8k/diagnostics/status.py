@@ -11,7 +11,7 @@ from step37_flickr8k.cache.lease import Holder, holder
 from step37_flickr8k.cache.manifest import read_manifest
 from step37_flickr8k.cache.record import Coverage, Record, read_record
 from step37_flickr8k.cache.rows import rows_of
-from step37_flickr8k.dataset.metadata import METADATA
+from step37_flickr8k.dataset.names import is_table
 from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.errors import Step37Error
 
@@ -75,10 +75,10 @@ def _split(directory: CacheDirectory) -> SplitStatus:
         commit=record.commit,
         captions=record.captions,
         left_out={key: _left_out(directory, record, key) for key in record.captions},
-        files=sum(name != METADATA for name in manifest),
-        bytes=sum(entry.size for name, entry in manifest.items() if name != METADATA),
+        files=sum(not is_table(name) for name in manifest),
+        bytes=sum(entry.size for name, entry in manifest.items() if not is_table(name)),
         verified=len(manifest),
-        missing=sum(name not in there for name in manifest),
+        missing=sum(name not in there and directory.entry(name) is None for name in manifest),
         skipped=record.skipped,
         runs=record.runs,
         age=time.time() - directory.written_at(f"{directory.split}.json"),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from step37_flickr8k.dataset.listing import RemoteFile
-from step37_flickr8k.dataset.metadata import METADATA
+from step37_flickr8k.dataset.names import is_table
 from step37_flickr8k.download.jobs import Job
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import Step37Error
@@ -117,7 +117,7 @@ class Batches:
     def publish_written(self, file: RemoteFile, temporary: Path) -> None:
         """Decode and publish a file that is written and verified already, in the calling thread."""
         decode_error = None
-        if file.name != METADATA:
+        if not is_table(file.name):
             decode_error = self._workers.check([(temporary, file.name)])[0]
         self._publish([VerifiedFile(file, temporary, decode_error or "")])
 
@@ -153,7 +153,7 @@ class Batches:
         """Return what each file failed of; raises what publishing failed of."""
         jobs = [
             Job(
-                self._directory.temporary(),
+                self._directory.temporary_for(item.file.name),
                 item.file.name,
                 item.content,
                 "" if item.verified else item.file.digest,

@@ -15,7 +15,7 @@ from step37_flickr8k.cache.record import Coverage, Record, read_record, remove_r
 from step37_flickr8k.cache.unfinished import sweep_probes
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
-from step37_flickr8k.dataset.metadata import METADATA
+from step37_flickr8k.dataset.names import in_repository, is_above, is_table
 from step37_flickr8k.download.batches import PER_CONNECTION
 from step37_flickr8k.download.conversion import MANY
 from step37_flickr8k.download.fetching import fetch_files
@@ -65,7 +65,7 @@ class Downloader:
             publisher = Publisher(self._directory, self._lease, plan.verified)
             self._fetch(plan, lost, publisher)
             self._progress.report(Progress(State.PUBLISHING))
-            publisher.publish_metadata(listing[METADATA], plan.metadata)
+            publisher.publish_metadata(listing[plan.table], plan.metadata)
             flush()
             record = self._grown(before, plan)
             publisher.commit(record)
@@ -82,6 +82,7 @@ class Downloader:
                 )
             files = [listing[name] for name in names if name in listing]
             check_space(self._directory, sum(file.size for file in files), len(files))
+            self._directory.make_parents(names)
             publisher = Publisher(self._directory, self._lease, {})
             self._fetch_files(files, record.commit, publisher)
             flush()
@@ -126,10 +127,9 @@ class Downloader:
         log.info("fetching %s, at commit %s", count, plan.commit)
         if plan.left_out.rows:
             log.warning(
-                "%s of %s/%s left out; the first is %s",
+                "%s of %s left out; the first is %s",
                 counted(plan.left_out.rows, "row"),
-                self._directory.split,
-                METADATA,
+                in_repository(self._directory.split, plan.table),
                 plan.left_out.first,
             )
         if plan.unnamed:
@@ -160,6 +160,9 @@ class Downloader:
         )
         self._lease.check()
         remove_record(self._directory)
+        if before.table != plan.table and not is_above(before.table):
+            # Other loaders would go on reading it
+            self._directory.discard(self._directory.path(before.table))
         return None
 
     def _lost(self, before: Record | None, plan: DownloadPlan) -> list[RemoteFile]:
@@ -169,17 +172,18 @@ class Downloader:
         """
         if before is None:
             return []
-        wanted = {file.name for file in plan.decision.fetch} | plan.verified.keys() | {METADATA}
+        wanted = {file.name for file in plan.decision.fetch} | plan.verified.keys()
         return [
             plan.listing[name]
             for name in read_manifest(self._directory)
-            if name not in wanted and name in plan.listing
+            if name not in wanted and name in plan.listing and not is_table(name)
         ]
 
     def _fetch(self, plan: DownloadPlan, lost: Sequence[RemoteFile], publisher: Publisher) -> None:
         files: Sequence[RemoteFile] = plan.decision.fetch
         if lost:
             files = [*files, *lost]
+        self._directory.make_parents(file.name for file in files)
         if plan.shards:
             self._fetch_bulk(plan.shards, files, publisher)
             files = [file for file in files if file.name not in publisher.verified]
@@ -227,7 +231,8 @@ class Downloader:
         record = before or Record(
             repo_id=selection.repo_id,
             commit=plan.commit,
-            metadata=plan.listing[METADATA].digest,
+            table=plan.table,
+            metadata=plan.listing[plan.table].digest,
             captions={},
         )
         coverage = Coverage(rows, everything=plan.everything)

@@ -201,7 +201,7 @@ class _LargeFile:
 
     def __init__(self, directory: CacheDirectory, file: RemoteFile) -> None:
         self.file = file
-        self.temporary = directory.temporary()
+        self.temporary = directory.temporary_for(file.name)
         self._received = 0
         self._directory = directory
         self._hash = hasher(file.digest, file.size)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.dataset.digests import digest_of_bytes
-from step37_flickr8k.dataset.metadata import METADATA
+from step37_flickr8k.dataset.names import is_table
 from step37_flickr8k.dataset.selection import MAX_PIXELS
 from step37_flickr8k.download.jobs import Done, Job
 from step37_flickr8k.errors import Step37Error, TransientError
@@ -34,7 +34,7 @@ class JobRunner:
     def do(self, jobs: Sequence[Job]) -> Iterator[Done]:
         """Yield what becomes of each job: all are written, then decoded one by one."""
         for job, done in zip(jobs, self._write_all(jobs), strict=True):
-            yield done if done.error or done.wrong or job.name == METADATA else self._decode(job)
+            yield done if done.error or done.wrong or is_table(job.name) else self._decode(job)
 
     def _decode(self, job: Job) -> Done:
         source = job.path if job.content is None else job.content

@@ -11,7 +11,8 @@ from step37_flickr8k.cache.verify import verify_files
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.dataset.decide import Decision, decide
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
-from step37_flickr8k.dataset.metadata import METADATA, read_rows
+from step37_flickr8k.dataset.metadata import read_rows
+from step37_flickr8k.dataset.names import find_table, in_repository
 from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.download.batches import VerifiedFile
 from step37_flickr8k.download.conversion import choose_shards
@@ -56,15 +57,16 @@ class LeftOut:
 class DownloadPlan:
     """What to download, and what it was decided from.
 
+    ``table`` is the metadata table's name, ``metadata`` its path, here or in a scratch directory;
     ``left_out`` are rows that don't count. ``scan`` is what the directory holds, ``verified`` what
-    of it matches the listing, ``metadata`` the path of metadata.csv, here or in a scratch
-    directory. ``shards`` are the files of the Parquet conversion if they are to be read,
+    of it matches the listing. ``shards`` are the files of the Parquet conversion if they are read,
     ``rate_limit`` is the last one the Hub stated.
     """
 
     selection: Selection
     commit: str
     listing: Listing
+    table: str
     scan: Mapping[str, Entry]
     verified: dict[str, ManifestEntry]
     metadata: Path
@@ -107,11 +109,13 @@ class Planner:
     def plan(self, commit: str, listing: Listing, scratch: CacheDirectory) -> DownloadPlan:
         """Return what to download.
 
-        A metadata.csv that isn't in the directory yet is downloaded to a temporary file of
+        A metadata table that isn't in the directory yet is downloaded to a temporary file of
         ``scratch``.
         """
         directory = self.task.directory
-        scan = directory.scan()
+        table = find_table(listing, self.hub.name, directory.split)
+        assert table is not None  # noqa: S101 - else nothing was listed
+        scan = directory.scan(table)
         # The manifest may be of another commit: what counts is this one's file of the same name.
         verified = {
             name: entry
@@ -119,19 +123,20 @@ class Planner:
             if name in listing and listing[name].digest == entry.digest
         }
         self.progress.report(Progress(State.READING_METADATA))
-        verified |= self._verify([METADATA], listing, scan, verified)
-        metadata, limit = directory.files / METADATA, None
-        if METADATA not in verified:
-            metadata, limit = self._fetch_metadata(commit, listing[METADATA], scratch)
-        decision, left_out = self._decide(metadata, listing, verified)
+        verified |= self._verify([table], listing, scan, verified)
+        metadata, limit = directory.path(table), None
+        if table not in verified:
+            metadata, limit = self._fetch_metadata(commit, listing[table], scratch)
+        decision, left_out = self._decide(metadata, table, listing, verified)
         names = (file.name for file in decision.fetch)
         if found := self._verify(names, listing, scan, verified):
             verified |= found
-            decision, left_out = self._decide(metadata, listing, verified)
+            decision, left_out = self._decide(metadata, table, listing, verified)
         return DownloadPlan(
             selection=self.task.selection,
             commit=commit,
             listing=listing,
+            table=table,
             scan=scan,
             verified=verified,
             metadata=metadata,
@@ -160,11 +165,12 @@ class Planner:
     def _fetch_metadata(
         self, commit: str, file: RemoteFile, scratch: CacheDirectory
     ) -> tuple[Path, RateLimit | None]:
-        """Download metadata.csv; return where it is, and the rate limit that the Hub stated."""
+        """Download the metadata table; return its path, and the rate limit that the Hub stated."""
         split = self.task.selection.split
         if file.size > _LARGEST_METADATA:
             raise InvalidMetadata(
-                f"{split}/{METADATA} of {self.hub.name} has {file.size / 1e9:,.1f} GB by the"
+                f"{in_repository(split, file.name)} of {self.hub.name} has"
+                f" {file.size / 1e9:,.1f} GB by the"
                 f" listing, at most {_LARGEST_METADATA / 1e9:.1f} GB are read:"
                 " is it a table of captions?"
             )
@@ -180,7 +186,7 @@ class Planner:
                 progress=self._report_reading,
             )
         finally:
-            # Counted with the API's requests, because metadata.csv is no image.
+            # Counted with the API's requests, because a table is no image.
             self.hub.count(source.statistics)
         return received[0].temporary, source.statistics.rate_limit
 
@@ -189,11 +195,13 @@ class Planner:
         self.progress.report(progress if waiting else Progress(State.READING_METADATA))
 
     def _decide(
-        self, metadata: Path, listing: Listing, verified: Mapping[str, ManifestEntry]
+        self, metadata: Path, table: str, listing: Listing, verified: Mapping[str, ManifestEntry]
     ) -> tuple[Decision, LeftOut]:
         left_out = LeftOut()
         unstripped = {name for name in listing if name != name.strip()}
         with metadata.open("rb") as stream:
-            rows = read_rows(stream, self.task.selection, unstripped=unstripped, left_out=left_out)
+            rows = read_rows(
+                stream, self.task.selection, table, unstripped=unstripped, left_out=left_out
+            )
             digests = {name: entry.digest for name, entry in verified.items()}
             return decide(rows, listing, digests), left_out

@@ -33,8 +33,8 @@ class Publisher:
             self._publish(each.file, each.temporary, each.decode_error)
 
     def publish_metadata(self, file: RemoteFile, path: Path) -> None:
-        """Publish metadata.csv, unless it has its final name already."""
-        if path != self._directory.files / file.name:
+        """Publish the metadata table, unless it has its final name already."""
+        if path != self._directory.path(file.name):
             self._publish(file, path)
 
     def commit(self, record: Record) -> None:

@@ -7,14 +7,15 @@ another one. The HTTP client is imported with the first request.
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from step37_flickr8k import __version__
 from step37_flickr8k.cluster.progress import ProgressTracker
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
-from step37_flickr8k.dataset.metadata import METADATA
+from step37_flickr8k.dataset.names import ABOVE, TABLES, find_table
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.errors import (
     InvalidMetadata,
@@ -137,33 +138,49 @@ class Hub:
         )
 
     def head_metadata(self, commit: str, split: str) -> Mapping[str, str]:
-        """Return the headers of the answer to a HEAD for metadata.csv, which costs as a file does.
+        """Return the headers of the answer to a HEAD for the table, which costs as a file does.
 
-        Raises `SplitNotFound` if the commit holds no such file.
+        Raises `SplitNotFound` if the commit holds no table of the split, nor one at its root.
         """
-        url = self.files(commit, split).url(METADATA)
-        requested = self._requested(commit, f"{split}/{METADATA}")
+        names = (*TABLES, *(ABOVE + name for name in TABLES))
+        headers = self._client.run(lambda client: self._head(client, commit, split, names))
+        if headers is None:
+            raise self._split_not_found(commit, split)
+        return headers
 
-        async def head(client: "HttpClient") -> Mapping[str, str]:
-            return (await self._client.answer(client, url, requested, head=True)).headers
-
-        try:
-            return self._client.run(head)
-        except SplitNotFound:
-            raise self._split_not_found(commit, split) from None
+    async def _head(
+        self, client: "HttpClient", commit: str, split: str, names: Iterable[str]
+    ) -> Mapping[str, str] | None:
+        """Return the headers of the first of these files that there is; None without one."""
+        files, requested = self.files(commit, split), self._requested(commit, split)
+        for name in names:
+            with contextlib.suppress(SplitNotFound):
+                answer = await self._client.answer(client, files.url(name), requested, head=True)
+                return answer.headers
+        return None
 
     def list_files(self, commit: str, split: str) -> Listing:
-        """Return the files directly in the split's directory, by name.
+        """Return the files below the split's directory, by their names from there.
 
-        Raises `SplitNotFound` without a metadata.csv among them, and `InvalidMetadata` for a
-        listing that is malformed.
+        Without a metadata table among them, those at the root are listed and added, as `ABOVE`
+        them. Raises `SplitNotFound` if there is none either, and `InvalidMetadata` for a listing
+        that is malformed, or two tables in one directory.
         """
         requested = self._requested(commit, split)
-        url = self._tree(commit, split)
+        url, root = self._tree(commit, split, recursive=True), self._tree(commit)
+
+        async def list_all(client: "HttpClient") -> Listing:
+            files = await self._list(client, url, requested, f"{split}/")
+            if find_table(files, self.name, split) is None:
+                for file in (await self._list(client, root, requested, "")).values():
+                    if file.name in TABLES:
+                        files.add(replace(file, name=ABOVE + file.name))
+            return files
+
         files = Listing()
         with contextlib.suppress(SplitNotFound):
-            files = self._client.run(lambda client: self._list(client, url, requested, f"{split}/"))
-        if METADATA not in files:
+            files = self._client.run(list_all)
+        if find_table(files, self.name, split) is None:
             raise self._split_not_found(commit, split)
         return files
 
@@ -176,21 +193,21 @@ class Hub:
         else:
             available = f"available: {listed(splits)}" if splits else "the commit has no split"
         return SplitNotFound(
-            f"split {split!r} not found in {self._repo_id}@{commit[:7]} (no {split}/{METADATA});"
-            f" {available}"
+            f"split {split!r} not found in {self._repo_id}@{commit[:7]} (no {split}/{TABLES[0]},"
+            f" .jsonl or .parquet, nor one at the root); {available}"
         )
 
     async def _splits(self, client: "HttpClient", commit: str) -> list[str]:
-        """Return the directories of a commit that hold a metadata.csv."""
+        """Return the directories of a commit that hold a table; all if there is one at the root."""
         root = await self._client.json(client, self._tree(commit), self._requested(commit))
-        splits = []
-        for split in directories_of(root)[:_MOST_SPLITS]:
-            requested = self._requested(commit, f"{split}/{METADATA}")
-            url = self.files(commit, split).url(METADATA)
-            with contextlib.suppress(SplitNotFound):
-                await self._client.answer(client, url, requested, head=True)
-                splits.append(split)
-        return splits
+        directories = directories_of(root)
+        if any(file.name in TABLES for file in files_of(root)):
+            return directories
+        return [
+            split
+            for split in directories[:_MOST_SPLITS]
+            if await self._head(client, commit, split, TABLES) is not None
+        ]
 
     def start_listing_parquet(self, split: str) -> None:
         """Begin to list the split's Parquet conversion in the background, for `list_parquet`."""

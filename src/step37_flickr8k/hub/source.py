@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 
+from step37_flickr8k.dataset.names import is_above
 from step37_flickr8k.hub.rate_limit import RateLimit
 
 __all__ = ["SlowFile", "Source", "TransferStatistics"]
@@ -67,5 +68,5 @@ class Source:
     reached: set[str] = field(default_factory=set)
 
     def url(self, name: str) -> str:
-        """Return the quoted address of a file."""
-        return self.base + quote(name)
+        """Return the quoted address of a file; ``../`` leads to one above."""
+        return urljoin(self.base, quote(name)) if is_above(name) else self.base + quote(name)

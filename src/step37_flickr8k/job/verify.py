@@ -26,13 +26,14 @@ def verify(run: Run) -> VerifyResult:
     """
     directory = run.directory
     manifest = read_manifest(directory)
-    if not manifest or read_record(directory) is None:
+    record = read_record(directory)
+    if not manifest or record is None:
         what = "ready record" if manifest else "manifest"
         raise FolderNotUsable(
             f"{directory.home} has no {what} of {directory.split} that can be read: "
             "run warmup first"
         )
-    scan = directory.scan()
+    scan = directory.scan(record.table)
     expected = {name: entry.digest for name, entry in manifest.items() if name in scan}
     verified = verify_files(directory, scan, expected)
     return VerifyResult(

@@ -13,7 +13,7 @@ from .xet import seed
 
 PARQUET = "refs/convert/parquet"
 """The revision under which the Hub keeps its conversion of a dataset to Parquet."""
-PLAIN_SUFFIXES = frozenset({".csv", ".json", ".md", ".txt"})
+PLAIN_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".md", ".txt"})
 
 
 @dataclass(frozen=True)

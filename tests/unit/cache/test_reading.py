@@ -14,7 +14,7 @@ from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.manifest import ManifestEntry, write_manifest
 from step37_flickr8k.cache.record import Coverage, Record, write_record
 from step37_flickr8k.cache.verify import digest_of_file
-from step37_flickr8k.dataset.metadata import METADATA
+from step37_flickr8k.dataset.names import METADATA
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import Draw, captioned, needs_sys_admin, picture, write_rows
 from tests.helpers.ranks import Ranks

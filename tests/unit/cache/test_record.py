@@ -14,7 +14,7 @@ from step37_flickr8k.cache.record import Coverage, Record, read_record, write_re
 from step37_flickr8k.cache.verify import digest_of_file, is_complete, verify_files
 from step37_flickr8k.cache.visible import rows_when_visible
 from step37_flickr8k.cluster.progress import Progress, State
-from step37_flickr8k.dataset.metadata import METADATA
+from step37_flickr8k.dataset.names import METADATA
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.errors import CommitChanged, NotVisible, TransientError
 from tests.conftest import picture

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from step37_flickr8k import errors, get_flickr8k_dataset_file, prepare_flickr8k_samples
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.lease import Claim, take
-from step37_flickr8k.dataset.metadata import METADATA, read_rows
-from step37_flickr8k.dataset.names import is_table, why_not_plain
+from step37_flickr8k.dataset.metadata import read_rows
+from step37_flickr8k.dataset.names import METADATA, is_table, why_not_plain
 from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.download.conversion import MANY
 from step37_flickr8k.localhub import Fault, LocalHub
