@@ -41,7 +41,7 @@ import builtins
 import contextlib
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -219,6 +219,23 @@ def what_to_do(error: BaseException) -> str:
     if isinstance(error, ImportError):
         return _REPAIR.format("this Python")
     return error.what_to_do if isinstance(error, Step37Error) else Step37Error.what_to_do
+
+
+@contextlib.contextmanager
+def limits_named() -> Iterator[None]:
+    """Raise `TransientError` with the remedy where a limit of this process's resources is met."""
+    try:
+        yield
+    except MemoryError as error:
+        raise TransientError(
+            "there is not enough memory: raise ulimit -v or the container's memory limit"
+        ) from error
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        raise TransientError(
+            "no further thread can be started: raise ulimit -u or the container's pids limit"
+        ) from error
 
 
 @dataclass(frozen=True)

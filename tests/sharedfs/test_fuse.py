@@ -265,6 +265,31 @@ def test_no_hard_link_is_needed(
     assert len(fetched(hub)) == COUNT
 
 
+def test_a_mount_as_object_stores_have_it(
+    hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path
+) -> None:
+    """No links, modes, times, fsync or locks, as on gcsfuse, is all that a run does without."""
+    mounts = nodes("--nfs")
+    for mount in mounts:
+        refused = {"op": "link|chmod|utimens|fsync", "errno": "EOPNOTSUPP"}
+        mount.faults(flock="ENOSYS", fail=[refused])
+    ranks = job(mounts)
+    assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
+    assert_whole(hub, backing / "cache", mounts[1].mount / "cache")
+
+
+def test_a_name_that_a_mount_does_not_take(
+    hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path
+) -> None:
+    """EINVAL, as SMB and exFAT say of a colon or a dot at the end, ends every rank with 2."""
+    mounts = nodes("--nfs")
+    mounts[0].faults(fail=[{"op": "rename", "path": "/0007.jpg", "errno": "EINVAL"}])
+    ranks = job(mounts)
+    assert warm(ranks) == {0: 2, 1: 2}, ranks.logs
+    assert "takes no such name" in ranks.last_words()[0]
+    assert_nothing_torn(hub, backing / "cache")
+
+
 def test_nothing_is_renamed_or_linked_across_directories(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path
 ) -> None:

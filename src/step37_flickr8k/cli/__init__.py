@@ -21,7 +21,7 @@ from step37_flickr8k.cli.log import report_error, reset_logging
 from step37_flickr8k.cli.output import prepare_streams
 from step37_flickr8k.cli.parser import build_parser
 from step37_flickr8k.download.open_files import raise_limit
-from step37_flickr8k.errors import Terminated, exit_code_of
+from step37_flickr8k.errors import Terminated, exit_code_of, limits_named
 from step37_flickr8k.signals import raise_signals
 
 __all__ = ["main", "run"]
@@ -56,7 +56,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = build_parser().parse_args(arguments)
     try:
-        return _dispatch(parsed)
+        with limits_named():
+            return _dispatch(parsed)
     # Broad, so that an unforeseen error, too, is one line and an exit code
     except (Exception, KeyboardInterrupt, Terminated) as error:  # noqa: BLE001
         report_error(error)

@@ -16,6 +16,7 @@ from step37_flickr8k.diagnostics.finding import Finding, State
 from step37_flickr8k.diagnostics.memory import memory_limit
 from step37_flickr8k.diagnostics.network_checks import check_network, with_few_attempts
 from step37_flickr8k.download.files import memory_in_flight
+from step37_flickr8k.download.open_files import connections_allowed
 from step37_flickr8k.errors import FolderFull, Step37Error, TransientError
 from step37_flickr8k.job.plan import make_plan
 from step37_flickr8k.job.results import Plan
@@ -55,7 +56,8 @@ def check_rank_zero(settings: WarmupSettings, world: World) -> list[Finding]:
             found.append(Finding.problem("plan", str(error), "see what the message names"))
     if plan is not None and plan.warm:
         return [*found, *_nothing_to_do(settings)]
-    return [*found, *_check_directory(settings, plan), _check_memory(settings, world, plan)]
+    limits = [_check_memory(settings, world, plan), _check_open_files(settings)]
+    return [*found, *_check_directory(settings, plan), *limits]
 
 
 def _nothing_to_do(settings: WarmupSettings) -> list[Finding]:
@@ -118,6 +120,18 @@ def _check_space(directory: CacheDirectory, plan: Plan | None) -> Finding:
         return Finding.problem("space", str(error))
     size = f"{plan.bytes / 1e6:,.1f} MB"
     return Finding.ok("space", f"enough for {plan.fetch:,} files, {size}")
+
+
+def _check_open_files(settings: WarmupSettings) -> Finding:
+    """Compare the concurrency with what the limit of open files allows."""
+    allowed = connections_allowed()
+    if settings.concurrency <= allowed:
+        return Finding.ok("open files", f"enough for concurrency {settings.concurrency}")
+    return Finding.warning(
+        "open files",
+        f"ulimit -n allows concurrency {allowed}, not {settings.concurrency}: it will be lowered",
+        f"raise the limit, or set concurrency to {allowed}",
+    )
 
 
 def _check_memory(settings: WarmupSettings, world: World, plan: Plan | None) -> Finding:

@@ -25,6 +25,7 @@ from step37_flickr8k.errors import (
     FolderNotUsable,
     Step37Error,
     TransientError,
+    limits_named,
 )
 from step37_flickr8k.hub.api import Hub, is_commit
 from step37_flickr8k.job.results import WarmupResult
@@ -77,7 +78,8 @@ class Warmup:
 
     def warm(self, tracker: ProgressTracker) -> WarmupResult:
         """Do rank 0's work: nothing if a ready record fits, else download as the lease's holder."""
-        return self._accepted(self._warm(tracker))
+        with limits_named():
+            return self._accepted(self._warm(tracker))
 
     # --- on every rank ---
 

@@ -67,6 +67,10 @@ def _token(value: SecretStr | None) -> SecretStr | None:
         raise ValueError(BEGINS_WITH_A_MARK)
     if secret[:1] in {"'", '"'}:
         raise ValueError("it begins with a quotation mark: leave that out")
+    if secret.startswith(("$", "{{", "`")):
+        raise ValueError(
+            "it begins with $, {{ or `, which nothing has expanded: set the token itself"
+        )
     if value is not None and not re.fullmatch(r"[!-~]+", secret):
         raise ValueError("empty, or holds white space or characters outside of ASCII")
     return value

@@ -5,10 +5,12 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from step37_flickr8k import cli
+from step37_flickr8k import cli, prepare_flickr8k_samples
+from step37_flickr8k.errors import TransientError
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import MakeTmpfs
 from tests.helpers.ranks import PATIENCE
@@ -133,6 +135,20 @@ def test_a_file_system_that_counts_nothing_is_not_full(
     assert ("nr_inodes" in options) == (status.f_files == 0)
     assert cli.run(["doctor", "--cache-dir", str(cache / "x")]) == 0
     assert cli.run(["warmup", "--cache-dir", str(cache / "x")]) == 0
+
+
+def test_a_limit_of_threads_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be started (ulimit -u, a pids limit) the code is 75, with the remedy.
+
+    Root has no such limit, so the interpreter's own error is raised here.
+    """
+
+    def refuse(_: object) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    with pytest.raises(TransientError, match="ulimit -u"):
+        prepare_flickr8k_samples(cache_dir=str(cache))
 
 
 def test_names_that_this_process_cannot_write(hub: LocalHub, tmp_path: Path) -> None:

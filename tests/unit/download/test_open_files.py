@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from step37_flickr8k import prepare_flickr8k_samples
+from step37_flickr8k import cli, prepare_flickr8k_samples
 from step37_flickr8k.download.open_files import connections_allowed, within_limit
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings.options import FetchOptions
@@ -84,6 +84,17 @@ def test_the_library_leaves_the_limit_as_it_is(
         assert len(prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))) == COUNT
     assert resource.getrlimit(NOFILE)[0] == few
     assert "concurrency is " in caplog.text
+
+
+def test_the_doctor_says_what_the_limit_allows(
+    hub: LocalHub, cache: Path, few: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A concurrency that will be lowered is a warning before the job."""
+    assert hub.commit
+    assert few == 256
+    for concurrency, said in (("8", "enough for concurrency 8"), ("1024", "not 1024: it will be")):
+        assert cli.run(["doctor", "--cache-dir", str(cache), "--concurrency", concurrency]) == 0
+        assert said in capsys.readouterr().out
 
 
 def test_the_usual_concurrency_fits_into_the_usual_limit() -> None:

@@ -98,6 +98,15 @@ def test_what_is_right_is_taken() -> None:
     assert settings.caption_key == " caption_0"
 
 
+@pytest.mark.parametrize("token", ["$HF_TOKEN", "${HF_TOKEN}", "$(TOKEN)", "{{ token }}"])
+def test_a_token_that_nothing_has_expanded_is_refused(token: str) -> None:
+    """It would be sent, and the Hub would be blamed; no part of it is repeated."""
+    for name in ("HF_TOKEN", "STEP37_TOKEN"):
+        with pytest.raises(InvalidSettings, match="which nothing has expanded") as caught:
+            load_settings({}, environ={name: token})
+        assert token not in str(caught.value)
+
+
 @pytest.mark.parametrize("cache_dir", ["$SCRATCH/x", "${SCRATCH}", "/x\n", "'/x'", "None", "\0"])
 def test_the_library_refuses_them_too(cache_dir: str) -> None:
     """Python expands no variable: the text would become a directory's name, wherever it runs."""
