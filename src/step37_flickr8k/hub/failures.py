@@ -1,6 +1,7 @@
 """What a failed request means: a fault that is retried, or an error that names who refused."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -57,7 +58,9 @@ def _why_unconnected(error: Exception, url: URL, proxy: str | None) -> str:
         return f"{there} doesn't answer in time"
     if not isinstance(error, aiohttp.ClientConnectorError):
         return first_line(error)
-    why = error.os_error.strerror or first_line(error.os_error)
+    number = error.os_error.errno or 0
+    # asyncio's text names addresses in place of the reason.
+    why = os.strerror(number) if number > 0 else error.os_error.strerror or type(error).__name__
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"the name {error.host} isn't known here ({why})"
     return f"{there} can't be reached ({why})"

@@ -25,6 +25,7 @@ from step37_flickr8k.diagnostics.finding import State
 from step37_flickr8k.diagnostics.network_checks import check_clock
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import Draw, MakeTmpfs, picture
+from tests.helpers.proxies import proxy
 from tests.helpers.ranks import Ranks, free_port
 
 Examine = Callable[..., dict[str, dict[str, str]]]
@@ -219,6 +220,29 @@ def test_a_proxy_that_works_is_named(
             found = alone(cache, "--endpoint", "http://hub.invalid")
             assert (found["proxy"]["state"], found["token"]["state"]) == ("ok", state), found
             assert f"through the proxy {proxy}" in found["proxy"]["message"]
+
+
+def test_a_proxy_that_refuses_a_tunnel_is_found(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An HTTPS endpoint that the proxy forbids is the proxy's problem; the token isn't blamed."""
+    with proxy(lambda *_: "403 Forbidden") as refusing:
+        monkeypatch.setenv("https_proxy", refusing.address)
+        found = alone(cache, "--endpoint", "https://hub.invalid")
+    assert (found["proxy"]["state"], found["token"]["state"]) == ("problem", "not checked")
+    assert "refuses requests to hub.invalid (403 Forbidden)" in found["proxy"]["message"]
+
+
+def test_a_split_that_is_not_there_is_no_proxys_problem(
+    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a proxy that works, what the Hub says is the Hub's word."""
+    with proxy() as working:
+        monkeypatch.setenv("http_proxy", working.address)
+        endpoint = f"http://hub.invalid:{urlsplit(hub.endpoint).port}"
+        found = alone(cache, "--endpoint", endpoint, "--split", "test")
+    assert (found["proxy"]["state"], found["endpoint"]["state"]) == ("ok", "problem")
+    assert found["endpoint"]["message"].endswith("; available: train")
 
 
 def test_a_login_page_in_the_way_is_found(examine: Examine) -> None:

@@ -152,7 +152,7 @@ def unknown() -> str:
     ("endpoint", "why"),
     [
         ("http://hub.invalid", r"the name hub.invalid isn't known here"),
-        ("", r"127.0.0.1:\d+ can't be reached \(.*"),
+        ("", r"127.0.0.1:\d+ can't be reached \(Connection refused\)"),
     ],
     ids=["name", "port"],
 )
