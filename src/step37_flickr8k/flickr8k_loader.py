@@ -186,8 +186,9 @@ def prepare_flickr8k_samples(
     reaches all ranks. Without one, the lease of the directory lets one process download at a time.
 
     A row that is left out isn't replaced by one from beyond ``sample_count``. The Hub's address,
-    the token, the timeouts (in seconds) and all else come from the environment (``HF_ENDPOINT``,
-    ``HF_TOKEN``, ``STEP37_*``) and from the file that ``STEP37_SETTINGS`` names.
+    the token, the timeouts (in seconds), the most pixels of an image and all else come from the
+    environment (``HF_ENDPOINT``, ``HF_TOKEN``, ``STEP37_*``) and from the file that
+    ``STEP37_SETTINGS`` names.
 
     Args:
         repo_id: dataset repository on the Hub.

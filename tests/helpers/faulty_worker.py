@@ -13,7 +13,7 @@ import sys
 {early}
 from step37_flickr8k.download import job_runner, worker
 {late}
-worker.serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+worker.main(sys.argv[1:])
 """
 
 

@@ -260,7 +260,9 @@ def test_the_files_beside_the_data(
     proven = [document(line, indent=None) for line in lines]
     for line in proven:
         assert line[3] == (run.cache / "train" / line[0]).stat().st_mtime_ns
-    check("manifest", [[*line[:3], "<mtime_ns>", line[4] and "<prose>"] for line in proven])
+    check(
+        "manifest", [[*line[:3], "<mtime_ns>", line[4] and "<prose>", *line[5:]] for line in proven]
+    )
     check("lease-released", lease(run))
 
 

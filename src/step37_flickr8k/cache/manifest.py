@@ -1,7 +1,8 @@
 """The manifest: what is verified of the split's files, a line for each.
 
 ``.step37-flickr8k/<split>.manifest`` is read by the downloader and by ``verify`` alone. It is
-replaced as a whole. A line is a JSON list: name, size, digest, mtime in ns, decode error.
+replaced as a whole. A line is a JSON list: name, size, digest, mtime in ns, and what
+decoding has shown: decode error, another kind than the name says, pixels if they are too many.
 """
 
 import json
@@ -13,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.scan import Entry
+from step37_flickr8k.images.examined import FINE, Examined
 
 __all__ = ["ManifestEntry", "read_manifest", "unchanged", "write_manifest"]
 
@@ -20,20 +22,20 @@ log = logging.getLogger("step37_flickr8k")
 
 # A tuple for each line. Validated like this, a million lines take no longer and no more memory than
 # with json.loads and checks by hand.
-_LINE = TypeAdapter(tuple[str, int, str, int, str], config=ConfigDict(strict=True))
+_LINE = TypeAdapter(tuple[str, int, str, int, str, str, int], config=ConfigDict(strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestEntry:
     """A file whose bytes were hashed: size in bytes, digest, and mtime in ns.
 
-    A later change shows in size or mtime. ``decode_error`` is why the image can't be decoded.
+    A later change shows in size or mtime. ``examined`` is what decoding the image has shown.
     """
 
     size: int
     digest: str
     mtime_ns: int
-    decode_error: str = ""
+    examined: Examined = FINE
 
 
 def read_manifest(directory: CacheDirectory) -> dict[str, ManifestEntry]:
@@ -46,8 +48,9 @@ def read_manifest(directory: CacheDirectory) -> dict[str, ManifestEntry]:
     try:
         with path.open("rb") as lines:
             for line in lines:
-                name, size, digest, mtime_ns, decode_error = _LINE.validate_json(line)
-                manifest[name] = ManifestEntry(size, digest, mtime_ns, decode_error)
+                name, size, digest, mtime_ns, error, kind, pixels = _LINE.validate_json(line)
+                examined = Examined(error, kind, pixels) if error or kind else FINE
+                manifest[name] = ManifestEntry(size, digest, mtime_ns, examined)
     except FileNotFoundError:
         return {}
     except (OSError, ValidationError) as error:
@@ -60,11 +63,14 @@ def read_manifest(directory: CacheDirectory) -> dict[str, ManifestEntry]:
 
 def write_manifest(directory: CacheDirectory, manifest: Mapping[str, ManifestEntry]) -> None:
     """Write a line for each verified file."""
-    lines = (
-        json.dumps([name, entry.size, entry.digest, entry.mtime_ns, entry.decode_error]) + "\n"
-        for name, entry in sorted(manifest.items())
-    )
+    lines = (_line(name, entry) for name, entry in sorted(manifest.items()))
     directory.write(f"{directory.split}.manifest", "".join(lines).encode())
+
+
+def _line(name: str, entry: ManifestEntry) -> str:
+    shown = entry.examined
+    values = (name, entry.size, entry.digest, entry.mtime_ns)
+    return json.dumps([*values, shown.decode_error, shown.misnamed, shown.too_large]) + "\n"
 
 
 def unchanged(

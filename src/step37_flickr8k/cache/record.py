@@ -17,7 +17,7 @@ from step37_flickr8k.cache.manifest import ManifestEntry
 from step37_flickr8k.dataset.names import METADATA, is_table
 from step37_flickr8k.dataset.selection import Selection
 
-__all__ = ["Coverage", "Record", "read_record", "remove_record", "write_record"]
+__all__ = ["Coverage", "Misnamed", "Record", "read_record", "remove_record", "write_record"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -41,6 +41,14 @@ class Coverage:
     everything: bool
 
 
+@dataclass(frozen=True)
+class Misnamed:
+    """How many images are of a kind that their names don't say, and the first of them by name."""
+
+    images: int
+    first: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """The ready record of one split at one commit; its fields are the JSON on disk, in this order.
@@ -48,8 +56,10 @@ class Record:
     ``table`` is the metadata table, named from the split's directory, ``metadata`` its digest.
     ``captions`` maps each caption key to its coverage,
     ``skipped`` the images that can't be decoded to the reason, ``probes`` a few files to their
-    sizes. ``unstripped`` are images whose names begin or end with a blank. ``runs`` are the ids of
-    the runs that confirmed the record, the newest last.
+    sizes. ``too_large`` maps those of the skipped that have too many pixels to that number,
+    ``misnamed`` the kinds of images that their names don't say to how many there are.
+    ``unstripped`` are images whose names begin or end with a blank. ``runs`` are the ids of the
+    runs that confirmed the record, the newest last.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(strict=True, extra="forbid")
@@ -61,14 +71,22 @@ class Record:
     metadata: str
     captions: Mapping[str, Coverage]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    too_large: Mapping[str, int] = field(default_factory=dict)
+    misnamed: Mapping[str, Misnamed] = field(default_factory=dict)
     probes: Mapping[str, int] = field(default_factory=dict)
     unstripped: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
 
     def covers(self, selection: Selection) -> bool:
-        """Return whether all rows of the selection are complete, at whatever commit."""
+        """Return whether all rows of the selection are complete, at whatever commit.
+
+        They aren't if an image was left out that the selection's ``max_pixels`` lets in. One that
+        is in stays in under a lower limit: the record only grows.
+        """
         coverage = self.captions.get(selection.caption_key)
         if coverage is None or self.repo_id != selection.repo_id:
+            return False
+        if any(pixels <= selection.max_pixels for pixels in self.too_large.values()):
             return False
         return coverage.everything or (
             selection.sample_count is not None and coverage.rows >= selection.sample_count
@@ -99,8 +117,16 @@ class Record:
             self,
             captions={**self.captions, caption_key: widest},
             skipped={
-                name: entry.decode_error for name, entry in manifest.items() if entry.decode_error
+                name: entry.examined.decode_error
+                for name, entry in manifest.items()
+                if entry.examined.decode_error
             },
+            too_large={
+                name: entry.examined.too_large
+                for name, entry in manifest.items()
+                if entry.examined.too_large
+            },
+            misnamed=_misnamed(manifest),
             probes={name: manifest[name].size for name in spread},
             unstripped=tuple(name for name in names if name != name.strip()),
         )
@@ -110,6 +136,15 @@ class Record:
         if run is None or self.names(run):
             return self
         return replace(self, runs=(*self.runs, run)[-_RUNS:])
+
+
+def _misnamed(manifest: Mapping[str, ManifestEntry]) -> dict[str, Misnamed]:
+    """Return the images that are misnamed, by kind: a dataset may hold a million of them."""
+    found: dict[str, list[str]] = {}
+    for name, entry in manifest.items():
+        if entry.examined.misnamed:
+            found.setdefault(entry.examined.misnamed, []).append(name)
+    return {kind: Misnamed(len(names), min(names)) for kind, names in sorted(found.items())}
 
 
 _READER = TypeAdapter(Record)

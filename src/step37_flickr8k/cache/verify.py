@@ -13,6 +13,7 @@ from step37_flickr8k.cache.scan import Entry
 from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.dataset.names import is_table
+from step37_flickr8k.images.examined import FINE, Examined
 
 __all__ = ["Check", "digest_of_file", "is_complete", "verify_files"]
 
@@ -24,8 +25,8 @@ _BATCH = 16  # files that a thread hashes, and a decoder decodes, at once
 # How thoroughly a directory is compared with its record
 Check = Literal["all", "names"]
 
-# Maps (path, name) of images to why each can't be decoded, in order; None or "" if it can
-FindDecodeErrors = Callable[[Sequence[tuple[Path, str]]], Sequence[str | None]]
+# Maps (path, name) of images to what decoding each has shown, in order
+Examine = Callable[[Sequence[tuple[Path, str]]], Sequence[Examined]]
 
 
 def is_complete(directory: CacheDirectory, record: Record, *, check: Check) -> bool:
@@ -50,30 +51,26 @@ def verify_files(
     directory: CacheDirectory,
     scan: Mapping[str, Entry],
     digests: Mapping[str, str],
-    find_decode_errors: FindDecodeErrors | None = None,
+    examine: Examine | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, ManifestEntry]:
     """Hash files in parallel and return entries for those that have the expected digest.
 
     ``digests`` maps the names, all of them in the scan, to their expected digests. With
-    ``find_decode_errors`` the images among the verified files are decoded, too.
+    ``examine`` the images among the verified files are decoded, too.
     """
 
     def verify(batch: Sequence[str]) -> dict[str, ManifestEntry]:
         verified = [name for name in batch if _has_digest(directory.path(name), digests[name])]
         images = [name for name in verified if not is_table(name)]
-        found = (
-            find_decode_errors([(directory.files / name, name) for name in images])
-            if find_decode_errors
-            else ()
-        )
-        decode_errors = dict(zip(images, found, strict=False))
+        found = examine([(directory.files / name, name) for name in images]) if examine else ()
+        examined = dict(zip(images, found, strict=False))
         return {
             name: ManifestEntry(
                 size=scan[name].size,
                 digest=digests[name],
                 mtime_ns=scan[name].mtime_ns,
-                decode_error=decode_errors.get(name) or "",
+                examined=examined.get(name, FINE),
             )
             for name in verified
         }

@@ -20,7 +20,7 @@ from step37_flickr8k.report.build import (
     rank_reports,
 )
 from step37_flickr8k.report.display import display
-from step37_flickr8k.report.model import SlowFile
+from step37_flickr8k.report.model import Misnamed, SlowFile
 from step37_flickr8k.report.progress import count_rows
 from step37_flickr8k.report.recorder import Recorder
 from step37_flickr8k.settings import WarmupSettings
@@ -65,6 +65,10 @@ def _success(warmed: Warmed) -> Success:
         files=result.files,
         bytes=result.bytes,
         skipped=result.skipped,
+        misnamed={
+            kind: Misnamed(images=found.images, first=found.first)
+            for kind, found in result.misnamed.items()
+        },
         ranks=rank_reports(warmed.ranks),
     )
 

@@ -12,7 +12,8 @@ MAX_PIXELS = 89_478_485
 class Selection:
     """What a call asks for: the first ``sample_count`` rows of a split that count.
 
-    ``sample_count`` None is every row that counts; ``revision`` None accepts any commit.
+    ``sample_count`` None is every row that counts; ``revision`` None accepts any commit. Images of
+    more than ``max_pixels`` are left out.
     """
 
     repo_id: str
@@ -20,6 +21,7 @@ class Selection:
     caption_key: str
     sample_count: int | None
     revision: str | None = None
+    max_pixels: int = MAX_PIXELS
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from step37_flickr8k.download.jobs import Job
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import Step37Error
 from step37_flickr8k.hub.retry import Fault
+from step37_flickr8k.images.examined import FINE, Examined
 
 __all__ = ["PER_CONNECTION", "Batches", "Publish", "VerifiedFile"]
 
@@ -45,12 +46,12 @@ _ENOUGH = 16
 class VerifiedFile:
     """A file under a temporary name whose bytes match its digest.
 
-    ``decode_error`` is why its image can't be decoded, if it can't.
+    ``examined`` is what decoding its image has shown.
     """
 
     file: RemoteFile
     temporary: Path
-    decode_error: str = ""
+    examined: Examined = FINE
 
 
 # Publishes verified files under their final names; called in several threads.
@@ -116,10 +117,10 @@ class Batches:
 
     def publish_written(self, file: RemoteFile, temporary: Path) -> None:
         """Decode and publish a file that is written and verified already, in the calling thread."""
-        decode_error = None
+        examined = FINE
         if not is_table(file.name):
-            decode_error = self._workers.check([(temporary, file.name)])[0]
-        self._publish([VerifiedFile(file, temporary, decode_error or "")])
+            examined = self._workers.check([(temporary, file.name)])[0]
+        self._publish([VerifiedFile(file, temporary, examined)])
 
     def _submit_some(self) -> None:
         """Submit what has gathered.
@@ -166,7 +167,7 @@ class Batches:
             error = Fault("wrong bytes") if done.wrong else done.error
             errors.append(error)
             if error is None:
-                verified.append(VerifiedFile(item.file, job.path, done.decode_error or ""))
+                verified.append(VerifiedFile(item.file, job.path, done.examined))
         try:
             self._publish_timed(verified)
         except BaseException:

@@ -50,7 +50,7 @@ class Downloader:
         self._hub = hub
         self._lease = lease
         self._progress = progress
-        self._workers = Workers(task.directory)
+        self._workers = Workers(task.directory, task.selection.max_pixels)
 
     def run(self, commit: str, listing: Listing) -> Downloaded:
         """Plan, download and publish; the ready record is written last."""

@@ -9,10 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.dataset.digests import digest_of_bytes
 from step37_flickr8k.dataset.names import is_table
-from step37_flickr8k.dataset.selection import MAX_PIXELS
 from step37_flickr8k.download.jobs import Done, Job
 from step37_flickr8k.errors import Step37Error, TransientError
-from step37_flickr8k.images import examine
+from step37_flickr8k.images.decoding import examine
 
 __all__ = ["JobRunner"]
 
@@ -24,9 +23,12 @@ _WRITERS = 8  # threads that write then
 class JobRunner:
     """Does jobs in this process."""
 
-    def __init__(self, directory: CacheDirectory, served: int | None = None) -> None:
+    def __init__(
+        self, directory: CacheDirectory, max_pixels: int, served: int | None = None
+    ) -> None:
         """Work for a directory; in a worker ``served`` is the process id of the downloader."""
         self._directory = directory
+        self._max_pixels = max_pixels
         self._served = served
         self._slow = False
         self._writers: ThreadPoolExecutor | None = None
@@ -40,8 +42,7 @@ class JobRunner:
         source = job.path if job.content is None else job.content
         try:
             with self._directory.errors():
-                examined = examine(source, job.name, MAX_PIXELS)
-                return Done(examined.decode_error)
+                return Done(examine(source, job.name, self._max_pixels))
         except Step37Error as error:
             return Done(error=error)
         # This says something about the machine, nothing about the image.

@@ -6,11 +6,12 @@ JSON, in the order of the jobs.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from step37_flickr8k.errors import ErrorReport
+from step37_flickr8k.images.examined import FINE, Examined
 
 __all__ = ["READY", "Done", "Job", "read_done", "read_jobs", "request_line", "write_done"]
 
@@ -35,16 +36,16 @@ class Job:
 class Done:
     """What became of a job.
 
-    ``decode_error`` is why the image can't be decoded, ``error`` why the file wasn't written or
-    read; ``wrong`` marks content of another digest.
+    ``examined`` is what decoding has shown, ``error`` why the file wasn't written or read;
+    ``wrong`` marks content of another digest.
     """
 
-    decode_error: str | None = None
+    examined: Examined = FINE
     error: Exception | None = None
     wrong: bool = False
 
 
-_FINE = Done()
+_DONE = Done()
 
 
 def request_line(jobs: Sequence[Job]) -> bytes:
@@ -68,9 +69,9 @@ def write_done(done: Sequence[Done]) -> bytes:
     """Return the line of the answer; null stands for a job without a problem."""
     rows = [
         None
-        if each == _FINE
+        if each == _DONE
         else (
-            each.decode_error,
+            astuple(each.examined),
             None if each.error is None else ErrorReport.of(each.error).as_json(),
             each.wrong,
         )
@@ -81,10 +82,9 @@ def write_done(done: Sequence[Done]) -> bytes:
 
 def read_done(line: bytes) -> list[Done]:
     """Return what an answer says, in the order of the jobs."""
-    return [_FINE if row is None else _done(*row) for row in json.loads(line)]
+    return [_DONE if row is None else _done(*row) for row in json.loads(line)]
 
 
-def _done(decode_error: str | None, error: dict[str, str] | None, wrong: bool) -> Done:
-    return Done(
-        decode_error, None if error is None else ErrorReport.from_json(error).exception(), wrong
-    )
+def _done(examined: tuple[str, str, int], error: dict[str, str] | None, wrong: bool) -> Done:
+    exception = None if error is None else ErrorReport.from_json(error).exception()
+    return Done(Examined(*examined), exception, wrong)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from step37_flickr8k.cache.directory import CacheDirectory
@@ -122,13 +123,17 @@ class Planner:
             for name, entry in unchanged(read_manifest(directory), scan).items()
             if name in listing and listing[name].digest == entry.digest
         }
+        # Left out under a lower limit: these are decoded again, wherever their rows are.
+        larger = [name for name, entry in verified.items() if self._lets_in(entry)]
+        for name in larger:
+            del verified[name]
         self.progress.report(Progress(State.READING_METADATA))
         verified |= self._verify([table], listing, scan, verified)
         metadata, limit = directory.path(table), None
         if table not in verified:
             metadata, limit = self._fetch_metadata(commit, listing[table], scratch)
         decision, left_out = self._decide(metadata, table, listing, verified)
-        names = (file.name for file in decision.fetch)
+        names = chain(larger, (file.name for file in decision.fetch))
         if found := self._verify(names, listing, scan, verified):
             verified |= found
             decision, left_out = self._decide(metadata, table, listing, verified)
@@ -145,6 +150,9 @@ class Planner:
             shards=choose_shards(self.hub, self.task.selection.split, decision, self.task.options),
             rate_limit=limit or self.hub.public_rate_limit(),
         )
+
+    def _lets_in(self, entry: ManifestEntry) -> bool:
+        return 0 < entry.examined.too_large <= self.task.selection.max_pixels
 
     def _verify(
         self,

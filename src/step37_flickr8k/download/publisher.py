@@ -9,6 +9,7 @@ from step37_flickr8k.cache.manifest import ManifestEntry, write_manifest
 from step37_flickr8k.cache.record import Record, write_record
 from step37_flickr8k.dataset.listing import RemoteFile
 from step37_flickr8k.download.batches import VerifiedFile
+from step37_flickr8k.images.examined import FINE, Examined
 
 __all__ = ["Publisher"]
 
@@ -30,7 +31,7 @@ class Publisher:
     def publish(self, batch: Sequence[VerifiedFile]) -> None:
         """Publish verified files; raises `LeaseLost` when another downloader took over."""
         for each in batch:
-            self._publish(each.file, each.temporary, each.decode_error)
+            self._publish(each.file, each.temporary, each.examined)
 
     def publish_metadata(self, file: RemoteFile, path: Path) -> None:
         """Publish the metadata table, unless it has its final name already."""
@@ -43,9 +44,7 @@ class Publisher:
         write_manifest(self._directory, self.verified)
         write_record(self._directory, record)
 
-    def _publish(self, file: RemoteFile, temporary: Path, decode_error: str = "") -> None:
+    def _publish(self, file: RemoteFile, temporary: Path, examined: Examined = FINE) -> None:
         self._lease.check()
         entry = self._directory.publish(temporary, file.name)
-        self.verified[file.name] = ManifestEntry(
-            entry.size, file.digest, entry.mtime_ns, decode_error
-        )
+        self.verified[file.name] = ManifestEntry(entry.size, file.digest, entry.mtime_ns, examined)

@@ -36,9 +36,10 @@ class CannotStart(WorkerDied):
 class WorkerProcess:
     """A process that does jobs; one thread at a time may use it, but any may kill it."""
 
-    def __init__(self, directory: CacheDirectory) -> None:
+    def __init__(self, directory: CacheDirectory, max_pixels: int) -> None:
         """Serve a directory; nothing is started yet."""
         self._directory = directory
+        self._max_pixels = max_pixels
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
         self._killed = False
@@ -49,12 +50,12 @@ class WorkerProcess:
         if self._killed or self._cannot_start:
             raise CannotStart(self._cannot_start)
         if self._process is None:
-            root = str(self._directory.root.absolute())
-            arguments = (root, self._directory.split, str(os.getpid()))
+            directory = self._directory
+            arguments = (directory.root.absolute(), directory.split, self._max_pixels, os.getpid())
             try:
                 self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our module
                     # What a decoder warns of says nothing about an image, whatever PYTHONWARNINGS.
-                    [sys.executable or "", "-W", "ignore", "-m", _MODULE, *arguments],
+                    [sys.executable or "", "-Wignore", "-m", _MODULE, *map(str, arguments)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,

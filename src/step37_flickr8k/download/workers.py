@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.dataset.selection import MAX_PIXELS
 from step37_flickr8k.download.jobs import Done, Job
 from step37_flickr8k.download.worker_process import CannotStart, WorkerDied, WorkerProcess
 from step37_flickr8k.errors import TransientError
+from step37_flickr8k.images.examined import Examined
 
 __all__ = ["Workers"]
 
@@ -28,11 +30,12 @@ class Workers:
     They start when they are needed and must be closed.
     """
 
-    def __init__(self, directory: CacheDirectory) -> None:
+    def __init__(self, directory: CacheDirectory, max_pixels: int = MAX_PIXELS) -> None:
         """Allow one for each processor of this process, four at most; none starts yet."""
         self.directory = directory
+        self._max_pixels = max_pixels
         count = min(_MOST, len(os.sched_getaffinity(0)))
-        self._all = [WorkerProcess(directory) for _ in range(count)]
+        self._all = [WorkerProcess(directory, max_pixels) for _ in range(count)]
         self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
         self._started = self._stopped = False
         for worker in self._all:
@@ -60,8 +63,8 @@ class Workers:
             with contextlib.suppress(queue.Empty):
                 self._idle.get(timeout=_CLOSING).end()
 
-    def check(self, images: Sequence[tuple[Path, str]]) -> list[str | None]:
-        """Return for each image, a path and its final name, why it can't be decoded, or None.
+    def check(self, images: Sequence[tuple[Path, str]]) -> list[Examined]:
+        """Return for each image, a path and its final name, what decoding it has shown.
 
         Raises the file system's error for one that can't be read.
         """
@@ -69,11 +72,12 @@ class Workers:
         for each in done:
             if each.error:
                 raise each.error
-        return [each.decode_error for each in done]
+        return [each.examined for each in done]
 
     def do(self, jobs: Sequence[Job]) -> list[Done]:
         """Return what became of each job, in order; a failed job doesn't stop the others."""
-        if len(jobs) <= _FEW and not self._started:
+        # Pillow's own limit is global to a process, and this one may be the user's.
+        if len(jobs) <= _FEW and not self._started and self._max_pixels <= MAX_PIXELS:
             return self._do_here(jobs)
         self._started = True
         with self._one() as worker:
@@ -90,7 +94,7 @@ class Workers:
         # Imported late: it loads Pillow, which a warm start does without.
         from step37_flickr8k.download.job_runner import JobRunner  # noqa: PLC0415
 
-        return [*JobRunner(self.directory).do(jobs)]
+        return [*JobRunner(self.directory, self._max_pixels).do(jobs)]
 
     @contextlib.contextmanager
     def _one(self) -> Iterator[WorkerProcess]:

@@ -26,7 +26,7 @@ def make_plan(run: Run) -> Plan:
     listing = hub.list_files(commit, run.selection.split)
     with (
         InMemory(run.directory.root, run.directory.split) as scratch,
-        contextlib.closing(Workers(scratch)) as workers,
+        contextlib.closing(Workers(scratch, run.selection.max_pixels)) as workers,
     ):
         planner = Planner(run.download_task, hub, workers, ProgressTracker())
         plan = planner.plan(commit, listing, scratch)

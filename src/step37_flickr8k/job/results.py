@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from step37_flickr8k.cache.record import Misnamed
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.hub.rate_limit import RateLimit
 
@@ -40,7 +41,8 @@ class WarmupResult:
     """What rank 0 did, as every rank learns it.
 
     ``rows`` are those of the selection; ``skipped`` names the images among them that can't be
-    decoded, each with the reason. ``files`` and ``bytes`` were fetched by this run.
+    decoded, each with the reason. ``misnamed`` counts, by kind, the images of the cache whose names
+    say another kind. ``files`` and ``bytes`` were fetched by this run.
     """
 
     warm: bool
@@ -52,6 +54,7 @@ class WarmupResult:
     retries: Mapping[str, int]
     slowest: tuple[SlowFile, ...]
     skipped: Mapping[str, str]
+    misnamed: Mapping[str, Misnamed] = field(default_factory=dict)
 
     @property
     def traffic(self) -> Traffic:

@@ -91,6 +91,7 @@ class Run:
             "revision": self.selection.revision,
             "cache_dir": str(self.task.cache_dir),
             "bad_images": self.task.bad_images,
+            "max_pixels": self.selection.max_pixels,
         }
 
     def pinned(self, commit: str) -> "Run":
@@ -143,6 +144,9 @@ class Run:
         if record is not None and record.fits(asked, self.world.run_id):
             home = self.directory.home
             return f"files that the ready record in {home} speaks of are missing or were changed"
+        lower = replace(asked, max_pixels=0)
+        if record is not None and record.fits(lower, self.world.run_id):
+            return f"{self.directory.root} left images out for a lower max_pixels than now"
         rows = "all rows" if asked.sample_count is None else f"{asked.sample_count:,} rows"
         revision = asked.revision or "any"
         what = f"{asked.repo_id}, split {asked.split}, revision {revision}: {rows}"

@@ -1,6 +1,6 @@
 """What a run is asked to do."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -44,7 +44,7 @@ class Task:
         """
         rest = connection or settings
         return cls(
-            selection=settings.selection(),
+            selection=replace(settings.selection(), max_pixels=rest.max_pixels),
             cache_dir=settings.cache_dir,
             cache_scope=rest.cache_scope,
             bad_images=settings.bad_images,

@@ -31,6 +31,7 @@ from step37_flickr8k.hub.api import Hub, is_commit
 from step37_flickr8k.job.results import WarmupResult
 from step37_flickr8k.job.run import Run
 from step37_flickr8k.job.waiting import waiting_for
+from step37_flickr8k.report.progress import counted
 
 __all__ = ["Warmed", "Warmup"]
 
@@ -79,7 +80,14 @@ class Warmup:
     def warm(self, tracker: ProgressTracker) -> WarmupResult:
         """Do rank 0's work: nothing if a ready record fits, else download as the lease's holder."""
         with limits_named():
-            return self._accepted(self._warm(tracker))
+            result = self._accepted(self._warm(tracker))
+        for kind, found in result.misnamed.items():
+            log.warning(
+                "%s of kind %s, though the name says another; the first is %s: Pillow goes by the"
+                " content and reads them, but what goes by names can't",
+                *(counted(found.images, "image"), kind, found.first),
+            )
+        return result
 
     # --- on every rank ---
 
@@ -113,10 +121,15 @@ class Warmup:
         rows = rows_when_visible(run.directory, run.selection, commit, timeout, check=check)
         if not rows:
             raise EmptySelection(
-                f"no image of the selection in {run.directory.files} can be decoded: "
-                "choose another split"
+                f"no image of the selection in {run.directory.files} can be decoded"
+                f" ({self._first_reason()}): choose another split"
             )
         return rows
+
+    def _first_reason(self) -> str:
+        record = read_record(self.run.directory)
+        skipped = record.skipped if record else {}
+        return next((f"{name}: {why}" for name, why in skipped.items()), "the record is gone")
 
     def _agreed_commit(self, group: Group, watch: Watch) -> str:
         """Return the commit that all nodes download: rank 0's choice."""
@@ -259,4 +272,5 @@ class Warmup:
             retries=traffic.retries,
             slowest=traffic.slowest,
             skipped=skipped_rows(self.run.directory, record, self.run.selection),
+            misnamed=record.misnamed,
         )

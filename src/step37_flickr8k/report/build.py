@@ -12,7 +12,7 @@ from step37_flickr8k.cluster import messages
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.errors import Step37Error, exit_code_of, message_of, what_to_do
-from step37_flickr8k.report.model import FORMAT, RankReport, RunReport, SlowFile
+from step37_flickr8k.report.model import FORMAT, Misnamed, RankReport, RunReport, SlowFile
 from step37_flickr8k.report.recorder import Recording
 from step37_flickr8k.settings import WarmupSettings
 
@@ -57,6 +57,7 @@ class Success:
     files: int
     bytes: int
     skipped: Mapping[str, str]
+    misnamed: Mapping[str, Misnamed]
     ranks: Mapping[str, RankReport]
 
 
@@ -98,6 +99,7 @@ def _success(start: RunStart, end: Success, recording: Recording) -> RunReport:
         requests=end.work.requests,
         retries=dict(end.work.retries),
         skipped=dict(end.skipped),
+        misnamed=dict(end.misnamed),
         slowest=list(end.work.slowest),
         seconds=dict(recording.seconds),
         timeline=list(recording.timeline),

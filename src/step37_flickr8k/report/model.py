@@ -22,7 +22,16 @@ from pydantic import (
 
 from step37_flickr8k.errors import InvalidSettings
 
-__all__ = ["FORMAT", "Point", "RankReport", "RunReport", "SlowFile", "json_schema", "read_report"]
+__all__ = [
+    "FORMAT",
+    "Misnamed",
+    "Point",
+    "RankReport",
+    "RunReport",
+    "SlowFile",
+    "json_schema",
+    "read_report",
+]
 
 FORMAT: Literal[1] = 1
 
@@ -51,6 +60,13 @@ class SlowFile(_Part):
     file: str
     bytes: _Count
     tries: int = Field(ge=1, le=_MAXIMUM)
+
+
+class Misnamed(_Part):
+    """Images of a kind that their names don't say."""
+
+    images: _Count
+    first: str = Field(description="by name")
 
 
 class RankReport(_Part):
@@ -106,6 +122,10 @@ class RunReport(_Part):
     retries: dict[str, _Count] = Field(description="number of repeated requests, by cause")
     skipped: dict[str, str] = Field(
         {}, description="images that can't be decoded, each with the reason"
+    )
+    misnamed: dict[str, Misnamed] = Field(
+        {},
+        description="images of the cache that are of another kind than their names say, by kind",
     )
     slowest: list[SlowFile] = Field(
         [], description="files downloaded one by one that took longest, the slowest first"
@@ -179,6 +199,7 @@ _SUCCESS_KEYS = (
     "retries",
     "slowest",
     "skipped",
+    "misnamed",
     "ranks",
     "ready_rows",
 )

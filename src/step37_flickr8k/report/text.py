@@ -80,6 +80,10 @@ def _parts(report: RunReport, *, blocks: bool) -> Iterator[Table | str]:
         yield table("slowest files", "seconds", "kB", "tries", rows=rows)
     if report.skipped:
         yield table("left out", "because", rows=report.skipped.items())
+    if report.misnamed:
+        found = report.misnamed.items()
+        kinds = ((kind, f"{each.images:,}", each.first) for kind, each in found)
+        yield table("another kind than the name says", "images", "the first", rows=kinds)
 
 
 def _about(report: RunReport) -> Table:

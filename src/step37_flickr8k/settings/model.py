@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
-from step37_flickr8k.dataset.selection import Selection
+from step37_flickr8k.dataset.selection import MAX_PIXELS, Selection
 from step37_flickr8k.settings.hub_variables import BYTE_ORDER_MARK
 from step37_flickr8k.settings.meant import as_meant, as_meant_in_a_table, expand_path
 from step37_flickr8k.settings.options import FetchOptions, HubOptions
@@ -186,6 +186,14 @@ class WarmupSettings(BaseModel):
             "them, `error` refuses the selection"
         ),
     )
+    max_pixels: Annotated[int, BeforeValidator(_number)] = Field(
+        MAX_PIXELS,
+        ge=1,
+        description=(
+            "most pixels of an image, width times height: larger ones are left out; above the "
+            "default Pillow warns, above twice as many its own limit must be raised in the training"
+        ),
+    )
     concurrency: Annotated[int, BeforeValidator(_number)] = Field(
         64, ge=1, le=1024, description="files in flight at once (1 to 1024)"
     )
@@ -249,6 +257,7 @@ class WarmupSettings(BaseModel):
             caption_key=self.caption_key,
             sample_count=self.sample_count,
             revision=self.revision,
+            max_pixels=self.max_pixels,
         )
 
     def fetch_options(self) -> FetchOptions:

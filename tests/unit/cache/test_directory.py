@@ -16,7 +16,7 @@ from step37_flickr8k.errors import (
     FolderNotUsable,
     TransientError,
 )
-from step37_flickr8k.images import examine
+from step37_flickr8k.images.decoding import examine
 from tests.conftest import picture
 
 
@@ -255,11 +255,11 @@ def test_images_that_can_and_cannot_be_decoded(tmp_path: Path) -> None:
     """A truncated JPEG is found, and the reason names the file, not its path."""
     path = tmp_path / "a.jpg"
     path.write_bytes(picture(1, size=64))
-    assert examine(path, "a.jpg", MAX_PIXELS).decode_error is None
+    assert examine(path, "a.jpg", MAX_PIXELS).decode_error == ""
     path.write_bytes(picture(1, size=64)[:-100])
-    assert "truncated" in (examine(path, "a.jpg", MAX_PIXELS).decode_error or "").lower()
+    assert "truncated" in (examine(path, "a.jpg", MAX_PIXELS).decode_error).lower()
     path.write_bytes(b"GIF")
-    assert str(tmp_path) not in (examine(path, "a.jpg", MAX_PIXELS).decode_error or "")
+    assert str(tmp_path) not in (examine(path, "a.jpg", MAX_PIXELS).decode_error)
 
 
 def test_an_image_that_cannot_be_read_is_not_called_broken(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.names import METADATA
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.errors import CommitChanged, NotVisible, TransientError
+from step37_flickr8k.images.examined import Examined
 from tests.conftest import picture
 
 
@@ -153,16 +154,18 @@ def test_a_failed_attempt_is_followed_by_another(directory: CacheDirectory) -> N
     assert rows_when_visible(directory, selection(), "c1", 5) == [Row("a.jpg", "x")]
 
 
-def test_a_manifest_line_has_five_values_in_order(directory: CacheDirectory) -> None:
-    """Name, size, digest, mtime and decode error, sorted by name: other versions read it."""
+def test_a_manifest_line_has_seven_values_in_order(directory: CacheDirectory) -> None:
+    """Name, size, digest, mtime, decode error, kind and pixels, by name: other versions read it."""
     manifest = {
-        "b\u00e4 1.jpg": ManifestEntry(1, "sha256:x", 2**62, "broken"),
+        "b\u00e4 1.jpg": ManifestEntry(1, "sha256:x", 2**62, Examined("too large", "", 90)),
         "a.jpg": ManifestEntry(0, "git-sha1:y", 7),
+        "b.jpg": ManifestEntry(3, "sha256:z", 8, Examined(misnamed="PNG")),
     }
     write_manifest(directory, manifest)
     assert (directory.home / "train.manifest").read_bytes() == (
-        b'["a.jpg", 0, "git-sha1:y", 7, ""]\n'
-        b'["b\\u00e4 1.jpg", 1, "sha256:x", 4611686018427387904, "broken"]\n'
+        b'["a.jpg", 0, "git-sha1:y", 7, "", "", 0]\n'
+        b'["b.jpg", 3, "sha256:z", 8, "", "PNG", 0]\n'
+        b'["b\\u00e4 1.jpg", 1, "sha256:x", 4611686018427387904, "too large", "", 90]\n'
     )
     assert read_manifest(directory) == manifest
 
@@ -173,8 +176,9 @@ def test_a_manifest_line_has_five_values_in_order(directory: CacheDirectory) -> 
         b"",
         b"5",
         b'["x", 1, "d", 7]',
-        b'["x", 1.0, "d", 7, ""]',
-        b'["x", true, "d", 7, ""]',
+        b'["x", 1, "d", 7, ""]',
+        b'["x", 1.0, "d", 7, "", "", 0]',
+        b'["x", true, "d", 7, "", "", 0]',
         b"\xff",
     ],
     ids=repr,
@@ -183,7 +187,7 @@ def test_a_malformed_manifest_is_empty_and_names_the_line(
     directory: CacheDirectory, line: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No part of a malformed manifest is trusted: every file is hashed again."""
-    good = b'["a.jpg", 1, "sha256:x", 7, ""]\n'
+    good = b'["a.jpg", 1, "sha256:x", 7, "", "", 0]\n'
     (directory.home / "train.manifest").write_bytes(good + line + b"\n" + good)
     assert read_manifest(directory) == {}
     assert "line 2 is malformed" in caplog.text
@@ -235,14 +239,14 @@ def test_files_are_verified_by_their_digest(
     (directory.files / "c.jpg").unlink()
     checked: list[tuple[Path, str]] = []
 
-    def find_decode_errors(images: Sequence[tuple[Path, str]]) -> list[str | None]:
+    def examine(images: Sequence[tuple[Path, str]]) -> list[Examined]:
         checked.extend(images)
-        return ["no image" for _ in images]
+        return [Examined("no image") for _ in images]
 
-    verified = verify_files(directory, scan, digests, find_decode_errors)
+    verified = verify_files(directory, scan, digests, examine)
     assert verified == {
         METADATA: ManifestEntry(scan[METADATA].size, digests[METADATA], scan[METADATA].mtime_ns),
-        "a.jpg": ManifestEntry(5, digests["a.jpg"], scan["a.jpg"].mtime_ns, "no image"),
+        "a.jpg": ManifestEntry(5, digests["a.jpg"], scan["a.jpg"].mtime_ns, Examined("no image")),
     }
     assert checked == [(directory.files / "a.jpg", "a.jpg")]
     assert "c.jpg can't be read" in caplog.text

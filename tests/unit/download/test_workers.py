@@ -16,10 +16,12 @@ from PIL import Image
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.dataset.digests import digest_of_bytes
+from step37_flickr8k.dataset.selection import MAX_PIXELS
 from step37_flickr8k.download.job_runner import JobRunner
 from step37_flickr8k.download.jobs import Done, Job
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import FolderFull, Step37Error, TransientError
+from step37_flickr8k.images.examined import FINE
 from tests.conftest import MakeTmpfs, picture
 from tests.helpers.faulty_worker import start_instead, where_a_picture
 
@@ -57,9 +59,9 @@ def test_flaws_are_told_in_order(pool: Workers, count: int) -> None:
     contents[2] = b"not an image"
     jobs = jobs_for(pool.directory, contents)
     done = pool.do(jobs)
-    assert [number for number, each in enumerate(done) if each.decode_error] == [0, 2]
-    assert "truncated" in str(done[0].decode_error).lower()
-    assert done[2].decode_error == "cannot identify image file 2.jpg"
+    assert [number for number, each in enumerate(done) if each.examined.decode_error] == [0, 2]
+    assert "truncated" in str(done[0].examined.decode_error).lower()
+    assert done[2].examined.decode_error == "cannot identify image file 2.jpg"
     assert [job.path.read_bytes() for job in jobs] == contents
 
 
@@ -103,8 +105,8 @@ def test_images_in_place_are_only_decoded(pool: Workers) -> None:
     for number, path in enumerate(paths):
         path.write_bytes(picture(number) if number != 4 else b"text")
     before = [path.stat().st_mtime_ns for path in paths]
-    decode_errors = pool.check([(path, path.name) for path in paths])
-    assert [number for number, decode_error in enumerate(decode_errors) if decode_error] == [4]
+    examined = pool.check([(path, path.name) for path in paths])
+    assert [number for number, shown in enumerate(examined) if shown.decode_error] == [4]
     assert [path.stat().st_mtime_ns for path in paths] == before
 
 
@@ -126,7 +128,7 @@ def test_a_slow_directory_has_many_writers(
             at_once[0] -= 1
 
     monkeypatch.setattr(CacheDirectory, "put", slowly)
-    hands = JobRunner(directory)
+    hands = JobRunner(directory, MAX_PIXELS)
     for expected in (1, 4):
         assert [*hands.do(jobs_for(directory, [picture(number) for number in range(8)]))] == [
             Done()
@@ -156,7 +158,7 @@ def test_a_picture_that_kills_its_worker_twice_is_named_and_not_condemned(
     jobs = jobs_for(pool.directory, [picture(number) for number in range(12)])
     done = pool.do(jobs)
     assert [each for number, each in enumerate(done) if number != 3] == [Done()] * 11
-    assert done[3].decode_error is None
+    assert done[3].examined == FINE
     assert isinstance(done[3].error, TransientError)
     assert (
         "3.jpg: the process that decodes it died twice (Aborted): give the job more memory"
@@ -184,7 +186,7 @@ def test_workers_that_can_not_start_prove_nothing(
     for _ in range(2 * len(pool._all)):
         done = pool.do(jobs_for(pool.directory, contents))
         assert [number for number, each in enumerate(done) if each != Done()] == [5]
-        assert done[5].decode_error == "cannot identify image file 5.jpg"
+        assert done[5].examined.decode_error == "cannot identify image file 5.jpg"
     assert len([record for record in caplog.records if "can't start" in record.message]) == len(
         pool._all
     )
@@ -203,7 +205,7 @@ from step37_flickr8k.download.jobs import Job
 from step37_flickr8k.download.workers import Workers
 logging.basicConfig()
 pool = Workers(CacheDirectory(Path({str(directory.root)!r}), "train"))
-print([done.decode_error for done in pool.do([Job(Path({str(directory.root)!r}) / "gone", "a.jpg", b"text")] * 5)])
+print([done.examined.decode_error for done in pool.do([Job(Path({str(directory.root)!r}) / "gone", "a.jpg", b"text")] * 5)])
 pool.close()
 """
     # Which finds none of a virtual environment's packages by itself
@@ -245,7 +247,7 @@ resource.setrlimit(resource.RLIMIT_AS, (room, room))
     ]
     done = pool.do(jobs)
     assert done[:6] == [Done()] * 6
-    assert done[6].decode_error is None
+    assert done[6].examined == FINE
     assert str(done[6].error) == "6.png: not enough memory to decode it: give the job more memory"
     assert not jobs[6].path.exists()
 

@@ -9,18 +9,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from step37_flickr8k import cli, errors
+from step37_flickr8k import cli, errors, prepare_flickr8k_samples
 from step37_flickr8k.dataset.selection import MAX_PIXELS
 from step37_flickr8k.download import downloader
-from step37_flickr8k.images import Examined, examine
+from step37_flickr8k.images.decoding import examine
+from step37_flickr8k.images.examined import FINE, Examined
 from step37_flickr8k.images.kinds import KINDS
 from step37_flickr8k.images.opening import with_image
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import captioned, write_rows
 from tests.helpers.faulty_worker import start_instead
 from tests.helpers.pictures import pictures
-
-GOOD = Examined()
 
 
 def kind_of(name: str) -> str:
@@ -49,7 +48,7 @@ def test_the_usual_kinds_are_good_under_their_names(tmp_path: Path, kind: str) -
     path = written(tmp_path / "image", kind)
     promising = [suffix for suffix, its in Image.registered_extensions().items() if its == kind]
     for suffix in (*promising, *map(str.upper, promising), "", ".img", ".large", ".jpg.part"):
-        assert examine(path, f"a{suffix}", MAX_PIXELS) == GOOD
+        assert examine(path, f"a{suffix}", MAX_PIXELS) == FINE
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,49 @@ def test_a_name_that_lies_about_the_kind_is_told_and_forgiven(
 
 def test_a_picture_of_several_is_a_jpeg() -> None:
     """Phones write JPEGs that hold more than one picture."""
-    assert examine(pictures()["JPEG.mpo"], "a.jpg", MAX_PIXELS) == GOOD
+    assert examine(pictures()["JPEG.mpo"], "a.jpg", MAX_PIXELS) == FINE
+
+
+def mislabelled(hub: LocalHub, *numbers: int) -> None:
+    """Have some images of a dataset be WebP under the name of a JPEG."""
+    for number in numbers:
+        written(hub.directory / "train" / f"{number:04}.jpg", "WEBP", (16, number + 1))
+    hub.refresh()
+
+
+@pytest.mark.parametrize("numbers", [(3, 5), range(12)], ids=["some", "all"])
+def test_misnamed_images_are_a_warning_and_in_the_report(
+    hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str], numbers: list[int]
+) -> None:
+    """Every row counts; the kind is told with the first name, on warm runs, too, at no cost."""
+    mislabelled(hub, *numbers)
+    first = f"{numbers[0]:04}.jpg"
+    for told in ("cold", "warm"):
+        assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0, told
+        captured = capsys.readouterr()
+        report = json.loads(captured.out)
+        assert (report["ready_rows"], report["skipped"]) == (12, {})
+        assert report["misnamed"] == {"WEBP": {"images": len(numbers), "first": first}}
+        assert f"{len(numbers)} images of kind WEBP, though the name says another" in captured.err
+        assert f"the first is {first}" in captured.err
+    file = cache.with_name("report.json")
+    file.write_text(json.dumps(report), encoding="utf-8")
+    assert cli.run(["report", str(file), "--html", str(cache.with_name("report.html"))]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["WEBP", str(len(numbers)), first] in lines
+    assert f'<td class="mono">{first}</td>' in cache.with_name("report.html").read_text()
+
+
+def test_the_library_warns_of_misnamed_images_and_returns_them(
+    hub: LocalHub, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A call returns every row, with one warning; bad_images=error is no matter."""
+    mislabelled(hub, 3)
+    samples = prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache), bad_images="error")
+    assert len(samples) == 12
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "1 image of kind WEBP" in warnings[0]
 
 
 OTHERS = {
@@ -94,7 +135,7 @@ def test_kinds_that_run_or_leave_their_memory_are_not_opened(tmp_path: Path, kin
     with Image.open(path) as image:
         assert image.format == kind
     for name in ("a.jpg", f"a.{kind.lower()}", "a"):
-        found = examine(path, name, MAX_PIXELS).decode_error or ""
+        found = examine(path, name, MAX_PIXELS).decode_error
         assert found == f"cannot identify image file {name}"
 
 
@@ -159,7 +200,7 @@ def test_a_missing_decoder_is_no_decode_error(name: str, content: bytes, module:
     """An image that a complete Pillow might decode is an error of this machine's Pillow."""
     script = (
         f"import sys; sys.modules[{module!r}] = None\n"
-        "from step37_flickr8k.images import examine\n"
+        "from step37_flickr8k.images.decoding import examine\n"
         f"examine({content!r}, {name!r}, 10**6)"
     )
     told = subprocess.run(
@@ -175,6 +216,6 @@ def test_a_bomb_is_not_decoded(tmp_path: Path, side: int) -> None:
     path = written(tmp_path / "a.png", "PNG", (side, side), mode="1")
     assert path.stat().st_size < 100_000
     start = time.process_time()
-    found = examine(path, "a.png", MAX_PIXELS).decode_error or ""
+    found = examine(path, "a.png", MAX_PIXELS).decode_error
     assert f"it has {side} x {side} pixels, more than max_pixels allows (89,478,485)" in found
     assert time.process_time() - start < 0.5
