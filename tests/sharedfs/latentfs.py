@@ -32,6 +32,7 @@ import os
 import re
 import threading
 import time
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -379,6 +380,44 @@ class LatentFS(mfusepy.Operations):
         os.utime(self._root + path, ns=(told[0], told[1]), follow_symlinks=False)
 
 
+class FoldingFS(LatentFS):
+    """Takes names for one that differ in case or Unicode form alone, as APFS does."""
+
+    def known(self, path: str) -> str:
+        """Give the path with the names that the backing directory has."""
+        real = ""
+        for name in path.strip("/").split("/"):
+            try:
+                names = os.listdir(self._root + real)
+            except OSError:
+                names = []
+            same = [each for each in names if _folded(each) == _folded(name)]
+            real += f"/{same[0] if same and name not in names else name}"
+        return real
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
+def _with_known_names(method: Any) -> Any:
+    def mapped(self: FoldingFS, *arguments: Any) -> Any:
+        return method(
+            self,
+            *(
+                self.known(each) if isinstance(each, str) and each.startswith("/") else each
+                for each in arguments
+            ),
+        )
+
+    return mapped
+
+
+for _name, _method in list(vars(LatentFS).items()):
+    if callable(_method) and not _name.startswith("_"):
+        setattr(FoldingFS, _name, _with_known_names(_method))
+
+
 def _attributes(status: os.stat_result) -> dict[str, Any]:
     times = {f"st_{kind}time": getattr(status, f"st_{kind}time_ns") for kind in "amc"}
     return {name: getattr(status, name) for name in _STATUS} | times
@@ -411,10 +450,14 @@ def main() -> None:
         help="seconds for which attributes are believed (default: 3)",
     )
     parser.add_argument("--control", type=Path, help="JSON file with the faults")
+    parser.add_argument(
+        "--fold", action="store_true", help="take A for a, and one form for another"
+    )
     asked = parser.parse_args()
     # Libfuse changes the directory to /
     control = asked.control.absolute() if asked.control else None
-    system = LatentFS(asked.backing, Faults(control), asked.negative if asked.nfs else None)
+    kind = FoldingFS if asked.fold else LatentFS
+    system = kind(asked.backing, Faults(control), asked.negative if asked.nfs else None)
     os.umask(0)  # the kernel has applied the caller's
     mfusepy.FUSE(
         *(system, str(asked.mount)),

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from step37_flickr8k import cli
 from step37_flickr8k.localhub import Fault, LocalHub
+from tests.conftest import picture, write_rows
 from tests.helpers.ranks import PATIENCE, free_port
 from tests.sharedfs.conftest import (
     COUNT,
@@ -557,3 +560,37 @@ def test_handles_go_stale_when_another_node_replaces_the_file(
             assert one.wait() == {0: 0, 1: 0}, one.logs
     assert len(fetched(hub)) == COUNT
     assert_whole(hub, backing / "cache", *(mount.mount / "cache" for mount in mounts))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("a.jpg", "A.jpg"), ("caf\u00e9.jpg", "cafe\u0301.jpg"), ("x/1.jpg", "X/1.jpg")],
+)
+def test_names_that_the_file_system_takes_for_one_are_refused(
+    nodes: MakeNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: str, other: str
+) -> None:
+    """Both are named before the first image; either alone is stored, also after the other."""
+    (mount,) = nodes("--fold", "--negative", "0", "--attr", "0", count=1)
+    split = tmp_path / "dataset" / "train"
+
+    def draw(*names: str) -> None:
+        shutil.rmtree(split, ignore_errors=True)
+        for number, name in enumerate(names):
+            (split / name).parent.mkdir(parents=True, exist_ok=True)
+            (split / name).write_bytes(picture(number))
+        write_rows(split, [{"file_name": name, "caption_0": f"of {name}"} for name in names])
+
+    draw(one, other)
+    command = ["warmup", "--cache-dir", str(mount.mount / "cache"), "--revision", "main"]
+    with LocalHub(split.parent) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        assert cli.run(command) == 2
+        assert [request.repo_path for request in hub.file_requests()] == ["train/metadata.csv"]
+        for name in (one,) if "/" in one else (one, other):
+            draw(name)
+            hub.refresh()
+            assert cli.run(command) == 0
+            asked = len(hub.file_requests())
+            assert cli.run(command) == 0
+            assert len(hub.file_requests()) == asked, "it is warm"
+            assert (mount.mount / "cache" / "train" / name).read_bytes() == picture(0)

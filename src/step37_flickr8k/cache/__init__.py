@@ -9,6 +9,7 @@ The directory itself:
 - `exclusive`: creates a file that only one process gets, by a hard link or without.
 - `writing`: writes files with plain system calls: new, in place, durably.
 - `making`: makes directories, never through a link.
+- `folding`: refuses names that the file system takes for one.
 - `unfinished`: temporary files that dead runs and doctors have left.
 - `scan`: lists directories, on NFS too.
 - `remedies`: turns the file system's errors into what the user can do.

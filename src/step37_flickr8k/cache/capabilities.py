@@ -1,7 +1,7 @@
 """What a file system can do, found out with temporary files that are deleted at once.
 
-A run asks nothing of this beforehand: it meets a refusal where it happens, and does without. This
-is for `doctor`, which says what that means.
+A run asks nothing of this beforehand but whether names that differ are two: it meets a refusal
+where it happens, and does without. This is for `doctor`, which says what that means.
 """
 
 import os
@@ -14,7 +14,7 @@ from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.scan import nearest
 from step37_flickr8k.cache.writing import forget, open_new, overwrite, write_new
 
-__all__ = ["TRIED", "Lack", "try_capabilities"]
+__all__ = ["TRIED", "Lack", "distinguishes", "try_capabilities"]
 
 _LONGEST_NAME = 255  # bytes
 _PAUSE = 0.02  # s between two writes that get different times on most file systems
@@ -65,6 +65,21 @@ def try_capabilities(directory: CacheDirectory) -> Iterator[Lack]:
                 forget(made.pop())
         if how:
             yield Lack(trial.what, how, trial.without, trial.needed)
+
+
+def distinguishes(directory: CacheDirectory, one: str, other: str) -> bool:
+    """Return whether the split's directory holds two names that differ in such an ending.
+
+    A name that can't be stored there at all isn't taken for another one.
+    """
+    path = directory.temporary()
+    path = path.with_name(path.name + one)
+    try:
+        return not _distinguish(one, other)(lambda _: path)
+    except (OSError, UnicodeEncodeError):
+        return True
+    finally:
+        forget(path)
 
 
 def _link(name: _Names) -> str:

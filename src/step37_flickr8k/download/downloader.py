@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from step37_flickr8k.cache.folding import check_names
 from step37_flickr8k.cache.lease import Lease
 from step37_flickr8k.cache.manifest import read_manifest, write_manifest
 from step37_flickr8k.cache.preflight import check_space, try_out
@@ -61,6 +62,7 @@ class Downloader:
             plan = planner.plan(commit, listing, self._directory)
             before = self._record_before(plan)
             lost = self._lost(before, plan)
+            self._check_names(plan, lost)
             self._check_space(plan, lost)
             publisher = Publisher(self._directory, self._lease, plan.verified)
             self._fetch(plan, lost, publisher)
@@ -110,6 +112,11 @@ class Downloader:
         # What ended the work matters more than this error.
         except Step37Error as error:
             log.warning("unfinished files stay until the next run: %s", error)
+
+    def _check_names(self, plan: DownloadPlan, lost: Sequence[RemoteFile]) -> None:
+        if plan.decision.fetch:
+            names = {file.name for file in (*plan.decision.fetch, *lost)} | plan.verified.keys()
+            check_names(self._directory, names, plan.scan)
 
     def _check_space(self, plan: DownloadPlan, lost: Sequence[RemoteFile]) -> None:
         files = [*plan.decision.fetch, *lost]
