@@ -42,7 +42,10 @@ _HTTP_ERROR: Any = next(
 _http: Any = importlib.import_module(_HTTP_ERROR.__module__.partition(".")[0])
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_NOT_USABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+_NOT_USABLE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
+}
 _RANGE_NOT_SATISFIABLE = 416  # huggingface_hub's own affair: it resumes files
 
 
@@ -166,8 +169,12 @@ def _unanswered(error: Exception, url: URL, proxy: str | None) -> Exception:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return not_trusted(host_of(url), cause)
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, _http.ProxyError) and str(error).startswith("4"):
-        return refused_by_proxy(without_password(proxy or ""), host_of(url), str(error))
+    status = str(error).partition(" ")[0]
+    if isinstance(error, _http.ProxyError) and status.isdigit():
+        named = without_password(proxy or "")
+        if status.startswith("4"):
+            return refused_by_proxy(named, host_of(url), str(error))
+        return Fault(status, detail=f"the proxy {named} answers {error} for {host_of(url)}")
     there = f"the proxy {without_password(proxy)}" if proxy else host_of(url)
     kind = "timeout" if isinstance(error, _http.TimeoutException) else "connection"
     connecting = isinstance(error, _http.ConnectError | _http.ConnectTimeout | _http.ProxyError)

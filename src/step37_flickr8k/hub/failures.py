@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import ssl
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -58,9 +59,12 @@ def _why_unconnected(error: Exception, url: URL, proxy: str | None) -> str:
         return f"{there} doesn't answer in time"
     if not isinstance(error, aiohttp.ClientConnectorError):
         return first_line(error)
-    number = error.os_error.errno or 0
-    # asyncio's text names addresses in place of the reason.
-    why = os.strerror(number) if number > 0 else error.os_error.strerror or type(error).__name__
+    why = error.os_error.strerror or type(error).__name__
+    if isinstance(error.os_error, ssl.SSLError):
+        why = f"{error.os_error.reason}: does it speak plain HTTP? Then http:// belongs there"
+    elif (number := error.os_error.errno or 0) > 0:
+        # asyncio's text names addresses in place of the reason.
+        why = os.strerror(number)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"the name {error.host} isn't known here ({why})"
     return f"{there} can't be reached ({why})"

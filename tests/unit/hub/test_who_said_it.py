@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from step37_flickr8k import get_flickr8k_dataset_file
 from step37_flickr8k.errors import (
     AccessDenied,
     FetchFailed,
+    FolderNotUsable,
     HubUnavailable,
     ProxyRefused,
     RepositoryNotFound,
@@ -135,6 +137,58 @@ def test_a_proxys_refusal_is_the_proxys(
         assert len(there.seen) == 1
     assert TOKEN not in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("403 Forbidden", r"refuses requests to hub.invalid \(403 Forbidden\)"),
+        ("407 No", r"refuses requests to hub.invalid \(407 No\): put user and password"),
+        ("503 Busy", r"the proxy .* answers 503 Busy for hub.invalid \(2 tries\)"),
+    ],
+)
+def test_a_proxys_word_is_the_same_for_a_single_file(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, answer: str, said: str
+) -> None:
+    """hf_hub_download's requests have the same policy and the same messages."""
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
+    monkeypatch.setenv("STEP37_ATTEMPTS", "2")
+    with proxy(lambda *_: answer) as there:
+        behind(monkeypatch, there.address)
+        with pytest.raises((ProxyRefused, HubUnavailable), match=said):
+            get_flickr8k_dataset_file(repo_id="a/b", filename="x", cache_dir=cache)
+
+
+def test_a_single_file_of_a_cdn_is_asked_for_again(hub: LocalHub, cache: Path) -> None:
+    """An expired address costs hf_hub_download one attempt; a limit with a pause costs none."""
+    hub.faults.add(Fault.status(403, kind="cdn", times=1))
+    hub.faults.add(Fault.status(429, retry_after=1, kind="resolve", times=1))
+    path = get_flickr8k_dataset_file(
+        repo_id="intro/flickr8k", filename="train/0001.jpg", cache_dir=cache
+    )
+    assert path.read_bytes() == (hub.directory / "train" / "0001.jpg").read_bytes()
+
+
+def test_a_directory_that_cannot_be_used_is_no_weather(hub: LocalHub) -> None:
+    """A single file into a place that takes none ends at once, with 2."""
+    assert hub.commit
+    with pytest.raises(FolderNotUsable, match=r"/proc/none: .*: choose another cache_dir"):
+        get_flickr8k_dataset_file(
+            repo_id="intro/flickr8k", filename="train/0001.jpg", cache_dir=Path("/proc/none")
+        )
+
+
+@pytest.mark.parametrize("where", ["endpoint", "proxy"])
+def test_tls_with_a_server_of_plain_http_is_said(
+    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """https:// for a server of plain HTTP, as endpoint or proxy: three attempts, and a hint."""
+    address = hub.endpoint.replace("http:", "https:")
+    if where == "proxy":
+        monkeypatch.setenv("https_proxy", address)
+    endpoint = "https://hub.invalid" if where == "proxy" else address
+    with pytest.raises(HubUnavailable, match=r"plain HTTP\? Then http:// .* \(3 tries\)"):
+        warm(endpoint=endpoint, cache_dir=cache)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
