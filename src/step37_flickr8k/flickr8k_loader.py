@@ -22,6 +22,7 @@ from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.report.progress import how_far
 from step37_flickr8k.settings import call_settings, ignored_by, library_settings
+from step37_flickr8k.settings.meant import path_argument
 
 if TYPE_CHECKING:
     from step37_flickr8k.job import Run
@@ -150,7 +151,7 @@ def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -
     return download_file(
         repo_id,
         filename,
-        Path(cache_dir),
+        path_argument("cache_dir", cache_dir),
         options=connection.hub_options(),
         fetch=connection.fetch_options(),
     )

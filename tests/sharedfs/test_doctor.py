@@ -73,6 +73,21 @@ def test_locks_that_lie_or_are_refused_are_found(
     assert "doesn't depend on locks" in found["locks"]["remedy"]
 
 
+@pytest.mark.parametrize("name", ["EPERM", "EOPNOTSUPP"])
+def test_a_mount_without_hard_links_is_told_so(
+    hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path, name: str
+) -> None:
+    """What the mount can't do is a warning with what a run does without it; nothing is left."""
+    assert hub.commit
+    mounts = nodes("--nfs")
+    mounts[0].faults(fail=[{"op": "link", "errno": name}])
+    found, _, codes = examined(job, mounts)
+    assert codes == {0: 0, 1: 0}, found
+    assert found["file system"]["state"] == "warning"
+    assert found["file system"]["message"].startswith("hard links: ")
+    assert not list(backing.iterdir())
+
+
 def test_a_name_that_was_looked_for_too_early_is_seen_by_listing(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob
 ) -> None:

@@ -274,7 +274,7 @@ def test_a_mount_as_object_stores_have_it(
     """No links, modes, times, fsync or locks, as on gcsfuse, is all that a run does without."""
     mounts = nodes("--nfs")
     for mount in mounts:
-        refused = {"op": "link|chmod|utimens|fsync", "errno": "EOPNOTSUPP"}
+        refused = {"op": "link|chmod|utimens|fsync|statfs", "errno": "EOPNOTSUPP"}
         mount.faults(flock="ENOSYS", fail=[refused])
     ranks = job(mounts)
     assert warm(ranks) == {0: 0, 1: 0}, ranks.logs

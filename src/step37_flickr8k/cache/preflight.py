@@ -68,8 +68,12 @@ def _try_out(directory: CacheDirectory, parent: Path) -> int:
 def check_space(directory: CacheDirectory, size: int, files: int) -> None:
     """Raise `FolderFull` if ``size`` bytes in ``files`` new files can't be written here."""
     parent = nearest(directory.files)
-    with directory.errors():
+    try:
         status = os.statvfs(parent)
+    except OSError as error:
+        # Some FUSE file systems know no such call
+        log.debug("the free space of %s isn't known: %s", parent, error.strerror)
+        return
     block = status.f_frsize or status.f_bsize
     free = status.f_bavail * block
     needed = size + files * min(_BLOCK, block)

@@ -8,7 +8,16 @@ name a directory that the training never reads.
 import re
 from pathlib import Path
 
-__all__ = ["as_meant", "as_meant_in_a_table", "expand_path", "why_not_meant", "why_not_path"]
+from step37_flickr8k.errors import InvalidSettings
+
+__all__ = [
+    "as_meant",
+    "as_meant_in_a_table",
+    "expand_path",
+    "path_argument",
+    "why_not_meant",
+    "why_not_path",
+]
 
 _UNEXPANDED = re.compile(r"\$(?:\w+|\{[^}]*\}?|\([^)]*\)?)|\{\{.*?\}\}|`[^`]*`")
 _QUOTES = {("'", "'"), ('"', '"'), ("\u2018", "\u2019"), ("\u201c", "\u201d")}
@@ -44,6 +53,14 @@ def why_not_path(text: str) -> str:
     if "~" in text.split("/")[1:]:
         return "~ is expanded at the beginning alone: write the home directory in full"
     return ""
+
+
+def path_argument(name: str, value: object) -> Path:
+    """Return a path given to a library call; raises `InvalidSettings` if it can't be meant."""
+    try:
+        return Path(str(expand_path(value)))
+    except ValueError as error:
+        raise InvalidSettings(f"{name}={str(value)!r} (the call) is wrong: {error}") from None
 
 
 def as_meant(value: object) -> object:

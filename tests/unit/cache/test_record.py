@@ -1,10 +1,13 @@
 """The ready record and the manifest: read, verified, complete, and visible on a node."""
 
+import errno
 import json
+import os
 import subprocess
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -136,21 +139,19 @@ def test_visible_is_when_record_metadata_and_probes_are_there(directory: CacheDi
         rows_when_visible(directory, selection(), "c1", 0.05)
 
 
-def test_a_failed_attempt_is_followed_by_another(directory: CacheDirectory) -> None:
+def test_a_failed_attempt_is_followed_by_another(
+    directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An error of the file system ends the wait only when its time is over."""
     ready(directory)
-    away = directory.root / "away"
-    directory.home.rename(away)
-    # ELOOP: an error that has no class of its own, as EIO
-    directory.home.symlink_to(directory.home)
-    with pytest.raises(TransientError, match=r"after 0\.05 s, .*symbolic links"):
+
+    def fail(path: Path) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr("os.listdir", fail)
+    with pytest.raises(TransientError, match=r"after 0\.05 s, .*Input/output error"):
         rows_when_visible(directory, selection(), "c1", 0.05)
-
-    def repair() -> None:
-        directory.home.unlink()
-        away.rename(directory.home)
-
-    threading.Timer(0.2, repair).start()
+    threading.Timer(0.2, monkeypatch.undo).start()
     assert rows_when_visible(directory, selection(), "c1", 5) == [Row("a.jpg", "x")]
 
 

@@ -4,10 +4,11 @@ import json
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from step37_flickr8k import cli, prepare_flickr8k_samples
+from step37_flickr8k import cli, get_flickr8k_dataset_file, prepare_flickr8k_samples
 from step37_flickr8k.errors import InvalidSettings
 from step37_flickr8k.localhub import LocalHub
 from step37_flickr8k.settings import library_settings, load_settings
@@ -112,6 +113,9 @@ def test_the_library_refuses_them_too(cache_dir: str) -> None:
     """Python expands no variable: the text would become a directory's name, wherever it runs."""
     with pytest.raises(InvalidSettings, match=r"cache_dir=.* \(the call\) is wrong"):
         prepare_flickr8k_samples(cache_dir=cache_dir)
+    given: Any = cache_dir
+    with pytest.raises(InvalidSettings, match=r"cache_dir=.* \(the call\) is wrong"):
+        get_flickr8k_dataset_file(repo_id="a/b", filename="x", cache_dir=given)
     with pytest.raises(InvalidSettings, match="STEP37_TOKEN_FILE"):
         library_settings({"STEP37_TOKEN_FILE": cache_dir})
 
