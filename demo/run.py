@@ -55,8 +55,6 @@ def environment(endpoint: str) -> dict[str, str]:
     return kept | {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(OUTPUT / "hf-home"),
-        # huggingface_hub would ask the Hub for a list of AI agents.
-        "HF_HUB_DISABLE_TELEMETRY": "1",
         "STEP37_CACHE_DIR": str(CACHE),
         # Otherwise gloo looks up this machine's own name to find an interface.
         "GLOO_SOCKET_IFNAME": "lo",
