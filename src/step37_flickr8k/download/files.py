@@ -157,7 +157,10 @@ class _Download:
                 try:
                     async with await self._client.get(file.name) as response:
                         if file.size <= _BLOCK:
-                            return await read_exactly(response.content.iter_any(), file.size)
+                            source = self._client.source_of(response)
+                            return await read_exactly(
+                                response.content.iter_any(), file.size, source
+                            )
                         await self._receive_in_blocks(response.content.iter_any(), file)
                         return None
                 finally:

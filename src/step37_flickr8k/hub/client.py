@@ -208,6 +208,14 @@ class HttpClient:
                 raise denied(f"the Hub, asked for {name},", response.status, with_token=with_token)
             raise GivenUp(f"the Hub answered {judged}")
 
+    def source_of(self, response: aiohttp.ClientResponse) -> str:
+        """Return the end of a message about an answer that another host than the endpoint sent.
+
+        A login page in place of a file is a 200, too.
+        """
+        kind = f" ({response.content_type})" if response.content_type == "text/html" else ""
+        return "" if self._requests.is_own(response) else f" from {host_of(response.url)}{kind}"
+
     async def ask(self, method: str, url: str, *, follow: bool = True) -> Answer:
         """Return the complete answer to a request; without ``follow`` also that of a redirect.
 

@@ -70,13 +70,17 @@ def _why_unconnected(error: Exception, url: URL, proxy: str | None) -> str:
     return f"{there} can't be reached ({why})"
 
 
-async def read_exactly(pieces: AsyncIterator[bytes], size: int) -> bytearray:
-    """Return the bytes of an answer that must have ``size``; raises `Fault` for another number."""
+async def read_exactly(pieces: AsyncIterator[bytes], size: int, source: str = "") -> bytearray:
+    """Return the bytes of an answer that must have ``size``; raises `Fault` for another number.
+
+    ``source`` ends the message: it names the host, where that isn't the endpoint.
+    """
     content = bytearray()
     async for piece in pieces:
         content += piece
         if len(content) > size:
-            raise Fault(f"more than {size} bytes")
+            raise Fault(f"more than {size} bytes", detail=f"more than {size} bytes{source}")
     if len(content) != size:
-        raise Fault(f"{len(content)} bytes instead of {size}")
+        cause = f"{len(content)} bytes instead of {size}"
+        raise Fault(cause, detail=f"{cause}{source}")
     return content

@@ -71,7 +71,8 @@ class ErrorAnswer:
         Any of another origin than the endpoint's may pass: the address of a CDN has a date, and the
         endpoint names a new one.
         """
-        if self.own and not is_retriable(self.status):
+        # Below 400 it is no error, but not what was asked for, a whole file for a part of it.
+        if self.status < 400 or (self.own and not is_retriable(self.status)):
             return Refused(self.status, self.reason, self.headers, self.proxy)
         detail = f"{self.status} {self.reason}".strip()
         if not self.own:

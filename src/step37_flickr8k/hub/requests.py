@@ -87,6 +87,10 @@ class Requests:
     def _proxy_before(self, url: URL) -> str | None:
         return self._proxies.of(url.scheme, url.host_port_subcomponent or "")
 
+    def is_own(self, response: aiohttp.ClientResponse) -> bool:
+        """Return whether the endpoint's own origin sent an answer."""
+        return is_own(response.url, self.base)
+
     def judged(self, response: aiohttp.ClientResponse) -> Fault | Refused:
         """Return what an error answer means, and who said it."""
         url, proxy = response.url, None

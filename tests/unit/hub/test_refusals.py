@@ -11,7 +11,7 @@ from step37_flickr8k.errors import (
     SplitNotFound,
     exit_code_of,
 )
-from step37_flickr8k.hub.refusals import Refused, Requested, not_found, refusal
+from step37_flickr8k.hub.refusals import ErrorAnswer, Refused, Requested, not_found, refusal
 
 CODE = "X-Error-Code"
 CHECK = "check the names in its list of files"
@@ -160,3 +160,22 @@ def test_a_proxys_refusal_is_the_proxys(status: int, remedy: str) -> None:
         f"the proxy p:3128 refuses requests to intro/flickr8k ({status} No): {remedy}"
     )
     assert exit_code_of(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "own", "final"),
+    [
+        (403, True, True),
+        (403, False, False),
+        (503, True, False),
+        (503, False, False),
+        (200, False, True),
+        (304, False, True),
+    ],
+)
+def test_only_the_endpoint_has_the_last_word(status: int, own: bool, final: bool) -> None:
+    """An error of another origin may pass; what is no error doesn't become one that is retried."""
+    answer = ErrorAnswer(
+        status=status, reason="No", headers={}, host="cdn.example", own=own, proxy=None
+    )
+    assert isinstance(answer.judged(), Refused) is final

@@ -1,5 +1,6 @@
 """Whose word an answer is: the Hub's, a CDN's, a proxy's. The right one is blamed."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from step37_flickr8k.errors import (
 )
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.helpers.proxies import proxy
+from tests.helpers.servers import listening
 from tests.unit.hub.test_api import port_of, warm
 
 TOKEN = "token"
@@ -100,6 +102,22 @@ def test_a_login_page_elsewhere_is_named(hub: LocalHub, cache: Path, kind: str) 
         hub.faults.add(Fault.redirect(page, kind=kind))
         there = portal.endpoint.removeprefix("http://")
         with pytest.raises(HubUnavailable, match=rf"no JSON \(.*, from {there}\): does a login"):
+            warm(endpoint=hub.endpoint, cache_dir=cache, attempts=2)
+
+
+def test_a_login_page_in_place_of_a_file_is_named(hub: LocalHub, cache: Path) -> None:
+    """A portal that answers 200 where the CDN should: the file fails with the portal's host."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5"
+        writer.write(f"{head}\r\nConnection: close\r\n\r\nlogin".encode())
+        await writer.drain()
+
+    with listening(serve) as port:
+        hub.faults.add(Fault.redirect(f"http://127.0.0.1:{port}/", path="train/0003.jpg"))
+        said = rf"0003.jpg \(5 bytes instead of \d+ from 127.0.0.1:{port} \(text/html\) \(2 tries"
+        with pytest.raises(FetchFailed, match=said):
             warm(endpoint=hub.endpoint, cache_dir=cache, attempts=2)
 
 
