@@ -33,6 +33,10 @@ def test_a_proxy_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) 
         ("10.0.0.0/99,nonsense/8", "http://10.1.2.3", False),
         ("fd00::/8", "http://[fd00::1]:8000", True),
         ("fd00::/8", "http://[fe80::1]:8000", False),
+        # What Docker Desktop and OrbStack put into containers
+        ("localhost,127.0.0.0/8,::1/128", "http://[::1]:8000", True),
+        ("localhost,127.0.0.0/8,::1/128", "http://127.0.0.2", True),
+        ("1:2:3::/64", "http://[1:2:3::4]", True),
         ("::1", "http://[::1]:8000", True),
         ("[::1]", "http://[::1]", True),
         ("[::1]:8000", "http://[::1]:8000", True),
