@@ -12,11 +12,11 @@
     │   ├── AccessDenied                  the Hub refuses the token, or the repository wants one
     │   ├── CertificateNotTrusted         a server's certificate isn't trusted on this machine
     │   ├── ProxyRefused                  a proxy refuses the request, or wants a login
-    │   ├── SplitNotFound                 the commit holds no ``<split>/metadata.csv``
-    │   ├── CaptionKeyNotFound            metadata.csv has no such column
+    │   ├── SplitNotFound                 the commit holds no metadata table for the split
+    │   ├── CaptionKeyNotFound            the metadata table has no such column
     │   ├── EmptySelection                no row of the split counts (a RuntimeError, too)
     │   ├── ImageNotFound                 a row names an image that the commit doesn't hold
-    │   ├── InvalidMetadata               metadata.csv can't be read as the dataset's table
+    │   ├── InvalidMetadata               the metadata table can't be read, or can't be meant
     │   ├── DecoderMissing                this Pillow can't decode a kind of image that is there
     │   ├── BadImages                     images can't be decoded, and ``bad_images`` is ``error``
     │   └── FolderNotUsable               the cache directory can't be made, read or written
@@ -100,11 +100,11 @@ class ProxyRefused(ConfigurationError):
 
 
 class SplitNotFound(ConfigurationError):
-    """Raised when the commit holds no ``<split>/metadata.csv``."""
+    """Raised when the commit holds no metadata table, in the split's directory or at its root."""
 
 
 class CaptionKeyNotFound(ConfigurationError):
-    """Raised when metadata.csv has no column of that name."""
+    """Raised when the metadata table has no column of that name."""
 
 
 class EmptySelection(ConfigurationError, RuntimeError):
@@ -116,7 +116,7 @@ class ImageNotFound(ConfigurationError):
 
 
 class InvalidMetadata(ConfigurationError):
-    """Raised when metadata.csv can't be read as the dataset's table."""
+    """Raised when the metadata table can't be read, or says what can't be meant."""
 
 
 class DecoderMissing(ConfigurationError):

@@ -194,7 +194,8 @@ def prepare_flickr8k_samples(
 
     Args:
         repo_id: dataset repository on the Hub.
-        split: directory of the repository with ``metadata.csv`` and the images.
+        split: directory of the repository with the images and ``metadata.csv``, ``metadata.jsonl``
+            or ``metadata.parquet``. The table may also be at the repository's root.
         sample_count: number of rows that count, in file order; None for all. A row counts when its
             ``file_name`` and its ``caption_key`` cell are non-empty.
         caption_key: column of the captions.

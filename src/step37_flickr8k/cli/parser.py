@@ -150,7 +150,9 @@ def _add_report_arguments(command: argparse.ArgumentParser) -> None:
 
 def _add_hub_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "directory", type=Path, help="directory that holds <split>/metadata.csv and the images"
+        "directory",
+        type=Path,
+        help="directory that holds <split>/metadata.csv, or another table, and the images",
     )
     command.add_argument(
         "--repo-id", default="intro/flickr8k", help="name of the repository (default: %(default)s)"

@@ -186,24 +186,30 @@ class Hub:
 
     def _split_not_found(self, commit: str, split: str) -> SplitNotFound:
         """Return the error for a split that isn't there, with those that are."""
+        missing = f"no {split}/{TABLES[0]}, .jsonl or .parquet, nor one at the root"
         try:
-            splits = self._client.run(lambda client: self._splits(client, commit))
+            above, splits = self._client.run(lambda client: self._splits(client, commit))
         except Step37Error:
             available = "check the names in its list of files"
         else:
             available = f"available: {listed(splits)}" if splits else "the commit has no split"
+            if above:
+                missing = f"{above} is at the root, but there is no directory {split}"
         return SplitNotFound(
-            f"split {split!r} not found in {self._repo_id}@{commit[:7]} (no {split}/{TABLES[0]},"
-            f" .jsonl or .parquet, nor one at the root); {available}"
+            f"split {split!r} not found in {self._repo_id}@{commit[:7]} ({missing}); {available}"
         )
 
-    async def _splits(self, client: "HttpClient", commit: str) -> list[str]:
-        """Return the directories of a commit that hold a table; all if there is one at the root."""
+    async def _splits(self, client: "HttpClient", commit: str) -> tuple[str, list[str]]:
+        """Return the table at the root, if any, and the directories that hold a table.
+
+        With a table at the root these are all directories.
+        """
         root = await self._client.json(client, self._tree(commit), self._requested(commit))
         directories = directories_of(root)
-        if any(file.name in TABLES for file in files_of(root)):
-            return directories
-        return [
+        for file in files_of(root):
+            if file.name in TABLES:
+                return file.name, directories
+        return "", [
             split
             for split in directories[:_MOST_SPLITS]
             if await self._head(client, commit, split, TABLES) is not None

@@ -126,7 +126,8 @@ class WarmupSettings(BaseModel):
     split: _Split = Field(
         "train",
         description=(
-            "directory of the repository that holds `metadata.csv` and the images: one plain name"
+            "directory of the repository that holds the images and their table, `metadata.csv`, "
+            "`.jsonl` or `.parquet`, which may also be at the root: one plain name"
         ),
     )
     sample_count: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_rows)] = Field(

@@ -67,6 +67,14 @@ REFUSED = {
         HEADER + "0000.jpg,a dog\rand a cat\n",
         r"line 2 ends with '\\r', and the header with '\\n': put a text that holds a line end",
     ),
+    "a caption of ICDAR, datumaro 374": (
+        HEADER + 'word_136.png, "(412\\")"\n',
+        "line 2: a blank stands between a comma and a quote",
+    ),
+    "a row of two captions, covid-chestxray 39": (
+        HEADER + "0000.jpg,Patient 3, second day\n",
+        "line 2 has 3 cells, and the header 2",
+    ),
     "semicolons": (
         "file_name;caption_0\n0000.jpg;a dog\n",
         "separated by semicolons: save it with commas",

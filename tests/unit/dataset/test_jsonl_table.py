@@ -41,6 +41,14 @@ REFUSED = {
         GOOD + '{"file_name": "b.jpg", "caption_0": false}',
         "line 2: caption_0 is true or false",
     ),
+    "conversations, datasets 7337": (
+        '{"file_name": "b.jpg", "caption_0": [{"from": "human", "value": "<image>"}]}',
+        "line 1: caption_0 is a list: write one text",
+    ),
+    "names under another key, datasets 6777": (
+        '{"caption_0": "a drawing", "image": "images/212734.png"}',
+        "has no column file_name: its columns are caption_0, image",
+    ),
     "an object": (
         GOOD + '{"file_name": "b.jpg", "caption_0": {"en": "two"}}',
         "line 2: caption_0 is an object",

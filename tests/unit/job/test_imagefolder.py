@@ -408,3 +408,17 @@ def test_a_plan_reads_a_table_of_megabytes(
     assert cli.run(["plan", "--cache-dir", str(cache)]) == 0
     assert "rows      20,000 with 1 images" in capsys.readouterr().out
     assert not cache.exists()
+
+
+def test_a_table_at_the_root_of_a_repository_without_splits_is_named(
+    root: Path, serve: Serve, cache: Path
+) -> None:
+    """Images at the root belong to no split: the error says where the table is, and what there is."""
+    write_jsonl(root / "metadata.jsonl", rows(["0001.jpg"]))
+    serve()
+    with pytest.raises(
+        SplitNotFound,
+        match=r"\(metadata.jsonl is at the root, but there is no directory validation\);"
+        " available: test, train",
+    ):
+        prepare_flickr8k_samples(split="validation", cache_dir=str(cache))
