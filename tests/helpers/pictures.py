@@ -1,5 +1,6 @@
 """Small images of every kind that counts, as bytes: drawn by Pillow, or put together by hand."""
 
+import contextlib
 import io
 import struct
 import warnings
@@ -24,8 +25,10 @@ def _drawn() -> Iterator[tuple[str, bytes]]:
     for name, (image, kind, how) in _drawings().items():
         # Copies: saving leaves settings of the encoder in an image.
         second = [image.transpose(Image.Transpose.ROTATE_180)] if "save_all" in how else []
-        image.copy().save(out := io.BytesIO(), kind, append_images=second, **how)
-        yield name, out.getvalue()
+        # An older Pillow doesn't write all that it reads.
+        with contextlib.suppress(OSError):
+            image.copy().save(out := io.BytesIO(), kind, append_images=second, **how)
+            yield name, out.getvalue()
 
 
 def _drawings() -> dict[str, tuple[Image.Image, str, dict[str, object]]]:

@@ -42,6 +42,9 @@ _OPTIONAL = {"AVIF": "avif", "JPEG2000": "jpg_2000", "TIFF": "libtiff", "WEBP": 
 def kind_promised(name: str) -> str | None:
     """Return the kind that a file's name promises; None for a name that promises none."""
     suffix = Path(name).suffix.lower()
+    # Some versions register a kind for no suffix.
+    if not suffix:
+        return None
     kind = _USUAL.get(suffix) or Image.registered_extensions().get(suffix)
     return _ALIASES.get(kind, kind) if kind else None
 
