@@ -117,7 +117,9 @@ def _too_many(row: str, cells: Sequence[str], header: Sequence[str], where: str)
 
 def _malformed(error: csv.Error, table: str, lines: range, row: str) -> InvalidMetadata:
     remedy = "is it a table of comma-separated values?"
-    if '"' in row:
+    if "end of data" in str(error):
+        remedy = f"the quote on line {lines.start} is never closed"
+    elif '"' in row:
         remedy = "write a quote within a quoted text twice"
     last = lines.stop - 1
     where = f"lines {lines.start} to {last}" if last > lines.start else f"line {last}"

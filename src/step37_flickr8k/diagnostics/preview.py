@@ -11,6 +11,7 @@ from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.record import Record, read_record
 from step37_flickr8k.cache.rows import rows_of
 from step37_flickr8k.cluster.progress import Progress, State
+from step37_flickr8k.dataset.names import ABOVE
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.errors import DecoderMissing, FolderNotUsable, InvalidSettings
 from step37_flickr8k.images.opening import Undecodable
@@ -72,6 +73,7 @@ class Preview:
             "preview.html",
             script="preview.js",
             preview=self,
+            table=_table_name(self.record),
             # In a script element only "<" could end the JSON
             data=data.replace("<", "\\u003c"),
             shown=self.shown,
@@ -150,7 +152,9 @@ def _tiles(
     rows: list[Row | Tile] = []
 
     def leave_out(line: int, reason: str) -> None:
-        rows.append(Tile(f"{record.table}, line {line}", "", decode_error=reason, counts=False))
+        rows.append(
+            Tile(f"{_table_name(record)}, line {line}", "", decode_error=reason, counts=False)
+        )
 
     for row in rows_of(directory, record, selection, leave_out):
         rows.append(row)  # noqa: PERF402 - leave_out appends between them
@@ -182,6 +186,10 @@ def _tile(directory: CacheDirectory, record: Record, name: str) -> Tile:
         reason = getattr(error, "strerror", None) or str(error) or "not enough memory to decode it"
         return Tile(shown, "", decode_error=visible(reason))
     return Tile(shown, "", weight, size, copy)
+
+
+def _table_name(record: Record) -> str:
+    return record.table.removeprefix(ABOVE)
 
 
 def _shortened(caption: str) -> str:

@@ -29,7 +29,7 @@ def rows_of(content: str | bytes, caption_key: str = "caption_0") -> list[Row]:
 REFUSED = {
     "a stray quote": (
         HEADER + '0000.jpg,a dog\n0001.jpg,"a 6 inch ruler\n0002.jpg,a cat\n0003.jpg,a boat\n',
-        r"lines 3 to 5: unexpected end of data: write a quote within a quoted text twice",
+        r"lines 3 to 5: unexpected end of data: the quote on line 3 is never closed",
     ),
     "two stray quotes": (
         HEADER + '0000.jpg,"a 6 inch ruler\n0001.jpg,a cat\n0002.jpg,"a 7 inch ruler\n',
