@@ -93,7 +93,8 @@ def _sync(descriptor: int) -> None:
 def forget(temporary: Path) -> None:
     """Delete a temporary file, and ignore every error.
 
-    It may have its final name by now, or was never created: EROFS on a read-only mount.
+    It may have its final name by now, or was never created: EROFS on a read-only mount, or a name
+    that this process can't pass to the system.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnicodeEncodeError):
         temporary.unlink()

@@ -75,6 +75,9 @@ def test_a_cold_warmup_under_an_ascii_locale(hub: LocalHub, tmp_path: Path) -> N
     """The directory gets the very bytes that the shell passed, workers included."""
     assert hub.commit
     cache = tmp_path / NAMES["text"]
+    code, out, error = command("doctor", "--cache-dir", str(cache), **ASCII)
+    assert code == 0, error
+    assert b"this process writes names in ascii" in out
     code, out, error = command("warmup", "--cache-dir", str(cache), **ASCII)
     assert code == 0, error
     assert (cache / "train" / "0000.jpg").exists()
