@@ -42,8 +42,8 @@ ERRORS = {name: value for name, value in vars(errors).items() if hasattr(value, 
 OTHERS = """
     tar: --format; examples/train.py: --tokenizer; torchrun: --local-addr --standalone
     Python, torch and HTTP: RuntimeError DistributedSampler RateLimit
-    SLURM: --array --container-env --dependency --exclusive --kill-on-bad-exit --kill-on-invalid-dep --no-kill --nodelist --signal
-    --open-mode --requeue --time --wait BatchHost JobRequeue KillOnBadExit WaitTime
+    SLURM: --array --container-env --dependency --exclusive --kill-on-bad-exit
+    --kill-on-invalid-dep --no-kill --nodelist --signal --open-mode --requeue --time --wait BatchHost JobRequeue KillOnBadExit WaitTime
     Kubernetes: ContainerCreating DeadlineExceeded DoNotSchedule ErrImageNeverPull ErrImagePull FailedIndexes FailedMount
     FileSystemId MaxFailedIndexesExceeded MountName NotReady PersistentVolume PodFailurePolicy ScheduleAnyway SuccessCriteriaMet
     FailedCreate TrainJob TrainingRuntime

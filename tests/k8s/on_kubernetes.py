@@ -202,6 +202,56 @@ def test_a_waiter_is_evicted_in_mid_download(hub: LocalHub, room: Room) -> None:
     assert fetched(hub) == Counter(ALL)
 
 
+def test_a_native_sidecar_ends_with_its_rank(hub: LocalHub, room: Room) -> None:
+    """An init container that restarts for ever, as a mesh injects one, doesn't keep the Job."""
+    proxy = {
+        "name": "proxy",
+        "image": "step37-flickr8k",
+        "command": ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1 & wait; done"],
+        "restartPolicy": "Always",
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    patch = ranks(2)
+    patch["spec"]["template"]["spec"]["initContainers"] = [proxy]
+    job = room.apply("local", patch).wait("Complete")
+    assert_ready(job, 0, 1)
+    assert fetched(hub) == Counter(ALL)
+
+
+def test_a_world_size_below_the_completions_fails_the_job_with_both_numbers(room: Room) -> None:
+    """Of the places that must agree only WORLD_SIZE was changed: the status has the remedy."""
+    size = {"env": [{"name": "WORLD_SIZE", "value": "2"}]}
+    job = room.apply("local", job_patch(container=size)).wait("Failed")
+    assert job.conditions["Failed"] == "PodFailurePolicy"
+    told = (
+        r"JOB_COMPLETION_INDEX=\d is out of range for WORLD_SIZE=2: .* completions and parallelism"
+    )
+    assert re.search(told, "".join(job.messages())), job.everything
+
+
+def test_rank_zero_is_deleted_where_a_resource_quota_has_no_more_pods(
+    hub: LocalHub, room: Room
+) -> None:
+    """The other ranks use what it leaves, and give it back after their arrival_timeout."""
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "pods"},
+        "spec": {"hard": {"pods": "3"}},
+    }
+    room.api.post(f"/api/v1/namespaces/{room.name}/resourcequotas", quota)
+    hold(hub, room)
+    room.settings |= {"STEP37_VISIBILITY_TIMEOUT": "5", "STEP37_ARRIVAL_TIMEOUT": "40"}
+    job = room.apply()
+    until_held(job)
+    job.until(lambda: len(job.pods) == 3, "three pods")
+    kubectl("delete", "pod", "--namespace", room.name, job.of(0)[-1].name, "--wait=false")
+    job.until(lambda: len(job.of(0)) == 2, "another rank 0")
+    hub.faults.clear()
+    job.wait("Complete")
+    assert_whole(hub, room)
+
+
 # --- several Jobs ---------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""The contract between the SLURM scripts and the command, without a cluster: what they would start, what they make of its end.
+"""The contract between the SLURM scripts and the command, without a cluster.
 
 ``make test-slurm`` submits them to a real one. Here ``srun`` and ``scontrol`` are recorders: they
 note what they were called with, and ranks end as the test says.
@@ -170,7 +170,7 @@ def run(
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_what_the_script_starts_has_valid_settings(tmp_path: Path, runtime: str) -> None:
-    """In each runtime the command gets the user's settings and flags, a report beside the log, a meeting point, no more."""
+    """In each runtime the command gets the user's settings and flags, a report and an address."""
     (tmp_path / "warmup.yaml").write_text("split: validation\n", encoding="utf-8")
     given = {
         "RUN_IN": runtime,
@@ -199,7 +199,7 @@ def test_what_the_script_starts_has_valid_settings(tmp_path: Path, runtime: str)
 
 
 def test_the_job_says_what_srun_must_not_take_from_the_site(tmp_path: Path) -> None:
-    """One lost rank ends no other, however long the rest takes; nodes and tasks are stated once, at the top of the script."""
+    """One lost rank ends no other, however long the rest takes; nodes and tasks are stated once."""
     ran = run(tmp_path)
     assert {"--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--open-mode=append"} <= set(ran.srun)
     assert f"--output={tmp_path}/warmup-12-ranks-r0.log" in ran.srun

@@ -85,7 +85,7 @@ WORDS = (
         # Of file systems; the key of plan's JSON, a state of the report, the local Hub's fault;
         # Kubernetes' kind
         allowed=r"(?i)(?:disk|project|inode) quotas?|lfs quota|quota exceeded|inodes or quota"
-        r"|ResourceQuota|waiting for quota|[\"']quota[\"']|Fault\.quota|def quota\(",
+        r"|ResourceQuota|exceeded quota|waiting for quota|[\"']quota[\"']|Fault\.quota|def quota\(",
         field=frozenset({"cache"}),
     ),
     Retired("proves?|proven|proved|proving", "verified", "a proven file", allowed='"proven"'),
