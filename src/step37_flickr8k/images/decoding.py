@@ -34,7 +34,7 @@ def examine(source: Source, name: str, max_pixels: int) -> Examined:
     except Undecodable as error:
         # Some decoders have a limit of their own, Pillow's, for parts of an image, too.
         if isinstance(error.__cause__, Image.DecompressionBombError):
-            return Examined(f"{error}: see max_pixels", too_large=max_pixels + 1)
+            return Examined(f"{str(error).rstrip('.')}: see max_pixels", too_large=max_pixels + 1)
         return Examined(str(error))
 
 

@@ -285,7 +285,7 @@ from pathlib import Path
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.download.worker_process import WorkerProcess
 directory = CacheDirectory(Path(sys.argv[1]), "train")
-worker = WorkerProcess(directory).start()
+worker = WorkerProcess(directory, 10**6).start()
 os.kill(worker.pid, signal.SIGSTOP)
 jobs = [[str(directory.temporary()), f"{number}.jpg", 3, ""] for number in range(6)]
 worker.stdin.write(json.dumps(jobs).encode() + b"\\n" + b"abc" * 6)
