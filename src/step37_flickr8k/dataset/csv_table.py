@@ -11,6 +11,7 @@ __all__ = ["read_csv"]
 
 _LONGEST_ROW = 16 << 20  # characters, on however many lines
 _SHOWN = 200  # characters of somebody else's text that a message repeats
+_ENDS = {"\r", "\n"}
 _DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -28,7 +29,7 @@ def read_csv(stream: BinaryIO, wanted: Wanted) -> Iterator[Cells]:
         if NAME_COLUMN not in header:
             raise _no_header(lines.row, header, wanted.table)
         name_at, caption_at = wanted.find(header)
-        end = _end(lines.row)
+        end = lines.row[-1]  # CR LF counts as LF
         lines.row, begun = "", reader.line_num + 1
         for cells in reader:
             row, at = lines.row, reader.line_num
@@ -36,9 +37,9 @@ def read_csv(stream: BinaryIO, wanted: Wanted) -> Iterator[Cells]:
                 _check_quotes(row, cells, f"{wanted.table}, line {at}")
             if len(cells) > len(header):
                 raise _too_many(row, cells, header, f"{wanted.table}, line {at}")
-            if _end(row) not in {end, ""}:
+            if row[-1] != end and row[-1] in _ENDS:
                 raise InvalidMetadata(
-                    f"{wanted.table}, line {at} ends with {_end(row)!r}, and the header with"
+                    f"{wanted.table}, line {at} ends with {row[-1]!r}, and the header with"
                     f" {end!r}: put a text that holds a line end into double quotes"
                 )
             if row.strip():
@@ -68,11 +69,6 @@ class _Lines:
                     " is a quote missing?"
                 )
             yield line
-
-
-def _end(row: str) -> str:
-    """Return a row's line end, where CR LF counts as LF; empty without one."""
-    return row[-1:] if row.endswith(("\r", "\n")) else ""
 
 
 def _cell(cells: Sequence[str], at: int) -> str:

@@ -422,3 +422,51 @@ def test_a_table_at_the_root_of_a_repository_without_splits_is_named(
         " available: test, train",
     ):
         prepare_flickr8k_samples(split="validation", cache_dir=str(cache))
+
+
+def test_a_record_without_the_new_keys_means_the_table_of_before(
+    root: Path, serve: Serve, cache: Path
+) -> None:
+    """A cache that an older version filled stays warm: its table is metadata.csv in the split."""
+    write_csv(root / "train" / "metadata.csv", rows(TRAIN))
+    hub = serve()
+    prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
+    record = cache / ".step37-flickr8k" / "train.json"
+    content = json.loads(record.read_text(encoding="utf-8"))
+    assert content.pop("table") == "metadata.csv"
+    assert content.pop("unstripped") == []
+    record.write_text(json.dumps(content), encoding="utf-8")
+    asked = len(hub.requests)
+    assert len(prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))) == 5
+    assert len(hub.requests) == asked
+
+
+@pytest.mark.parametrize("table", ["../../metadata.csv", "metadata.txt", "/etc/metadata.csv", ""])
+def test_a_record_that_names_no_table_is_none(
+    root: Path, serve: Serve, cache: Path, table: str
+) -> None:
+    """Whoever may write the record can't have another file read in the table's place."""
+    write_csv(root / "train" / "metadata.csv", rows(TRAIN))
+    serve()
+    prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
+    record = cache / ".step37-flickr8k" / "train.json"
+    content = json.loads(record.read_text(encoding="utf-8")) | {"table": table}
+    record.write_text(json.dumps(content), encoding="utf-8")
+    assert read_record(CacheDirectory(cache, "train")) is None
+
+
+def test_the_parquet_conversion_fills_subdirectories_too(
+    root: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of the conversion are known by their hash, so it doesn't matter where they are."""
+    write_csv(root / "metadata.csv", rows(TRAIN, "train/"))
+    images = [{"bytes": (root / "train" / name).read_bytes(), "path": name} for name in TRAIN]
+    shard = tmp_path / "parquet" / "default" / "train" / "0000.parquet"
+    shard.parent.mkdir(parents=True)
+    parquet.write_table(pa.table({"image": images}), shard, use_dictionary=False)
+    with LocalHub(root, parquet=tmp_path / "parquet") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        assert cli.run(["warmup", "--cache-dir", str(cache), "--fetch-mode", "parquet"]) == 0
+        assert not [each for each in hub.file_requests() if each.repo_path.endswith(".jpg")]
+    for name in TRAIN:
+        assert (cache / "train" / name).read_bytes() == (root / "train" / name).read_bytes()
