@@ -131,6 +131,31 @@ def test_a_node_that_looked_too_early_sees_the_cache_at_once(
     assert len(fetched(hub)) == COUNT
 
 
+def test_a_node_sees_subdirectories_and_a_table_at_the_root_at_once(
+    nodes: MakeNodes,
+    job: MakeJob,
+    backing: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their directories are listed, too, where a node goes on missing what it asked for too early."""
+    root = tmp_path / "layout"
+    names = ["a.jpg", "images/b.jpg", "images/deep/c.jpg"]
+    for number, name in enumerate(names):
+        (root / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "train" / name).write_bytes(picture(number))
+    write_rows(root, [{"file_name": f"train/{name}", "caption_0": name} for name in names])
+    (backing / "cache" / "train" / "images" / "deep").mkdir(parents=True)
+    mounts = nodes("--nfs", "--negative", LONG)
+    miss(mounts[1], ["metadata.csv", HOME, *(f"train/{name}" for name in names)])
+    with LocalHub(root) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        ranks = job(mounts)
+        assert warm(ranks) == {0: 0, 1: 0}, ranks.logs
+    for number, name in enumerate(names):
+        assert (backing / "cache" / "train" / name).read_bytes() == picture(number)
+
+
 def test_a_waiter_that_came_long_before_rank_zero_sees_the_cache_at_once(
     hub: LocalHub, nodes: MakeNodes, job: MakeJob, backing: Path
 ) -> None:
