@@ -22,7 +22,7 @@ from typing import Any
 
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
-from step37_flickr8k.cluster.protocol import Timeouts
+from step37_flickr8k.cluster.protocol.keys import Timeouts
 from step37_flickr8k.cluster.share import Group, share
 from step37_flickr8k.cluster.stores import job_group
 from step37_flickr8k.errors import RankZeroLost

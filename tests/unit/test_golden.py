@@ -465,7 +465,7 @@ def served(port: int) -> Any:
 
 def messages(store: Any) -> dict[str, Any]:
     """Return what the keys of the first call hold, but for heartbeats, whose number differs."""
-    prefix = "step37/job/0"
+    prefix = "step37/job/0.0"
     nonce = store.get(f"{prefix}/nonce").decode()
     names = ["nonce", "arrivals", "arrival/1", "answer/1"]
     own = [f"{nonce}/{name}" for name in ("report/1", "reports", "leaves")]
@@ -516,7 +516,7 @@ def test_messages_of_a_call(
 ) -> None:
     """Which keys rank 0 and a waiter write in a call, in which order, and what JSON they hold."""
     server = FakeServer()
-    server.values.update({f"step37/golden/0/{key}": value for key, value in stands.items()})
+    server.values.update({f"step37/golden/0.0/{key}": value for key, value in stands.items()})
     job = Call(server, name)
     threads = [threading.Thread(target=job.run, args=(rank,), daemon=True) for rank in ranks]
     for thread in threads:
@@ -551,7 +551,7 @@ class Call:
         )
         self.begun.set()
         deadline = time.monotonic() + 240
-        while "step37/golden/0/answer/1" not in self.server.values:
+        while "step37/golden/0.0/answer/1" not in self.server.values:
             assert time.monotonic() < deadline, "rank 0 never answered"
             time.sleep(0.01)
         if self.name == "failed":
@@ -601,7 +601,7 @@ class Recorded:
 
 def share_as(rank: int, call: Call, arguments: Mapping[str, Any], *, heartbeat: float) -> None:
     """Be a rank of a call; the only place here that knows how the source is laid out."""
-    from step37_flickr8k.cluster.protocol import Timeouts
+    from step37_flickr8k.cluster.protocol.keys import Timeouts
     from step37_flickr8k.cluster.share import Group, share
 
     def connect(seconds: float) -> Any:

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from step37_flickr8k.cache.process import Process, exists, this_process
+from step37_flickr8k.cluster.codec import read_progress
 from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.errors import ErrorReport, RankZeroLost
 
@@ -45,7 +46,7 @@ def _or(default: object) -> WrapValidator:
 
 def _progress(value: object) -> Progress | None:
     try:
-        return Progress.from_json(value)
+        return read_progress(value)
     except ValueError:
         return None
 

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import Enum
 
-from pydantic import TypeAdapter
-
 from step37_flickr8k.errors import Step37Error
 
 __all__ = ["Progress", "ProgressTracker", "State"]
@@ -75,17 +73,6 @@ class Progress:
         known = {name: count for name, count in counts.items() if count is not None}
         retries = {"retries": dict(self.retries)} if self.retries else {}
         return {"state": self.text, **known, **retries}
-
-    @staticmethod
-    def from_json(value: object) -> "Progress":
-        """Read the JSON form, other keys ignored; raises ValueError where it isn't one."""
-        if isinstance(value, dict):
-            state, _, detail = str(value.get("state")).partition(", ")
-            value = {**value, "state": state, "detail": detail}
-        return _READER.validate_python(value)
-
-
-_READER = TypeAdapter(Progress)
 
 
 class ProgressTracker:

@@ -4,25 +4,45 @@ It needs a key-value store and nothing else: no collective, no process group of 
 ranks write, and why they can't deadlock: ``docs/explanation/protocol.md``.
 """
 
-import itertools
 import json
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from step37_flickr8k.cluster.follower import follow
-from step37_flickr8k.cluster.leader import lead
-from step37_flickr8k.cluster.messages import JsonObject
+from step37_flickr8k.cluster.call import Call, CallResult, Store
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker
-from step37_flickr8k.cluster.protocol import Call, CallResult, Keys, Store, Timeouts
+from step37_flickr8k.cluster.protocol.call import Facts
+from step37_flickr8k.cluster.protocol.keys import Keys, Timeouts
+from step37_flickr8k.cluster.protocol.messages import JsonObject
+from step37_flickr8k.cluster.runner import follow, lead
 from step37_flickr8k.errors import RankZeroLost
 
-__all__ = ["CallResult", "Group", "share"]
+__all__ = ["CallNumbers", "CallResult", "Group", "share"]
 
 log = logging.getLogger("step37_flickr8k")
 
 _TIMEOUTS = Timeouts()
+
+
+class CallNumbers:
+    """Numbers the calls of a process, so that the same calls of all ranks meet.
+
+    A number counts the different calls so far, by their arguments, and then how often this one was
+    repeated. So a rank that makes a call once more than the others, because rank 0 goes first in
+    many programs, meets them in the next one all the same.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no calls."""
+        self._seen: dict[str, tuple[int, int]] = {}
+
+    def next(self, arguments: JsonObject) -> str:
+        """Return the number of the next call with these arguments."""
+        name = json.dumps(arguments, sort_keys=True)
+        number, repeats = self._seen.get(name, (len(self._seen), -1))
+        self._seen[name] = number, repeats + 1
+        return f"{number}.{repeats + 1}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +50,8 @@ class Group:
     """The ranks of one job, and how this one reaches the store; one object per process.
 
     ``connect(seconds)`` returns a Store within that time or raises ConnectionError; ``reconnects``
-    says that it may be called again after a loss. ``calls`` counts the calls of this process: ranks
-    that count alike meet.
+    says that it may be called again after a loss. ``run`` names the run where the store may be
+    another one's. ``expects_all``: rank 0 waits for all ranks, not only for those that have come.
     """
 
     rank: int
@@ -39,8 +59,23 @@ class Group:
     connect: Callable[[float], Store]
     host: str = field(default_factory=socket.gethostname)
     name: str = "job"
+    run: str = ""
+    expects_all: bool = True
     reconnects: bool = False
-    calls: Iterator[int] = field(default_factory=itertools.count)
+    calls: CallNumbers = field(default_factory=CallNumbers)
+
+    def next_call(self, arguments: JsonObject, timeouts: Timeouts) -> Facts:
+        """Return what this rank knows of its next call."""
+        return Facts(
+            rank=self.rank,
+            size=self.size,
+            host=self.host,
+            keys=Keys(self.name, self.calls.next(arguments)),
+            timeouts=timeouts,
+            run=self.run,
+            expects_all=self.expects_all,
+            reconnects=self.reconnects,
+        )
 
     @staticmethod
     def alone() -> "Group":
@@ -79,15 +114,11 @@ def share(
         Exception: what ``work``, or any rank's ``confirm``, raised. On rank 0 a `Step37Error` has
             the ranks' reports as ``ranks``.
     """
+    arguments = json.loads(json.dumps(dict(arguments or {})))
     call = Call(
-        rank=group.rank,
-        size=group.size,
-        host=group.host,
-        keys=Keys(f"step37/{group.name}/{next(group.calls)}"),
-        arguments=json.loads(json.dumps(dict(arguments or {}))),
-        timeouts=timeouts,
+        facts=group.next_call(arguments, timeouts),
+        arguments=arguments,
         connect=group.connect,
-        reconnects=group.reconnects,
         confirm=confirm,
         find_result=find_result,
         watch=watch,
@@ -97,18 +128,18 @@ def share(
 
 def _make(call: Call, work: Callable[[ProgressTracker], JsonObject]) -> CallResult:
     """Make the call as this rank: alone, as the leader, or as a follower."""
-    if call.size == 1:
+    if call.facts.size == 1:
         result = work(ProgressTracker(call.watch))
         call.confirm(result)
-        return CallResult(result, {})
+        return CallResult(result)
     try:
-        return lead(call, work) if call.rank == 0 else CallResult(follow(call), {})
+        return lead(call, work) if call.facts.rank == 0 else follow(call)
     except RankZeroLost as lost:
         found = call.find_result(False)
         if found is None:
             raise
         log.warning("%s; a ready record matches, so this rank continues", lost)
-        return CallResult(found, {})
+        return CallResult(found)
 
 
 def _no_store(_: float) -> Store:

@@ -12,9 +12,9 @@ from datetime import timedelta
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from step37_flickr8k.cluster.call import Store
 from step37_flickr8k.cluster.launcher import World
-from step37_flickr8k.cluster.protocol import Store
-from step37_flickr8k.cluster.share import Group
+from step37_flickr8k.cluster.share import CallNumbers, Group
 from step37_flickr8k.errors import InvalidWorld
 
 __all__ = ["barrier", "current_group", "is_rank_zero", "job_group"]
@@ -31,7 +31,7 @@ _LAST_PAUSE = 1.0
 
 # Calls so far by store, so that each call has keys of its own. Weak: a store that is kept alive
 # here would keep its port, which may be wanted again.
-_calls: WeakKeyDictionary[Any, Iterator[int]] = WeakKeyDictionary()
+_calls: WeakKeyDictionary[Any, CallNumbers] = WeakKeyDictionary()
 
 
 def current_group() -> Group | None:
@@ -47,7 +47,8 @@ def current_group() -> Group | None:
         size=dist.get_world_size(),
         connect=lambda _: _TorchStore(store),
         name="process-group",
-        calls=_calls.setdefault(store, itertools.count()),
+        expects_all=False,
+        calls=_calls.setdefault(store, CallNumbers()),
     )
 
 
@@ -81,7 +82,12 @@ def job_group(world: World) -> Group:
         return _TorchStore(_connect_to_store(host, port, seconds))
 
     return Group(
-        rank=world.rank, size=world.size, connect=connect, host=world.host, reconnects=not serves
+        rank=world.rank,
+        size=world.size,
+        connect=connect,
+        host=world.host,
+        run=f"run {world.run_id or 'without an id'} of {world.size} ranks",
+        reconnects=not serves,
     )
 
 

@@ -1,10 +1,10 @@
 """How a call ends for all ranks, decided from the work's error and the reports of the ranks."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from step37_flickr8k.cluster.messages import RankReport, Verdict
+from step37_flickr8k.cluster.protocol.messages import RankReport, Verdict
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.errors import CallMismatch, ErrorReport
 
@@ -17,21 +17,19 @@ _MOST_REASONS = 8
 
 
 def decide_verdict(
-    error: BaseException | None, reports: Mapping[int, RankReport], size: int
+    failure: ErrorReport | None, reports: Mapping[int, RankReport], ranks: Collection[int]
 ) -> Verdict:
-    """Return how the call ends for all ranks; ranks that never reported are a warning.
+    """Return how the call ends for all ranks; ``ranks`` that never reported are a warning.
 
-    Different arguments matter more than the error of the work: it may be their consequence.
+    Different arguments matter more than the failure of the work: it may be their consequence.
     """
     failed = {rank: report.failure for rank, report in reports.items() if report.failure}
-    mismatched = {
-        rank: failure for rank, failure in failed.items() if failure.error == CallMismatch.__name__
-    }
-    if mismatched or (failed and error is None):
+    mismatched = {rank: why for rank, why in failed.items() if why.error == CallMismatch.__name__}
+    if mismatched or (failed and failure is None):
         return _joined(mismatched or failed, reports)
-    if error is not None:
-        return Verdict(failure=ErrorReport.of(error))
-    if silent := sorted(set(range(size)) - set(reports)):
+    if failure is not None:
+        return Verdict(failure=failure)
+    if silent := sorted(set(ranks) - set(reports)):
         log.warning(
             "rank %s never reported whether it can use the outcome", listed(map(str, silent))
         )

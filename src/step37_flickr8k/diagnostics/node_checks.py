@@ -13,8 +13,8 @@ from pathlib import Path
 
 from step37_flickr8k.cache.preflight import Probe, lock
 from step37_flickr8k.cache.scan import nearest
-from step37_flickr8k.cluster.messages import JsonObject, RankReport
-from step37_flickr8k.cluster.protocol import difference
+from step37_flickr8k.cluster.call import difference
+from step37_flickr8k.cluster.protocol.messages import JsonObject, RankReport
 from step37_flickr8k.cluster.share import Group, share
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.diagnostics.finding import Finding, State

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from step37_flickr8k.cache.verify import Check
-from step37_flickr8k.cluster.protocol import Timeouts
+from step37_flickr8k.cluster.protocol.keys import Timeouts
 from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.settings import FetchOptions, HubOptions, WarmupSettings
 

@@ -12,8 +12,8 @@ from step37_flickr8k.cache.record import Record, read_record, write_record
 from step37_flickr8k.cache.rows import skipped_rows
 from step37_flickr8k.cache.verify import Check
 from step37_flickr8k.cache.visible import rows_when_visible
-from step37_flickr8k.cluster.messages import JsonObject, RankReport
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
+from step37_flickr8k.cluster.protocol.messages import JsonObject, RankReport
 from step37_flickr8k.cluster.share import Group, share
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.dataset.words import listed

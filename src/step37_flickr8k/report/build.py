@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from step37_flickr8k import __version__
-from step37_flickr8k.cluster import messages
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.cluster.protocol import messages
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.errors import Step37Error, exit_code_of, message_of, what_to_do
 from step37_flickr8k.report.model import FORMAT, Misnamed, RankReport, RunReport, SlowFile

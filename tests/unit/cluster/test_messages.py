@@ -1,11 +1,13 @@
 """Messages: each is read back from its JSON as the value that was written."""
 
-import json
-
 import pytest
 
-from step37_flickr8k.cluster.messages import (
+from step37_flickr8k.cluster.codec import read, text_of
+from step37_flickr8k.cluster.progress import Progress, State
+from step37_flickr8k.cluster.protocol.messages import (
     Answer,
+    Arrival,
+    Finished,
     Heartbeat,
     Lost,
     Message,
@@ -13,9 +15,7 @@ from step37_flickr8k.cluster.messages import (
     Outcome,
     RankReport,
     Verdict,
-    read_message,
 )
-from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.cluster.verdict import decide_verdict
 from step37_flickr8k.errors import CallMismatch, ErrorReport, FolderFull, NotVisible
 
@@ -39,7 +39,7 @@ MISMATCH = ErrorReport.of(CallMismatch("split is 'train' here and 'test' on rank
 )
 def test_a_message_is_read_as_it_was_written(message: Message) -> None:
     """Reading a message's JSON returns an equal message."""
-    assert read_message(json.dumps(message.as_json())) == message
+    assert read(text_of(message), Message) == message
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,23 @@ def test_a_message_is_read_as_it_was_written(message: Message) -> None:
 )
 def test_a_report_is_read_as_it_was_written(report: RankReport) -> None:
     """Reading a report's JSON returns an equal report; without traceback it is the run report's."""
-    assert RankReport.from_json(json.dumps(report.as_json())) == report
+    assert read(text_of(report), RankReport) == report
     assert "traceback" not in report.as_json(traceback=False)
 
 
-def test_an_answer_is_read_as_it_was_written() -> None:
-    """Reading an answer's JSON returns an equal answer."""
-    assert Answer.from_json(json.dumps(Answer("nonce", 7).as_json())) == Answer("nonce", 7)
+@pytest.mark.parametrize(
+    "value",
+    [
+        Answer("nonce", 7),
+        Arrival(3, "n3"),
+        Finished(Outcome(arguments={"rows": 1}, result={"commit": "c"}), Verdict()),
+        Finished(Outcome(arguments={}, failure=FULL), Verdict(failure=FULL)),
+    ],
+    ids=["answer", "arrival", "finished", "finished in vain"],
+)
+def test_other_values_are_read_as_they_were_written(value: Answer | Arrival | Finished) -> None:
+    """Arrivals, answers and the end of a call come back from their JSON as equal values."""
+    assert read(text_of(value), type(value)) == value
 
 
 @pytest.mark.parametrize(
@@ -69,7 +79,7 @@ def test_an_answer_is_read_as_it_was_written() -> None:
 def test_what_is_no_message_is_refused(text: str) -> None:
     """A text without JSON, an unknown kind, and a failure without its error are a ValueError."""
     with pytest.raises(ValueError, match=r"Expecting value|validation error"):
-        read_message(text)
+        read(text, Message)
 
 
 @pytest.mark.parametrize(
@@ -91,5 +101,5 @@ def test_how_a_call_ends(
         rank: RankReport(ok=failure is None, host=f"n{rank}", failure=failure)
         for rank, failure in failures.items()
     }
-    verdict = decide_verdict(error, reports, 4)
+    verdict = decide_verdict(ErrorReport.of(error) if error else None, reports, range(4))
     assert (verdict.failure and verdict.failure.message) == expected

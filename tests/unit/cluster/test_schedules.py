@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
-from step37_flickr8k.cluster.protocol import Timeouts
+from step37_flickr8k.cluster.protocol.keys import Timeouts
 from step37_flickr8k.cluster.share import Group, share
 from step37_flickr8k.errors import RankZeroLost
 from tests.helpers.fake_store import FakeServer, FakeStore

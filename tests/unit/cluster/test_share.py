@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from step37_flickr8k.cluster import stores
-from step37_flickr8k.cluster.messages import RankReport
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
-from step37_flickr8k.cluster.protocol import Timeouts
+from step37_flickr8k.cluster.protocol.keys import Timeouts
+from step37_flickr8k.cluster.protocol.messages import RankReport
 from step37_flickr8k.cluster.share import Group, share
 from step37_flickr8k.errors import (
     CallMismatch,
@@ -291,14 +291,15 @@ def test_a_rank_zero_that_never_starts_is_never_met() -> None:
 def silent_rank_zero(ranks: Ranks, messages: int) -> str:
     """Write as a rank 0 that falls silent after some heartbeats; return the key that comes next."""
     store, nonce = FakeStore(ranks.server), "dead"
-    store.set("step37/job/0/nonce", nonce)
+    store.set("step37/job/0.0/nonce", nonce)
     for number in range(1, messages + 1):
         store.set(
-            f"step37/job/0/{nonce}/word/{number}", json.dumps({"kind": "beat", "state": "fetching"})
+            f"step37/job/0.0/{nonce}/word/{number}",
+            json.dumps({"kind": "beat", "state": "fetching"}),
         )
-    store.wait("step37/job/0/arrival/1", 120)
-    store.set("step37/job/0/answer/1", json.dumps({"nonce": nonce, "word": messages}))
-    return f"step37/job/0/{nonce}/word/{messages + 1}"
+    store.wait("step37/job/0.0/arrival/1", 120)
+    store.set("step37/job/0.0/answer/1", json.dumps({"nonce": nonce, "word": messages}))
+    return f"step37/job/0.0/{nonce}/word/{messages + 1}"
 
 
 def test_silence_is_a_lost_rank_zero() -> None:
@@ -318,10 +319,10 @@ def test_a_thawed_rank_zero_adopts_what_stands() -> None:
     ranks = Ranks(2)
     thread = ranks.start(0, until_stopped, timeouts=Timeouts(arrival=60, heartbeat=2))
     store = FakeStore(ranks.server)
-    assert store.wait("step37/job/0/nonce", 120)
-    nonce = store.get("step37/job/0/nonce")
+    assert store.wait("step37/job/0.0/nonce", 120)
+    nonce = store.get("step37/job/0.0/nonce")
     lost = json.dumps({"kind": "lost", "message": "given up by rank 1"})
-    keys = (f"step37/job/0/{nonce}/word/{number}" for number in itertools.count(1))
+    keys = (f"step37/job/0.0/{nonce}/word/{number}" for number in itertools.count(1))
     # The first that it hasn't written yet
     next(key for key in keys if store.compare_set(key, "", lost) == lost)
     thread.join(120)
@@ -344,11 +345,11 @@ def test_followers_come_over_to_a_new_rank_zero() -> None:
         ranks.start(rank, never, timeouts=Timeouts(arrival=30, heartbeat=30)) for rank in (1, 2)
     ]
     store = FakeStore(ranks.server)
-    store.set("step37/job/0/nonce", "dead")
-    store.set("step37/job/0/dead/word/1", json.dumps({"kind": "beat", "state": "fetching"}))
+    store.set("step37/job/0.0/nonce", "dead")
+    store.set("step37/job/0.0/dead/word/1", json.dumps({"kind": "beat", "state": "fetching"}))
     for number in (1, 2):
-        assert store.wait(f"step37/job/0/arrival/{number}", 120)
-        store.set(f"step37/job/0/answer/{number}", json.dumps({"nonce": "dead", "word": 1}))
+        assert store.wait(f"step37/job/0.0/arrival/{number}", 120)
+        store.set(f"step37/job/0.0/answer/{number}", json.dumps({"nonce": "dead", "word": 1}))
     time.sleep(0.2)
     threads.append(ranks.start(0, lambda _: {"attempt": 2}))
     for thread in threads:
@@ -361,7 +362,7 @@ def test_an_earlier_rank_zero_that_lives_on_learns_that_it_was_replaced() -> Non
     ranks = Ranks(2)
     old = ranks.start(0, until_stopped, timeouts=Timeouts(arrival=60, heartbeat=2))
     # Else the newer one might begin first
-    assert FakeStore(ranks.server).wait("step37/job/0/nonce", 120)
+    assert FakeStore(ranks.server).wait("step37/job/0.0/nonce", 120)
     newer = Ranks(2, ranks.server)
     threads = [newer.start(rank, lambda _: {"attempt": 2}) for rank in range(2)]
     for thread in (old, *threads):
@@ -486,7 +487,7 @@ def test_waiting_costs_a_fifth_of_a_request_per_second() -> None:
         store = FakeStore(ranks.server)
         for number in range(2, 8):
             store.set(
-                f"step37/job/0/dead/word/{number}",
+                f"step37/job/0.0/dead/word/{number}",
                 json.dumps({"kind": "beat", "state": "fetching"}),
             )
             time.sleep(heartbeat / 2)

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import pytest
 
 from step37_flickr8k.cache.record import read_record
+from step37_flickr8k.cluster.call import Store
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import ProgressTracker
-from step37_flickr8k.cluster.protocol import Store
 from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.dataset.selection import Row
 from step37_flickr8k.errors import BadImages, InvalidSettings, RankZeroLost

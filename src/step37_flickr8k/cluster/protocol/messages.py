@@ -1,17 +1,14 @@
-"""What leader and followers write to each other, as values; their JSON is made and read here alone.
+"""What leader and followers write to each other, as values, and their JSON; `codec` reads it.
 
 The leader writes numbered messages: a `Heartbeat` with its progress, the `Outcome` of the work, the
 `Verdict` of all ranks. In its place a follower that gives it up writes `Lost`, and a newer leader
 writes `Moved`. A follower writes its `Arrival`, which the leader answers with an `Answer`, and
-after the outcome its `RankReport`.
+after the outcome its `RankReport`. `Finished` is for followers that come when the leader has gone.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeAlias
-
-from pydantic import BeforeValidator, Field, TypeAdapter
+from typing import Any, Literal, TypeAlias
 
 from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.errors import ErrorReport
@@ -19,6 +16,7 @@ from step37_flickr8k.errors import ErrorReport
 __all__ = [
     "Answer",
     "Arrival",
+    "Finished",
     "Heartbeat",
     "JsonObject",
     "Lost",
@@ -26,8 +24,8 @@ __all__ = [
     "Moved",
     "Outcome",
     "RankReport",
+    "SentMessage",
     "Verdict",
-    "read_message",
 ]
 
 # What a call's work returns and what its arguments are: whatever JSON can carry
@@ -38,7 +36,7 @@ JsonObject: TypeAlias = Mapping[str, Any]
 class Heartbeat:
     """The leader is alive, and how far its work is."""
 
-    progress: Annotated[Progress, BeforeValidator(Progress.from_json)]
+    progress: Progress
     kind: Literal["beat"] = "beat"
 
     def as_json(self) -> JsonObject:
@@ -108,7 +106,9 @@ class Moved:
         return {"kind": self.kind, "to": self.to}
 
 
-Message: TypeAlias = Heartbeat | Outcome | Verdict | Lost | Moved
+# What the leader itself writes, and what may stand there instead.
+SentMessage: TypeAlias = Heartbeat | Outcome | Verdict
+Message: TypeAlias = SentMessage | Lost | Moved
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,6 @@ class Answer:
         """Return the JSON form."""
         return {"nonce": self.nonce, "word": self.number}
 
-    @staticmethod
-    def from_json(text: str) -> "Answer":
-        """Read the JSON text."""
-        value = json.loads(text)
-        return _ANSWERS.validate_python({**value, "number": value.get("word")})
-
 
 @dataclass(frozen=True, kw_only=True)
 class RankReport:
@@ -164,25 +158,14 @@ class RankReport:
         times = {"waited": self.waited, "lag": self.lag} if self.waited is not None else {}
         return {"ok": self.ok, **self.found, **failure, **times, "host": self.host}
 
-    @staticmethod
-    def from_json(text: str) -> "RankReport":
-        """Read the JSON text."""
-        value = json.loads(text)
-        found = {name: part for name, part in value.items() if name not in _OF_A_REPORT}
-        return _REPORTS.validate_python({**_nested(value), "found": found})
 
+@dataclass(frozen=True)
+class Finished:
+    """How a call ended that its leader has left."""
 
-def read_message(text: str) -> Message:
-    """Read the JSON text of a leader's message, or of what was written in its place."""
-    return _MESSAGES.validate_python(_nested(json.loads(text)))
+    outcome: Outcome
+    verdict: Verdict
 
-
-def _nested(value: JsonObject) -> JsonObject:
-    """Return the flat JSON form with the parts that are values: the progress and the failure."""
-    return {**value, "progress": value, "failure": value if value.get("ok") is False else None}
-
-
-_OF_A_REPORT = {"ok", "host", "error", "message", "traceback", "waited", "lag"}
-_MESSAGES: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
-_ANSWERS = TypeAdapter(Answer)
-_REPORTS = TypeAdapter(RankReport)
+    def as_json(self) -> JsonObject:
+        """Return the JSON form."""
+        return {"outcome": self.outcome.as_json(), "verdict": self.verdict.as_json()}
