@@ -106,6 +106,7 @@ class Leader:
                 key = self._keys.message(before, number)
                 if (yield act.SaveOnce(key, Moved(self._nonce))) is None:
                     break
+        self._work = yield act.Turn(self.now)
         yield from self._write(Heartbeat(self._work.progress))
 
     def _turn(self) -> Generator[act.Action, Any, None]:
