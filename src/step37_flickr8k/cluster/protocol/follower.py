@@ -24,6 +24,8 @@ __all__ = ["Follower", "FollowerState"]
 
 # Seconds for which a follower waits to meet the leader before it checks why not: at first, at most.
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0
+# Pause before a lost connection is made again: this part of the heartbeat timeout, at most 1 s.
+_RECONNECT = 0.1
 # Seconds in which a store that serves another run may turn to this one: its rank 0 may just start.
 _OTHER_RUN = 5.0
 
@@ -66,15 +68,13 @@ class Follower:
                 found = yield from self._search(str(error))
                 if found is not None:
                     return found
-                yield act.Pause(self.now + min(1.0, self._timeouts.heartbeat / 10))
+                yield act.Pause(self.now + min(1.0, self._timeouts.heartbeat * _RECONNECT))
 
     def _follow_one_leader(self) -> Generator[act.Action, Any, Ended | None]:
         """Return how the call ended; None when another leader has taken over."""
         self.state = FollowerState.CONNECTING
         yield act.Connect(min(self.deadline, self.now + _LONGEST_WAIT))
-        yield from self._check_run()
-        self.state = FollowerState.ARRIVING
-        met = yield from self._meet_leader()
+        met = (yield from self._check_run()) or (yield from self._meet_leader())
         if isinstance(met, Ended):
             return met
         nonce = met.nonce
@@ -95,39 +95,45 @@ class Follower:
                 return Ended(outcome=self._outcome, verdict=message, report=self._report)
         raise AssertionError("unreachable")
 
-    def _check_run(self) -> Generator[act.Action, Any, None]:
-        """Make sure that the store serves this rank's run; another one would never answer it."""
-        if not self._facts.run:
-            return
+    def _check_run(self) -> Generator[act.Action, Any, Ended | None]:
+        """Make sure that the store serves this rank's run: another one would never answer it."""
         give_up = self.now + _OTHER_RUN
-        while True:
-            while not (
-                yield act.Await(self._keys.run, min(self.deadline, self.now + _LONGEST_WAIT))
-            ):
-                yield from self._still_searching("its store is there, rank 0 has not begun")
-            serves = yield act.Load(self._keys.run, str)
-            if serves == self._facts.run:
-                return
-            if self.now >= give_up:
-                raise RankZeroLost(
-                    f"this store serves {serves}, and this rank belongs to {self._facts.run}: "
-                    "set MASTER_PORT to a free port, the same on all ranks of a run"
-                )
-            yield act.Pause(self.now + 1.0)
+        serves = ""
+        while serves != self._facts.run:
+            until = min(self.deadline, self.now + _LONGEST_WAIT)
+            if (yield act.Await(self._keys.run, until)):
+                serves = yield act.Load(self._keys.run, str)
+                if serves != self._facts.run:
+                    if self.now >= give_up:
+                        raise RankZeroLost(
+                            f"this store serves {serves}, this rank belongs to {self._facts.run}: "
+                            "set MASTER_PORT to a free port, the same on all ranks of a run"
+                        )
+                    yield act.Pause(self.now + 1.0)
+            elif self.now >= self.deadline:
+                raise self.silence()
+            elif found := (yield from self._search("its store is there, rank 0 has not begun")):
+                return found
+        return None
 
     def _meet_leader(self) -> Generator[act.Action, Any, Answer | Ended]:
         """Take a number that nobody else has: whoever answers it is alive now."""
+        self.state = FollowerState.ARRIVING
         facts, keys = self._facts, self._keys
         number = yield act.Add(keys.arrivals, 1)
         yield act.Save(keys.arrival(number), Arrival(facts.rank, facts.host))
+        # A rank that was frozen until after its deadline gives the leader the time to answer.
+        until = max(self.deadline, self.now + self._timeouts.heartbeat)
         seconds = _FIRST_WAIT
         while True:
             if not facts.expects_all and (yield act.Exists(keys.finished)):
                 return (yield from self._finished())
-            if (yield act.Await(keys.answer(number), min(self.deadline, self.now + seconds))):
+            if (yield act.Await(keys.answer(number), min(until, self.now + seconds))):
                 break
             seconds = min(2 * seconds, _LONGEST_WAIT)
-            found = yield from self._still_searching("its store is there, rank 0 doesn't answer")
+            if self.now >= until:
+                raise self.silence()
+            found = yield from self._search("its store is there, rank 0 doesn't answer")
             if found is not None:
                 return found
         answer: Answer = yield act.Load(keys.answer(number), Answer)
@@ -141,11 +147,6 @@ class Follower:
             return Ended(outcome=finished.outcome, verdict=finished.verdict)
         report = yield act.Confirm(finished.outcome)
         return Ended(outcome=finished.outcome, verdict=finished.verdict, report=report)
-
-    def _still_searching(self, why: str) -> Generator[act.Action, Any, Ended | None]:
-        if self.now >= self.deadline:
-            raise self.silence()
-        return (yield from self._search(why))
 
     def _search(self, why: str) -> Generator[act.Action, Any, Ended | None]:
         """Say now and then where rank 0 is searched for; return an earlier success if there is one.
