@@ -20,10 +20,10 @@ from tests.simulator.machines import Local, Lost
 
 KEYS = Keys("job", "0.0")
 # In units in which a heartbeat is due every 1; all later times follow from these.
-TIMEOUTS = Timeouts(arrival=4, heartbeat=2, stall=0, visibility=-27)
+TIMEOUTS = Timeouts(arrival=6, heartbeat=2, stall=0, visibility=-24)
 WORK = 2.0
 SHORT, LONG = 1.0, 3.0  # freezes, within and beyond the heartbeat timeout
-LATE = 4.0  # when a late rank starts: the call of the others may be over
+LATE = 3.0  # when a late rank starts: the call of the others may be over
 
 FULL = ErrorReport("FolderFull", "the disk is full", "")
 BLIND = ErrorReport("NotVisible", "no ready record here", "")
@@ -83,6 +83,7 @@ class Cluster:
     blind: int | None = None
     kinds: tuple[str, ...] = ("kill", "freeze", "cut", "late")
     freezes: tuple[float, ...] = (LONG,)
+    work: float = WORK
     leader: type[Leader] = Leader
     follower: type[Follower] = Follower
     locals: dict[Any, Local] = field(default_factory=dict)
@@ -149,7 +150,7 @@ class Cluster:
         life = me.life + 1
         began = self.local(rank, life).begin(state.now)
         # Work that is done already takes no time.
-        ends = state.now + (0.0 if state.record else WORK)
+        ends = state.now + (0.0 if state.record else self.work)
         me = Rank(began, life, 0.0, ends)
         if rank == 0 and self.serves:
             state = state._replace(store=frozenset(), has_store=True)
@@ -161,7 +162,10 @@ class Cluster:
         if isinstance(action, act.Pause):
             return None if now >= action.until else _BLOCKED
         if isinstance(action, act.Turn):
-            if now < action.until and now != me.work_ends:
+            phase = self.local(0, me.life).phases[me.state]
+            # What the main thread says wakes the leader at once.
+            is_woken = phase == "confirming" or (phase == "working" and now >= me.work_ends >= 0)
+            if now < action.until and not is_woken:
                 return _BLOCKED
             return self._work_state(state, me)
         if me.cut_off:
@@ -226,22 +230,13 @@ class Cluster:
             action = self.reached(state, rank)
             if isinstance(action, Ended | Lost):
                 return self._ended(state, rank, action)
-            event: Any = None
-            if isinstance(action, act.Confirm):
-                blind = rank == self.blind and action.outcome.failure is None
-                event = RankReport(ok=not blind, host=f"n{rank}", failure=BLIND if blind else None)
-            elif isinstance(action, act.Decide):
-                event = decide_verdict(action.outcome.failure, action.reports, action.ranks)
-            elif isinstance(action, act.StopWork):
+            if isinstance(action, act.StopWork):
                 state = _with(state, rank, state.ranks[rank]._replace(work_ends=-1.0))
-                lost = ErrorReport("RankZeroLost", action.why, "")
-                event = Outcome(arguments={}, failure=lost)
-            elif isinstance(action, act.FindResult):
-                event = {"found": True} if state.record else None
-            elif isinstance(action, act.Load) and self._loadable(state, action.key):
+            event = local_answer(action, rank, blind=self.blind, record=state.record)
+            if event is NotImplemented:
+                if not (isinstance(action, act.Load) and self._loadable(state, action.key)):
+                    return state
                 event, state = self._request(state, action)
-            elif not isinstance(action, act.Show | act.Searching):
-                return state
             state = self._send(state, rank, event)
 
     def _loadable(self, state: State, key: str) -> bool:
@@ -249,7 +244,9 @@ class Cluster:
 
     def _ended(self, state: State, rank: int, end: Ended | Lost) -> State:
         me = state.ranks[rank]._replace(has_ended=True)
-        return _with(state, rank, me)._replace(ends=(*state.ends, _end(state, rank, me, end)))
+        return _with(state, rank, me)._replace(
+            ends=(*state.ends, end_of(rank, end, record=state.record, now=state.now))
+        )
 
     # --- work, store and time ---
 
@@ -330,19 +327,36 @@ def _name(action: Any) -> str:
     return f"{type(action).__name__} {getattr(action, 'key', '')}".rstrip()
 
 
-def _end(state: State, rank: int, me: Rank, end: Ended | Lost) -> End:
+def end_of(rank: int, end: Ended | Lost, *, record: bool, now: float) -> End:
     """Return how a rank ended, as the runner would make an error or a result of it."""
     if isinstance(end, Lost):
         # Rank 0 goes on without its store; whoever loses rank 0 reads the ready record.
-        well = state.record or end.why.startswith("ConnectionError")
-        return End(rank, "success" if well else "lost", 0, None, end.why, state.now)
+        well = record or end.why.startswith("ConnectionError")
+        return End(rank, "success" if well else "lost", 0, None, end.why, now)
     if end.found is not None:
-        return End(rank, "success", 0, None, "found", state.now)
+        return End(rank, "success", 0, None, "found", now)
     assert end.outcome is not None
     assert end.verdict is not None
     life, failure = int(end.outcome.result.get("life", 0)), end.verdict.failure
     own = failure or (end.report.failure if end.report else None)
     kind, why = ("failure", own.message) if own else ("success", "")
     if own is not None and own.error == RankZeroLost.__name__:
-        kind = "success" if state.record else "lost"
-    return End(rank, kind, life, failure is None, why, state.now)
+        kind = "success" if record else "lost"
+    return End(rank, kind, life, failure is None, why, now)
+
+
+def local_answer(action: act.Action, rank: int, *, blind: int | None, record: bool) -> Any:
+    """Return what an action is sent that asks the rank itself; `NotImplemented` for others."""
+    match action:
+        case act.Confirm(outcome):
+            fails = rank == blind and outcome.failure is None
+            return RankReport(ok=not fails, host=f"n{rank}", failure=BLIND if fails else None)
+        case act.Decide(outcome, ranks, reports):
+            return decide_verdict(outcome.failure, reports, ranks)
+        case act.StopWork(why):
+            return Outcome(arguments={}, failure=ErrorReport("RankZeroLost", why, ""))
+        case act.FindResult():
+            return {"found": True} if record else None
+        case act.Show() | act.Searching():
+            return None
+    return NotImplemented

@@ -51,7 +51,10 @@ class Local:
         key = state, now, repr(event)
         if key not in self._steps:
             history = self._histories[state]
-            machine, steps = self._live.pop(state, None) or self._replayed(history)
+            if state in self._live:
+                machine, steps = self._live.pop(state)
+            else:
+                machine, steps = self._replayed(history)
             self._steps[key] = self._enter(machine, steps, (*history, (now, event)))
         return self._steps[key]
 

@@ -250,5 +250,5 @@ class _FollowerRank:
                 # The thread of a store that was lost may hang in it.
                 self._requests.close(0)
                 self._requests = StoreThread(call.connect)
-        until: float = getattr(action, "until", 0.0)
-        return self._requests.make(action, max(until, machine.deadline))
+        limit: float = max(machine.deadline, getattr(action, "until", 0.0))
+        return self._requests.make(action, limit)

@@ -89,8 +89,6 @@ class Leader:
             self._expected = frozenset(reports) - {0}
         if not self._facts.expects_all:
             yield act.Save(self._keys.finished, Finished(self.outcome, verdict))
-            # Who has arrived without seeing that is answered now; nobody else will wait for it.
-            yield from self._answer_arrivals()
         yield from self._wait_for_all(self._keys.leaves(self._nonce), self._seconds_to_leave())
         return Ended(outcome=self.outcome, verdict=verdict, reports=reports)
 
@@ -116,14 +114,17 @@ class Leader:
         without being able to write that: it writes at once, to learn what stands.
         """
         self._work = yield act.Turn(self.now + _TURN)
-        frozen = self.now - self._turned > self._timeouts.heartbeat
-        self._was_frozen |= frozen
+        if self.now - self._turned > self._timeouts.heartbeat:
+            self._was_frozen = True
+            self._heartbeat_due = self.now
         self._turned = self.now
         yield from self._answer_arrivals()
+        yield from self._write_heartbeat()
+
+    def _write_heartbeat(self) -> Generator[act.Action, Any, None]:
+        """Write a heartbeat if it is due; called in each loop over ranks, of which may be many."""
         # The verdict is the last message.
-        if self.state is LeaderState.LEAVING:
-            return
-        if frozen or self.now >= self._heartbeat_due:
+        if self.now >= self._heartbeat_due and self.state is not LeaderState.LEAVING:
             yield from self._write(Heartbeat(self._work.progress))
 
     def _answer_arrivals(self) -> Generator[act.Action, Any, None]:
@@ -139,6 +140,7 @@ class Leader:
                 number = self._outcome_number if self.outcome else self._written
                 yield act.Save(self._keys.answer(arrived), Answer(self._nonce, number))
                 self._unanswered -= {arrived}
+                yield from self._write_heartbeat()
 
     def _stop_stalled_work(self) -> Generator[act.Action, Any, None]:
         stall = self._timeouts.stall
@@ -201,4 +203,5 @@ class Leader:
             key = self._keys.report(self._nonce, rank)
             if (yield act.Exists(key)):
                 reports[rank] = yield act.Load(key, RankReport)
+            yield from self._write_heartbeat()
         return reports

@@ -1,0 +1,33 @@
+"""Constants of the state machines, as the simulator needs them."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from step37_flickr8k.cluster.protocol import follower, leader
+
+
+@pytest.fixture
+def coarse_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let time go by in steps of one heartbeat, so that there are few different times."""
+    monkeypatch.setattr(leader, "_TURN", 1.0)
+    monkeypatch.setattr(leader, "_FAREWELL", 1.0)
+    monkeypatch.setattr(leader, "_LAST_REPORTS", 1.0)
+    monkeypatch.setattr(follower, "_FIRST_WAIT", 2.0)
+    monkeypatch.setattr(follower, "_LONGEST_WAIT", 2.0)
+    yield from _silent()
+
+
+@pytest.fixture
+def seldom_turns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the leader poll its store twice a second, not twenty times."""
+    monkeypatch.setattr(leader, "_TURN", 0.5)
+    yield from _silent()
+
+
+def _silent() -> Iterator[None]:
+    """Write no log: thousands of calls warn of thousands of ranks."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
