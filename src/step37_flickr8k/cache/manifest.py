@@ -10,10 +10,11 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.scan import Entry
+from step37_flickr8k.dataset.names import is_table, why_not_plain
 from step37_flickr8k.images.examined import FINE, Examined
 
 __all__ = ["ManifestEntry", "read_manifest", "unchanged", "write_manifest"]
@@ -49,16 +50,23 @@ def read_manifest(directory: CacheDirectory) -> dict[str, ManifestEntry]:
         with path.open("rb") as lines:
             for line in lines:
                 name, size, digest, mtime_ns, error, kind, pixels = _LINE.validate_json(line)
+                _check(name)
                 examined = Examined(error, kind, pixels) if error or kind else FINE
                 manifest[name] = ManifestEntry(size, digest, mtime_ns, examined)
     except FileNotFoundError:
         return {}
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         malformed = f"line {len(manifest) + 1} is malformed"
         reason = error.strerror if isinstance(error, OSError) else malformed
         log.warning("%s can't be read (%s): every file will be hashed", path, reason)
         return {}
     return manifest
+
+
+def _check(name: str) -> None:
+    """Raise ValueError for a name that leads elsewhere: what is repaired would be written there."""
+    if "/" in name and not is_table(name) and (why := why_not_plain(name)):
+        raise ValueError(why)
 
 
 def write_manifest(directory: CacheDirectory, manifest: Mapping[str, ManifestEntry]) -> None:

@@ -43,7 +43,7 @@ def is_table(name: str) -> bool:
 
 def is_above(name: str) -> bool:
     """Return whether a table is above the split's directory, at the repository's root."""
-    return name.startswith(ABOVE)
+    return name.startswith(ABOVE) and is_table(name)
 
 
 def in_repository(split: str, name: str) -> str:

@@ -84,7 +84,7 @@ class Downloader:
                 )
             files = [listing[name] for name in names if name in listing]
             check_space(self._directory, sum(file.size for file in files), len(files))
-            self._directory.make_parents(names)
+            self._directory.make_parents(file.name for file in files)
             publisher = Publisher(self._directory, self._lease, {})
             self._fetch_files(files, record.commit, publisher)
             flush()

@@ -413,7 +413,7 @@ def test_a_plan_reads_a_table_of_megabytes(
 def test_a_table_at_the_root_of_a_repository_without_splits_is_named(
     root: Path, serve: Serve, cache: Path
 ) -> None:
-    """Images at the root belong to no split: the error says where the table is, and what there is."""
+    """Images at the root belong to no split: the error says where the table is."""
     write_jsonl(root / "metadata.jsonl", rows(["0001.jpg"]))
     serve()
     with pytest.raises(
@@ -470,3 +470,20 @@ def test_the_parquet_conversion_fills_subdirectories_too(
         assert not [each for each in hub.file_requests() if each.repo_path.endswith(".jpg")]
     for name in TRAIN:
         assert (cache / "train" / name).read_bytes() == (root / "train" / name).read_bytes()
+
+
+def test_a_manifest_cannot_lead_a_repair_out_of_the_cache(
+    root: Path, serve: Serve, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name that leads elsewhere makes the manifest unreadable, so nothing is written by it."""
+    write_csv(root / "train" / "metadata.csv", rows(TRAIN))
+    serve()
+    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
+    manifest = cache / ".step37-flickr8k" / "train.manifest"
+    good = manifest.read_text(encoding="utf-8")
+    beside = sorted(cache.parent.rglob("*"))
+    for name in ("../../out/x.jpg", "images/../../x.jpg", "/tmp/x.jpg", "../metadata.txt"):
+        manifest.write_text(good.replace("images/0001.jpg", name), encoding="utf-8")
+        assert cli.run(["verify", "--repair", "--cache-dir", str(cache)]) == 2
+        assert "no manifest of train that can be read" in capsys.readouterr().err
+    assert sorted(cache.parent.rglob("*")) == beside
