@@ -1,4 +1,4 @@
-"""A state machine as a value that can be copied: what it has been sent so far, or a number for that.
+"""A state machine as a value that can be copied: what it has been sent so far, as a number.
 
 The protocol's machines are generators, which can't be copied. Their state is what they were sent;
 two of them that have come to the same line with the same variables are in the same state.

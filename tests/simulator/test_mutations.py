@@ -23,7 +23,9 @@ pytestmark = pytest.mark.usefixtures("coarse_time")
 MUTATIONS: dict[str, tuple[ModuleType, str, str]] = {
     "messages are written over what stands": (
         leader,
-        "yield act.SaveOnce(\n            self._keys.message(self._nonce, self._written + 1), message\n        )",
+        """yield act.SaveOnce(
+            self._keys.message(self._nonce, self._written + 1), message
+        )""",
         "yield act.Save(self._keys.message(self._nonce, self._written + 1), message)",
     ),
     "a stale nonce is believed": (
@@ -52,7 +54,11 @@ MUTATIONS: dict[str, tuple[ModuleType, str, str]] = {
     "a number whose rank died blocks the later ones": (
         leader,
         "                yield from self._write_heartbeat()\n\n    def _stop",
-        "                yield from self._write_heartbeat()\n            else:\n                break\n\n    def _stop",
+        """                yield from self._write_heartbeat()
+            else:
+                break
+
+    def _stop""",
     ),
     "the leader waits for reports without an end": (
         leader,

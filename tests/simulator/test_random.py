@@ -1,4 +1,7 @@
-"""Thousands of seeded schedules of up to 64 ranks; `python -m tests.simulator.schedule SEED` replays one."""
+"""Thousands of seeded schedules of up to 64 ranks.
+
+`python -m tests.simulator.schedule SEED` replays one, and prints it.
+"""
 
 from collections import Counter
 
@@ -13,7 +16,7 @@ CHUNK = 1_000
 
 @pytest.mark.parametrize("first", range(0, 10_000, CHUNK))
 def test_invariants_hold_in_random_schedules(first: int) -> None:
-    """Late, dying, frozen and cut off ranks, slow stores: the invariants hold, whatever the seed."""
+    """With late, dying, frozen and cut off ranks and slow stores, the invariants hold."""
     kinds: Counter[str] = Counter()
     for seed in range(first, first + CHUNK):
         kinds.update(end.kind for end in Schedule(seed).play().ends.values())

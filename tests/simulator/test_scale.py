@@ -16,7 +16,7 @@ ARRIVED, ENDS = 20.0, WORK - 20.0  # all wait between these
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch) -> Iterator[Schedule]:
-    """Play a call of 10,000 ranks that come within ten seconds, over a store that answers in 0.1 ms."""
+    """Play a call of 10,000 ranks that come within ten seconds, over a quick store."""
     monkeypatch.setattr(schedule, "TIMEOUTS", Timeouts(stall=0))
     call = Schedule(0, longest_latency=0.0001)
     call.size, call.work, call.faults = RANKS, WORK, 0
@@ -27,7 +27,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Iterator[Schedule]:
 
 
 def test_ten_thousand_ranks(call: Schedule) -> None:
-    """A waiting rank asks 0.2 times a second at most, some 20 times in all; 5 s after the outcome all know it."""
+    """A waiting rank asks at most 0.2 times a second; all know the outcome within 5 s."""
     assert {end.kind for end in call.ends.values()} == {"success"}
     waiting = sum(ARRIVED < when < ENDS for when, rank in call.requests if rank)
     a_second = waiting / (RANKS - 1) / (ENDS - ARRIVED)
