@@ -224,8 +224,13 @@ def prepare_flickr8k_samples(
     )
     call = call_settings(selection, cache_dir=cache_dir, bad_images=bad_images)
     task = Task.from_settings(call, connection=library_settings(os.environ), check="names")
-    world = World.from_environment(os.environ)
-    group = replace(current_group() or Group.alone(), host=world.host)
+    group = current_group()
+    world = (
+        World.of_process_group(group.rank, group.size, os.environ)
+        if group
+        else World.from_environment(os.environ)
+    )
+    group = replace(group or Group.alone(), host=world.host)
     run = Run(task, world)
     warmed = Warmup(run).share(group, _Watch(is_rank_zero=group.rank == 0))
     if warmed.result.skipped:

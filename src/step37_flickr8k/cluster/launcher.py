@@ -1,21 +1,21 @@
 """Rank, world size, node and run id of this process, read from the launcher's variables.
 
-A launcher is one reader: a function that returns a `World` if its variables are set, otherwise
-None. To add one, write its reader, name its variables in ``_VARIABLES`` and list it in
-``_READERS``; the first reader that returns a world wins. If it names its runs, ``_run_id`` reads
-that name.
+Most launchers are entries of a table (`launchers`). The others are readers here: functions that
+return a `World` if their variables are set, otherwise None. The first of ``_READERS`` that returns
+one wins. If a launcher names its runs, ``_run_id`` reads that name.
 """
 
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from step37_flickr8k.cluster.slurm import first_host, step_port
+from step37_flickr8k.cluster.launchers import LAUNCHERS, UNKNOWN
+from step37_flickr8k.cluster.slurm import first_host, host_of_step, port_of_step
+from step37_flickr8k.cluster.variables import Variables
 from step37_flickr8k.errors import InvalidWorld
 
 __all__ = ["World"]
 
-_HIGHEST_NUMBER = 1 << 31
 _HIGHEST_PORT = 65535
 
 # By launcher: the variables that hold the rank and the world size
@@ -24,8 +24,7 @@ _VARIABLES = {
     "env": ("RANK", "WORLD_SIZE"),
     "kubernetes": ("JOB_COMPLETION_INDEX", "WORLD_SIZE"),
     "slurm": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
-    "openmpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-}
+} | {each.name: (each.rank, each.size) for each in LAUNCHERS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,20 +65,41 @@ class World:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "World":
-        """Read the variables of torchrun (or set by hand), Kubernetes, a SLURM step or Open MPI.
+        """Read the variables of torchrun (or set by hand), Kubernetes, MPI's launchers or SLURM.
 
-        Without any of them this is rank 0 of 1. A partial set raises `InvalidWorld`: a rank that
-        takes itself for rank 0 of 1 would download in addition to all others.
+        Without any of them this is rank 0 of 1. A partial set raises `InvalidWorld`, and so do
+        launchers that contradict each other: a rank that takes itself for rank 0 of 1 would
+        download in addition to all others.
         """
-        variables = _Variables(environ)
+        variables = Variables(environ)
         found = (world for read in _READERS if (world := read(variables)) is not None)
         world = next(found, None) or _single(variables)
+        if world.launcher == "env":
+            _refuse_contradiction(world, variables)
         return replace(
             world,
-            run_id=_run_id(environ),
+            run_id=_run_id(environ, world.launcher),
             master_addr=environ.get("MASTER_ADDR") or world.master_addr,
             master_port=variables.number("MASTER_PORT", 1, _HIGHEST_PORT) or world.master_port,
             agent_store=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+            host=_host(environ),
+        )
+
+    @classmethod
+    def of_process_group(cls, rank: int, size: int, environ: Mapping[str, str]) -> "World":
+        """Return the world of an initialized process group, which says rank and size alone.
+
+        Who started its processes may have set other variables, or none: Lightning Fabric starts
+        its own ranks without RANK.
+        """
+        local_size = environ.get("LOCAL_WORLD_SIZE", "")
+        nodes = size // int(local_size) if local_size.isdecimal() and int(local_size) else None
+        return cls(
+            rank=rank,
+            size=size,
+            node_count=nodes,
+            launcher="process group",
+            run_id=_run_id(environ),
             host=_host(environ),
         )
 
@@ -119,40 +139,7 @@ def _or_dash(number: int | None) -> str:
     return "-" if number is None else str(number)
 
 
-class _Variables:
-    """The environment as a launcher's reader needs it: whole numbers, checked."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._environ
-
-    def text(self, name: str) -> str:
-        """Return a variable's value, "" if it isn't set."""
-        return self._environ.get(name, "")
-
-    def number(self, name: str, lowest: int = 0, highest: int = _HIGHEST_NUMBER) -> int | None:
-        """Return a variable's value, None if it isn't set."""
-        text = self._environ.get(name)
-        if text is None:
-            return None
-        if not (text.isascii() and text.isdigit() and lowest <= int(text) <= highest):
-            raise InvalidWorld(
-                f"{name}={text!r} is not a whole number from {lowest} to {highest}. "
-                "Correct it, or unset it."
-            )
-        return int(text)
-
-    def required(self, name: str, *, because: str, remedy: str) -> int:
-        """Return a world size, which must be set if ``because`` is."""
-        number = self.number(name, 1)
-        if number is None:
-            raise InvalidWorld(f"{because} is set, but {name} isn't. {remedy}.")
-        return number
-
-
-def _single(variables: _Variables) -> World:
+def _single(variables: Variables) -> World:
     """Return rank 0 of 1; refuses it where a variable says that there are more ranks."""
     size = variables.number("WORLD_SIZE", 1)
     if "LOCAL_RANK" in variables or (size is not None and size > 1):
@@ -161,10 +148,34 @@ def _single(variables: _Variables) -> World:
             f"{found} is set, but RANK isn't. "
             "Set RANK too, or start the command with torchrun, srun or mpirun."
         )
+    for name in UNKNOWN:
+        if name in variables:
+            raise InvalidWorld(
+                f"{name} is set by a launcher that doesn't say how many ranks there are. "
+                "Set RANK and WORLD_SIZE, or unset it if this is a single process."
+            )
     return World()
 
 
-def _environment(variables: _Variables) -> World | None:
+def _refuse_contradiction(world: World, variables: Variables) -> None:
+    """Refuse RANK and WORLD_SIZE that were exported for all processes of another launcher.
+
+    A process may start several ranks, so a larger WORLD_SIZE than the launcher's is fine.
+    """
+    for read in (_of_table, _slurm):
+        other = read(variables)
+        if other is None or other.size == 1:
+            continue
+        if world.size < other.size or (world.size == other.size and world.rank != other.rank):
+            rank, size = _VARIABLES[other.launcher]
+            raise InvalidWorld(
+                f"RANK={world.rank} of WORLD_SIZE={world.size} contradicts "
+                f"{rank}={other.rank} of {size}={other.size}. Unset RANK and WORLD_SIZE: "
+                "a shell or a batch script has exported them for all ranks."
+            )
+
+
+def _environment(variables: Variables) -> World | None:
     """Read RANK and WORLD_SIZE, set by torchrun or by hand; they win under srun, too."""
     rank = variables.number("RANK")
     if rank is None:
@@ -182,14 +193,14 @@ def _environment(variables: _Variables) -> World | None:
     )
 
 
-def _launcher_of_rank(variables: _Variables) -> str:
+def _launcher_of_rank(variables: Variables) -> str:
     """Return who has set RANK; a Job that passes its index in for torch sets it, too."""
     if "TORCHELASTIC_RUN_ID" in variables:
         return "torchrun"
     return "kubernetes" if "JOB_COMPLETION_INDEX" in variables else "env"
 
 
-def _kubernetes(variables: _Variables) -> World | None:
+def _kubernetes(variables: Variables) -> World | None:
     """Read an Indexed Job's index; the Job must pass in how many there are."""
     rank = variables.number("JOB_COMPLETION_INDEX")
     if rank is None:
@@ -200,7 +211,7 @@ def _kubernetes(variables: _Variables) -> World | None:
     return World(rank=rank, size=size, launcher="kubernetes")
 
 
-def _slurm(variables: _Variables) -> World | None:
+def _slurm(variables: Variables) -> World | None:
     """Read a step's variables.
 
     A batch script outside of srun is one process, although it has SLURM_PROCID=0 and
@@ -213,7 +224,7 @@ def _slurm(variables: _Variables) -> World | None:
         "SLURM_STEP_NUM_TASKS", because="SLURM_PROCID", remedy="Start the command with srun"
     )
     world_size = variables.number("WORLD_SIZE", 1)
-    if world_size not in {None, size}:
+    if "RANK" not in variables and world_size not in {None, size}:
         raise InvalidWorld(
             f"WORLD_SIZE={world_size}, but SLURM_STEP_NUM_TASKS={size}. "
             "Unset WORLD_SIZE, or set RANK too."
@@ -225,48 +236,44 @@ def _slurm(variables: _Variables) -> World | None:
         node_rank=variables.number("SLURM_NODEID"),
         node_count=variables.number("SLURM_STEP_NUM_NODES", 1),
         launcher="slurm",
-        master_addr=_first_host_of_step(variables),
-        master_port=_port_of_step(variables),
+        master_addr=host_of_step(variables),
+        master_port=port_of_step(variables),
     )
 
 
-def _first_host_of_step(variables: _Variables) -> str | None:
-    """Return the host of rank 0; None if a file of the user arranges the ranks."""
-    if "SLURM_HOSTFILE" in variables:
-        return None
-    return first_host(variables.text("SLURM_STEP_NODELIST"))
+def _of_table(variables: Variables) -> World | None:
+    """Read the variables of the first launcher of the table that has set its rank."""
+    for launcher in LAUNCHERS:
+        rank = variables.number(launcher.rank)
+        if rank is None:
+            continue
+        size = variables.required(
+            launcher.size,
+            because=launcher.rank,
+            remedy=f"Start the command with {launcher.command}",
+        )
+        # srun, too, sets PMI's variables, and says more.
+        step = _slurm(variables)
+        if step is not None and (step.rank, step.size) == (rank, size):
+            return step
+        return World(
+            rank=rank,
+            size=size,
+            local_rank=variables.number(launcher.local_rank) or 0,
+            local_world_size=variables.number(launcher.local_size, 1),
+            launcher=launcher.name,
+            # In an allocation of SLURM mpirun begins with the first node.
+            master_addr=first_host(variables.text("SLURM_JOB_NODELIST")),
+            master_port=port_of_step(variables, step=0) if "SLURM_JOB_ID" in variables else None,
+        )
+    return None
 
 
-def _port_of_step(variables: _Variables) -> int:
-    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
-    job, step, restart = (variables.number(name, highest=1 << 32) or 0 for name in names)
-    return step_port(job, step, restart)
-
-
-def _open_mpi(variables: _Variables) -> World | None:
-    """Read mpirun's variables."""
-    rank = variables.number("OMPI_COMM_WORLD_RANK")
-    if rank is None:
-        return None
-    size = variables.required(
-        "OMPI_COMM_WORLD_SIZE",
-        because="OMPI_COMM_WORLD_RANK",
-        remedy="Start the command with mpirun",
-    )
-    return World(
-        rank=rank,
-        size=size,
-        local_rank=variables.number("OMPI_COMM_WORLD_LOCAL_RANK") or 0,
-        local_world_size=variables.number("OMPI_COMM_WORLD_LOCAL_SIZE", 1),
-        launcher="openmpi",
-    )
-
-
-_READERS: tuple[Callable[[_Variables], World | None], ...] = (
+_READERS: tuple[Callable[[Variables], World | None], ...] = (
     _environment,
     _kubernetes,
+    _of_table,
     _slurm,
-    _open_mpi,
 )
 
 
@@ -276,10 +283,16 @@ def _host(environ: Mapping[str, str]) -> str:
     return f"{node}/{socket.gethostname()}" if node else socket.gethostname()
 
 
-def _run_id(environ: Mapping[str, str]) -> str | None:
+def _run_id(environ: Mapping[str, str], launcher: str = "") -> str | None:
     if run_id := environ.get("STEP37_RUN_ID"):
         return run_id
-    if "SLURM_STEP_ID" in environ and "SLURM_JOB_ID" in environ:
-        return f"slurm-{environ['SLURM_JOB_ID']}.{environ['SLURM_STEP_ID']}"
+    if job := environ.get("SLURM_JOB_ID"):
+        # Not all ranks of mpirun are in a step of SLURM.
+        if launcher in {each.name for each in LAUNCHERS}:
+            return f"slurm-{job}"
+        if step := environ.get("SLURM_STEP_ID"):
+            return f"slurm-{job}.{step}"
+    if launcher == "flux" and (job := environ.get("FLUX_JOB_ID")):
+        return f"flux-{job}"
     torchrun = environ.get("TORCHELASTIC_RUN_ID", "none")
     return None if torchrun == "none" else f"torchrun-{torchrun}"

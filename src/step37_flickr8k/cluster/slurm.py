@@ -5,7 +5,9 @@ No ``scontrol`` is needed, which images of containers don't have.
 
 import re
 
-__all__ = ["first_host", "step_port"]
+from step37_flickr8k.cluster.variables import Variables
+
+__all__ = ["first_host", "host_of_step", "port_of_step", "step_port"]
 
 # Below the ports that the kernel gives to clients
 _FIRST_PORT, _PORTS = 20_000, 10_000
@@ -26,3 +28,17 @@ def step_port(job: int, step: int, restart: int) -> int:
     ``slurm/common.sh`` derives the same for the first step.
     """
     return _FIRST_PORT + (job + _APART_BY_STEP * step + _APART_BY_RESTART * restart) % _PORTS
+
+
+def host_of_step(variables: Variables) -> str | None:
+    """Return the host of rank 0; None if a file of the user arranges the ranks."""
+    if "SLURM_HOSTFILE" in variables:
+        return None
+    return first_host(variables.text("SLURM_STEP_NODELIST"))
+
+
+def port_of_step(variables: Variables, step: int | None = None) -> int:
+    """Return the port of this step, or of another one of this job."""
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+    job, own_step, restart = (variables.number(name, highest=1 << 32) or 0 for name in names)
+    return step_port(job, own_step if step is None else step, restart)

@@ -67,6 +67,77 @@ def test_each_launcher_is_read(environ: dict[str, str], expected: tuple[object, 
     ) == expected
 
 
+# What a daemon of Open MPI, itself a step of SLURM, passes on off the first node.
+DAEMON = {"SLURM_JOB_ID": "12", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}
+DAEMON |= {"SLURM_STEP_NUM_TASKS": "1", "SLURM_JOB_NODELIST": "n[1-2]"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "launcher", "rank", "size"),
+    [
+        (DAEMON | MPI, "openmpi", 2, 4),
+        (DAEMON | {"PMI_RANK": "3", "PMI_SIZE": "4"}, "pmi", 3, 4),
+        ({"MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2"}, "mvapich2", 1, 2),
+        ({"PALS_RANKID": "1", "PMI_RANK": "1", "PMI_SIZE": "2"}, "pals", 1, 2),
+        ({"FLUX_TASK_RANK": "1", "FLUX_JOB_SIZE": "2", "PMI_RANK": "1"}, "flux", 1, 2),
+        ({"JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_SIZE": "2"}, "jsm", 1, 2),
+        # srun --mpi=pmi2 sets PMI's variables; SLURM's say more
+        (STEP | {"PMI_RANK": "3", "PMI_SIZE": "4"}, "slurm", 3, 4),
+        (STEP | {"PMIX_RANK": "3"}, "slurm", 3, 4),
+        # a process of a step that starts ranks of its own, and torchrun in each process of a step
+        (STEP | {"RANK": "5", "WORLD_SIZE": "8"}, "env", 5, 8),
+        (STEP | TORCHRUN | {"RANK": "0", "WORLD_SIZE": "2"}, "torchrun", 0, 2),
+    ],
+)
+def test_who_started_the_process_itself_wins(
+    environ: dict[str, str], launcher: str, rank: int, size: int
+) -> None:
+    """Of launchers that start each other, the one that started this process says its rank."""
+    world = World.from_environment(environ)
+    assert (world.launcher, world.rank, world.size) == (launcher, rank, size)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        STEP | {"RANK": "0", "WORLD_SIZE": "4"},
+        STEP | {"RANK": "0", "WORLD_SIZE": "1"},
+        MPI | {"RANK": "0", "WORLD_SIZE": "1"},
+        {"RANK": "0", "WORLD_SIZE": "2", "PMI_RANK": "1", "PMI_SIZE": "2"},
+    ],
+)
+def test_a_rank_that_was_exported_for_all_is_refused(environ: dict[str, str]) -> None:
+    """RANK=0 in a batch script would make every process rank 0; both variables are named."""
+    with pytest.raises(InvalidWorld, match=r"RANK=0 of WORLD_SIZE=\d contradicts \w+=\d"):
+        World.from_environment(environ)
+
+
+@pytest.mark.parametrize("name", ["PMIX_RANK", "ALPS_APP_PE", "LSF_PM_TASKID", "MPIRUN_RANK"])
+def test_a_sign_of_an_unknown_launcher_is_refused(name: str) -> None:
+    """Beside it nobody is rank 0 of 1: every process of the job would download."""
+    with pytest.raises(InvalidWorld, match=f"{name} is set by a launcher"):
+        World.from_environment({name: "0"})
+
+
+def test_a_process_group_alone_says_rank_and_size() -> None:
+    """Fabric's own ranks have LOCAL_RANK and WORLD_SIZE without RANK; the group knows better."""
+    environ = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "NODE_RANK": "0", "STEP37_RUN_ID": "a"}
+    world = World.of_process_group(1, 2, environ)
+    assert (world.rank, world.size, world.node_count, world.run_id) == (1, 2, None, "a")
+    assert World.of_process_group(1, 8, {"LOCAL_WORLD_SIZE": "4"}).node_count == 2
+
+
+def test_mpirun_in_an_allocation_meets_without_being_told_where() -> None:
+    """Its ranks meet on the first node, as one run, whether they are in a step or not."""
+    first = {name: DAEMON[name] for name in ("SLURM_JOB_ID", "SLURM_JOB_NODELIST")}
+    worlds = [
+        World.from_environment(first | MPI | {"OMPI_COMM_WORLD_RANK": "0"}),
+        World.from_environment(DAEMON | MPI),
+    ]
+    assert [world.rendezvous() for world in worlds] == [("n1", 20012)] * 2
+    assert [world.run_id for world in worlds] == ["slurm-12"] * 2
+
+
 @pytest.mark.parametrize(
     ("environ", "named"),
     [
