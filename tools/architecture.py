@@ -130,7 +130,7 @@ EXCEPTIONS = {
     ),
     "read the environment": Rule(
         "read a variable out of an environment that it is given",
-        ("settings", "cluster.launcher"),
+        ("settings", "cluster.launcher", "cluster.variables"),
         {},
     ),
 }

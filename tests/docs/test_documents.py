@@ -12,6 +12,7 @@ import pytest
 import step37_flickr8k
 from step37_flickr8k import errors
 from step37_flickr8k.cli.parser import build_parser
+from step37_flickr8k.cluster.protocol import messages
 from step37_flickr8k.settings.names import variables
 from step37_flickr8k.settings.reference import settings_table
 
@@ -49,7 +50,13 @@ OTHERS = """
     FailedCreate TrainJob TrainingRuntime
 """
 PUBLIC = [getattr(step37_flickr8k, name) for name in step37_flickr8k.__all__]
-KNOWN = {*FLAGS, *ERRORS, *step37_flickr8k.__all__, *re.findall(r"[\w-]+", OTHERS)}
+KNOWN = {
+    *FLAGS,
+    *ERRORS,
+    *step37_flickr8k.__all__,
+    *messages.__all__,
+    *re.findall(r"[\w-]+", OTHERS),
+}
 
 
 def first_cells(heading: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Every error class and every exit code is met by a test, and this table says why a user meets it."""
+"""Every error class and exit code is met by a test, and a table says why a user meets it."""
 
 import ast
 from pathlib import Path
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 # By class: the test that raises it, and why a user meets it.
 CLASSES = {
     "InvalidSettings": (
-        "unit/settings/test_settings.py::test_a_bad_value_is_one_line_with_setting_origin_value_and_remedy",
+        "unit/settings/test_settings.py::test_all_mistakes_are_told_at_once",
         "a setting is mistyped, or its value can't be meant",
     ),
     "InvalidWorld": (
@@ -36,7 +36,7 @@ CLASSES = {
         "the repository is gated, and nobody has accepted its terms",
     ),
     "CertificateNotTrusted": (
-        "unit/hub/test_certificates.py::test_a_certificate_that_is_not_trusted_ends_the_run_at_once",
+        "unit/hub/test_certificates.py::test_the_certificate_of_a_cdn_is_named",
         "the site's proxy signs with an authority of its own",
     ),
     "ProxyRefused": (
@@ -148,7 +148,7 @@ def test_every_class_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_class_is_raised_by_a_test(name: str) -> None:
-    """The test is there, and it or what it is parametrized with names the class or its exit code."""
+    """The test is there, and it or its parameters name the class or its exit code."""
     test, why = CLASSES[name]
     code = getattr(errors, name).exit_code
     assert why

@@ -1,4 +1,4 @@
-"""The launchers that are known, and the variables by which each tells a process who it is.
+"""The launchers that are known, and the variables in which each sets rank and world size.
 
 A new one is an entry of `LAUNCHERS`, if its variables hold numbers, like all of these.
 """
@@ -80,5 +80,5 @@ LAUNCHERS = (
     ),
 )
 
-# Signs of launchers that don't say how many ranks there are: nobody's rank is 0 of 1 beside them.
+# Signs of launchers that don't say how many ranks there are: with one, nobody is rank 0 of 1.
 UNKNOWN = ("PMIX_RANK", "ALPS_APP_PE", "LSF_PM_TASKID", "MPIRUN_RANK")
