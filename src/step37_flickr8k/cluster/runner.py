@@ -115,7 +115,7 @@ class _LeaderThread(threading.Thread):
         self._stopped = False
         self._standing: Outcome | None = None
         self._ended: Ended | None = None
-        self._store_error: ConnectionError | None = None
+        self._store_error: Exception | None = None
         try:
             self._store = call.connect(call.facts.timeouts.arrival)
         except ConnectionError as error:
@@ -173,7 +173,8 @@ class _LeaderThread(threading.Thread):
                     self._changed.notify_all()
         except StopIteration as end:
             self._ended = end.value
-        except ConnectionError as error:
+        # A value that is no message was written by something else than this project.
+        except (ConnectionError, ValueError) as error:
             self._store_error = error
         with self._changed:
             self._changed.notify_all()
@@ -239,7 +240,7 @@ class _FollowerRank:
             case act.Pause(until):
                 return time.sleep(max(until - time.monotonic(), 0))
             case act.Searching(why):
-                return log.info("rank 0 isn't found yet: %s", why)
+                return log.warning("rank 0 isn't found yet: %s", why)
             case act.FindResult():
                 return call.find_result(True)
             case act.Show(progress):

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
+from step37_flickr8k.cluster.protocol.keys import Timeouts
 from step37_flickr8k.cluster.share import CallNumbers, Group, share
 from step37_flickr8k.errors import CallMismatch, NotVisible, RankZeroLost
-from tests.helpers.fake_store import FakeServer
+from tests.helpers.fake_store import FakeServer, FakeStore
 from tests.unit.cluster.test_share import BRISK, Ranks, never
 
 LOADED = """
@@ -119,3 +120,19 @@ def test_ranks_of_another_run_hear_whose_store_it_is() -> None:
     assert isinstance(strangers.outcomes[1], RankZeroLost)
     assert "serves run a of 2 ranks, this rank belongs to run b" in str(strangers.outcomes[1])
     assert "set MASTER_PORT to a free port" in str(strangers.outcomes[1])
+
+
+def test_a_rank_zero_that_is_not_found_is_searched_for_aloud(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Until rank 0 is there, a line now and then says why it is not found."""
+
+    def refuse(_: float) -> FakeStore:
+        raise ConnectionError("no store at n0:29500: Name or service not known")
+
+    ranks = Ranks(2)
+    group = ranks.group(1, connect=refuse, reconnects=True)
+    with caplog.at_level("WARNING"):
+        ranks.start(1, never, group, timeouts=Timeouts(arrival=3, heartbeat=1)).join(120)
+    assert "rank 0 isn't found yet: no store at n0:29500: Name or service not known" in caplog.text
+    assert "never met rank 0 within 3 s" in str(ranks.outcomes[1])
