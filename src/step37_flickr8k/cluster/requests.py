@@ -4,8 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Future, wait
 from typing import Any
 
 from step37_flickr8k.cluster.call import Store
@@ -66,15 +65,11 @@ class StoreThread:
         future: Future[Any] = Future()
         self._tasks.put((action, future))
         overdue = 0
-        while True:
-            try:
-                return future.result(timeout=_CHECK)
-            except FutureTimeoutError:
-                if future.done():
-                    continue
-                overdue = overdue + 1 if time.monotonic() > until else 0
-                if overdue > _OVERDUE_CHECKS:
-                    raise ConnectionError("the store doesn't answer") from None
+        while not wait([future], timeout=_CHECK).done:
+            overdue = overdue + 1 if time.monotonic() > until else 0
+            if overdue > _OVERDUE_CHECKS:
+                raise ConnectionError("the store doesn't answer")
+        return future.result()
 
     def close(self, seconds: float) -> None:
         """End the thread; one that the end of the process meets inside torch aborts the process."""
