@@ -369,7 +369,7 @@ def test_two_gloo_ranks_share_the_samples(
     ranks = Ranks(2, tmp_path / "ranks", parents=True).start_group(
         batches_of, Step(cache, directory, context)
     )
-    outcomes = ranks.outcomes(90)
+    outcomes = ranks.outcomes()
     assert all(isinstance(outcome, tuple) for outcome in outcomes), outcomes
     assert [(total, len(batches)) for total, batches in outcomes] == [(26, 4), (26, 4)]
     tokenizer, captions, seen = load(directory), captions_of(pictures), []

@@ -522,7 +522,7 @@ def test_messages_of_a_call(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(240)
         assert not thread.is_alive(), "a rank hangs"
     check(f"store-{name}", {f"rank {rank}": job.written[rank] for rank in ranks})
 
@@ -587,7 +587,7 @@ class Recorded:
 
     def compare_set(self, key: str, expected: str, desired: str) -> str:
         # so that the first heartbeat tells how far the work is
-        assert self._rank != 0 or self._call.begun.wait(20)
+        assert self._rank != 0 or self._call.begun.wait(240)
         stands = self._store.compare_set(key, expected, desired)
         if stands == desired:
             self._keep("compare_set", key, desired)

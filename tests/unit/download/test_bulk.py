@@ -97,7 +97,8 @@ def test_a_conversion_of_other_images_is_given_up_early(
     with LocalHub(directory, parquet=stale) as hub:
         result = warm(hub, cache)
         assert result["files"] == COUNT
-        assert len([one for one in hub.file_requests() if one.repo_path.endswith(".jpg")]) == COUNT
+        images = {one.repo_path for one in hub.file_requests() if one.repo_path.endswith(".jpg")}
+        assert len(images) == COUNT
     assert len(list((cache / "train").glob("*.jpg"))) == COUNT
 
 

@@ -192,7 +192,7 @@ def test_an_error_is_not_hidden_by_the_clearing_up(hub: LocalHub, cache: Path) -
 
 def test_what_fails_for_good_is_named_and_the_rest_comes(fetching: Fetching) -> None:
     """Failures are collected: at the end the error names the files and causes, and what came is kept."""
-    fetching.options["attempts"] = 2
+    fetching.options |= {"attempts": 2, "read_timeout": 60}
     fetching.hub.faults.add(
         Fault.corrupt(path="train/0003.jpg"), Fault.status(404, path="train/0005.jpg")
     )

@@ -207,7 +207,7 @@ def test_a_host_that_has_answered_is_weather(hub: LocalHub, cache: Path) -> None
         gone.set()
         time.sleep(2.5)
         with listening(to(port_of(hub.endpoint))) as inner, serving(port, inner):
-            done.wait(60)
+            done.wait(240)
 
     done = threading.Event()
     behind = threading.Thread(target=interrupted)
