@@ -54,8 +54,11 @@ class CacheDirectory:
             raise not_encodable(error) from error
         except OSError as error:
             path = Path(error.filename or self.root)
+            if error.errno == errno.EISDIR and error.filename2:
+                path = Path(error.filename2)  # the rename's target is what is a directory
             # The name of a temporary file says nothing to the user
-            path = path.parent if path.name.startswith(TEMPORARY) else path
+            elif path.name.startswith(TEMPORARY) and path.name != HOME:
+                path = path.parent
             raise with_remedy(error, path) from error
 
     def make(self) -> None:

@@ -81,7 +81,7 @@ def lines_of(stream: BinaryIO, table: str) -> Iterator[str]:
             yield line
     except UnicodeDecodeError as error:
         raise InvalidMetadata(
-            f"{table}, after line {number}: {_encoding_of(error)}: store it as UTF-8"
+            f"{table}, line {number + _lines_to(error)}: {_encoding_of(error)}: store it as UTF-8"
         ) from error
     finally:
         # The stream is the caller's to close, and may be closed by now
@@ -96,6 +96,11 @@ def _shown(names: Iterable[str]) -> str:
         for name in names
     )
     return listed(quoted, 30)[:_SHOWN] or "none"
+
+
+def _lines_to(error: UnicodeDecodeError) -> int:
+    """Return how many lines the block that was decoded has, up to what can't be."""
+    return len((error.object[: error.start] + b"?").splitlines())
 
 
 def _encoding_of(error: UnicodeDecodeError) -> str:

@@ -256,7 +256,7 @@ class Hub:
         except ValueError as error:
             raise InvalidMetadata(
                 f"{self.name}: the listing at {requested.revision} is malformed ({error}):"
-                " report it to the dataset's owner"
+                " report it to whoever runs that address"
             ) from error
         return listing
 

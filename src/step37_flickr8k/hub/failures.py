@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from step37_flickr8k.hub.addresses import host_of
@@ -19,6 +20,8 @@ __all__ = ["FAULTS", "as_fault", "failure_of", "read_exactly"]
 # Errors after which an attempt is retried.
 FAULTS = (Fault, aiohttp.ClientError, TimeoutError, asyncio.TimeoutError)
 
+_SHOWN = 200  # characters of somebody else's text that a message repeats
+
 
 def as_fault(error: Exception) -> Fault:
     """Return an attempt's error, one of `FAULTS`, with the name under which it is counted."""
@@ -27,8 +30,16 @@ def as_fault(error: Exception) -> Fault:
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return Unreachable("timeout", detail=first_line(error))
     if isinstance(error, aiohttp.ClientPayloadError):
-        return Fault("truncated", detail=first_line(error))
-    return Unreachable("connection", detail=first_line(error))
+        return Fault("truncated", detail=_said(error))
+    return Unreachable("connection", detail=_said(error))
+
+
+def _said(error: Exception) -> str:
+    """Return what is wrong with an answer; the 400 in aiohttp's texts is no server's word."""
+    at_fault = error.__cause__ if isinstance(error, aiohttp.ClientPayloadError) else error
+    if isinstance(at_fault, aiohttp.ClientResponseError | HttpProcessingError):
+        return f"its answer isn't sound HTTP: {' '.join(at_fault.message.split())[:_SHOWN]}"
+    return first_line(error)
 
 
 def failure_of(error: Exception, url: URL, proxy: str | None, *, first_contact: bool) -> Exception:

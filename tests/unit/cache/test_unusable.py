@@ -60,6 +60,33 @@ def test_a_directory_that_cannot_be_is_a_configuration_error(
     assert not hub.file_requests()
 
 
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    "name", ["train/metadata.csv", "train/0003.jpg", ".step37-flickr8k/train.json"]
+)
+def test_a_directory_in_the_way_is_named(
+    cache: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a rename that fails, the target is what the user must move, not its directory."""
+    (cache / name).mkdir(parents=True)
+    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"FolderNotUsable: {cache / name}: Is a directory: " in said
+    assert "move it away" in said
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_file_in_the_place_of_the_caches_own_directory_is_named(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``.step37-flickr8k`` is no temporary file, whose name would say nothing."""
+    cache.mkdir()
+    (cache / ".step37-flickr8k").write_text("")
+    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"FolderNotUsable: {cache}/.step37-flickr8k: Not a directory: " in said
+
+
 @pytest.mark.parametrize("cache", CACHES, ids=lambda cache: cache[:20])
 def test_a_query_of_it_is_no_internal_error(
     hub: LocalHub, bad: Path, cache: str, capsys: pytest.CaptureFixture[str]

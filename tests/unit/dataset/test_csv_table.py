@@ -83,6 +83,14 @@ REFUSED = {
     "quoted tabs": ('"file_name"\t"caption_0"\n', "separated by tabs: save it with commas"),
     "a NUL": (HEADER + "0000.jpg,a dog\n0001.jpg,a\0cat\n", "line 3 has a NUL"),
     "UTF-16 without a mark": (HEADER.encode("utf-16-le"), "line 1 has a NUL.*UTF-8"),
+    "Latin-1 on the third line": (
+        (HEADER + "a.jpg,a dog\nb.jpg,un café\n").encode("latin-1"),
+        "line 3: it is no text in UTF-8",
+    ),
+    "Latin-1 far down": (
+        (HEADER + "a.jpg,a dog\r\n" * 5000 + "b.jpg,un café\r\n").encode("latin-1"),
+        "line 5002: it is no text in UTF-8",
+    ),
     "UTF-16": (HEADER.encode("utf-16"), "it is UTF-16, not text in UTF-8"),
 }
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from step37_flickr8k import errors, get_flickr8k_dataset_file, prepare_flickr8k_samples
+from step37_flickr8k import cli, errors, get_flickr8k_dataset_file, prepare_flickr8k_samples
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.lease import Claim, take
 from step37_flickr8k.dataset.metadata import read_rows
@@ -328,7 +329,11 @@ LISTINGS = {
     "a size beyond all": ([entry(METADATA, 1 << 70)], errors.InvalidMetadata, "is malformed"),
     "a size that is a word": ([entry(METADATA, "big")], errors.InvalidMetadata, "is malformed"),
     "a hash that is none": ([entry(METADATA, 1, "zz")], errors.InvalidMetadata, "is malformed"),
-    "no hash": ([entry(METADATA, 1, None)], errors.InvalidMetadata, "is malformed"),
+    "no hash": (
+        [entry(METADATA, 1, None)],
+        errors.InvalidMetadata,
+        "is malformed.*report it to whoever runs that address",
+    ),
     "one name twice": (
         [entry(METADATA, 1), entry(METADATA, 2)],
         errors.InvalidMetadata,
@@ -377,6 +382,33 @@ def test_a_page_in_the_place_of_an_answer_is_said(
         ) as caught:
             prepare_flickr8k_samples(cache_dir=str(cache))
     assert isinstance(caught.value, errors.InvalidMetadata) == body.startswith((b"{", b"["))
+
+
+UNSOUND = {
+    b"SSH-2.0-OpenSSH_9.6\r\n": "Bad status line",
+    b"HTTP/1.1 200 OK\r\nfoo bar\r\n\r\n": "Invalid header",
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}": "gzip",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}": "Not enough data",
+}
+
+
+@pytest.mark.parametrize(("answer", "why"), UNSOUND.items(), ids=lambda value: str(value)[:40])
+def test_what_speaks_no_http_is_said(
+    cache: Path, capsys: pytest.CaptureFixture[str], answer: bytes, why: str
+) -> None:
+    """The reason is on one line, and no status is reported that no server has sent."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+
+    with listening(serve) as port:
+        options = ["--endpoint", f"http://127.0.0.1:{port}", "--attempts", "1"]
+        assert cli.run(["warmup", "--cache-dir", str(cache), *options]) == 75
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(f"its answer isn't sound HTTP: .*{why}", said)
+    assert "400, message" not in said
 
 
 @pytest.mark.parametrize(
