@@ -49,7 +49,7 @@ class Schedule:
     leader: type[Leader] = Leader
     follower: type[Follower] = Follower
     longest_latency: float = 0.05
-    trace: list[str] = field(default_factory=list)
+    steps: list[tuple[Any, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Draw the scenario."""
@@ -87,8 +87,7 @@ class Schedule:
             if not self.serves and self.expects_all and chance.random() < 0.5:
                 self._start_again()
         except Violation as problem:
-            steps = "\n".join(self.trace)
-            raise Violation(f"seed {self.seed}: {problem}\n{steps}") from None
+            raise Violation(f"seed {self.seed}: {problem}\n{self.trace()}") from None
         return self
 
     def _play_on(self) -> None:
@@ -212,8 +211,7 @@ class Schedule:
             if event is NotImplemented:
                 return
         if not isinstance(action, act.Turn | act.Pause):
-            came = f" -> {event!r}"[:60]
-            self._say(member, f"{type(action).__name__} {getattr(action, 'key', '')}{came}")
+            self.steps.append((self.now, member.rank, action, event))
         machine.step(self.now, event)
         self._ask(member)
 
@@ -299,7 +297,11 @@ class Schedule:
             self._lose_store()
 
     def _say(self, member: Member, what: str) -> None:
-        self.trace.append(f"{self.now:8.3f}  rank {member.rank} {what}")
+        self.steps.append((self.now, member.rank, what))
+
+    def trace(self) -> str:
+        """Return what happened, one step a line."""
+        return "\n".join(_line(*step) for step in self.steps)
 
     # --- invariants ---
 
@@ -321,9 +323,10 @@ class Schedule:
         if len(verdicts) > len({life for life, _ in verdicts}):
             raise Violation(f"ranks disagree: {verdicts}")
         for key, count in self.store.items():
-            reports = sum(known.startswith(key[:-1] + "/") for known in self.store)
-            if key.endswith("/reports") and count > reports:
-                raise Violation(f"{count} reports counted of {reports}")
+            if key.endswith("/reports"):
+                reports = sum(known.startswith(key[:-1] + "/") for known in self.store)
+                if count > reports:
+                    raise Violation(f"{count} reports counted of {reports}")
 
     def _problem(self, end: End) -> str | None:
         """Return what is wrong with how a rank ended."""
@@ -343,5 +346,11 @@ class Schedule:
         return None
 
 
+def _line(now: float, rank: int, what: Any, *came: Any) -> str:
+    key = getattr(what, "key", "")
+    text = what if isinstance(what, str) else f"{type(what).__name__} {key} -> {came[0]!r}"
+    return f"{now:8.3f}  rank {rank} {text[:110]}"
+
+
 if __name__ == "__main__":
-    print("\n".join(Schedule(int(sys.argv[1])).play().trace))
+    print(Schedule(int(sys.argv[1])).play().trace())

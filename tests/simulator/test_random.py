@@ -26,4 +26,4 @@ def test_invariants_hold_in_random_schedules(first: int) -> None:
 
 def test_a_schedule_is_replayed_by_its_seed() -> None:
     """The same seed gives the same trace, so that a failure can be read."""
-    assert Schedule(7).play().trace == Schedule(7).play().trace
+    assert Schedule(7).play().trace() == Schedule(7).play().trace()

@@ -13,9 +13,10 @@ from tests.unit.cluster.test_share import BRISK, Ranks, never
 
 LOADED = """
 import sys
+before = {*sys.modules}
 import step37_flickr8k.cluster.protocol.follower, step37_flickr8k.cluster.protocol.leader
-names = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
-print(*sorted(name for name in names if not name.startswith(("_", "sitecustomize"))))
+names = {name.partition(".")[0] for name in {*sys.modules} - before}
+print(*sorted(names - sys.stdlib_module_names))
 """
 
 

@@ -61,9 +61,9 @@ class Leader:
         # Numbers of the last message and of the outcome
         self._written = self._outcome_number = 0
         # Arrivals that were counted, and those of them that have no answer yet
-        self._counted, self._unanswered = 0, frozenset[int]()
+        self._counted, self._unanswered = 0, set[int]()
         # The followers that the end waits for
-        self._expected = frozenset(range(1, facts.size) if facts.expects_all else ())
+        self._expected = set(range(1, facts.size) if facts.expects_all else ())
         self._heartbeat_due = now
         self._was_frozen = False
 
@@ -82,11 +82,11 @@ class Leader:
         self.state = LeaderState.COLLECTING
         yield from self._wait_for_all(self._keys.reports(self._nonce), self._seconds_to_report())
         reports = {0: own, **(yield from self._reports())}
-        decided: Verdict = yield act.Decide(self.outcome, self._expected | {0}, reports)
+        decided: Verdict = yield act.Decide(self.outcome, frozenset(self._expected | {0}), reports)
         verdict = (yield from self._write(decided)) or decided
         self.state = LeaderState.LEAVING
         if verdict.failure is None:
-            self._expected = frozenset(reports) - {0}
+            self._expected = set(reports) - {0}
         if not self._facts.expects_all:
             yield act.Save(self._keys.finished, Finished(self.outcome, verdict))
         yield from self._wait_for_all(self._keys.leaves(self._nonce), self._seconds_to_leave())
@@ -130,16 +130,16 @@ class Leader:
     def _answer_arrivals(self) -> Generator[act.Action, Any, None]:
         """Answer all who have arrived; one who took a number may still be about to say its rank."""
         count: int = yield act.Add(self._keys.arrivals, 0)
-        self._unanswered |= frozenset(range(self._counted + 1, count + 1))
+        self._unanswered.update(range(self._counted + 1, count + 1))
         self._counted = count
         for arrived in sorted(self._unanswered):
             if (yield act.Exists(self._keys.arrival(arrived))):
                 arrival: Arrival = yield act.Load(self._keys.arrival(arrived), Arrival)
                 if not self._facts.expects_all:
-                    self._expected |= {arrival.rank}
+                    self._expected.add(arrival.rank)
                 number = self._outcome_number if self.outcome else self._written
                 yield act.Save(self._keys.answer(arrived), Answer(self._nonce, number))
-                self._unanswered -= {arrived}
+                self._unanswered.discard(arrived)
                 yield from self._write_heartbeat()
 
     def _stop_stalled_work(self) -> Generator[act.Action, Any, None]:
