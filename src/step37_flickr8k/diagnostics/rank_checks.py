@@ -49,7 +49,9 @@ def check_rank_zero(settings: WarmupSettings, world: World) -> list[Finding]:
     """Return what rank 0 checks, which would download."""
     network = check_network(settings)
     found, plan = [*network], None
-    if all(each.state is State.OK for each in network if each.check in {"endpoint", "token"}):
+    reached = all(each.state is State.OK for each in network if each.check in {"endpoint", "token"})
+    # Offline the plan comes from the cache alone
+    if reached or settings.offline:
         try:
             plan = make_plan(Run(Task.from_settings(with_few_attempts(settings)), world))
         except Step37Error as error:

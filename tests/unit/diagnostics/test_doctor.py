@@ -409,6 +409,19 @@ def test_offline_nothing_is_asked(hub: LocalHub, examine: Examine) -> None:
     assert not hub.requests
 
 
+def test_offline_the_cache_decides(hub: LocalHub, cache: Path, examine: Examine) -> None:
+    """What `warmup --offline` would refuse is a problem; on a warm cache nothing is written."""
+    assert "offline is set, but" in examine("--offline")["plan"]["message"]
+    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
+    asked = len(hub.requests)
+    paths = [cache, *cache.rglob("*")]
+    before = [path.stat().st_ctime_ns for path in paths]
+    assert "is warm" in examine("--offline")["folder"]["message"]
+    assert [cache, *cache.rglob("*")] == paths
+    assert [path.stat().st_ctime_ns for path in paths] == before
+    assert len(hub.requests) == asked
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[Ranks]:
     made = Ranks(2, tmp_path / "job")
