@@ -126,9 +126,16 @@ class ApiClient:
     def _unavailable(self, error: GivenUp) -> HubUnavailable:
         remedy = ""
         if isinstance(error.fault, Unreachable) and error.fault.first_contact:
-            remedy = ": check endpoint (HF_ENDPOINT), and whether this node has a network"
-            if proxy_before(self._endpoint) is None:
-                remedy += "; where nodes reach it only through a proxy, HTTPS_PROXY must name that"
+            if proxy_before(self._endpoint):
+                remedy = (
+                    ": check the proxy's address (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY), or add the"
+                    " endpoint's host to NO_PROXY where nodes reach it directly"
+                )
+            else:
+                remedy = (
+                    ": check endpoint (HF_ENDPOINT), and whether this node has a network; where"
+                    " nodes reach it only through a proxy, HTTPS_PROXY must name that"
+                )
         return HubUnavailable(f"{self._name} can't be asked: {error}{remedy}")
 
     def _parsed(self, answer: "Answer") -> object:

@@ -77,7 +77,8 @@ def _why_unconnected(error: Exception, url: URL, proxy: str | None) -> str:
         # asyncio's text names addresses in place of the reason.
         why = os.strerror(number)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return f"the name {error.host} isn't known here ({why})"
+        whose = " of the proxy" if proxy else ""
+        return f"the name {error.host}{whose} isn't known here ({why})"
     return f"{there} can't be reached ({why})"
 
 

@@ -170,6 +170,33 @@ def test_a_host_that_never_answered_is_given_up_in_seconds(
     assert re.search(why, said)
 
 
+@pytest.mark.parametrize(
+    ("proxy", "why"),
+    [
+        ("http://proxy.invalid:3128", r"the name proxy.invalid of the proxy isn't known here"),
+        ("", r"the proxy 127.0.0.1:\d+ can't be reached \(Connection refused\)"),
+    ],
+    ids=["name", "port"],
+)
+def test_of_a_proxy_that_never_answered_the_proxy_is_to_be_checked(
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    unknown: str,
+    proxy: str,
+    why: str,
+) -> None:
+    """The endpoint wasn't asked, so nothing is said against it."""
+    monkeypatch.setenv("HTTP_PROXY", proxy or unknown)
+    monkeypatch.setenv("NO_PROXY", "")
+    arguments = ["plan", "--cache-dir", str(cache), "--endpoint", "http://hub.example"]
+    assert cli.run(arguments) == 75
+    said = capsys.readouterr().err
+    assert re.search(why, said)
+    assert "(3 tries): check the proxy's address (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY)" in said
+    assert "check endpoint" not in said
+
+
 def test_a_single_file_of_an_unknown_host_is_given_up_in_seconds(
     cache: Path, monkeypatch: pytest.MonkeyPatch, unknown: str
 ) -> None:
