@@ -17,7 +17,14 @@ from step37_flickr8k.cluster.protocol import actions as act
 from step37_flickr8k.cluster.protocol.call import Ended
 from step37_flickr8k.cluster.protocol.follower import Follower
 from step37_flickr8k.cluster.protocol.leader import Leader
-from step37_flickr8k.cluster.protocol.messages import JsonObject, Outcome, RankReport, Verdict
+from step37_flickr8k.cluster.protocol.messages import (
+    Answer,
+    Arrival,
+    JsonObject,
+    Outcome,
+    RankReport,
+    Verdict,
+)
 from step37_flickr8k.cluster.requests import StoreThread, request
 from step37_flickr8k.cluster.verdict import decide_verdict
 from step37_flickr8k.errors import (
@@ -189,7 +196,10 @@ class _LeaderThread(threading.Thread):
                 return Outcome(arguments=self._call.arguments, failure=ErrorReport.of(error))
             case act.Decide(outcome, ranks, reports):
                 return decide_verdict(outcome.failure, reports, ranks)
-        return request(self._store, action)
+        came = request(self._store, action)
+        if isinstance(came, Arrival):
+            log.debug("rank %d on %s has arrived", came.rank, came.host)
+        return came
 
     def _work_until(self, until: float) -> act.WorkState:
         with self._changed:
@@ -252,4 +262,7 @@ class _FollowerRank:
                 self._requests.close(0)
                 self._requests = StoreThread(call.connect)
         limit: float = max(machine.deadline, getattr(action, "until", 0.0))
-        return self._requests.make(action, limit)
+        came = self._requests.make(action, limit)
+        if isinstance(came, Answer):
+            log.debug("rank 0 answers: it is at message %d", came.number)
+        return came
