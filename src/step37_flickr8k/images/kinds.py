@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image, features
 
-__all__ = ["KINDS", "kind_found", "kind_promised", "kind_without_decoder"]
+__all__ = ["KINDS", "found_instead", "kind_found", "kind_promised", "kind_without_decoder"]
 
 # A file is tried as these and nothing else, by its first bytes, whatever its name. Each is decoded
 # from its own bytes by a codec that is part of Pillow. What else Pillow registers is left out:
@@ -38,6 +38,17 @@ _USUAL = {
 # Decoders that a build of Pillow may lack, as `PIL.features` calls them
 _OPTIONAL = {"AVIF": "avif", "JPEG2000": "jpg_2000", "TIFF": "libtiff", "WEBP": "webp"}
 
+_HEIF = {b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"}
+# What is met under the name of an image; the signs are in lower case.
+_OTHERS = {
+    b"<!doctype": "it is a web page",
+    b"<html": "it is a web page",
+    b"<svg": "it is SVG, which Pillow doesn't decode",
+    b"version http": "it is a pointer of Git LFS, not the image",
+    b"\xff\n": "it is JPEG XL, which Pillow doesn't decode",
+    b"\0\0\0\x0cjxl ": "it is JPEG XL, which Pillow doesn't decode",
+}
+
 
 def kind_promised(name: str) -> str | None:
     """Return the kind that a file's name promises; None for a name that promises none."""
@@ -64,6 +75,16 @@ def kind_without_decoder(start: bytes) -> str | None:
     if feature in {*features.modules, *features.codecs}:
         return None if features.check(feature) else kind
     return kind
+
+
+def found_instead(start: bytes) -> str:
+    """Return what a file that is no image that counts may be, by how it begins; else nothing."""
+    if not start:
+        return "it is empty"
+    if start[4:12] in _HEIF:
+        return "it is HEIC, which Pillow doesn't decode"
+    beginning = start.lstrip().lower()
+    return next((what for sign, what in _OTHERS.items() if beginning.startswith(sign)), "")
 
 
 def _by_signature(start: bytes) -> str | None:

@@ -13,7 +13,7 @@ import PIL
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from step37_flickr8k.errors import DecoderMissing
-from step37_flickr8k.images.kinds import KINDS, kind_without_decoder
+from step37_flickr8k.images.kinds import KINDS, found_instead, kind_without_decoder
 
 __all__ = ["Source", "Undecodable", "with_image"]
 
@@ -88,7 +88,8 @@ def _opened(file: BinaryIO, start: bytes, name: str) -> ImageFile.ImageFile:
             if accepted and not isinstance(accepted, str):
                 file.seek(0)
                 return factory(file, "")
-    raise UnidentifiedImageError(f"cannot identify image file {name}")
+    what = found_instead(start)
+    raise UnidentifiedImageError(f"cannot identify image file {name}{what and ': '}{what}")
 
 
 def _reading(source: Source) -> BinaryIO:

@@ -120,16 +120,18 @@ class Warmup:
         timeout = run.task.timeouts.visibility
         rows = rows_when_visible(run.directory, run.selection, commit, timeout, check=check)
         if not rows:
-            raise EmptySelection(
-                f"no image of the selection in {run.directory.files} can be decoded"
-                f" ({self._first_reason()}): choose another split"
-            )
+            raise self._nothing_to_read()
         return rows
 
-    def _first_reason(self) -> str:
+    def _nothing_to_read(self) -> EmptySelection:
         record = read_record(self.run.directory)
         skipped = record.skipped if record else {}
-        return next((f"{name}: {why}" for name, why in skipped.items()), "the record is gone")
+        reason = next((f"{name}: {why}" for name, why in skipped.items()), "the record is gone")
+        limited = "raise max_pixels, or " if record and record.too_large else ""
+        return EmptySelection(
+            f"no image of the selection in {self.run.directory.files} can be decoded ({reason}):"
+            f" {limited}choose another split"
+        )
 
     def _agreed_commit(self, group: Group, watch: Watch) -> str:
         """Return the commit that all nodes download: rank 0's choice."""

@@ -139,6 +139,27 @@ def test_kinds_that_run_or_leave_their_memory_are_not_opened(tmp_path: Path, kin
         assert found == f"cannot identify image file {name}"
 
 
+INSTEAD = {
+    b"": "it is empty",
+    b"\n<!DOCTYPE html><title>Sign in</title>": "it is a web page",
+    b"<html>": "it is a web page",
+    b"<svg xmlns='http://www.w3.org/2000/svg'/>": "it is SVG",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:": "it is a pointer of Git LFS",
+    b"\0\0\0\x18ftypheic\0\0\0\0mif1heic": "it is HEIC",
+    b"\xff\x0a" + bytes(20): "it is JPEG XL",
+    b"\0\0\0\x0cJXL \r\n\x87\n": "it is JPEG XL",
+}
+
+
+@pytest.mark.parametrize("content", INSTEAD, ids=lambda content: INSTEAD[content])
+def test_what_is_met_under_the_name_of_an_image_is_named(tmp_path: Path, content: bytes) -> None:
+    """A pointer, a page or a kind that Pillow lacks each has another remedy."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    found = examine(path, "a.jpg", MAX_PIXELS).decode_error
+    assert found.startswith(f"cannot identify image file a.jpg: {INSTEAD[content]}")
+
+
 @pytest.fixture
 def avif(hub: LocalHub) -> LocalHub:
     """Serve a dataset of AVIF images alone."""

@@ -163,6 +163,7 @@ def test_no_image_below_the_limit_says_why(
     assert warm(cache, "--max-pixels", "99") == errors.EmptySelection.exit_code
     told = capsys.readouterr().err
     assert "can be decoded (0000.jpg: it has 16 x 16 pixels, more than max_pixels allows" in told
+    assert "): raise max_pixels, or choose another split" in told
     assert warm(cache) == 0
 
 
