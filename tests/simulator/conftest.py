@@ -22,6 +22,7 @@ def untraced() -> Iterator[None]:
 def coarse_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let time go by in steps of one heartbeat, so that there are few different times."""
     monkeypatch.setattr(leader, "_TURN", 1.0)
+    monkeypatch.setattr(leader, "_LAST_TURN", 1.0)
     monkeypatch.setattr(leader, "_FAREWELL", 1.0)
     monkeypatch.setattr(leader, "_LAST_REPORTS", 1.0)
     monkeypatch.setattr(follower, "_FIRST_WAIT", 2.0)
@@ -33,6 +34,7 @@ def coarse_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def seldom_turns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the leader poll its store twice a second, not twenty times."""
     monkeypatch.setattr(leader, "_TURN", 0.5)
+    monkeypatch.setattr(leader, "_LAST_TURN", 0.5)
     yield from _silent()
 
 

@@ -32,6 +32,7 @@ from step37_flickr8k.errors import (
     RankZeroLost,
     Stalled,
     Step37Error,
+    Terminated,
     TransientError,
 )
 
@@ -65,6 +66,11 @@ def lead(call: Call, work: Callable[[ProgressTracker], JsonObject]) -> CallResul
             progress.report(Progress(State.CONFIRMING))
             own = call.report_on(outcome, waited=0.0)
         ended = leader.conclude(own)
+    except (Terminated, KeyboardInterrupt):
+        # Launchers end rank 0 as soon as other ranks have ended with its error.
+        if error is None:
+            raise
+        ended = Ended()
     finally:
         leader.stop()
     _raise_failure(error, ended)

@@ -7,7 +7,7 @@ import pytest
 
 from step37_flickr8k.cluster.protocol.keys import Timeouts
 from step37_flickr8k.cluster.share import CallNumbers, Group, share
-from step37_flickr8k.errors import CallMismatch, NotVisible, RankZeroLost
+from step37_flickr8k.errors import CallMismatch, NotVisible, RankZeroLost, Terminated
 from tests.helpers.fake_store import FakeServer, FakeStore
 from tests.unit.cluster.test_share import BRISK, Ranks, never
 
@@ -137,3 +137,20 @@ def test_a_rank_zero_that_is_not_found_is_searched_for_aloud(
         ranks.start(1, never, group, timeouts=Timeouts(arrival=3, heartbeat=1)).join(120)
     assert "rank 0 isn't found yet: no store at n0:29500: Name or service not known" in caplog.text
     assert "never met rank 0 within 3 s" in str(ranks.outcomes[1])
+
+
+def test_a_signal_after_the_work_has_failed_leaves_its_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A launcher ends rank 0 because other ranks have ended: what failed is still the work."""
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    def fail(_: object) -> dict[str, object]:
+        monkeypatch.setattr("step37_flickr8k.cluster.runner._LeaderThread.conclude", end)
+        raise NotVisible("no such file")
+
+    ranks = Ranks(2)
+    ranks.start(0, fail).join(120)
+    assert isinstance(ranks.outcomes[0], NotVisible)
