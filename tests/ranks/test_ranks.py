@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,13 @@ def on_another_backend(rank: int, size: int, port: int, cache: str, result: str)
     )
     dist.init_process_group("fake", store=store, rank=rank, world_size=size)
     Path(result).write_bytes(pickle.dumps(prepare(rank, {"all": {"cache_dir": cache}})))
+    # Rank 0 serves the store: it stays until the others, whom it doesn't wait for, have their rows.
+    own = Path(result)
+    deadline = time.monotonic() + PATIENCE
+    while rank == 0 and time.monotonic() < deadline:
+        if all(own.with_name(f"result-{other}").exists() for other in range(size)):
+            break
+        time.sleep(0.05)
 
 
 def test_the_groups_backend_does_not_matter(hub: LocalHub, cache: Path, ranks: MakeRanks) -> None:
