@@ -203,19 +203,9 @@ class Cluster:
         """Return what a request that doesn't wait comes to, and the state after it."""
         store = dict(state.store)
         stands = self.values[store[action.key]] if action.key in store else None
-        came: Any = None
-        if isinstance(action, act.Exists):
-            return stands is not None, state
-        if isinstance(action, act.Load):
-            return stands, state
-        if isinstance(action, act.Add):
-            came = value = (stands or 0) + action.amount
-        elif isinstance(action, act.Swap):
-            came = value = action.desired if (stands or "") == action.expected else stands
-        elif isinstance(action, act.SaveOnce):
-            came, value = stands, action.value if stands is None else stands
-        else:
-            value = action.value
+        came, value = answered(action, stands)
+        if value is stands:
+            return came, state
         store[action.key] = self._number(value)
         return came, state._replace(store=frozenset(store.items()))
 
@@ -343,6 +333,23 @@ def end_of(rank: int, end: Ended | Lost, *, record: bool, now: float) -> End:
     if own is not None and own.error == RankZeroLost.__name__:
         kind = "success" if record else "lost"
     return End(rank, kind, life, failure is None, why, now)
+
+
+def answered(action: Any, stands: Any) -> tuple[Any, Any]:
+    """Return what a request comes to that finds ``stands`` at its key, and what stands after it."""
+    match action:
+        case act.Exists():
+            return stands is not None, stands
+        case act.Load():
+            return stands, stands
+        case act.Add(_, amount):
+            return (stands or 0) + amount, (stands or 0) + amount
+        case act.Swap(_, expected, desired):
+            after = desired if (stands or "") == expected else stands
+            return after, after
+        case act.SaveOnce(_, value):
+            return stands, value if stands is None else stands
+    return None, action.value
 
 
 def local_answer(action: act.Action, rank: int, *, blind: int | None, record: bool) -> Any:

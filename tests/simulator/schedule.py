@@ -17,7 +17,7 @@ from step37_flickr8k.cluster.protocol.follower import Follower
 from step37_flickr8k.cluster.protocol.keys import Timeouts
 from step37_flickr8k.cluster.protocol.leader import Leader
 from step37_flickr8k.cluster.protocol.messages import Outcome, RankReport
-from tests.simulator.cluster import FULL, KEYS, End, end_of, local_answer
+from tests.simulator.cluster import FULL, KEYS, End, answered, end_of, local_answer
 from tests.simulator.invariants import Violation
 from tests.simulator.machines import Begun
 
@@ -249,19 +249,9 @@ class Schedule:
 
     def _stored(self, member: Member, action: Any) -> Any:
         stands = self.store.get(action.key)
-        if isinstance(action, act.Exists):
-            return stands is not None
-        if isinstance(action, act.Load):
-            return stands
-        came: Any = None
-        if isinstance(action, act.Add):
-            came = value = (stands or 0) + action.amount
-        elif isinstance(action, act.Swap):
-            came = value = action.desired if (stands or "") == action.expected else stands
-        elif isinstance(action, act.SaveOnce):
-            came, value = stands, action.value if stands is None else stands
-        else:
-            value = action.value
+        came, value = answered(action, stands)
+        if value is stands:
+            return came
         self.store[action.key] = value
         if "/word/" in action.key and stands is not None and value is not stands:
             raise Violation(f"{action.key} is written twice")
