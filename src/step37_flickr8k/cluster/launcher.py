@@ -74,8 +74,7 @@ class World:
         variables = Variables(environ)
         found = (world for read in _READERS if (world := read(variables)) is not None)
         world = next(found, None) or _single(variables)
-        if world.launcher == "env":
-            _refuse_contradiction(world, variables)
+        _refuse_contradiction(world, variables)
         return replace(
             world,
             run_id=_run_id(environ, world.launcher),
@@ -160,17 +159,26 @@ def _single(variables: Variables) -> World:
 def _refuse_contradiction(world: World, variables: Variables) -> None:
     """Refuse RANK and WORLD_SIZE that were exported for all processes of another launcher.
 
-    A process may start several ranks, so a larger WORLD_SIZE than the launcher's is fine.
+    A process may start several ranks, so with RANK a larger WORLD_SIZE than the launcher's is fine.
     """
+    if world.launcher == "slurm":
+        size = variables.number("WORLD_SIZE", 1)
+        if size not in {None, world.size}:
+            raise InvalidWorld(
+                f"WORLD_SIZE={size}, but SLURM_STEP_NUM_TASKS={world.size}. "
+                "Unset WORLD_SIZE, or set RANK too."
+            )
+    if world.launcher != "env":
+        return
     for read in (_of_table, _slurm):
         other = read(variables)
         if other is None or other.size == 1:
             continue
         if world.size < other.size or (world.size == other.size and world.rank != other.rank):
-            rank, size = _VARIABLES[other.launcher]
+            rank, size_name = _VARIABLES[other.launcher]
             raise InvalidWorld(
                 f"RANK={world.rank} of WORLD_SIZE={world.size} contradicts "
-                f"{rank}={other.rank} of {size}={other.size}. Unset RANK and WORLD_SIZE: "
+                f"{rank}={other.rank} of {size_name}={other.size}. Unset RANK and WORLD_SIZE: "
                 "a shell or a batch script has exported them for all ranks."
             )
 
@@ -223,12 +231,6 @@ def _slurm(variables: Variables) -> World | None:
     size = variables.required(
         "SLURM_STEP_NUM_TASKS", because="SLURM_PROCID", remedy="Start the command with srun"
     )
-    world_size = variables.number("WORLD_SIZE", 1)
-    if "RANK" not in variables and world_size not in {None, size}:
-        raise InvalidWorld(
-            f"WORLD_SIZE={world_size}, but SLURM_STEP_NUM_TASKS={size}. "
-            "Unset WORLD_SIZE, or set RANK too."
-        )
     return World(
         rank=rank,
         size=size,

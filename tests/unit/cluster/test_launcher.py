@@ -76,6 +76,7 @@ DAEMON |= {"SLURM_STEP_NUM_TASKS": "1", "SLURM_JOB_NODELIST": "n[1-2]"}
     ("environ", "launcher", "rank", "size"),
     [
         (DAEMON | MPI, "openmpi", 2, 4),
+        (DAEMON | MPI | {"WORLD_SIZE": "4"}, "openmpi", 2, 4),
         (DAEMON | {"PMI_RANK": "3", "PMI_SIZE": "4"}, "pmi", 3, 4),
         ({"MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2"}, "mvapich2", 1, 2),
         ({"PALS_RANKID": "1", "PMI_RANK": "1", "PMI_SIZE": "2"}, "pals", 1, 2),
