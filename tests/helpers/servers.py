@@ -16,18 +16,29 @@ def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> Iterator[int]:
     """Serve connections in a thread; give the port. In the end every connection is closed."""
     started: Future[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
+    writers: list[asyncio.StreamWriter] = []
+    tasks: set[asyncio.Task[None]] = set()
+
     async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with closed(writer):
             await serve(reader, writer)
 
+    # Not a coroutine function: a task that is cancelled before its first step would leave its
+    # connection open, and the client waiting for an answer.
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        tasks.add(asyncio.get_running_loop().create_task(served(reader, writer)))
+
     async def main() -> None:
-        server = await asyncio.start_server(served, "127.0.0.1", 0, ssl=tls)
+        server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
         stopping = asyncio.Event()
         started.set_result(
             (server.sockets[0].getsockname()[1], asyncio.get_running_loop(), stopping)
         )
         await stopping.wait()
         server.close()
+        for writer in writers:
+            writer.transport.abort()
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
