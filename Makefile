@@ -27,7 +27,7 @@ DIST_STAMP := $(DIST_VENV)/.installed
 SIDE_BY_SIDE := --numprocesses 3 --dist worksteal
 
 .DELETE_ON_ERROR:
-.PHONY: help compare demo dist test test-kill test-sharedfs test-fuse test-nfs test-fresh test-slow test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types docs pictures bench bench-barrier bench-fetch format clean
+.PHONY: help compare demo dist test test-kill test-sharedfs test-fuse test-nfs test-fresh test-slow test-hostile test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types docs pictures bench bench-barrier bench-fetch format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,9 @@ test-kill: $(STAMP) ## a hundred runs killed at random moments, ten machines wit
 test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late; the pages in a real browser
 	tests/install strace btrfs-progs chromium chromium-driver
 	$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE)
+
+test-hostile: $(STAMP) ## hostile data: bombs, mutated images, tables, answers and messages; HOSTILE_SEED=<number> makes others
+	$(BIN)/python -m pytest tests/hostile $(SIDE_BY_SIDE)
 
 test-sharedfs: $(STAMP) ## the cache on late, full and failing FUSE mounts, and on a Linux NFS server with two clients; as root
 	tests/install user-mode-linux nfs-kernel-server nfs-common rpcbind busybox-static iproute2 fuse3 gcc libc6-dev
