@@ -31,7 +31,6 @@ REPO = "bench/flickr8k"
 COMMIT = "c" * 40
 PARQUET = "refs/convert/parquet"
 PAGE = 1000
-PORTS = {0: 18310, 50: 18311}  # milliseconds a request -> port, below the ephemeral range
 SAMPLE = 200  # files of the loop of hf_hub_download, which is then scaled
 
 NGINX = """
@@ -52,7 +51,7 @@ http {{
 """
 SERVER = """
   server {{
-    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{port}; {rate}
     location /api/ {{ {sleep} echo_exec /answer$uri$is_args$args; }}
     location /datasets/ {{ {sleep} echo_exec /file$uri; }}
     location ~ ^/answer/api/datasets/{repo}/revision/ {{ internal; default_type application/json; alias {root}/info.json; }}
@@ -66,6 +65,24 @@ SERVER = """
       internal; add_header X-Repo-Commit {commit}; add_header ETag '"$sha"'; alias {root}/data/$name; }}
   }}
 """
+
+
+@dataclass(frozen=True)
+class Network:
+    """How the server answers, in nginx's words; ``port`` is below the ephemeral range."""
+
+    title: str
+    port: int
+    sleep: str = ""
+    rate: str = ""
+
+
+NETWORKS = {
+    "0ms": Network("0 ms a request", 18310),
+    "50ms": Network("50 ms a request", 18311, sleep="echo_sleep 0.05;"),
+    # As a CDN, or a long way, gives one connection a part of the bandwidth
+    "25mb": Network("25 MB/s a connection", 18312, rate="limit_rate 25m;"),
+}
 
 
 @dataclass
@@ -102,9 +119,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=6000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", help="ways whose name contains this")
-    parser.add_argument(
-        "--delay", type=int, choices=sorted(PORTS), help="only at so many ms a request"
-    )
+    parser.add_argument("--network", choices=NETWORKS, help="only over this one")
     parser.add_argument("--no-faults", action="store_true", help="without the second table")
     options = parser.parse_args()
     modules = Path("/usr/lib/nginx/modules")
@@ -122,8 +137,8 @@ def main() -> None:
         spread(root)
         digests = make_data(root, options.data, options.files)
         with serving(root, digests, modules):
-            for delay in [options.delay] if options.delay is not None else sorted(PORTS):
-                bench(root, delay, digests, options)
+            for name in [options.network] if options.network else NETWORKS:
+                bench(root, NETWORKS[name], digests, options)
         if not options.no_faults:
             faults(root)
 
@@ -188,7 +203,7 @@ def convert(root: Path, split: Path) -> None:
 
 @contextlib.contextmanager
 def serving(root: Path, digests: dict[str, str], modules: Path) -> Iterator[None]:
-    """Serve as a Hub, once for each delay."""
+    """Serve as a Hub, once for each network."""
     metadata = (root / "data/train/metadata.csv").read_bytes()
     blob = hashlib.sha1(b"blob %d\0%s" % (len(metadata), metadata)).hexdigest()  # noqa: S324 - git's
     entries = [{"type": "file", "oid": blob, "size": len(metadata), "path": "train/metadata.csv"}]
@@ -224,8 +239,8 @@ def serving(root: Path, digests: dict[str, str], modules: Path) -> Iterator[None
     (root / "parquet.json").write_text(json.dumps(parquet))
     names = {"repo": REPO, "commit": COMMIT, "parquet": PARQUET, "root": root}
     servers = "".join(
-        SERVER.format(port=port, sleep=f"echo_sleep {delay / 1000};" if delay else "", **names)
-        for delay, port in PORTS.items()
+        SERVER.format(port=network.port, sleep=network.sleep, rate=network.rate, **names)
+        for network in NETWORKS.values()
     )
     (root / "nginx.conf").write_text(NGINX.format(root=root, modules=modules, servers=servers))
     path = os.environ["PATH"] + ":/usr/sbin"
@@ -393,8 +408,10 @@ def wrong_or_missing(directory: Path, digests: dict[str, str], names: Sequence[s
     return sum(not right(name) for name in names)
 
 
-def bench(root: Path, delay: int, digests: dict[str, str], options: argparse.Namespace) -> None:
-    endpoint = f"http://127.0.0.1:{PORTS[delay]}"
+def bench(
+    root: Path, network: Network, digests: dict[str, str], options: argparse.Namespace
+) -> None:
+    endpoint = f"http://127.0.0.1:{network.port}"
     bare = measure([sys.executable, "-c", "pass"])[2]
     all_ways = [way for way in ways(root, digests) if (options.only or "") in way.name]
     warm = {
@@ -420,7 +437,7 @@ def bench(root: Path, delay: int, digests: dict[str, str], options: argparse.Nam
                 kind.runs.append(
                     Measured(seconds / way.share, cpu / way.share, peak, requests, wrong, failed)
                 )
-    print(f"### {delay} ms a request, median of {options.runs}\n")
+    print(f"### {network.title}, median of {options.runs}\n")
     show([*all_ways, *warm.values()], len(digests))
 
 
