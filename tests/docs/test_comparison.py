@@ -66,10 +66,27 @@ def test_the_versions_shown_are_those_that_would_run() -> None:
 
 
 def test_the_readme_shows_the_pages_rows() -> None:
-    """The README's table is a part of the page's, cell by cell."""
-    page = shown("docs/comparison.md")
-    wanted = [trouble.name for trouble in compare.TROUBLES if trouble.in_readme]
-    assert shown("README.md") == [page[0], *(row for row in page[1:] if row[0] in wanted)]
+    """The README's table is made of four rows of the page's."""
+    heading, *rows = shown("docs/comparison.md")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    short = compare.in_short(heading, rows)
+    assert f"<!-- comparison -->\n{short}<!-- /comparison -->" in text
+    assert len(shown("README.md")) == 1 + 4
+
+
+@pytest.mark.parametrize(
+    ("cell", "mark"),
+    [
+        ("4 of 4 end well, after 130 s", "✓"),
+        ("4 of 4 end well; files downloaded up to 4 times", "✓ with 4 downloads"),
+        ("4 of 4 end well; **a wrong file stays**", "✗ a wrong file stays"),
+        ("3 of 4 end well; 1 of 4 fail: `A`; files downloaded up to 4 times", "✗ fails"),
+        ("4 of 4 hang (> 150 s)", "✗ hangs"),
+    ],
+)
+def test_a_tick_is_for_every_rank_and_every_byte(cell: str, mark: str) -> None:
+    """One rank that fails, or one wrong file, is no tick."""
+    assert compare.mark(cell) == mark
 
 
 def test_each_fault_is_explained() -> None:

@@ -19,7 +19,7 @@ import pytest
 from step37_flickr8k import __version__
 from tests.image.containers import BASE_IMAGE, IMAGE, ROOT, Containers, call, inspect, podman, sizes
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/how-to/container.md").read_text(encoding="utf-8")
 MB = 1_000_000
 
 
@@ -135,8 +135,8 @@ def test_a_cuda_build_of_torch_is_announced(copy: Copy, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_readmes_way_into_a_training_image_works(tmp_path: Path) -> None:
-    """The README's lines build an image in which the package imports, and nothing but its own dependencies comes with it."""
-    (lines,) = re.findall(r"```dockerfile\n(.*?)```", README, re.DOTALL)
+    """The page's lines build an image in which the package imports, and nothing but its own dependencies comes with it."""
+    (lines,) = re.findall(r"```dockerfile\n(.*?)```", PAGE, re.DOTALL)
     lines = lines.replace("your-training-image", BASE_IMAGE).replace(
         "step37-flickr8k /opt", f"{IMAGE} /opt"
     )
@@ -163,11 +163,11 @@ def test_the_readmes_way_into_a_training_image_works(tmp_path: Path) -> None:
 
 
 def test_it_is_as_small_as_it_says() -> None:
-    """At most 1.1 GB unpacked, at most 300 MB of it neither torch nor the base; the README's table is right to a tenth."""
+    """At most 1.1 GB unpacked, at most 300 MB of it neither torch nor the base; the page's table is right to a tenth."""
     measured = sizes()
     assert measured["all"] <= 1100 * MB
     assert measured["all"] - measured["torch"] - measured["the base"] <= 300 * MB
-    table = README.partition("<!-- sizes -->")[2].partition("<!-- /sizes -->")[0]
+    table = PAGE.partition("<!-- sizes -->")[2].partition("<!-- /sizes -->")[0]
     told = {
         name.strip(): float(size)
         for name, size in re.findall(r"^\| ([^|]+) \| ([\d.]+) \|", table, re.MULTILINE)
