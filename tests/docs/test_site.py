@@ -70,9 +70,7 @@ def test_every_command_has_a_section_with_its_arguments() -> None:
             assert (
                 f"`{(action.option_strings or [action.metavar or action.dest])[0]}" in told[name]
             ), action
-        assert ("Takes every" in told[name]) == (
-            name in {"warmup", "plan", "verify", "doctor", "settings"}
-        ), name
+        assert ("Takes every" in told[name]) == (name in {"warmup", "settings"}), name
 
 
 def test_every_public_name_stands_in_the_library() -> None:

@@ -2,11 +2,12 @@
 
 - One module per command, each with a `run(parsed)` that returns the exit code: `warmup` (and
   `warmup_job`), `plan`, `verify`, `status`, `preview`, `doctor`, `settings`, `report`, `hub`.
-- `parser`: the arguments of every command, and how they become settings.
+- `commands`: what each command is for, and its own arguments.
+- `parser`: the command line as a whole, and how it becomes settings.
 - `output`: what is printed to stdout, the report file, a pod's termination message.
 - `log`: log lines as text and as JSON; how an error is reported.
 
-To add a command, describe it in `parser` and add a module of its name.
+To add a command, describe it in `commands` and add a module of its name.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import NoReturn
 
 from step37_flickr8k.cli.log import report_error, reset_logging
 from step37_flickr8k.cli.output import prepare_streams
-from step37_flickr8k.cli.parser import build_parser
+from step37_flickr8k.cli.parser import parse_arguments
 from step37_flickr8k.download.open_files import raise_limit
 from step37_flickr8k.errors import Terminated, exit_code_of, limits_named
 from step37_flickr8k.signals import raise_signals
@@ -54,7 +55,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     ``arguments`` are those of the process unless given.
     """
-    parsed = build_parser().parse_args(arguments)
+    parsed = parse_arguments(arguments)
     try:
         with limits_named():
             return _dispatch(parsed)

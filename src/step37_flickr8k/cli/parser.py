@@ -4,58 +4,110 @@ Building the parser imports nothing that only one command needs, so that ``--hel
 """
 
 import argparse
+import difflib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from step37_flickr8k import __version__
+from step37_flickr8k.cli.commands import COMMANDS, Command
 from step37_flickr8k.settings import Loaded, load_settings
 from step37_flickr8k.settings.reference import flags
 
-__all__ = ["build_parser", "read_settings"]
+__all__ = ["build_parser", "parse_arguments", "read_settings"]
 
-_EXITS = """exit codes: 0 done; 2 configuration error, change something before the next run;
-75 transient error, run it again; 76 rank 0 was lost or never reached, start this rank again;
-143 terminated by SIGTERM; 1 internal error."""
-
-
-@dataclass(frozen=True)
-class _Command:
-    """A command; ``fields`` are the settings that it takes as flags, None stands for all."""
-
-    name: str
-    help: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    fields: frozenset[str] | None = None
-    reads_settings: bool = True
+_WIDTH = 79  # columns
+_EXITS = """exit codes:
+  0    done
+  2    configuration error: change something before the next run
+  75   transient error: run it again
+  76   rank 0 was lost or never reached: start this rank again
+  143  terminated by SIGTERM
+  1    internal error"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line; it stores the command's name as ``command``."""
+    return _build()[0]
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what the command line says; those of the process unless given.
+
+    What it doesn't mean ends the process with 2, a usage line and a guess.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    parser, commands = _build()
+    if not given:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    first = given[0]
+    if not first.startswith("-") and first not in commands:
+        parser.error(f"{first!r} is no command{_guess(first, commands)}")
+    if first.startswith("-") and first not in {"-h", "--help", "--version"}:
+        parser.error(f"{first} belongs behind a command: {parser.prog} COMMAND {first} ...")
+    parsed, unknown = parser.parse_known_args(given)
+    if unknown:
+        command = commands[parsed.command]
+        flag = unknown[0].split("=")[0]
+        command.error(
+            f"{flag!r} is no argument of {parsed.command}{_guess(flag, _flags_of(command))}"
+        )
+    return parsed
+
+
+def _guess(written: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown word: the closest known one, if one is close."""
+    close = difflib.get_close_matches(written, known, n=1)
+    return f": did you mean {close[0]}?" if close else ""
+
+
+def _flags_of(command: argparse.ArgumentParser) -> Iterable[str]:
+    return command._option_string_actions  # noqa: SLF001 - argparse has no other way to ask
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps ``[env: NAME]`` on one line."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        lines = super()._split_lines(text.replace("[env: ", "[env:\x7f"), width)
+        return [line.replace("\x7f", " ") for line in lines]
+
+
+def _build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser, and that of each command."""
     parser = argparse.ArgumentParser(
         prog="step37-flickr8k",
-        description="Download an image-caption dataset of the Hugging Face Hub into a cache that"
-        " all nodes share, before training starts.",
-        epilog=_EXITS,
+        usage="%(prog)s COMMAND [OPTIONS]",
+        description="Download an image-caption dataset of the Hugging Face Hub into a cache that\n"
+        "all nodes share, before training starts.",
+        epilog=f"{_EXITS}\n\n`step37-flickr8k COMMAND --help` shows the options of a command.",
+        formatter_class=_HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for command in _COMMANDS:
+    commands = parser.add_subparsers(
+        required=True, title="commands", metavar="COMMAND", dest="command", prog="step37-flickr8k"
+    )
+    added: dict[str, argparse.ArgumentParser] = {}
+    for command in COMMANDS:
         # Abbreviations are off: --token would stand for --token-file, and the secret would be
         # taken for a path, which error messages show
-        added = commands.add_parser(
+        added[command.name] = commands.add_parser(
             command.name,
             help=command.help,
-            description=command.help,
-            epilog=_EXITS,
+            usage=f"%(prog)s {command.usage}",
+            description=textwrap.fill(f"{command.help[0].upper()}{command.help[1:]}.", _WIDTH),
+            epilog=f"example:\n  step37-flickr8k {command.name} {command.example}\n\n{_EXITS}",
+            formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
         if command.reads_settings:
-            _add_settings(added, command.fields)
-        command.add_arguments(added)
-    return parser
+            _add_settings(added[command.name], command)
+        command.add_arguments(added[command.name])
+    return parser, added
 
 
 def read_settings(parsed: argparse.Namespace) -> Loaded:
@@ -71,25 +123,33 @@ def read_settings(parsed: argparse.Namespace) -> Loaded:
     return load_settings(given, file=parsed.settings, environ=os.environ)
 
 
-def _add_settings(command: argparse.ArgumentParser, fields: frozenset[str] | None) -> None:
-    command.add_argument("--token", action=_RefuseToken, help=argparse.SUPPRESS)
-    command.add_argument(
-        "--settings", metavar="FILE", type=Path, help="YAML or TOML file with settings"
+def _add_settings(parser: argparse.ArgumentParser, command: Command) -> None:
+    parser.add_argument("--token", action=_RefuseToken, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--settings",
+        metavar="FILE",
+        type=Path,
+        help="YAML or TOML file with settings [env: STEP37_SETTINGS]",
     )
+    groups: dict[str, argparse._ArgumentGroup] = {}
     for flag in flags():
-        if fields is not None and flag.setting not in fields:
+        if command.fields is not None and flag.setting not in command.fields:
             continue
-        if flag.takes_value:
-            command.add_argument(
+        text = argparse.SUPPRESS if flag.setting in command.unused else flag.help
+        if flag.group not in groups:
+            groups[flag.group] = parser.add_argument_group(flag.group)
+        group = groups[flag.group]
+        if flag.placeholder:
+            group.add_argument(
                 flag.flag,
                 dest=flag.setting,
-                help=flag.help,
+                help=text,
                 choices=flag.choices,
-                metavar=None if flag.choices else flag.setting.upper(),
+                metavar=None if flag.choices else flag.placeholder,
             )
         else:
-            command.add_argument(
-                flag.flag, dest=flag.setting, help=flag.help, action="store_const", const=True
+            group.add_argument(
+                flag.flag, dest=flag.setting, help=text, action="store_const", const=True
             )
 
 
@@ -101,137 +161,3 @@ class _RefuseToken(argparse.Action):
             "--token is not supported, because every user of the machine can read command lines;"
             " use --token-file, STEP37_TOKEN or HF_TOKEN"
         )
-
-
-# --- the arguments of each command ----------------------------------------------------------------
-
-
-def _add_nothing(_: argparse.ArgumentParser) -> None:
-    """Add nothing beyond the settings."""
-
-
-def _add_json(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _add_verify_arguments(command: argparse.ArgumentParser) -> None:
-    _add_json(command)
-    command.add_argument(
-        "--repair", action="store_true", help="download the missing and damaged files again"
-    )
-
-
-def _add_preview_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--output", type=Path, default="preview.html", help="the page (default: %(default)s)"
-    )
-    command.add_argument(
-        "--png", type=Path, metavar="FILE", help="also write the first images as one PNG"
-    )
-
-
-def _add_settings_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--json-schema", action="store_true", help="print the JSON schema of the settings"
-    )
-
-
-def _add_report_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "file", type=Path, nargs="?", metavar="FILE", help="the report's JSON; - for stdin"
-    )
-    command.add_argument(
-        "--html", type=Path, metavar="PAGE", help="also write it as a page with small plots"
-    )
-    command.add_argument(
-        "--json-schema", action="store_true", help="print the JSON schema of reports"
-    )
-
-
-def _add_hub_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "directory",
-        type=Path,
-        help="directory that holds <split>/metadata.csv, or another table, and the images",
-    )
-    command.add_argument(
-        "--repo-id", default="intro/flickr8k", help="name of the repository (default: %(default)s)"
-    )
-    command.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
-    )
-    command.add_argument(
-        "--port", type=_port, default=0, help="port to listen on (default: a free one)"
-    )
-    command.add_argument(
-        "--parquet",
-        type=Path,
-        help="directory to serve as its Parquet conversion: default/<split>/*.parquet",
-    )
-    command.add_argument(
-        "--delay",
-        type=float,
-        default=0.0,
-        help="seconds that every request waits, to imitate a distant Hub",
-    )
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(
-            f"{text} is not a port; choose one up to 65535, or 0 for any free one"
-        )
-    return int(text)
-
-
-_SHOWN = frozenset({"log_level", "log_format", "progress"})
-_COMMANDS = (
-    _Command(
-        "warmup",
-        "the job: rank 0 downloads, the other ranks wait, then every rank reads; run it on every"
-        " rank",
-        _add_nothing,
-    ),
-    _Command(
-        "plan",
-        "what warmup would do: files, bytes, requests; downloads no image",
-        _add_json,
-    ),
-    _Command(
-        "verify",
-        "hash the cache again and compare it with its manifest; --repair downloads what differs",
-        _add_verify_arguments,
-    ),
-    _Command(
-        "status",
-        "what the cache directory holds, and who is downloading into it now; makes no request",
-        _add_json,
-        frozenset({"cache_dir"}),
-    ),
-    _Command(
-        "preview",
-        "the samples of a warm cache as a page with a search box, and as an image",
-        _add_preview_arguments,
-        frozenset({"split", "sample_count", "caption_key", "cache_dir"}) | _SHOWN,
-    ),
-    _Command(
-        "doctor",
-        "check what usually goes wrong, with a remedy for each problem; run as two ranks on two"
-        " nodes it also checks the shared directory",
-        _add_json,
-    ),
-    _Command("settings", "the settings in force and where each came from", _add_settings_arguments),
-    _Command(
-        "report",
-        "what a run did, from the report that rank 0 wrote: states, throughput, retries, ranks,"
-        " slowest files",
-        _add_report_arguments,
-        reads_settings=False,
-    ),
-    _Command(
-        "hub",
-        "serve a directory as a Hub dataset repository, for rehearsals and tests",
-        _add_hub_arguments,
-        reads_settings=False,
-    ),
-)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from step37_flickr8k.settings.model import WarmupSettings
@@ -10,32 +11,59 @@ from step37_flickr8k.settings.sources import Loaded
 
 __all__ = ["Flag", "describe_settings", "flags", "json_schema", "settings_table"]
 
+# The headings under which `--help` shows the flags.
+_GROUPS = {
+    "what": (
+        *("repo_id", "revision", "split", "sample_count", "caption_key", "bad_images"),
+        "max_pixels",
+    ),
+    "where": ("cache_dir", "cache_scope"),
+    "connection": ("endpoint", "token_file", "offline", "fetch_mode", "concurrency", "attempts"),
+    "timeouts": (
+        *("connect_timeout", "read_timeout", "arrival_timeout", "heartbeat_timeout"),
+        *("stall_timeout", "visibility_timeout"),
+    ),
+    "output": ("log_level", "log_format", "progress", "report"),
+}
+_GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
+_PLACEHOLDERS: dict[object, str] = {int: "N", float: "SECONDS", Path: "PATH"}
+
 
 @dataclass(frozen=True)
 class Flag:
     """The flag of a setting.
 
-    ``takes_value`` is False for a switch, ``choices`` None where any value may come.
+    ``group`` is its heading in ``--help``, ``placeholder`` stands there for the value: empty for a
+    switch. ``choices`` is None where any value may come.
     """
 
     setting: str
     flag: str
     help: str
+    group: str
+    placeholder: str = ""
     choices: tuple[str, ...] | None = None
-    takes_value: bool = True
 
 
 def describe_settings(loaded: Loaded) -> list[tuple[str, str, str]]:
-    """Return (setting, value, origin) of every setting, secrets masked."""
-    values = {name: getattr(loaded.settings, name) for name in fields()}
+    """Return (setting, value, origin) of every setting, as one would type it, secrets masked."""
     return [
-        (
-            name,
-            "all" if (name, value) == ("sample_count", None) else str(value),
-            loaded.origins[name],
-        )
-        for name, value in values.items()
+        (name, _written(name, getattr(loaded.settings, name)), loaded.origins[name])
+        for name in fields()
     ]
+
+
+def _written(name: str, value: object) -> str:
+    """Return a value as one would type it; empty where there is none."""
+    if value is None:
+        return "all" if name == "sample_count" else ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {each}" for key, each in value.items())
+    return str(value)
 
 
 def json_schema() -> dict[str, Any]:
@@ -48,10 +76,8 @@ def settings_table() -> str:
     lines = ["| setting | flag | environment | default | meaning |", "|---|---|---|---|---|"]
     for name, field in WarmupSettings.model_fields.items():
         flag = "" if name in SECRETS else f"`{flag_of(name)}`"
-        default = {"None": "", "600.0": "600", "{}": "", "False": "false"}.get(
-            str(field.default), str(field.default)
-        )
-        default = "`all`" if name == "sample_count" else default and f"`{default}`"
+        default = _written(name, field.default)
+        default = default and f"`{default}`"
         lines.append(
             f"| `{name}` | {flag} | `{variable_of(name)}` | {default} | {field.description} |"
         )
@@ -63,13 +89,24 @@ def flags() -> Iterator[Flag]:
     for name, field in WarmupSettings.model_fields.items():
         if name in SECRETS:
             continue
-        is_literal = get_origin(field.annotation) is Literal
-        default = "all" if name == "sample_count" else field.default
-        shown = "" if default is None else f" (default: {default})"
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+        default = _written(name, field.default)
+        shown = f" (default: {default})" if default and field.annotation is not bool else ""
+        kind = next((each for each in _PLACEHOLDERS if each in _types_in(field.annotation)), None)
+        placeholder = "" if field.annotation is bool else _PLACEHOLDERS.get(kind, name.upper())
         yield Flag(
             setting=name,
             flag=flag_of(name),
-            help=f"{field.description}{shown}".replace("%", "%%").replace("`", ""),
-            choices=get_args(field.annotation) if is_literal else None,
-            takes_value=field.annotation is not bool,
+            help=f"{field.description}{shown} [env: {variable_of(name)}]".replace(
+                "%", "%%"
+            ).replace("`", ""),
+            group=_GROUP_OF[name],
+            placeholder=placeholder,
+            choices=choices,
         )
+
+
+def _types_in(annotation: object) -> set[object]:
+    """Return the types that an annotation is made of."""
+    arguments = get_args(annotation)
+    return {annotation}.union(*map(_types_in, arguments)) if arguments else {annotation}

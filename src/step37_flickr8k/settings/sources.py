@@ -222,6 +222,15 @@ def _validated(layers: list[Layer], problems: list[str]) -> Loaded:
     return Loaded(settings, origins)
 
 
+# Pydantic's kinds of errors that speak of parsing, in a user's words.
+_PLAIN = {
+    "int_parsing": "not a whole number",
+    "int_from_float": "not a whole number",
+    "float_parsing": "not a number of seconds",
+    "bool_parsing": "neither true nor false",
+}
+
+
 def _read_token(named: object) -> tuple[str | None, str]:
     try:
         file = Path(str(expand_path(named)))
@@ -247,7 +256,7 @@ def _problems(
     found = error.errors(include_url=False, include_context=False, include_input=False)
     problems = []
     for each in found:
-        name, message = str(each["loc"][0]), each["msg"]
+        name, message = str(each["loc"][0]), _PLAIN.get(each["type"], each["msg"])
         if each["type"] == "string_type" and written and name in written:
             message = f"{type(values[name]).__name__}, no text; quote it: {written[name]!r}"
         problems.append(_explain(name, message, values, origins))
