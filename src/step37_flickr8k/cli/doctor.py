@@ -12,7 +12,7 @@ from step37_flickr8k.cluster.stores import job_group
 from step37_flickr8k.diagnostics.doctor import examine
 from step37_flickr8k.diagnostics.doctor_text import findings_as_text
 from step37_flickr8k.diagnostics.finding import Finding, State
-from step37_flickr8k.settings import contradictions
+from step37_flickr8k.settings import contradictions, read_job_secret
 
 __all__ = ["run"]
 
@@ -23,7 +23,8 @@ def run(parsed: argparse.Namespace) -> int:
     set_up_logging(settings, world)
     found: list[Finding] = []
     contradicting = contradictions(file=parsed.settings, environ=os.environ)
-    for part in examine(settings, world, job_group(world), contradicting):
+    group = job_group(world, read_job_secret(settings.job_secret_file))
+    for part in examine(settings, world, group, contradicting):
         found += part
         # At once, because the other ranks may take long to arrive
         if world.rank == 0 and not parsed.json:

@@ -6,6 +6,7 @@
 - `runner`: drives a state machine on a real rank; `requests` to its store may block.
 - `call`: a call as one rank makes it; the store's interface.
 - `codec`: the messages' JSON, read back.
+- `signing`: what ranks write, signed with the job's secret.
 - `verdict`: how the call ends for all ranks; pure.
 - `progress`: how far the work is: state, counts, and the tracker that it reports to.
 - `stores`: the stores themselves; the only user of torch.

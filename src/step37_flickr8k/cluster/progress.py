@@ -3,6 +3,7 @@
 The same JSON form of `Progress` stands in a heartbeat, in the lease and in ``status --json``.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -11,6 +12,8 @@ from enum import Enum
 from step37_flickr8k.errors import Step37Error
 
 __all__ = ["Progress", "ProgressTracker", "State"]
+
+_HIGHEST = 1 << 63
 
 
 class State(str, Enum):
@@ -52,10 +55,13 @@ class Progress:
     retries: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a total without its count."""
+        """Refuse a total without its count, and counts that can't be."""
         pairs = ((self.files, self.of_files), (self.bytes, self.of_bytes))
         if any(count is None and total is not None for count, total in pairs):
             raise ValueError("a total needs its count")
+        counts = (*itertools.chain(*pairs), *self.retries.values())
+        if not all(count is None or 0 <= count <= _HIGHEST for count in counts):
+            raise ValueError(f"a count is a number from 0 to {_HIGHEST}")
 
     @property
     def text(self) -> str:

@@ -186,8 +186,7 @@ class _LeaderThread(threading.Thread):
                     self._changed.notify_all()
         except StopIteration as end:
             self._ended = end.value
-        # A value that is no message was written by something else than this project.
-        except (ConnectionError, ValueError) as error:
+        except ConnectionError as error:
             self._store_error = error
         with self._changed:
             self._changed.notify_all()
@@ -202,7 +201,7 @@ class _LeaderThread(threading.Thread):
                 return Outcome(arguments=self._call.arguments, failure=ErrorReport.of(error))
             case act.Decide(outcome, ranks, reports):
                 return decide_verdict(outcome.failure, reports, ranks)
-        came = request(self._store, action)
+        came = request(self._store, action, self._call.seal)
         if isinstance(came, Arrival):
             log.debug("rank %d on %s has arrived", came.rank, came.host)
         return came
@@ -224,8 +223,9 @@ class _FollowerRank:
 
     def __init__(self, call: Call) -> None:
         self._call, self._start = call, time.monotonic()
-        self._machine = Follower(call.facts, self._start)
-        self._requests = StoreThread(call.connect)
+        challenge = secrets.token_hex(8) if call.facts.signs else ""
+        self._machine = Follower(call.facts, self._start, challenge)
+        self._requests = StoreThread(call.connect, call.seal)
 
     def run(self) -> Ended:
         """Follow the leader until the call has ended; raises `RankZeroLost`."""
@@ -266,7 +266,7 @@ class _FollowerRank:
             case act.Connect():
                 # The thread of a store that was lost may hang in it.
                 self._requests.close(0)
-                self._requests = StoreThread(call.connect)
+                self._requests = StoreThread(call.connect, call.seal)
         limit: float = max(machine.deadline, getattr(action, "until", 0.0))
         came = self._requests.make(action, limit)
         if isinstance(came, Answer):

@@ -16,6 +16,7 @@ from step37_flickr8k.cluster.protocol.call import Facts
 from step37_flickr8k.cluster.protocol.keys import Keys, Timeouts
 from step37_flickr8k.cluster.protocol.messages import JsonObject
 from step37_flickr8k.cluster.runner import follow, lead
+from step37_flickr8k.cluster.signing import Seal
 from step37_flickr8k.errors import RankZeroLost
 
 __all__ = ["CallNumbers", "CallResult", "Group", "share"]
@@ -52,6 +53,7 @@ class Group:
     ``connect(seconds)`` returns a Store within that time or raises ConnectionError; ``reconnects``
     says that it may be called again after a loss. ``run`` names the run where the store may be
     another one's. ``expects_all``: rank 0 waits for all ranks, not only for those that have come.
+    ``secret`` signs what they write, where there is one.
     """
 
     rank: int
@@ -62,6 +64,7 @@ class Group:
     run: str = ""
     expects_all: bool = True
     reconnects: bool = False
+    secret: bytes = field(default=b"", repr=False)
     calls: CallNumbers = field(default_factory=CallNumbers)
 
     def next_call(self, arguments: JsonObject, timeouts: Timeouts) -> Facts:
@@ -75,6 +78,7 @@ class Group:
             run=self.run,
             expects_all=self.expects_all,
             reconnects=self.reconnects,
+            signs=bool(self.secret),
         )
 
     @staticmethod
@@ -122,6 +126,7 @@ def share(
         confirm=confirm,
         find_result=find_result,
         watch=watch,
+        seal=Seal(group.secret, group.run),
     )
     return _make(call, work)
 
