@@ -39,6 +39,7 @@ _PACKAGES = {file.relative_to(SOURCE).parts[0].removesuffix(".py") for file in F
 # From the bottom. A package imports only from layers below its own; `APART` imports none of them.
 LAYERS = (
     ("errors",),
+    ("limited",),
     ("dataset", "images", "signals"),
     ("settings", "cluster"),
     ("cache", "hub", "report"),
@@ -110,6 +111,7 @@ EXCEPTIONS = {
         "print, or use the standard output",
         ("cli",),
         {
+            "dataset.parquet_process": "its pipe to the process that started it",
             "download.worker": "its pipe to the process that started it",
             "hub.download_process": "its pipe to the process that started it",
         },
@@ -123,7 +125,7 @@ EXCEPTIONS = {
         "name `os.environ`",
         ("cli", "flickr8k_loader"),
         {
-            "download.worker_process": "the worker processes inherit it",
+            "limited.process": "processes that parse strangers' data inherit a little of it",
             "hub.single_file": "the process that downloads a file inherits it",
             "hub.certificates": "the variable that Python's `ssl` reads by itself",
         },

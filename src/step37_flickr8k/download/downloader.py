@@ -199,7 +199,7 @@ class Downloader:
     def _fetch_bulk(
         self, shards: Sequence[RemoteFile], files: Sequence[RemoteFile], publisher: Publisher
     ) -> None:
-        # Imported late: it loads pyarrow, an optional extra.
+        # Imported late: it loads the HTTP client.
         from step37_flickr8k.download.bulk import fetch_bulk  # noqa: PLC0415
 
         source = replace(self._hub.parquet_files(), statistics=self._task.statistics)

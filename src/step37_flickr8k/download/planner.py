@@ -1,5 +1,6 @@
 """What the Hub has, what the directory holds, and so what there is to download."""
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -185,14 +186,15 @@ class Planner:
         source = self.hub.files(commit, split)
         received: list[VerifiedFile] = []
         try:
-            fetch_files(
-                [file],
-                source,
-                Workers(scratch),
-                received.extend,
-                options=self.task.options,
-                progress=self._report_reading,
-            )
+            with contextlib.closing(Workers(scratch)) as workers:
+                fetch_files(
+                    [file],
+                    source,
+                    workers,
+                    received.extend,
+                    options=self.task.options,
+                    progress=self._report_reading,
+                )
         finally:
             # Counted with the API's requests, because a table is no image.
             self.hub.count(source.statistics)

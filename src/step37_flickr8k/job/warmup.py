@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +16,7 @@ from step37_flickr8k.cluster.protocol.messages import JsonObject, RankReport
 from step37_flickr8k.cluster.share import Group, share
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.dataset.words import listed
-from step37_flickr8k.download.conversion import MANY, is_available, preload
+from step37_flickr8k.download.conversion import MANY, is_available
 from step37_flickr8k.download.downloader import Downloader
 from step37_flickr8k.errors import (
     BadImages,
@@ -230,14 +229,12 @@ class Warmup:
         return result
 
     def _load_ahead(self, hub: Hub) -> None:
-        """Load in the background what will be needed, while the Hub lists its files."""
+        """Have the conversion listed in the background, while the Hub lists its files."""
         run = self.run
         count, mode = run.selection.sample_count, run.task.fetch.mode
         bulk = mode != "files" and (count is None or count >= MANY) and is_available()
         if bulk and read_record(run.directory) is None:
             hub.start_listing_parquet(run.selection.split)
-        if bulk:
-            threading.Thread(target=preload, name="step37-preload", daemon=True).start()
 
     def _warn_of_local_directory(self) -> None:
         """Warn early of what would end as NotVisible late.
