@@ -30,7 +30,7 @@ choose_runtime() {
 random_word() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
 
 # Make the secret with which this start's ranks sign what they write to each other, unless the submission has said otherwise: a file
-# of its own, or none by STEP37_JOB_SECRET_FILE= (set, and empty). It lies in the directory of the job's log, which all nodes must see.
+# of its own, or none by STEP37_JOB_SECRET_FILE= (set, and empty). It is in the directory of the job's log, which all nodes must see.
 make_secret() {
   secret=
   [ -z "${STEP37_JOB_SECRET_FILE+set}" ] || return 0
