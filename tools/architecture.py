@@ -40,7 +40,7 @@ _PACKAGES = {file.relative_to(SOURCE).parts[0].removesuffix(".py") for file in F
 LAYERS = (
     ("errors",),
     ("limited",),
-    ("dataset", "images", "signals"),
+    ("dataset", "images", "signals", "threads"),
     ("settings", "cluster"),
     ("cache", "hub", "report"),
     ("download",),

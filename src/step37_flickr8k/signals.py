@@ -6,16 +6,13 @@ They become exceptions of its main thread, raised where they break nothing and a
 import signal
 import sys
 import time
-from concurrent.futures import Future, wait
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from step37_flickr8k.errors import Terminated
 
-__all__ = ["awaited", "ignore_sigterm", "raise_signals"]
+__all__ = ["ignore_sigterm", "raise_signals"]
 
-_T = TypeVar("_T")
-_CHECK = 0.5  # s between two checks for a signal
 _SOON = 0.01  # s until the next attempt
 _LONGEST_IMPORT = 1.5  # s that an import may delay a signal
 
@@ -39,17 +36,6 @@ def ignore_sigterm() -> None:
     """Keep the outcome from now on: whoever ends the job must not turn it into 143."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _endings.forget()
-
-
-def awaited(future: Future[_T]) -> _T:
-    """Return the result of another thread's work; a signal interrupts the wait.
-
-    The wait ends now and then to check for one: a signal that arrives just before the main thread
-    begins to wait doesn't wake it, nor does one that the kernel delivers to another thread.
-    """
-    while not wait([future], _CHECK).done:
-        pass
-    return future.result()
 
 
 class _Endings:

@@ -19,8 +19,9 @@ from typing import Literal
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.lease_content import Claim, LeaseContent, read_lease
-from step37_flickr8k.cluster.progress import Progress
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker
 from step37_flickr8k.errors import ErrorReport, LeaseLost, Step37Error
+from step37_flickr8k.threads import paused
 
 __all__ = ["Claim", "Holder", "Lease", "Wait", "holder", "take"]
 
@@ -86,12 +87,13 @@ def take(
     claim: Claim,
     timeout: float,
     waiting: Callable[[Wait], bool],
-    progress: Callable[[], Progress | None] = lambda: None,
+    tracker: ProgressTracker | None = None,
 ) -> "Lease | None":
     """Take the lease, however long its holder works; None if ``waiting`` ends the wait.
 
     ``waiting`` is called every few seconds and returns whether to go on waiting.
-    ``progress()`` returns how far the work is, for other processes that read the lease meanwhile.
+    ``tracker`` says how far the work is, for other processes that read the lease meanwhile. When
+    the work is stopped, the heartbeats end, too: it may never come to release the lease.
 
     Raises the failure of another rank of the same run, if it was left there meanwhile or within the
     last quarter of ``timeout``. So one attempt is enough for all ranks of a run, but a job that is
@@ -110,14 +112,14 @@ def take(
                 raise failure.exception()
         is_free = generation == 0 or (current is not None and current.may_pass_to(claim))
         if is_free or time.monotonic() - since >= timeout:
-            lease = Lease(directory, claim, generation + 1, timeout, progress)
+            lease = Lease(directory, claim, generation + 1, timeout, tracker)
             if lease.taken():
                 return lease
             continue
         left = max(0.0, since + timeout - time.monotonic())
         if not waiting(Wait(holder=current, left=left)):
             return None
-        time.sleep(min(_LONGEST_POLL, timeout / 8))
+        paused(min(_LONGEST_POLL, timeout / 8))
 
 
 class Lease:
@@ -132,14 +134,14 @@ class Lease:
         claim: Claim,
         generation: int,
         timeout: float,
-        progress: Callable[[], Progress | None] = lambda: None,
+        tracker: ProgressTracker | None = None,
     ) -> None:
         """Describe the lease; `taken` takes it."""
         self._directory = directory
         self._generation = generation
         self._name = _name(directory, generation)
         self._timeout = timeout
-        self._progress = progress
+        self._tracker = tracker
         self._content = LeaseContent(
             run=claim.run,
             rank=claim.rank,
@@ -207,6 +209,8 @@ class Lease:
         pause = _FIRST_HEARTBEAT
         while not self._lost and not self._ended.wait(pause := min(pause, self._timeout / 8)):
             pause *= 2
+            if self._tracker is not None and self._tracker.stopped is not None:
+                return
             try:
                 self._heartbeat()
             except (OSError, Step37Error) as error:
@@ -226,7 +230,7 @@ class Lease:
                 self._content,
                 state=end or self._content.state,
                 heartbeats=self._content.heartbeats + 1,
-                progress=self._progress(),
+                progress=self._tracker.snapshot() if self._tracker is not None else None,
                 failure=failure or self._content.failure,
             )
             self._directory.rewrite(self._name, self._content.as_bytes())

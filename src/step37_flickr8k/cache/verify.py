@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +13,7 @@ from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.dataset.names import is_table
 from step37_flickr8k.images.examined import FINE, Examined
+from step37_flickr8k.threads import DaemonPool
 
 __all__ = ["Check", "digest_of_file", "is_complete", "verify_files"]
 
@@ -77,7 +77,7 @@ def verify_files(
 
     names, entries, done = [*digests], dict[str, ManifestEntry](), 0
     batches = [names[at : at + _BATCH] for at in range(0, len(names), _BATCH)]
-    with ThreadPoolExecutor(_HASHERS) as pool:
+    with DaemonPool(_HASHERS, "step37-verify") as pool:
         for batch, verified in zip(batches, pool.map(verify, batches), strict=True):
             entries |= verified
             done += len(batch)

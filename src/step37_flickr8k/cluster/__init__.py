@@ -4,6 +4,7 @@
 - `share`: the entry: run a piece of work on rank 0, return its result on every rank.
 - `protocol`: what rank 0 and what every other rank does in a call, as state machines.
 - `runner`: drives a state machine on a real rank; `requests` to its store may block.
+- `work`: the work in a thread of its own, which a rank can leave behind.
 - `call`: a call as one rank makes it; the store's interface.
 - `codec`: the messages' JSON, read back.
 - `signing`: what ranks write, signed with the job's secret.

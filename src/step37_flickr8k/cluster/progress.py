@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import Enum
 
-from step37_flickr8k.errors import Step37Error
-
-__all__ = ["Progress", "ProgressTracker", "State"]
+__all__ = ["Progress", "ProgressTracker", "State", "no_progress"]
 
 _HIGHEST = 1 << 63
 
@@ -81,6 +79,14 @@ class Progress:
         return {"state": self.text, **known, **retries}
 
 
+def no_progress(seconds: float, progress: Progress) -> str:
+    """Return the message about work that has stood still for so long."""
+    return (
+        f"rank 0 has made no progress for {seconds:g} s while {progress.text}."
+        " Check its node and the Hub."
+    )
+
+
 class ProgressTracker:
     """The latest progress of a piece of work; the work may report it from any of its threads."""
 
@@ -89,12 +95,17 @@ class ProgressTracker:
         self._watch = watch
         self._latest = Progress()
         self._moved = time.monotonic()
-        self._stop: Step37Error | None = None
+        self._stopped: BaseException | None = None
+
+    @property
+    def stopped(self) -> BaseException | None:
+        """Why nobody waits for this work any more; None as long as somebody does."""
+        return self._stopped
 
     def report(self, progress: Progress) -> None:
         """Take in how far the work is; raises what `stop` was given, which ends the work."""
-        if self._stop is not None:
-            raise self._stop
+        if self._stopped is not None:
+            raise self._stopped
         # A retry is worth showing, but is no progress. Whoever waits for a rate limit or the lease
         # reports it again and again: that is no stall.
         moved = replace(progress, retries={}) != replace(self._latest, retries={})
@@ -105,9 +116,9 @@ class ProgressTracker:
         self._latest = progress
         self._watch(progress)
 
-    def stop(self, reason: Step37Error) -> None:
+    def stop(self, reason: BaseException) -> None:
         """Make the next `report` raise ``reason``: nobody waits for this work any more."""
-        self._stop = reason
+        self._stopped = self._stopped or reason
 
     def snapshot(self) -> Progress:
         """Return what was reported last."""

@@ -1,7 +1,8 @@
 """Real ranks: move events and actions between a state machine, a store, the work and a clock.
 
 On rank 0 the leader's machine runs in a thread of its own, so that heartbeats don't depend on the
-work. On the other ranks the main thread runs the follower's, and another one blocks in the store.
+work, and the work in another one. On the other ranks the main thread runs the follower's, and
+another one blocks in the store.
 """
 
 import logging
@@ -27,6 +28,7 @@ from step37_flickr8k.cluster.protocol.messages import (
 )
 from step37_flickr8k.cluster.requests import StoreThread, request
 from step37_flickr8k.cluster.verdict import decide_verdict
+from step37_flickr8k.cluster.work import perform
 from step37_flickr8k.errors import (
     ErrorReport,
     RankZeroLost,
@@ -52,7 +54,7 @@ def lead(call: Call, work: Callable[[ProgressTracker], JsonObject]) -> CallResul
     error: BaseException | None = None
     own = RankReport(ok=True, host=call.facts.host)
     try:
-        outcome = Outcome(arguments=call.arguments, result=work(progress))
+        outcome = Outcome(arguments=call.arguments, result=perform(work, progress))
     # Broad on purpose: whatever ends the work, the other ranks must learn of it
     except BaseException as problem:  # noqa: BLE001
         error = problem

@@ -9,6 +9,7 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from step37_flickr8k.cluster.call import Call, CallResult, Store
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker
@@ -17,6 +18,7 @@ from step37_flickr8k.cluster.protocol.keys import Keys, Timeouts
 from step37_flickr8k.cluster.protocol.messages import JsonObject
 from step37_flickr8k.cluster.runner import follow, lead
 from step37_flickr8k.cluster.signing import Seal
+from step37_flickr8k.cluster.work import found_within, perform, within
 from step37_flickr8k.errors import RankZeroLost
 
 __all__ = ["CallNumbers", "CallResult", "Group", "share"]
@@ -119,12 +121,13 @@ def share(
             the ranks' reports as ``ranks``.
     """
     arguments = json.loads(json.dumps(dict(arguments or {})))
+    limit = timeouts.confirmation
     call = Call(
         facts=group.next_call(arguments, timeouts),
         arguments=arguments,
         connect=group.connect,
-        confirm=confirm,
-        find_result=find_result,
+        confirm=lambda result: within(limit, partial(confirm, result)),
+        find_result=lambda of_this_run: found_within(limit, partial(find_result, of_this_run)),
         watch=watch,
         seal=Seal(group.secret, group.run),
     )
@@ -134,7 +137,7 @@ def share(
 def _make(call: Call, work: Callable[[ProgressTracker], JsonObject]) -> CallResult:
     """Make the call as this rank: alone, as the leader, or as a follower."""
     if call.facts.size == 1:
-        result = work(ProgressTracker(call.watch))
+        result = perform(work, ProgressTracker(call.watch), stall=call.facts.timeouts.stall)
         call.confirm(result)
         return CallResult(result)
     try:

@@ -8,7 +8,6 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import Step37Error
 from step37_flickr8k.hub.retry import Fault
 from step37_flickr8k.images.examined import FINE, Examined
+from step37_flickr8k.threads import DaemonPool
 
 __all__ = ["PER_CONNECTION", "Batches", "Publish", "VerifiedFile"]
 
@@ -72,7 +72,7 @@ class Batches:
         self._publish = publish
         self._waiting: deque[_Item] = deque()
         self._busy, self._limit = 0, _FEW_THREADS
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="step37-writer")
+        self._threads = DaemonPool(_THREADS, "step37-writer")
 
     def __enter__(self) -> "Batches":  # noqa: PYI034 - Python 3.10 has no Self
         return self

@@ -4,12 +4,12 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.dataset.digests import digest_of_bytes
 from step37_flickr8k.download.jobs import Done, Job
 from step37_flickr8k.errors import Step37Error
+from step37_flickr8k.threads import DaemonPool
 
 __all__ = ["FileWriter"]
 
@@ -26,7 +26,7 @@ class FileWriter:
         self._directory = directory
         self._served = served
         self._slow = False
-        self._writers: ThreadPoolExecutor | None = None
+        self._writers: DaemonPool | None = None
 
     def write_all(self, jobs: Sequence[Job]) -> list[Done]:
         """Return what became of each job, so far."""
@@ -35,7 +35,7 @@ class FileWriter:
             done = [self._write(job) for job in jobs]
             self._slow = time.monotonic() - start > _SLOW * len(jobs)
             return done
-        self._writers = self._writers or ThreadPoolExecutor(_WRITERS)
+        self._writers = self._writers or DaemonPool(_WRITERS, "step37-files")
         return [*self._writers.map(self._write, jobs)]
 
     def discard(self, job: Job) -> None:

@@ -14,6 +14,7 @@ from step37_flickr8k.cache.visible import rows_when_visible
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.cluster.protocol.messages import JsonObject, RankReport
 from step37_flickr8k.cluster.share import Group, share
+from step37_flickr8k.cluster.work import perform
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.download.conversion import MANY, is_available
@@ -71,7 +72,7 @@ class Warmup:
         # another rank there, in the call below.
         if group.rank != 0:
             try:
-                pinned.warm(ProgressTracker(watch))
+                perform(pinned.warm, ProgressTracker(watch), stall=self.run.task.timeouts.stall)
             except (Step37Error, OSError) as error:
                 problem = error
         return pinned._share(group, watch, problem)
@@ -188,7 +189,7 @@ class Warmup:
             tracker.report(Progress(State.WAITING_FOR_LEASE, waiting_for(wait)))
             return self._ready(wanted) is None
 
-        lease = run.take_lease(keep_waiting, tracker.snapshot)
+        lease = run.take_lease(keep_waiting, tracker)
         if lease is None:
             return self._warm(tracker)
         with lease:

@@ -5,7 +5,7 @@ from collections.abc import Generator
 from enum import Enum
 from typing import Any
 
-from step37_flickr8k.cluster.progress import Progress
+from step37_flickr8k.cluster.progress import Progress, no_progress
 from step37_flickr8k.cluster.protocol import actions as act
 from step37_flickr8k.cluster.protocol.call import Ended, Facts
 from step37_flickr8k.cluster.protocol.messages import (
@@ -159,10 +159,7 @@ class Leader:
     def _stop_stalled_work(self) -> Generator[act.Action, Any, None]:
         stall = self._timeouts.stall
         if self.outcome is None and self._work.outcome is None and 0 < stall < self._work.idle:
-            why = (
-                f"rank 0 has made no progress for {stall:g} s while "
-                f"{self._work.progress.text}. Check its node and the Hub."
-            )
+            why = no_progress(stall, self._work.progress)
             yield from self._write_outcome((yield act.StopWork(why, stalled=True)))
 
     def _write_outcome(self, outcome: Outcome) -> Generator[act.Action, Any, None]:
