@@ -129,7 +129,7 @@ class _BulkDownload:
     async def _read_tail(self, file: RemoteFile, length: int) -> bytearray:
         span = (max(0, file.size - length), file.size)
         async with await self._client.get(file.name, span) as response:
-            return await read_exactly(response.content.iter_any(), span[1] - span[0])
+            return await read_exactly(self._client.pieces(response), span[1] - span[0])
 
     async def _work(self, remaining: Iterator["_Part"]) -> None:
         for part in remaining:
@@ -154,7 +154,7 @@ class _BulkDownload:
         content = bytearray()
         try:
             async with await self._client.get(part.shard.file.name, (at, end)) as response:
-                async for piece in response.content.iter_any():
+                async for piece in self._client.pieces(response):
                     content += piece
                     while part.chunks and at + len(content) >= part.chunks[0].end:
                         chunk = part.chunks[0]
