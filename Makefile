@@ -62,7 +62,7 @@ test-kill: $(STAMP) ## a hundred runs killed at random moments, ten machines wit
 	$(BIN)/python -m pytest tests/ranks/kill_rounds.py
 
 test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late; the pages in a real browser
-	tests/install strace btrfs-progs chromium chromium-driver
+	tests/install strace btrfs-progs chromium chromium-driver openmpi-bin mpich
 	$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE)
 
 test-hostile: $(STAMP) ## hostile data: bombs, mutated images, tables, answers and messages; HOSTILE_SEED=<number> makes others

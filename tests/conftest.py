@@ -50,7 +50,7 @@ def pytest_terminal_summary(
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Hide the settings, tokens, proxies and launchers of whoever runs the tests."""
-    prefixes = ("STEP37_", "HF_", "SLURM_", "OMPI_", "TORCHELASTIC_")
+    prefixes = ("STEP37_", "HF_", "SLURM_", "OMPI_", "PMI", "TORCHELASTIC_")
     names = {
         "RANK",
         "WORLD_SIZE",

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE = 240.0  # s for whatever must come: starved processors make everything late
+# Open MPI asks for both
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
