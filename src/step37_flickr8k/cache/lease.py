@@ -3,8 +3,9 @@
 It saves work; correctness is the renames' alone. ``.step37-flickr8k/<split>.lease.<n>`` is
 generation n, and the highest one counts. Generation n+1 is taken by an exclusive create, and only
 after generation n has ended, or after its bytes have not changed for ``timeout`` by the taker's own
-monotonic clock, or at once where its holder was a process of this machine that no longer exists. No
-clock of another node is trusted, and no file lock.
+monotonic clock, or at once where its holder was a process of this machine that no longer exists.
+The same rank of the same run takes it sooner, but not from a living holder. No clock of another
+node is trusted, and no file lock.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from types import TracebackType
 from typing import Literal
 
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.cache.lease_content import Claim, LeaseContent, read_lease
+from step37_flickr8k.cache.lease_content import HEARTBEATS, Claim, LeaseContent, read_lease
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker
 from step37_flickr8k.errors import ErrorReport, LeaseLost, Step37Error
 from step37_flickr8k.threads import paused
@@ -110,16 +111,16 @@ def take(
             failure = current.failure_for(claim) if current else None
             if failure and (is_meanwhile or _age(directory, generation) < timeout / 4):
                 raise failure.exception()
-        is_free = generation == 0 or (current is not None and current.may_pass_to(claim))
-        if is_free or time.monotonic() - since >= timeout:
+        limit = min(timeout, current.silence_for(claim)) if current else timeout
+        if generation == 0 or time.monotonic() - since >= limit:
             lease = Lease(directory, claim, generation + 1, timeout, tracker)
             if lease.taken():
                 return lease
             continue
-        left = max(0.0, since + timeout - time.monotonic())
+        left = max(0.0, since + limit - time.monotonic())
         if not waiting(Wait(holder=current, left=left)):
             return None
-        paused(min(_LONGEST_POLL, timeout / 8))
+        paused(min(_LONGEST_POLL, timeout / HEARTBEATS))
 
 
 class Lease:
@@ -183,7 +184,7 @@ class Lease:
     ) -> None:
         """Stop the heartbeats and write how it ended, for whoever waits."""
         self._ended.set()
-        self._thread.join(self._timeout / 8)
+        self._thread.join(self._timeout / HEARTBEATS)
         # If the end can't be written, other processes notice the silence
         with contextlib.suppress(OSError, Step37Error):
             if error is None:
@@ -207,7 +208,9 @@ class Lease:
     def _keep(self) -> None:
         # Frequent heartbeats at first: whoever checks the status of a run has often just started it
         pause = _FIRST_HEARTBEAT
-        while not self._lost and not self._ended.wait(pause := min(pause, self._timeout / 8)):
+        while not self._lost and not self._ended.wait(
+            pause := min(pause, self._timeout / HEARTBEATS)
+        ):
             pause *= 2
             if self._tracker is not None and self._tracker.stopped is not None:
                 return

@@ -5,6 +5,7 @@ with every heartbeat.
 """
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from typing import Annotated, ClassVar, Literal
@@ -24,7 +25,11 @@ from step37_flickr8k.cluster.codec import read_progress
 from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.errors import ErrorReport, RankZeroLost
 
-__all__ = ["Claim", "LeaseContent", "read_lease"]
+__all__ = ["HEARTBEATS", "Claim", "LeaseContent", "read_lease"]
+
+# Heartbeats per timeout, and how many of them a holder that lives doesn't miss
+HEARTBEATS = 8
+_MISSED = 2
 
 # A lease has this size from its first instant: on a full disk it can be rewritten in place, but it
 # can't grow
@@ -98,20 +103,27 @@ class LeaseContent(Claim):
         message = self.failure.message
         return message if is_signal else f"{self.failure.error}: {message}"
 
-    def may_pass_to(self, claim: Claim) -> bool:
-        """Return whether the claim may take over at once.
+    def silence_for(self, claim: Claim) -> float:
+        """Return after how many seconds of silence the claim may take over, whatever the timeout.
 
-        It may if the lease has ended, or if its holder was a process of this machine that no longer
-        exists. Where that isn't known, the same rank of the same run may: it was restarted.
+        At once if the lease has ended, or if its holder was a process of this machine that no
+        longer exists. Where that isn't known, the same rank of the same run was restarted: it may
+        at once on the holder's host. Elsewhere the holder must have missed two heartbeats, since
+        two living processes may take themselves for that rank.
         """
         if self.state != "held":
-            return True
+            return 0.0
         is_own_past = claim.run is not None and (self.run, self.rank) == (claim.run, claim.rank)
         # Clones of a virtual machine have the boot in common, but hardly the host's name
-        lives = exists(self.pid, self.process) if self.host == claim.host else None
+        is_here = self.host == claim.host
+        lives = exists(self.pid, self.process) if is_here else None
         if lives and (self.pid, self.process) != (claim.pid, claim.process):
-            return False
-        return is_own_past or lives is False
+            return math.inf
+        if lives is False:
+            return 0.0
+        if not is_own_past:
+            return math.inf
+        return 0.0 if is_here else _MISSED * self.timeout / HEARTBEATS
 
     def failure_for(self, claim: Claim) -> ErrorReport | None:
         """Return the failure that another rank of the claim's run has left here, if any."""
