@@ -228,7 +228,7 @@ def prepare_flickr8k_samples(
     world = (
         World.of_process_group(group.rank, group.size, os.environ)
         if group
-        else World.from_environment(os.environ)
+        else World.from_environment(os.environ, needs_rank=False)
     )
     group = replace(group or Group.alone(), host=world.host)
     run = Run(task, world)

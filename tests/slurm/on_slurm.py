@@ -478,7 +478,7 @@ def test_a_bare_srun_needs_no_address(desk: Desk) -> None:
 
 @pytest.mark.parametrize("launcher", ["mpirun.openmpi", "mpiexec.hydra"])
 def test_mpirun_in_an_allocation_downloads_once(hub: LocalHub, desk: Desk, launcher: str) -> None:
-    """Open MPI's and MPICH's ranks on two nodes have their own ranks, on a cold cache and a warm one."""
+    """Open MPI's and MPICH's ranks have their own ranks on two nodes, cold and warm."""
     if shutil.which(launcher) is None:
         pytest.skip(f"no {launcher}: install openmpi-bin and mpich, as tests/slurm/run does")
     script = desk.directory / "mpirun.sbatch"
