@@ -19,7 +19,7 @@ from tests.helpers.ranks import AS_ROOT, PATIENCE, free_port, torchrun
 from tests.ranks.test_idioms import AT_ONCE
 from tests.ranks.trainings import RANKS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(5 * PATIENCE)]
 
 SCRIPT = str(Path(__file__).with_name("trainings.py"))
 # All that it would warn of as not chosen
@@ -68,7 +68,7 @@ def test_each_idiom_of_a_library_works_cold_and_warm(
         env=os.environ | AS_ROOT,
         capture_output=True,
         text=True,
-        timeout=2 * PATIENCE,
+        timeout=4 * PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
