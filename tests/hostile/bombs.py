@@ -191,7 +191,7 @@ def conversions() -> dict[str, Callable[[], bytes]]:
 
 def tables() -> dict[str, Callable[[], bytes]]:
     """Return what makes Parquet files that pass for a table of captions, by names."""
-    names = [f"{number:04}.jpg" for number in range(2_000)]
+    names = [f"{number % 3:04}.jpg" for number in range(2_000)]
     long = "x" * 1_000_000
 
     def captions(texts: object, **how: object) -> bytes:
@@ -203,7 +203,7 @@ def tables() -> dict[str, Callable[[], bytes]]:
         "abort": ABORTS.read_bytes,
         "dictionary": lambda: captions(same),
         "plain": lambda: captions(
-            ["x" * 200_000] * len(names), compression="zstd", use_dictionary=False
+            pa.repeat("x" * 200_000, len(names)), compression="zstd", use_dictionary=False
         ),
         "endless footer": lambda: _with_footer(few, 0xFFFFFFF0),
         "long footer": lambda: few + bytes(60 << 20) + _with_footer(few, 60 << 20),

@@ -111,7 +111,7 @@ def test_a_conversion_that_is_a_bomb_is_done_without(
     bad.write_bytes(bombs.conversions()[name]())
     with LocalHub(directory, parquet=parquet) as hub:
         run = Watched(
-            *("warmup", "--cache-dir", str(cache), "--fetch-mode", "parquet", "--json"),
+            *("warmup", "--cache-dir", str(cache), "--fetch-mode", "parquet"),
             endpoint=hub.endpoint,
         )
     check(run, 0)
