@@ -165,24 +165,32 @@ def _of_images(images: list[bytes]) -> pa.Table:
     return pa.table({"image": rows}, schema=pa.schema([("image", kind)]))
 
 
+def _of_one_value(rows: int) -> pa.Table:
+    """Return a table of images that are all the same 10 MB, which the file holds once."""
+    values = pa.DictionaryArray.from_arrays(
+        pa.array([0] * rows, pa.int32()), pa.array([bytes(10 << 20)], pa.binary())
+    )
+    return pa.table({"image": pa.StructArray.from_arrays([values], ["bytes"])})
+
+
 def _with_footer(content: bytes, size: int) -> bytes:
     return content[:-8] + struct.pack("<I", size) + b"PAR1"
 
 
 def conversions() -> dict[str, Callable[[], bytes]]:
     """Return what makes Parquet files with a column of images, by names."""
-    value = bytes(10 << 20)
     few = _written(_of_images([b"a", b"b"]))
     return {
         "abort": ABORTS.read_bytes,
-        "dictionary": lambda: _written(_of_images([value] * 200), compression="zstd"),
+        "dictionary": lambda: _written(_of_one_value(200), compression="zstd", store_schema=False),
+        "dictionary of Arrow's": lambda: _written(_of_one_value(200), compression="zstd"),
         "plain": lambda: _written(
-            _of_images([value] * 40), compression="zstd", use_dictionary=False
+            _of_images([bytes(10 << 20)] * 12), compression="zstd", use_dictionary=False
         ),
         "one value": lambda: _written(
-            _of_images([bytes(500 << 20)]), compression="zstd", use_dictionary=False
+            _of_images([bytes(300 << 20)]), compression="zstd", use_dictionary=False
         ),
-        "row groups": lambda: _written(_of_images([b"a"] * 4_000), row_group_size=1),
+        "row groups": lambda: _written(_of_images([b"a"] * 1_000), row_group_size=1),
         "long footer": lambda: few + bytes(1 << 20) + _with_footer(few, 1 << 20),
         "endless footer": lambda: _with_footer(few, 0xFFFFFFF0),
         "no footer": lambda: _with_footer(bytes(200_000), 150_000),

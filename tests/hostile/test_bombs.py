@@ -19,7 +19,7 @@ from tests.helpers.conversion import convert
 from tests.hostile import bombs
 
 GIGABYTE = 1 << 30
-_PAUSE = 0.02  # s between two looks at the memory
+_PAUSE = 0.05  # s between two looks at the memory
 SECONDS = 400  # for a run that hangs: each takes a few
 
 

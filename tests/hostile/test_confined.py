@@ -117,6 +117,18 @@ def test_an_image_that_takes_too_long_is_left_out(
     assert all(each.path.read_bytes() == each.content for each in jobs)
 
 
+def test_a_worker_that_keeps_memory_is_replaced(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its limit is for each image: what decoders leak would add up."""
+    late = where_a_picture("job_runner.kept = b'x' * (300 << 20)", "1.jpg")
+    start_instead(monkeypatch, tmp_path, late=late)
+    for name, alive in (("0.jpg", 1), ("1.jpg", 0), ("2.jpg", 1)):
+        assert workers.do([job(workers, name, picture(1))]) == [Done()]
+        workers._idle.put(workers._idle.get())  # the same worker again
+        assert len(started(workers)) == alive
+
+
 _ALONE = """
 import os, time
 examine = job_runner.examine

@@ -16,6 +16,7 @@ _LARGEST_FOOTER = 64 << 20  # bytes
 _LARGEST_GROUP = 256 << 20  # bytes of both columns in a row group: a million rows take less
 _LONGEST_TEXT = 1 << 20  # characters
 _MOST_TEXT = 256 << 20  # characters of both columns: a few bytes of Parquet may be any number
+_ROW = 16  # characters that an empty row counts as: a few bytes may be billions of them
 _ROWS = 1024  # rows of a batch
 
 
@@ -41,7 +42,7 @@ def read_parquet(stream: BinaryIO, wanted: Wanted) -> Iterator[Cells]:
             for number in range(batch.num_rows):
                 row += 1
                 name, caption = (_text(column[number], wanted.table, row) for column in texts)
-                size += len(name) + len(caption)
+                size += _ROW + len(name) + len(caption)
                 _check_size(size, wanted.table)
                 yield Cells(row, name, caption)
     except (InvalidMetadata, CaptionKeyNotFound, MemoryError):
@@ -94,8 +95,8 @@ def _check_groups(metadata: pq.FileMetaData, columns: list[str], table: str) -> 
 def _check_size(size: int, table: str) -> None:
     if size > _MOST_TEXT:
         raise InvalidMetadata(
-            f"{table} has more than {_MOST_TEXT:,} characters of names and captions: is it a table"
-            " of captions?"
+            f"{table} has more than {_MOST_TEXT:,} characters of names and captions, or rows"
+            f" without end: is it a table of captions?"
         )
 
 

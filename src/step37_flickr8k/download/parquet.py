@@ -14,6 +14,8 @@ from step37_flickr8k.download.chunks import ImageChunk, NotReadable, ParquetTail
 __all__ = ["Images"]
 
 _ROWS = 16  # of a batch: many rows may share one value of a dictionary, and then each has its own
+# A few bytes may stand for billions of empty rows, and a footer for a million row groups
+_MOST_ROWS, _MOST_GROUPS = 4_000_000, 65_536
 _COUNT, _BYTES = 100, 16 << 20  # images and their bytes that are passed on together
 
 
@@ -31,6 +33,7 @@ class Images:
         start = tail.size - len(tail.content)
         try:
             self._metadata = pq.read_metadata(_PartialFile(tail.size, start, tail.content))
+            self._check_counts()
             leaf, self._column = self._find_leaf()
             self.chunks = [
                 self._chunk(number, leaf) for number in range(self._metadata.num_row_groups)
@@ -64,6 +67,14 @@ class Images:
             raise NotReadable(_plain(error)) from error
         if images:
             yield images
+
+    def _check_counts(self) -> None:
+        groups = self._metadata.num_row_groups
+        if groups > _MOST_GROUPS:
+            raise NotReadable(f"it has {groups:,} row groups, at most {_MOST_GROUPS:,} are read")
+        rows = sum(self._metadata.row_group(number).num_rows for number in range(groups))
+        if rows > _MOST_ROWS:
+            raise NotReadable(f"it has {rows:,} rows, at most {_MOST_ROWS:,} are read")
 
     def _find_leaf(self) -> tuple[int, str]:
         schema = self._metadata.schema

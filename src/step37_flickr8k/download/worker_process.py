@@ -4,9 +4,11 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import IO
 
 from step37_flickr8k.cache.directory import CacheDirectory
@@ -23,6 +25,8 @@ __all__ = ["CannotStart", "Take", "WorkerDied", "WorkerProcess"]
 Take = Callable[[Sequence[Found]], Sequence[tuple[int, Job]]]
 
 _MODULE = "step37_flickr8k.download.worker"
+_PAGE = resource.getpagesize()
+_LARGEST_IDLE = 256 << 20  # bytes: four times what one has that has loaded pyarrow
 _CLOSING = 1.0  # s in which a worker may end by itself
 _PIPE = 1 << 20  # bytes, the most that any user may have: a batch of small files fits
 
@@ -85,13 +89,15 @@ class WorkerProcess:
         """
         contents = [job.content for job in jobs if job.content is not None]
         try:
-            return read_done(self._answer(request_line(jobs), contents))
+            done = read_done(self._answer(request_line(jobs), contents))
         except WorkerDied:
             for job in jobs:
                 if job.content is not None:
                     with contextlib.suppress(Step37Error):
                         self._directory.discard(job.path)
             raise
+        self._end_if_grown()
+        return done
 
     def open_parquet(self, tail: ParquetTail) -> list[ImageChunk]:
         """Return where the images of a Parquet file are; raises `WorkerDied` and `NotReadable`."""
@@ -111,6 +117,7 @@ class WorkerProcess:
             done = read_done(self._answer(json.dumps(rows).encode() + b"\n"))
             finished += zip((job for _, job in wanted), done, strict=True)
             answer = self._answer()
+        self._end_if_grown()
         if error := said.get("error"):
             raise NotReadable(error)
         return finished
@@ -138,6 +145,18 @@ class WorkerProcess:
             return answer
         died = self.end()
         raise died if self._ready else CannotStart(str(died))
+
+    def _end_if_grown(self) -> None:
+        """End an idle worker that keeps much memory; the next jobs start another.
+
+        Its limit is on what one input takes, so what decoders leak would add up.
+        """
+        assert self._process is not None  # noqa: S101 - it has just answered
+        status = Path(f"/proc/{self._process.pid}/statm")
+        with contextlib.suppress(OSError):
+            pages = int(status.read_text(encoding="ascii").split()[1])
+            if pages * _PAGE > _LARGEST_IDLE:
+                self.end()
 
     def end(self) -> WorkerDied:
         """End it by closing its pipe; return how it ended."""

@@ -119,12 +119,13 @@ def test_a_row_is_named_by_its_number() -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_a_text_that_many_rows_share_takes_memory_once() -> None:
+def test_a_text_that_many_rows_share_takes_memory_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small file of one long text, 10,000 times, is read in bounds; a longer text is refused."""
     count, text = 10_000, "x" * 1_000_000
     captions = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), [text])
     content = written({"file_name": [f"{at}.jpg" for at in range(count)], "caption_0": captions})
     assert len(content) < 1 << 20
+    monkeypatch.setattr(parquet_table, "_MOST_TEXT", 1 << 40)
     before = pa.total_allocated_bytes()
     for row in read_rows(io.BytesIO(content), SELECTION, "metadata.parquet"):
         assert len(row.caption) == 1_000_000
@@ -149,6 +150,15 @@ def test_names_and_captions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(parquet_table, "_MOST_TEXT", 20)
     with pytest.raises(InvalidMetadata, match="more than 20 characters of names and captions"):
         rows_of(written({"file_name": NAMES, "caption_0": NAMES}))
+
+
+@pytest.mark.usefixtures("here")
+def test_empty_rows_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Billions of rows without a value take a few bytes, and would take hours."""
+    monkeypatch.setattr(parquet_table, "_MOST_TEXT", 400)
+    empty = pa.array([None] * 30, pa.string())
+    with pytest.raises(InvalidMetadata, match="rows without end"):
+        rows_of(written({"file_name": empty, "caption_0": empty}))
 
 
 def read_apart(path: Path, content: bytes) -> list[Row]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from step37_flickr8k.download import parquet
 from step37_flickr8k.download.chunks import NotReadable, ParquetTail, footer_size
 from step37_flickr8k.download.parquet import Images
 from tests.conftest import Draw, picture
@@ -120,3 +121,22 @@ def test_what_is_no_table_of_images_is_not_readable(tmp_path: Path) -> None:
         Images(ParquetTail(len(content), content))
     with pytest.raises(NotReadable):
         Images(ParquetTail(len(content), content[:-20] + bytes(20)))
+
+
+@pytest.mark.parametrize(("limit", "said"), [("_MOST_ROWS", "4 rows"), ("_MOST_GROUPS", "2 row g")])
+def test_rows_without_end_are_not_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, said: str
+) -> None:
+    """A few bytes may stand for billions of empty rows: a file has a limit of them."""
+    content = written(tmp_path / "x.parquet", [picture(1), picture(2), None, None])
+    monkeypatch.setattr(parquet, limit, 1)
+    with pytest.raises(NotReadable, match=f"it has {said}.* at most 1 are read"):
+        opened(content)
+
+
+def test_a_dictionary_of_arrows_is_read(tmp_path: Path) -> None:
+    """A column that Arrow itself calls a dictionary has images as any other."""
+    values = pa.DictionaryArray.from_arrays(pa.array([1, 0, 1], pa.int32()), [b"one", b"two"])
+    images = pa.StructArray.from_arrays([values], ["bytes"])
+    pq.write_table(pa.table({"image": images}), tmp_path / "x.parquet")
+    assert read_all((tmp_path / "x.parquet").read_bytes()) == [[b"two", b"one", b"two"]]
