@@ -140,8 +140,7 @@ class Follower:
         self.state = FollowerState.ARRIVING
         facts, keys = self._facts, self._keys
         number = yield act.Add(keys.arrivals, 1)
-        self._arrivals += 1
-        challenge = f"{self._challenge}.{self._arrivals}" if self._challenge else ""
+        challenge = self._next_challenge()
         yield act.Save(keys.arrival(number), Arrival(facts.rank, facts.host, challenge))
         # A rank that was frozen until after its deadline gives the leader the time to answer.
         until = max(self.deadline, self.now + self._timeouts.heartbeat)
@@ -164,6 +163,13 @@ class Follower:
                 return found
         self._hear()
         return answer
+
+    def _next_challenge(self) -> str:
+        """Return a challenge for one arrival: a stranger may have it take a number again."""
+        if not self._challenge:
+            return ""
+        self._arrivals += 1
+        return f"{self._challenge}.{self._arrivals}"
 
     def _finished(self, finished: Finished) -> Generator[act.Action, Any, Ended]:
         """Return the end of a call that the leader has left already, as far as this rank sees."""
