@@ -161,7 +161,7 @@ def test_one_large_image_is_decoded_at_a_time(
 def test_a_machine_with_less_memory_records_nothing(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is too large for this machine alone is an error that says so; the same image is fine on another."""
+    """What is too large for this machine alone is an error that says so, and fine on another."""
     directory = CacheDirectory(cache, "train")
     directory.make()
     content = drawn(4_200)

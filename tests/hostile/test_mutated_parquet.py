@@ -1,4 +1,4 @@
-"""Mutated Parquet files: rows, images or one of our errors, whatever becomes of the process that reads."""
+"""Mutated Parquet files: rows, images or an error of ours, whatever becomes of the reader."""
 
 import contextlib
 import io

@@ -89,7 +89,7 @@ def forgeries(store: Any, seen: dict[str, bytes], random_: Any) -> Iterator[tupl
 def test_ranks_with_a_secret_end_as_if_nobody_else_were_there(
     hub: LocalHub, cache: Path, tmp_path: Path, job: Ranks, client: Any, fails: bool
 ) -> None:
-    """What a stranger writes first at every key that comes next, over a whole run, has no effect."""
+    """What a stranger writes first at every key that comes next has no effect, over a whole run."""
     secret = tmp_path / "secret"
     secret.write_text(secrets.token_hex(32))
     secret.chmod(0o600)
@@ -138,7 +138,7 @@ def test_without_a_secret_a_forged_verdict_decides(
 
 @pytest.mark.parametrize("length", [1 << 62, 1 << 40], ids=["no memory", "no address"])
 def test_who_only_pretends_to_be_a_store_is_a_lost_connection(length: int) -> None:
-    """A listener that came first announces a value longer than all memory: that is no bug of ours."""
+    """A listener that came first announces a value longer than all memory: no bug of ours."""
 
     def answer(connection: socket.socket) -> None:
         # torch's client says hello, and takes back the four bytes at the end of that

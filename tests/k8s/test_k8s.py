@@ -654,7 +654,7 @@ def test_ranks_alone_reach_the_store(mine: Callable[[str], list[Value]]) -> None
 
 
 def test_a_job_secret_goes_with_any_volume(mine: Callable[[str], list[Value]]) -> None:
-    """Its component mounts a Secret, read-only, where the setting says; without it there is none."""
+    """Its component mounts a Secret, read-only, where the setting says."""
     objects = mine("resources: [../nfs]\ncomponents: [../../components/job-secret]\n")
     for each in objects:
         kubernetes_validate.validate(each, OLDEST, strict=True)

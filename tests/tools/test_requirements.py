@@ -96,7 +96,7 @@ def test_every_file_of_the_image_but_torch_is_pinned_by_hash() -> None:
 
 @pytest.mark.parametrize("name", ["build", "dist", "image", "lint"])
 def test_what_is_installed_for_the_image_and_its_checks_is_known_by_hash(name: str) -> None:
-    """Each version has its hashes, and is installed with ``--require-hashes``, renewed with them."""
+    """Each version has its hashes, and is installed with ``--require-hashes``."""
     text = (ROOT / f"requirements/{name}.txt").read_text(encoding="utf-8")
     pinned = [line for line in text.splitlines() if "==" in line and not line.startswith("#")]
     assert pinned
