@@ -45,7 +45,7 @@ LAYERS = (
     ("cache", "hub", "report"),
     ("download",),
     ("job",),
-    ("diagnostics", "flickr8k_loader"),
+    ("diagnostics", "flickr8k_loader", "rank_zero"),
     ("__init__",),
     ("cli",),
     ("__main__",),
@@ -123,7 +123,7 @@ EXCEPTIONS = {
     ),
     "environ": Rule(
         "name `os.environ`",
-        ("cli", "flickr8k_loader"),
+        ("cli", "flickr8k_loader", "rank_zero"),
         {
             "limited.process": "processes that parse strangers' data inherit a little of it",
             "hub.single_file": "the process that downloads a file inherits it",
@@ -132,7 +132,7 @@ EXCEPTIONS = {
     ),
     "read the environment": Rule(
         "read a variable out of an environment that it is given",
-        ("settings", "cluster.launcher", "cluster.variables"),
+        ("settings", "cluster.launcher", "cluster.node", "cluster.variables"),
         {},
     ),
 }

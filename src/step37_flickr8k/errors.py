@@ -6,7 +6,7 @@
     ├── ConfigurationError            2   a retry without a change can't help
     │   ├── InvalidSettings               a setting is unknown, malformed or contradicts another
     │   ├── InvalidWorld                  the launcher's variables are half set or contradictory
-    │   ├── CallMismatch                  ranks of one call passed different arguments
+    │   ├── CallMismatch                  ranks passed different arguments, or make other calls
     │   ├── RepositoryNotFound            no such dataset repository, or hidden from this token
     │   ├── RevisionNotFound              the repository has no such branch, tag or commit
     │   ├── AccessDenied                  the Hub refuses the token, or the repository wants one
@@ -45,6 +45,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+# Characters of a message or a traceback that other processes are sent
+_LONGEST_TEXT = 20_000
 _REPAIR = "repair the installation of {}, or of the library that can't be loaded"
 
 
@@ -76,7 +78,7 @@ class InvalidWorld(ConfigurationError):
 
 
 class CallMismatch(ConfigurationError):
-    """Raised on every rank when the ranks of one call passed different arguments."""
+    """Raised when the ranks of one call passed different arguments, or make different calls."""
 
 
 class RepositoryNotFound(ConfigurationError):
@@ -240,27 +242,30 @@ def limits_named() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ErrorReport:
-    """An error as other processes read it: class name, message and traceback."""
+    """An error as other processes read it: class name, message, traceback, and the host."""
 
     error: str
     message: str
     traceback: str = ""
+    raised_on: str = ""
 
     @classmethod
-    def of(cls, error: BaseException) -> "ErrorReport":
+    def of(cls, error: BaseException, host: str = "") -> "ErrorReport":
         """Return the report of an error of rank 0, or of any worker.
 
         A signal is reported as `RankZeroLost`: nothing is wrong with the other ranks' call.
         """
         if isinstance(error, Exception):
-            name, message = type(error).__name__, str(error)
+            name, message = type(error).__name__, _text_of(error)[:_LONGEST_TEXT]
         else:
             name, message = RankZeroLost.__name__, f"rank 0 was ended by {_signal_name(error)}"
-        return cls(name, message, "".join(traceback.format_exception(error)))
+        lines = "".join(traceback.format_exception(error))
+        return cls(name, message, lines[-_LONGEST_TEXT:], host)
 
     def as_json(self) -> dict[str, str]:
         """Return the report as the JSON object that is sent to other processes."""
-        return {"error": self.error, "message": self.message, "traceback": self.traceback}
+        host = {"raised_on": self.raised_on} if self.raised_on else {}
+        return {"error": self.error, "message": self.message, "traceback": self.traceback, **host}
 
     @staticmethod
     def from_json(value: Mapping[str, str]) -> "ErrorReport":
@@ -277,10 +282,26 @@ class ErrorReport:
         if isinstance(known, type) and issubclass(known, Exception):
             # Some take more than a message, UnicodeDecodeError for one
             with contextlib.suppress(TypeError):
-                return known(self.message)
-        return Step37Error(f"{self.error}: {self.message}")
+                return self._noted(known(self.message))
+        where = f" on {self.raised_on}" if self.raised_on else ""
+        return Step37Error(f"{self.error}{where}: {self.message}")
+
+    def _noted(self, error: Exception) -> Exception:
+        """Return an error with a note of where it was raised, which a traceback ends with."""
+        # Python 3.10 has no notes
+        if self.raised_on and sys.version_info >= (3, 11):
+            error.add_note(f"raised by rank 0, on {self.raised_on}")
+        return error
 
 
 def _signal_name(error: BaseException) -> str:
     names = {Terminated: "SIGTERM", KeyboardInterrupt: "SIGINT (Ctrl-C)"}
-    return names.get(type(error), type(error).__name__)
+    return names.get(type(error), f"{error!r:.200}")
+
+
+def _text_of(error: Exception) -> str:
+    """Return an error's message; a class of somebody else may fail to make one."""
+    try:
+        return str(error)
+    except Exception as problem:  # noqa: BLE001 - whatever it is, the other ranks must learn of it
+        return f"its message can't be read ({type(problem).__name__})"

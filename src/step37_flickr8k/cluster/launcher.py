@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from step37_flickr8k.cluster.launchers import LAUNCHERS, UNKNOWN, run_id_of
-from step37_flickr8k.cluster.slurm import first_host, host_of_step, port_of_step
+from step37_flickr8k.cluster.slurm import first_host, host_of_step, port_of_step, tasks_on_node
 from step37_flickr8k.cluster.variables import Variables
 from step37_flickr8k.errors import InvalidWorld
 
@@ -37,7 +37,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
+    local_rank: int | None = None
     local_world_size: int | None = None
     node_rank: int | None = None
     node_count: int | None = None
@@ -123,16 +123,14 @@ class World:
     @property
     def label(self) -> str:
         """The start of each line of a log: host, node where the launcher says it, rank."""
-        node = (
-            "" if self.node_rank is None else f" node {self.node_rank}/{_or_dash(self.node_count)}"
-        )
-        return f"{self.host}{node} rank {self.rank}/{self.size}"
+        node = f" node {self.node_rank}/{_or_dash(self.node_count)}"
+        return f"{self.host}{node * (self.node_rank is not None)} rank {self.rank}/{self.size}"
 
     def describe(self) -> str:
         """Return the first line that every rank logs; what the launcher doesn't say is "-"."""
         return (
             f"host {self.host}, "
-            f"local rank {self.local_rank} of {_or_dash(self.local_world_size)}, "
+            f"local rank {_or_dash(self.local_rank)} of {_or_dash(self.local_world_size)}, "
             f"node {_or_dash(self.node_rank)} of {_or_dash(self.node_count)}, "
             f"global rank {self.rank} of {self.size}"
         )
@@ -159,7 +157,7 @@ def _single(variables: Variables, *, needs_rank: bool) -> World:
                 f"{name} is set by a launcher that doesn't say how many ranks there are. "
                 "Set RANK and WORLD_SIZE, or unset it if this is a single process."
             )
-    return World()
+    return World(local_rank=0)
 
 
 def _refuse_contradiction(world: World, variables: Variables) -> None:
@@ -205,7 +203,7 @@ def _environment(variables: Variables) -> World | None:
     return World(
         rank=rank,
         size=size,
-        local_rank=variables.number("LOCAL_RANK") or 0,
+        local_rank=variables.number("LOCAL_RANK"),
         local_world_size=local_world_size,
         node_rank=variables.number("GROUP_RANK"),
         node_count=size // local_world_size if local_world_size else None,
@@ -246,7 +244,8 @@ def _slurm(variables: Variables) -> World | None:
     return World(
         rank=rank,
         size=size,
-        local_rank=variables.number("SLURM_LOCALID") or 0,
+        local_rank=variables.number("SLURM_LOCALID"),
+        local_world_size=tasks_on_node(variables),
         node_rank=variables.number("SLURM_NODEID"),
         node_count=variables.number("SLURM_STEP_NUM_NODES", 1),
         launcher="slurm",
@@ -273,7 +272,7 @@ def _of_table(variables: Variables) -> World | None:
         return World(
             rank=rank,
             size=size,
-            local_rank=variables.number(launcher.local_rank) or 0,
+            local_rank=variables.number(launcher.local_rank),
             local_world_size=variables.number(launcher.local_size, 1),
             launcher=launcher.name,
             # In an allocation of SLURM mpirun begins with the first node.

@@ -27,6 +27,7 @@ class State(str, Enum):
     PUBLISHING = "publishing"
     CONFIRMING = "confirming"
     DECODING = "decoding"
+    WORKING = "working"
 
     @property
     def is_waiting(self) -> bool:

@@ -58,7 +58,8 @@ def lead(call: Call, work: Callable[[ProgressTracker], JsonObject]) -> CallResul
     # Broad on purpose: whatever ends the work, the other ranks must learn of it
     except BaseException as problem:  # noqa: BLE001
         error = problem
-        outcome = Outcome(arguments=call.arguments, failure=ErrorReport.of(problem))
+        failure = ErrorReport.of(problem, call.facts.host)
+        outcome = Outcome(arguments=call.arguments, failure=failure)
     try:
         standing = leader.publish(outcome)
         if error is None and standing.failure is not None:

@@ -8,8 +8,10 @@ import json
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 from step37_flickr8k.cluster.call import Call, CallResult, Store
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker
@@ -19,13 +21,16 @@ from step37_flickr8k.cluster.protocol.messages import JsonObject
 from step37_flickr8k.cluster.runner import follow, lead
 from step37_flickr8k.cluster.signing import Seal
 from step37_flickr8k.cluster.work import found_within, perform, within
-from step37_flickr8k.errors import RankZeroLost
+from step37_flickr8k.errors import CallMismatch, RankZeroLost
 
 __all__ = ["CallNumbers", "CallResult", "Group", "share"]
 
 log = logging.getLogger("step37_flickr8k")
 
+_T = TypeVar("_T")
 _TIMEOUTS = Timeouts()
+# Whether this is the work of a call
+_at_work: ContextVar[bool] = ContextVar("step37_at_work", default=False)
 
 
 class CallNumbers:
@@ -39,6 +44,7 @@ class CallNumbers:
     def __init__(self) -> None:
         """Begin with no calls."""
         self._seen: dict[str, tuple[int, int]] = {}
+        self._of_parts: dict[str, CallNumbers] = {}
 
     def next(self, arguments: JsonObject) -> str:
         """Return the number of the next call with these arguments."""
@@ -46,6 +52,10 @@ class CallNumbers:
         number, repeats = self._seen.get(name, (len(self._seen), -1))
         self._seen[name] = number, repeats + 1
         return f"{number}.{repeats + 1}"
+
+    def of_part(self, name: str) -> "CallNumbers":
+        """Return the numbers of the calls that a part of the ranks makes on its own."""
+        return self._of_parts.setdefault(name, CallNumbers())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +93,11 @@ class Group:
             signs=bool(self.secret),
         )
 
+    def part(self, name: str, *, rank: int, size: int) -> "Group":
+        """Return some of these ranks as a group of their own, over the same store."""
+        calls = self.calls.of_part(name)
+        return replace(self, name=f"{self.name}/{name}", rank=rank, size=size, calls=calls)
+
     @staticmethod
     def alone() -> "Group":
         """Return the group of a single process; it needs no store."""
@@ -114,12 +129,17 @@ def share(
         timeouts: how long silence may last.
 
     Raises:
-        CallMismatch: the ranks passed different arguments.
+        CallMismatch: the ranks passed different arguments, or this is the work of another call.
         Stalled: rank 0 is alive and makes no progress.
         RankZeroLost: rank 0 was signalled, killed, silent or never met.
         Exception: what ``work``, or any rank's ``confirm``, raised. On rank 0 a `Step37Error` has
             the ranks' reports as ``ranks``.
     """
+    if _at_work.get():
+        raise CallMismatch(
+            "a call of all ranks was made inside the work of another one, which rank 0 alone runs: "
+            "make one after the other"
+        )
     arguments = json.loads(json.dumps(dict(arguments or {})))
     limit = timeouts.confirmation
     call = Call(
@@ -131,7 +151,16 @@ def share(
         watch=watch,
         seal=Seal(group.secret, group.run),
     )
-    return _make(call, work)
+    return _make(call, partial(_do, work))
+
+
+def _do(work: Callable[[ProgressTracker], _T], progress: ProgressTracker) -> _T:
+    """Do the work, known as such to the calls that it makes."""
+    token = _at_work.set(True)
+    try:
+        return work(progress)
+    finally:
+        _at_work.reset(token)
 
 
 def _make(call: Call, work: Callable[[ProgressTracker], JsonObject]) -> CallResult:

@@ -104,8 +104,14 @@ def _serve_store(port: int, size: int) -> Any:
         resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
     dist = _torch_distributed()
     try:
+        # A process group that this process initializes later, at the same address, shares it
         return dist.TCPStore(
-            "localhost", port, is_master=True, wait_for_workers=False, timeout=_REQUEST_TIMEOUT
+            "localhost",
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=_REQUEST_TIMEOUT,
+            multi_tenant=True,
         )
     except dist.DistNetworkError as error:
         raise ConnectionError(

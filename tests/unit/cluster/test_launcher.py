@@ -44,11 +44,14 @@ MPI = {
     [
         ({}, ("none", 0, 1, 0, None, None)),
         (TORCHRUN, ("torchrun", 5, 8, 1, 4, 1)),
-        ({"RANK": "1", "WORLD_SIZE": "2"}, ("env", 1, 2, 0, None, None)),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, ("env", 1, 2, None, None, None)),
         (DEEPSPEED, ("env", 3, 4, 1, None, None)),
-        ({"JOB_COMPLETION_INDEX": "3", "WORLD_SIZE": "4"}, ("kubernetes", 3, 4, 0, None, None)),
+        ({"JOB_COMPLETION_INDEX": "3", "WORLD_SIZE": "4"}, ("kubernetes", 3, 4, None, None, None)),
         (STEP, ("slurm", 3, 4, 1, None, 1)),
         (STEP | {"WORLD_SIZE": "4"}, ("slurm", 3, 4, 1, None, 1)),
+        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "2(x2)"}, ("slurm", 3, 4, 1, 2, 1)),
+        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "1,3"}, ("slurm", 3, 4, 1, 3, 1)),
+        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "4"}, ("slurm", 3, 4, 1, None, 1)),
         (STEP | TORCHRUN, ("torchrun", 5, 8, 1, 4, 1)),
         (MPI, ("openmpi", 2, 4, 0, 2, None)),
         (
@@ -289,6 +292,8 @@ def test_the_first_line_says_where_this_is() -> None:
         "local rank 0 of -, node - of -, global rank 0 of 1"
         in World.from_environment({}).describe()
     )
+    by_hand = World.from_environment({"RANK": "1", "WORLD_SIZE": "2"})
+    assert "local rank - of -, node - of -, global rank 1 of 2" in by_hand.describe()
 
 
 def test_every_line_of_a_log_says_where_it_is_from() -> None:

@@ -563,7 +563,7 @@ def test_unknown_errors_of_rank_zero_are_named() -> None:
 
     outcomes = Ranks(2).run(work)
     assert isinstance(outcomes[0], Odd)
-    assert (type(outcomes[1]), str(outcomes[1])) == (Step37Error, "Odd: strange")
+    assert (type(outcomes[1]), str(outcomes[1])) == (Step37Error, "Odd on n0: strange")
 
 
 def test_no_process_group_means_rank_zero_and_no_barrier() -> None:
