@@ -45,8 +45,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-# Characters of a message or a traceback that other processes are sent
-_LONGEST_TEXT = 20_000
+_LONGEST_TEXT = 20_000  # characters that other processes are sent
 _REPAIR = "repair the installation of {}, or of the library that can't be loaded"
 
 
@@ -259,8 +258,7 @@ class ErrorReport:
             name, message = type(error).__name__, _text_of(error)[:_LONGEST_TEXT]
         else:
             name, message = RankZeroLost.__name__, f"rank 0 was ended by {_signal_name(error)}"
-        lines = "".join(traceback.format_exception(error))
-        return cls(name, message, lines[-_LONGEST_TEXT:], host)
+        return cls(name, message, "".join(traceback.format_exception(error))[-_LONGEST_TEXT:], host)
 
     def as_json(self) -> dict[str, str]:
         """Return the report as the JSON object that is sent to other processes."""
@@ -282,16 +280,12 @@ class ErrorReport:
         if isinstance(known, type) and issubclass(known, Exception):
             # Some take more than a message, UnicodeDecodeError for one
             with contextlib.suppress(TypeError):
-                return self._noted(known(self.message))
+                error = known(self.message)
+                if self.raised_on and sys.version_info >= (3, 11):  # 3.10 has no notes
+                    error.add_note(f"raised by rank 0, on {self.raised_on}")
+                return error
         where = f" on {self.raised_on}" if self.raised_on else ""
         return Step37Error(f"{self.error}{where}: {self.message}")
-
-    def _noted(self, error: Exception) -> Exception:
-        """Return an error with a note of where it was raised, which a traceback ends with."""
-        # Python 3.10 has no notes
-        if self.raised_on and sys.version_info >= (3, 11):
-            error.add_note(f"raised by rank 0, on {self.raised_on}")
-        return error
 
 
 def _signal_name(error: BaseException) -> str:
@@ -301,7 +295,6 @@ def _signal_name(error: BaseException) -> str:
 
 def _text_of(error: Exception) -> str:
     """Return an error's message; a class of somebody else may fail to make one."""
-    try:
+    with contextlib.suppress(Exception):
         return str(error)
-    except Exception as problem:  # noqa: BLE001 - whatever it is, the other ranks must learn of it
-        return f"its message can't be read ({type(problem).__name__})"
+    return "its message can't be read"

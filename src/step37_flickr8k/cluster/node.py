@@ -28,7 +28,7 @@ class NodeRank:
 
     @classmethod
     def of(cls, world: World) -> "NodeRank":
-        """Return a rank among those of its node; raises `InvalidWorld` if the launcher is silent."""
+        """Return a rank among its node's; raises `InvalidWorld` if the launcher is silent."""
         if world.local_rank is None:
             raise InvalidWorld(
                 'scope="node" needs the ranks of a node, but LOCAL_RANK isn\'t set. '

@@ -80,7 +80,12 @@ class Group:
     calls: CallNumbers = field(default_factory=CallNumbers)
 
     def next_call(self, arguments: JsonObject, timeouts: Timeouts) -> Facts:
-        """Return what this rank knows of its next call."""
+        """Return what this rank knows of its next call; raises `CallMismatch` inside of work."""
+        if _at_work.get():
+            raise CallMismatch(
+                "a call of all ranks was made inside the work of another one, which rank 0 alone "
+                "runs: make one after the other"
+            )
         return Facts(
             rank=self.rank,
             size=self.size,
@@ -135,11 +140,6 @@ def share(
         Exception: what ``work``, or any rank's ``confirm``, raised. On rank 0 a `Step37Error` has
             the ranks' reports as ``ranks``.
     """
-    if _at_work.get():
-        raise CallMismatch(
-            "a call of all ranks was made inside the work of another one, which rank 0 alone runs: "
-            "make one after the other"
-        )
     arguments = json.loads(json.dumps(dict(arguments or {})))
     limit = timeouts.confirmation
     call = Call(

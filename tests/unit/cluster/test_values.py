@@ -1,4 +1,4 @@
-"""What a call of any work sends: results as JSON carries them, and names that all ranks agree on."""
+"""What a call of any work sends: results as JSON carries them, names that all ranks agree on."""
 
 import enum
 import functools
