@@ -19,7 +19,7 @@ from step37_flickr8k.cluster.share import Group, share
 from step37_flickr8k.cluster.stores import current_group, job_group
 from step37_flickr8k.cluster.values import json_copy, name_of
 from step37_flickr8k.errors import InvalidSettings, InvalidWorld
-from step37_flickr8k.settings import library_settings
+from step37_flickr8k.settings import WarmupSettings, library_settings, read_job_secret
 
 __all__ = ["run_on_rank_zero"]
 
@@ -64,9 +64,9 @@ def run_on_rank_zero(
             has its class and message; any other one is a `Step37Error` that names both.
     """
     name, takes_report = name_of(work), _takes_report(work)
-    group = _group(scope)
+    settings = library_settings(os.environ)
+    group = _group(scope, settings)
     if timeouts is None:
-        settings = library_settings(os.environ)
         timeouts = Timeouts(
             arrival=settings.arrival_timeout,
             heartbeat=settings.heartbeat_timeout,
@@ -111,9 +111,9 @@ def _takes_report(work: Callable[..., object]) -> bool:
     return bool(required)
 
 
-def _group(scope: str) -> Group:
+def _group(scope: str, settings: WarmupSettings) -> Group:
     """Return the ranks of the job, or those of this node."""
-    if scope not in {"job", "node"}:
+    if scope not in ("job", "node"):
         raise InvalidSettings(
             f'scope={scope!r} is neither "job" nor "node"; other parts of the ranks, such as a '
             "subgroup of the process group, aren't supported"
@@ -128,10 +128,13 @@ def _group(scope: str) -> Group:
         # Of several ranks, since nobody needs to know of how many
         return group.part(f"node {node.node}", rank=node.rank, size=node.size or group.size)
     world = World.from_environment(os.environ)
-    return _launched(world) if scope == "job" or world.size == 1 else _launched_on_node(world)
+    secret = read_job_secret(settings.job_secret_file)
+    if scope == "job" or world.size == 1:
+        return _launched(world, secret)
+    return _launched_on_node(world, secret)
 
 
-def _launched_on_node(world: World) -> Group:
+def _launched_on_node(world: World, secret: bytes) -> Group:
     """Return the ranks of this node, which meet on it; under torchrun at its agent's store."""
     node = NodeRank.of(world)
     if node.size is None:
@@ -140,21 +143,22 @@ def _launched_on_node(world: World) -> Group:
             "Set it, or initialize the process group first."
         )
     if world.agent_store:
-        return _launched(world).part(f"node {node.node}", rank=node.rank, size=node.size)
+        return _launched(world, secret).part(f"node {node.node}", rank=node.rank, size=node.size)
     _, port = world.rendezvous()
-    return _launched(
-        replace(world, rank=node.rank, size=node.size, master_addr="localhost", master_port=port)
+    on_node = replace(
+        world, rank=node.rank, size=node.size, master_addr="localhost", master_port=port
     )
+    return _launched(on_node, secret)
 
 
 @functools.cache
-def _launched(world: World) -> Group:
+def _launched(world: World, secret: bytes) -> Group:
     """Return the ranks that a launcher has started; each process has one such group.
 
     Rank 0 serves the store until its process ends: a rank that has left the call may initialize a
     process group at the same address while other ranks are still leaving.
     """
-    group = job_group(world)
+    group = job_group(world, secret)
     if group.size == 1 or group.reconnects:
         return group
     return replace(group, connect=functools.cache(group.connect))

@@ -286,7 +286,7 @@ def test_torchrun_restarts_a_job_whose_rank_zero_was_killed(
     hub: LocalHub, cache: Path, tmp_path: Path, program: Program
 ) -> None:
     """With --max-restarts=1 the second attempt succeeds, and what the first one left in the agent's store isn't believed."""
-    hub.faults.add(Fault.delay(0.2))
+    hub.faults.add(Fault.delay(max(0.2, program.delay)))
     script = tmp_path / "rank.py"
     script.write_text(
         "import os, signal, sys, threading\n"

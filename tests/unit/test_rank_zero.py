@@ -93,7 +93,14 @@ def test_work_runs_once_and_every_rank_has_its_result(make: Callable[[int], Rank
     assert len({id(each) for each in results}) == 8
 
 
-@pytest.mark.parametrize("result", [None, "", 0, [], {}, {"result": 1}, [[None]]], ids=repr)
+DEEP: list[Any] = functools.reduce(lambda inner, _: [inner], range(88), [])
+
+
+@pytest.mark.parametrize(
+    "result",
+    [None, "", 0, [], {}, {"result": 1}, DEEP, "é" * 174_000],
+    ids=lambda result: f"{result!r:.12}",
+)
 def test_any_json_may_be_a_result(make: Callable[[int], Ranks], result: object) -> None:
     """Also what is false, and what has the names of the protocol's own parts."""
     assert make(2).run(lambda _: run(lambda: result)) == [result] * 2
@@ -324,7 +331,7 @@ def test_work_is_called_without_arguments(work: Any, expected: object) -> None:
     assert run(work) == expected
 
 
-@pytest.mark.parametrize("scope", ["gpu", None, object()])
+@pytest.mark.parametrize("scope", ["gpu", None, ["job"]])
 def test_other_parts_of_the_ranks_are_refused(scope: Any) -> None:
     """A subgroup isn't supported, and the message says which values are."""
     with pytest.raises(InvalidSettings, match='neither "job" nor "node"'):

@@ -10,8 +10,8 @@ __all__ = ["json_copy", "name_of"]
 
 # Bytes of JSON: every rank fetches it from one store, which takes no value above 8 MB.
 _MOST_BYTES = 1 << 20
-# A value that contains itself is deeper, too.
-_MOST_LEVELS = 100
+# A message may have 100, and a value that contains itself has more.
+_MOST_LEVELS = 90
 _MOST_BITS = 1024
 _PLAIN = "text, numbers, True, False, None, and lists and dicts of these"
 
