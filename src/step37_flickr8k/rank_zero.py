@@ -42,8 +42,9 @@ def run_on_rank_zero(
     the same order, each at its own time, and not inside the work of another call.
 
     Args:
-        work: is called without arguments, or, if it requires one, with a function
-            ``report(text)`` by which it says how far it is. It returns text, numbers, booleans,
+        work: is called in a thread of its own, with the context variables of the caller: without
+            arguments, or, if it requires one, with a function ``report(text)`` by which it says
+            how far it is. It returns text, numbers, booleans,
             None, and lists and dicts of these, at most 1 MB of JSON: what it makes goes to a file
             that the ranks can read. Every rank receives an equal copy.
         scope: "job" runs it once, on rank 0; "node" once on each node, on local rank 0, and

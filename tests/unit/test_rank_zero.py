@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -25,7 +26,8 @@ from step37_flickr8k.errors import (
 from tests.helpers.fake_store import FakeServer
 
 BRISK = Timeouts(arrival=60, heartbeat=20)
-_rank = threading.local()
+# The work has the context of its rank, but not its thread
+_rank: ContextVar[int] = ContextVar("rank")
 
 
 class Ranks:
@@ -37,13 +39,13 @@ class Ranks:
             Group(rank=rank, size=size, connect=server.connect, expects_all=False)
             for rank in range(size)
         ]
-        monkeypatch.setattr(rank_zero, "current_group", lambda: self.groups[_rank.number])
+        monkeypatch.setattr(rank_zero, "current_group", lambda: self.groups[_rank.get()])
 
     def run(self, call: Callable[[int], Any], *ranks: int) -> list[Any]:
         outcomes: dict[int, Any] = {}
 
         def be(rank: int) -> None:
-            _rank.number = rank
+            _rank.set(rank)
             try:
                 outcomes[rank] = call(rank)
             except BaseException as error:  # noqa: BLE001 - an outcome like any other
@@ -65,7 +67,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Ranks]:
 
 
 def whose_work() -> int:
-    return int(_rank.number)
+    return _rank.get()
 
 
 def other_work() -> str:
@@ -84,7 +86,7 @@ def test_work_runs_once_and_every_rank_has_its_result(make: Callable[[int], Rank
     done = []
 
     def work() -> dict[str, object]:
-        done.append(_rank.number)
+        done.append(_rank.get())
         return {"path": "/x", "sizes": (1, 2)}
 
     results = make(8).run(lambda _: run(work))
@@ -260,8 +262,8 @@ def test_a_report_reaches_every_rank(make: Callable[[int], Ranks]) -> None:
         return "done"
 
     def note(text: str) -> None:
-        seen[_rank.number].append(text)
-        if _rank.number:
+        seen[_rank.get()].append(text)
+        if _rank.get():
             shown.set()
 
     def call(_: int) -> object:
