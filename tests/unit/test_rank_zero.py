@@ -382,7 +382,7 @@ def test_the_timeouts_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    "times", [{"heartbeat": 0}, {"arrival": -1}, {"stall": -1}, {"visibility": float("nan")}]
+    "times", [{"heartbeat": 0}, {"arrival": -1}, {"stall": -1}, {"stall": float("nan")}]
 )
 def test_a_timeout_is_a_number_of_seconds(times: dict[str, float]) -> None:
     """A value that can't be meant is refused where it is made."""

@@ -38,9 +38,9 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         """Refuse what is no time."""
-        for name in ("arrival", "heartbeat", "stall", "visibility"):
+        for name in ("arrival", "heartbeat", "stall"):
             seconds: float = getattr(self, name)
-            if not (seconds > 0 or (seconds == 0 and name in {"stall", "visibility"})):
+            if not (seconds > 0 or (seconds == 0 and name == "stall")):
                 raise InvalidSettings(f"timeouts: {name}={seconds} is no number of seconds above 0")
 
     @property
