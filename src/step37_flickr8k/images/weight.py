@@ -13,7 +13,7 @@ _FURTHER = {"AVIF": 16, "GIF": 2, "WEBP": 14}
 _JPEG2000 = 8  # bytes per pixel and channel, the image included
 _IMAGE = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "LA": 4, "PA": 4}
 _IMAGE_OTHERS = 4
-_ROWS_PER_STRIP = 278  # a TIFF's tag
+_ROWS_PER_STRIP, _COMPRESSION, _NONE = 278, 259, 1  # a TIFF's tags, and the value of none
 _COEFFICIENT = 2  # bytes: a progressive JPEG has them all in memory
 
 
@@ -65,8 +65,11 @@ def _weight(image: ImageFile.ImageFile, size: int) -> int:
 
 def _of_strip(image: ImageFile.ImageFile) -> int:
     """Return the bytes per pixel of a TIFF's strip, which is in memory with the image."""
-    rows = getattr(image, "tag_v2", {}).get(_ROWS_PER_STRIP)
-    return _IMAGE_OTHERS if isinstance(rows, int) and 2 * rows > image.height else 1
+    tags = getattr(image, "tag_v2", {})
+    rows = tags.get(_ROWS_PER_STRIP)
+    if tags.get(_COMPRESSION) == _NONE or not isinstance(rows, int):
+        return 1
+    return _IMAGE_OTHERS if 2 * rows > image.height else 1
 
 
 def _of_jpeg(image: ImageFile.ImageFile) -> int:
