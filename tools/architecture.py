@@ -38,6 +38,7 @@ _PACKAGES = {file.relative_to(SOURCE).parts[0].removesuffix(".py") for file in F
 
 # From the bottom. A package imports only from layers below its own; `APART` imports none of them.
 LAYERS = (
+    ("visible",),
     ("errors",),
     ("limited",),
     ("dataset", "images", "signals", "threads"),

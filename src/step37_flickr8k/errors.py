@@ -31,7 +31,7 @@
     │   └── Stalled                       rank 0 made no progress for ``stall_timeout``
     └── RankZeroLost                 76   rank 0 was signalled, killed, silent or never met
 
-    Terminated (a SystemExit)       143   this process was ended by SIGTERM
+    Terminated (a SystemExit)       143   this process was ended by SIGTERM or SIGHUP
     ImportError (Python's own)        2   a part of Python, or a library, can't be loaded
 
 A class takes its exit code, and its advice where it has none of its own, from the class above it.
@@ -41,9 +41,11 @@ import builtins
 import contextlib
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+from step37_flickr8k.visible import visible
 
 _LONGEST_TEXT = 20_000  # characters that other processes are sent
 _REPAIR = "repair the installation of {}, or of the library that can't be loaded"
@@ -60,6 +62,10 @@ class Step37Error(Exception):
     what_to_do: ClassVar[str] = "it's a bug: report it, with the log at --log-level debug"
     ranks: Mapping[int, Any] = {}
 
+    def __init__(self, *args: object) -> None:
+        """Take a message of one line; what others wrote in it is made visible."""
+        super().__init__(*(visible(each) if isinstance(each, str) else each for each in args))
+
 
 class ConfigurationError(Step37Error):
     """Raised when a retry without a change can't help."""
@@ -69,7 +75,13 @@ class ConfigurationError(Step37Error):
 
 
 class InvalidSettings(ConfigurationError):
-    """Raised when a setting is unknown, malformed or contradicts another."""
+    """Raised when a setting is unknown, malformed or contradicts another; a line for each."""
+
+    def __init__(self, *problems: str) -> None:
+        """Take one problem, or several."""
+        super().__init__(*problems)
+        lines = (line for each in problems for line in each.split("\n"))
+        self.args = ("\n".join(map(visible, lines)),)
 
 
 class InvalidWorld(ConfigurationError):
@@ -183,16 +195,17 @@ class RankZeroLost(Step37Error):
 
 
 class Terminated(SystemExit):
-    """Raised in the main thread by SIGTERM.
+    """Raised in the main thread by SIGTERM, and by SIGHUP, which ends the command as that does.
 
     A SystemExit, because an asyncio task lets only that and KeyboardInterrupt through.
     """
 
     exit_code: ClassVar[int] = 143
 
-    def __init__(self) -> None:
+    def __init__(self, signal_name: str = "SIGTERM") -> None:
         """Set the exit code with which a shell reports SIGTERM."""
         super().__init__(self.exit_code)
+        self.signal_name = signal_name
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -210,7 +223,7 @@ def message_of(error: BaseException) -> str:
         return "interrupted"
     if isinstance(error, ImportError):
         return f"{error}: {_REPAIR.format(f'the Python {sys.executable}')}"
-    return "ended by SIGTERM" if isinstance(error, Terminated) else str(error)
+    return f"ended by {error.signal_name}" if isinstance(error, Terminated) else str(error)
 
 
 def what_to_do(error: BaseException) -> str:
@@ -220,23 +233,6 @@ def what_to_do(error: BaseException) -> str:
     if isinstance(error, ImportError):
         return _REPAIR.format("this Python")
     return error.what_to_do if isinstance(error, Step37Error) else Step37Error.what_to_do
-
-
-@contextlib.contextmanager
-def limits_named() -> Iterator[None]:
-    """Raise `TransientError` with the remedy where a limit of this process's resources is met."""
-    try:
-        yield
-    except MemoryError as error:
-        raise TransientError(
-            "there is not enough memory: raise ulimit -v or the container's memory limit"
-        ) from error
-    except RuntimeError as error:
-        if "can't start new thread" not in str(error):
-            raise
-        raise TransientError(
-            "no further thread can be started: raise ulimit -u or the container's pids limit"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -289,8 +285,9 @@ class ErrorReport:
 
 
 def _signal_name(error: BaseException) -> str:
-    names = {Terminated: "SIGTERM", KeyboardInterrupt: "SIGINT (Ctrl-C)"}
-    return names.get(type(error), f"{error!r:.200}")
+    if isinstance(error, Terminated):
+        return error.signal_name
+    return "SIGINT (Ctrl-C)" if isinstance(error, KeyboardInterrupt) else f"{error!r:.200}"
 
 
 def _text_of(error: Exception) -> str:

@@ -23,6 +23,7 @@ from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.report.progress import how_far
 from step37_flickr8k.settings import call_settings, ignored_by, library_settings
 from step37_flickr8k.settings.meant import path_argument
+from step37_flickr8k.visible import VISIBLE
 
 if TYPE_CHECKING:
     from step37_flickr8k.job import Run
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 log = logging.getLogger("step37_flickr8k")
+# The log goes to the program's handlers
+log.addFilter(VISIBLE)
 
 _REMINDER = 30.0  # s between two warnings about the same wait
 

@@ -22,7 +22,8 @@ from step37_flickr8k.cli.log import report_error, reset_logging
 from step37_flickr8k.cli.output import prepare_streams
 from step37_flickr8k.cli.parser import parse_arguments
 from step37_flickr8k.download.open_files import raise_limit
-from step37_flickr8k.errors import Terminated, exit_code_of, limits_named
+from step37_flickr8k.errors import Terminated, exit_code_of
+from step37_flickr8k.limited.named import limits_named
 from step37_flickr8k.signals import raise_signals
 
 __all__ = ["main", "run"]

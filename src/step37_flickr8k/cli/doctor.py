@@ -5,7 +5,7 @@ import os
 import sys
 
 from step37_flickr8k.cli.log import set_up_logging
-from step37_flickr8k.cli.output import print_json, print_text
+from step37_flickr8k.cli.output import print_json, print_styled
 from step37_flickr8k.cli.parser import read_settings
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.stores import job_group
@@ -28,7 +28,7 @@ def run(parsed: argparse.Namespace) -> int:
         found += part
         # At once, because the other ranks may take long to arrive
         if world.rank == 0 and not parsed.json:
-            print_text(findings_as_text(part, sys.stdout))
+            print_styled(findings_as_text(part, sys.stdout))
     if world.rank != 0:
         return 0
     if parsed.json:

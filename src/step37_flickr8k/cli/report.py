@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from step37_flickr8k.cli.output import print_json, print_text
+from step37_flickr8k.cli.output import print_json, print_styled
 from step37_flickr8k.errors import InvalidSettings
 from step37_flickr8k.report import page
 from step37_flickr8k.report.html import report_page
@@ -25,5 +25,5 @@ def run(parsed: argparse.Namespace) -> int:
     report = read_report(parsed.file)
     if parsed.html is not None:
         page.write(parsed.html, report_page(report))
-    print_text(report_as_text(report, sys.stdout))
+    print_styled(report_as_text(report, sys.stdout))
     return 0

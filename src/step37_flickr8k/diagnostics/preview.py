@@ -19,8 +19,8 @@ from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import FolderNotUsable, InvalidSettings
 from step37_flickr8k.images.sheet import contact_sheet
 from step37_flickr8k.report.page import render
-from step37_flickr8k.report.visible import visible
 from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.visible import visible
 
 __all__ = ["Preview", "Tile", "preview"]
 

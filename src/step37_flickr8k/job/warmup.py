@@ -25,12 +25,12 @@ from step37_flickr8k.errors import (
     FolderNotUsable,
     Step37Error,
     TransientError,
-    limits_named,
 )
 from step37_flickr8k.hub.api import Hub, is_commit
 from step37_flickr8k.job.results import WarmupResult
 from step37_flickr8k.job.run import Run
 from step37_flickr8k.job.waiting import waiting_for
+from step37_flickr8k.limited.named import limits_named
 from step37_flickr8k.report.progress import counted
 
 __all__ = ["Warmed", "Warmup"]

@@ -12,7 +12,7 @@ import jinja2
 
 from step37_flickr8k.errors import InvalidSettings
 from step37_flickr8k.report.progress import counted
-from step37_flickr8k.report.visible import visible
+from step37_flickr8k.visible import visible
 
 __all__ = ["check_writable", "render", "write"]
 
