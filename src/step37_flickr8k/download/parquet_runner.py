@@ -78,6 +78,8 @@ class ParquetRunner:
                 Job(Path(path), name, images[index])
                 for path, name, index in json.loads(self._source.readline())
             ]
+            # Where writing is slow it takes threads, whose stacks count
+            self._allowance.free()
             self._out.write(write_done([*self._do(jobs)]))
             self._out.flush()
 
