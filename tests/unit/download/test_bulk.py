@@ -25,6 +25,7 @@ from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings import WarmupSettings
 from tests.conftest import Draw, picture
 from tests.helpers.conversion import convert
+from tests.helpers.faulty_worker import start_instead
 
 COUNT = 240
 
@@ -77,6 +78,16 @@ def test_a_small_selection_in_parquet_mode_reads_no_further_than_needed(
     """fetch_mode=parquet takes what was asked for out of the first row groups."""
     result = warm(bulk, cache, fetch_mode="parquet", sample_count=5)
     assert (result["files"], result["rows"]) == (5, 5)
+
+
+def test_a_slow_file_system_has_many_writers_here_too(
+    bulk: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The threads that write in a worker aren't what its limit of memory is about."""
+    slow = "from step37_flickr8k.download import file_writer\nfile_writer._SLOW = -1"
+    start_instead(monkeypatch, tmp_path, late=slow)
+    assert warm(bulk, cache)["files"] == COUNT
+    assert not [one for one in bulk.requests if one.repo_path.endswith(".jpg")]
 
 
 def test_what_is_there_already_is_not_taken_again(bulk: LocalHub, cache: Path) -> None:
