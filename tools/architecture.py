@@ -103,9 +103,8 @@ EXCEPTIONS = {
         "create a file or a directory, or open one for writing",
         ("cache",),
         {
-            "cli.output": "the run report that the settings name, outside of the cache directory,"
-            " and `/dev/null` for a stream that the shell has closed",
-            "report.page": "the page or image that the user names, outside of the cache directory",
+            "cli.output": "the directory of the run report that the settings name, outside of the"
+            " cache directory, and `/dev/null` for a stream that the shell has closed",
         },
     ),
     "print": Rule(

@@ -10,6 +10,7 @@ node is trusted, and no file lock.
 
 import contextlib
 import logging
+import re
 import secrets
 import threading
 import time
@@ -19,9 +20,15 @@ from types import TracebackType
 from typing import Literal
 
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.cache.lease_content import HEARTBEATS, Claim, LeaseContent, read_lease
+from step37_flickr8k.cache.lease_content import (
+    HEARTBEATS,
+    LARGEST,
+    Claim,
+    LeaseContent,
+    read_lease,
+)
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker
-from step37_flickr8k.errors import ErrorReport, LeaseLost, Step37Error
+from step37_flickr8k.errors import ErrorReport, FolderNotUsable, LeaseLost, Step37Error
 from step37_flickr8k.threads import paused
 
 __all__ = ["Claim", "Holder", "Lease", "Wait", "holder", "take"]
@@ -31,6 +38,8 @@ log = logging.getLogger("step37_flickr8k")
 _FIRST_HEARTBEAT = 1.0  # s after the lease was taken
 _LONGEST_POLL = 2.0  # s between two reads of somebody else's lease
 _LONGEST_MESSAGE = 2000  # characters of a failure's message that fit into a lease
+# What somebody calls otherwise, in other digits for one, is no lease
+_GENERATION = re.compile("[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +226,9 @@ class Lease:
             try:
                 self._heartbeat()
             except (OSError, Step37Error) as error:
+                # If the directory was replaced, `check` sends the next one, and raises that
+                if isinstance(error, FolderNotUsable):
+                    self._confirmed = float("-inf")
                 log.warning("the lease's heartbeat failed, and is retried: %s", error)
 
     def _heartbeat(
@@ -247,13 +259,13 @@ def _name(directory: CacheDirectory, generation: int) -> str:
 def _generations(directory: CacheDirectory) -> list[int]:
     prefix = f"{directory.split}.lease."
     numbers = (name.removeprefix(prefix) for name in directory.refresh() if name.startswith(prefix))
-    return [int(number) for number in numbers if number.isdigit()]
+    return [int(number) for number in numbers if _GENERATION.fullmatch(number)]
 
 
 def _newest(directory: CacheDirectory) -> tuple[int, bytes]:
     """Return the newest generation and its bytes; 0 and no bytes if there is none."""
     generation = max(_generations(directory), default=0)
-    content = directory.read(_name(directory, generation)) if generation else None
+    content = directory.read(_name(directory, generation), LARGEST) if generation else None
     return generation, content or b""
 
 

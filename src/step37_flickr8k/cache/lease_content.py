@@ -25,7 +25,7 @@ from step37_flickr8k.cluster.codec import read_progress
 from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.errors import ErrorReport, RankZeroLost
 
-__all__ = ["HEARTBEATS", "Claim", "LeaseContent", "read_lease"]
+__all__ = ["HEARTBEATS", "LARGEST", "Claim", "LeaseContent", "read_lease"]
 
 # Heartbeats per timeout, and how many of them a holder that lives doesn't miss
 HEARTBEATS = 8
@@ -34,6 +34,9 @@ _MISSED = 2
 # A lease has this size from its first instant: on a full disk it can be rewritten in place, but it
 # can't grow
 _SIZE = 4096  # bytes
+# Bytes that are read; a failure's message may take six times its characters as JSON
+LARGEST = 1 << 16
+_BEYOND = 1 << 63  # what no file, process or second is counted to
 _USUAL_TIMEOUT = 120.0  # s, for a lease of an older version, which doesn't contain it
 
 
@@ -51,9 +54,13 @@ def _or(default: object) -> WrapValidator:
 
 def _progress(value: object) -> Progress | None:
     try:
-        return read_progress(value)
-    except ValueError:
+        progress = read_progress(value)
+    # The state is written as text to be read, however deep it is
+    except (ValueError, RecursionError):
         return None
+    counts = (progress.files, progress.of_files, progress.bytes, progress.of_bytes)
+    known = all(0 <= count < _BEYOND for count in (*counts, *progress.retries.values()) if count)
+    return progress if known else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +74,9 @@ class Claim:
     __pydantic_config__: ClassVar = ConfigDict(strict=True)
 
     run: str | None
-    rank: int
+    rank: Annotated[int, Field(ge=0, lt=_BEYOND)]
     host: str
-    pid: int
+    pid: Annotated[int, Field(ge=0, lt=_BEYOND)]
     process: Annotated[Process | None, _or(None)] = None
 
     @staticmethod
@@ -87,9 +94,9 @@ class LeaseContent(Claim):
     """
 
     nonce: str
-    timeout: Annotated[float, _or(_USUAL_TIMEOUT)] = _USUAL_TIMEOUT
+    timeout: Annotated[float, Field(ge=0, lt=_BEYOND), _or(_USUAL_TIMEOUT)] = _USUAL_TIMEOUT
     state: Literal["held", "released", "failed"] = "held"
-    heartbeats: Annotated[int, Field(alias="beat")] = 0
+    heartbeats: Annotated[int, Field(alias="beat", ge=0)] = 0
     progress: Annotated[Progress | None, PlainValidator(_progress)] = None
     failure: Annotated[ErrorReport | None, _or(None)] = None
 

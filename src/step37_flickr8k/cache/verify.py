@@ -61,7 +61,7 @@ def verify_files(
     """
 
     def verify(batch: Sequence[str]) -> dict[str, ManifestEntry]:
-        verified = [name for name in batch if _has_digest(directory.path(name), digests[name])]
+        verified = [name for name in batch if _has_digest(directory, name, digests[name])]
         images = [name for name in verified if not is_table(name)]
         found = examine([(directory.files / name, name) for name in images]) if examine else ()
         examined = dict(zip(images, found, strict=False))
@@ -85,15 +85,16 @@ def verify_files(
     return entries
 
 
-def digest_of_file(path: Path, like: str) -> str:
-    """Return a file's digest, of the same kind as the digest ``like``."""
-    with path.open("rb") as file:
+def digest_of_file(directory: CacheDirectory, path: Path, like: str) -> str:
+    """Return the digest of a file of the cache, of the same kind as the digest ``like``."""
+    with directory.tree.open(path) as file:
         return digest_of(file, like)
 
 
-def _has_digest(path: Path, digest: str) -> bool:
+def _has_digest(directory: CacheDirectory, name: str, digest: str) -> bool:
+    path = directory.path(name)
     try:
-        return digest_of_file(path, digest) == digest
+        return digest_of_file(directory, path, digest) == digest
     except OSError as error:
         # It has vanished or can't be read, so it isn't verified
         log.warning("%s can't be read: %s", path, error.strerror)

@@ -5,6 +5,7 @@
 - `commands`: what each command is for, and its own arguments.
 - `parser`: the command line as a whole, and how it becomes settings.
 - `output`: what is printed to stdout, the report file, a pod's termination message.
+- `named_files`: the pages and images that the user names.
 - `log`: log lines as text and as JSON; how an error is reported.
 
 To add a command, describe it in `commands` and add a module of its name.

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from io import TextIOWrapper
 from typing import Any
 
+from step37_flickr8k.cache.outputs import write_output
 from step37_flickr8k.cli.log import log
 from step37_flickr8k.errors import TransientError
 from step37_flickr8k.settings import WarmupSettings
@@ -94,7 +95,7 @@ def write_report(report: Mapping[str, Any], settings: WarmupSettings) -> None:
     is_message = file.name == _TERMINATION_MESSAGE
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(shortened(report) if is_message else text + "\n", encoding="utf-8")
+        write_output(file, (shortened(report) if is_message else text + "\n").encode())
     except OSError as error:
         log.error("the report can't be written to %s: %s", file, error.strerror)
 

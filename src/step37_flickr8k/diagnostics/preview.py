@@ -181,7 +181,7 @@ def _tile(workers: Workers, record: Record, name: str) -> Tile:
     """Return the tile of an image, still without a caption."""
     path, shown = workers.directory.files / name, visible(name)
     try:
-        weight = path.stat().st_size
+        weight = workers.directory.tree.status(path).st_size
     # Deleted since the warmup
     except OSError as error:
         return Tile(shown, "", decode_error=visible(error.strerror or str(error)))

@@ -76,7 +76,7 @@ def _check_directory(settings: WarmupSettings, plan: Plan | None) -> list[Findin
     directory = CacheDirectory(settings.cache_dir.absolute(), settings.split)
     existing = nearest(directory.root)
     if existing != directory.root:
-        sweep_probes(existing, directory.split)
+        sweep_probes(directory.tree, existing, directory.split)
     try:
         try_out(directory)
     except Step37Error as error:

@@ -9,7 +9,7 @@ from step37_flickr8k.download.jobs import Done, Job
 from step37_flickr8k.errors import Step37Error, TransientError
 from step37_flickr8k.images.decoding import examine
 from step37_flickr8k.images.examined import Examined
-from step37_flickr8k.images.opening import Undecodable
+from step37_flickr8k.images.opening import Source, Undecodable
 from step37_flickr8k.images.thumbnails import thumbnail
 from step37_flickr8k.images.weight import TooHeavy
 from step37_flickr8k.limited.budget import image_memory, pixels_for
@@ -49,7 +49,7 @@ class JobRunner:
         allowance, most = self._allowance, image_memory(max_pixels)
         try:
             with allowance.small():
-                done = _decode(job, max_pixels, allowance.budget.small)
+                done = self._decoded(job, max_pixels, allowance.budget.small)
             # A decoder may take a lack of memory for a broken image
             if not done.examined.decode_error or done.examined.too_large:
                 return done
@@ -58,7 +58,7 @@ class JobRunner:
         whole = False
         try:
             with allowance.large() as whole:
-                return _decode(job, max_pixels, allowance.budget.large)
+                return self._decoded(job, max_pixels, allowance.budget.large)
         except TooHeavy as error:
             if error.weight > most:
                 return _too_heavy(error.weight, max_pixels)
@@ -70,9 +70,14 @@ class JobRunner:
             self._writer.discard(job)
             raise _too_little(job, most, allowance) from error
 
+    def _decoded(self, job: Job, max_pixels: int, memory: int) -> Done:
+        if job.content is not None:
+            return _decode(job, job.content, max_pixels, memory)
+        with self._directory.tree.open(job.path) as file:
+            return _decode(job, file, max_pixels, memory)
 
-def _decode(job: Job, max_pixels: int, memory: int) -> Done:
-    source = job.path if job.content is None else job.content
+
+def _decode(job: Job, source: Source, max_pixels: int, memory: int) -> Done:
     if not job.thumbnail:
         return Done(examine(source, job.name, max_pixels, memory))
     try:

@@ -1,10 +1,12 @@
 """A worker process: it verifies, writes and decodes files that arrive through its stdin.
 
-Started as ``python -m step37_flickr8k.download.worker ROOT SPLIT MAX_PIXELS SMALL LARGE SHARED
-PID``, with the process id of the downloader. It ends when its stdin ends. `jobs` describes what
-crosses the pipes, `limits` the memory and the time that it has for one image.
+Started as ``python -m step37_flickr8k.download.worker ROOT SPLIT DESCRIPTORS MAX_PIXELS SMALL LARGE
+SHARED PID``, with the process id of the downloader, and the open directories of its cache, by path,
+as JSON. It ends when its stdin ends. `jobs` describes what crosses the pipes, `limits` the memory
+and the time that it has for one image.
 """
 
+import json
 import os
 import signal
 import sys
@@ -27,7 +29,7 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str]) -> None:
     """Serve the downloader until the pipe ends."""
-    root, split, *numbers = arguments
+    root, split, given, *numbers = arguments
     max_pixels, small, large, shared, served = map(int, numbers)
     confine()
     # Signals are sent to the whole job; the end of the pipe is what ends a worker.
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # what libraries print is no answer
         warm_up(max_pixels)
-        directory = CacheDirectory(Path(root), split)
+        directory = CacheDirectory(Path(root), split, json.loads(given))
         allowance = Allowance(Budget(small, large), image_seconds(max_pixels), shared)
         do = partial(JobRunner(directory, FileWriter(directory, served), allowance).do, max_pixels)
         parquet = ParquetRunner(sys.stdin.buffer, out, allowance, do)

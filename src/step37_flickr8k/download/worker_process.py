@@ -69,10 +69,13 @@ class WorkerProcess:
         if self._killed:
             raise CannotStart("it was ended")
         if self._process is None:
-            directory = self._directory
-            arguments = (directory.root.absolute(), directory.split, *self._numbers, os.getpid())
+            # By descriptors, because another user may have swapped what their paths lead to.
+            directory, given = self._directory, self._directory.descriptors()
+            named = json.dumps({path: opened.number for path, opened in given.items()})
+            arguments = (directory.root, directory.split, named, *self._numbers, os.getpid())
+            shared = [self._shared, *(opened.number for opened in given.values())]
             try:
-                self._process = start(_MODULE, [*map(str, arguments)], shared=[self._shared])
+                self._process = start(_MODULE, [*map(str, arguments)], shared=shared)
             except OSError as error:
                 raise CannotStart(str(error)) from error
             self._ready = False

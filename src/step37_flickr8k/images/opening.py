@@ -6,6 +6,7 @@ import os
 import struct
 import warnings
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -29,8 +30,8 @@ class Undecodable(Exception):
 
 
 Bytes = bytes | bytearray | memoryview
-# A file, or its bytes
-Source = Path | Bytes
+# A file, by its path or open, or its bytes
+Source = Path | BufferedReader | Bytes
 
 
 def with_image(
@@ -50,7 +51,11 @@ def with_image(
     the file system says isn't taken for what a decoder says. Raises `DecoderMissing` where this
     Pillow has no decoder for it.
     """
-    content = _read(source, memory) if isinstance(source, Path) else source
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            content: Bytes = _read(file, memory)
+    else:
+        content = _read(source, memory) if isinstance(source, BufferedReader) else source
     check_start(bytes(content[:START]), len(content), memory)
     try:
         return _use(content, name, use)
@@ -102,12 +107,11 @@ def _opened(file: BinaryIO, start: bytes, name: str) -> ImageFile.ImageFile:
     raise UnidentifiedImageError(f"cannot identify image file {name}{what and ': '}{what}")
 
 
-def _read(path: Path, most: int | None) -> bytes:
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if most is not None and size > most:
-            raise TooHeavy(size)
-        return file.read(size)
+def _read(file: BufferedReader, most: int | None) -> bytes:
+    size = os.fstat(file.fileno()).st_size
+    if most is not None and size > most:
+        raise TooHeavy(size)
+    return file.read(size)
 
 
 def _plain(error: Exception) -> str:

@@ -209,7 +209,7 @@ class Warmup:
 
     def _confirm_run(self, run_id: str) -> None:
         directory = self.run.directory
-        directory.refuse_links()
+        directory.hold()
         lease = self.run.take_lease(lambda _: False)
         if lease is not None:
             with lease:

@@ -13,10 +13,10 @@ import pytest
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.manifest import ManifestEntry, write_manifest
 from step37_flickr8k.cache.record import Coverage, Record, write_record
-from step37_flickr8k.cache.verify import digest_of_file
 from step37_flickr8k.dataset.names import METADATA
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import Draw, captioned, needs_sys_admin, picture, write_rows
+from tests.helpers.digests import digest_of_file
 from tests.helpers.ranks import Ranks
 
 pytestmark = pytest.mark.slow
@@ -27,6 +27,7 @@ needs_strace = pytest.mark.skipif(
 READ = """
 import sys
 from step37_flickr8k import prepare_flickr8k_samples
+from tests.helpers.digests import digest_of_file
 samples = prepare_flickr8k_samples(sample_count=None, cache_dir=sys.argv[1])
 assert open(samples[-1].image_path, "rb").read(2) == b"\\xff\\xd8"
 print(len(samples))

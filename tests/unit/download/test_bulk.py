@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k.cache.verify import digest_of_file
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.download.workers import Workers
@@ -25,6 +24,7 @@ from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings import WarmupSettings
 from tests.conftest import Draw, picture
 from tests.helpers.conversion import convert
+from tests.helpers.digests import digest_of_file
 from tests.helpers.faulty_worker import start_instead
 
 COUNT = 240

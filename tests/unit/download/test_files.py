@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.cache.verify import digest_of_file
 from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.listing import RemoteFile
 from step37_flickr8k.download import workers
@@ -27,6 +26,7 @@ from step37_flickr8k.hub.source import Source, TransferStatistics
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings.options import FetchOptions
 from tests.conftest import MakeTmpfs
+from tests.helpers.digests import digest_of_file
 from tests.helpers.faulty_worker import start_instead
 from tests.helpers.ranks import PATIENCE
 

@@ -88,7 +88,7 @@ def test_what_the_file_system_says_comes_back_as_it_is(pool: Workers, count: int
     )
     errors = [done.error for done in pool.do(jobs)]
     assert isinstance(errors[2], Step37Error)
-    assert "nowhere/a.tmp: No such file" in str(errors[2])
+    assert "train/nowhere: No such file" in str(errors[2])
     assert errors.count(None) == count - 1
 
 
