@@ -80,12 +80,22 @@ def test_a_small_selection_in_parquet_mode_reads_no_further_than_needed(
     assert (result["files"], result["rows"]) == (5, 5)
 
 
+_SLOWLY = """
+import time
+from step37_flickr8k.cache.directory import CacheDirectory
+put = CacheDirectory.put
+def slowly(*args, **how):
+    time.sleep(0.03)
+    put(*args, **how)
+CacheDirectory.put = slowly
+"""
+
+
 def test_a_slow_file_system_has_many_writers_here_too(
     bulk: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The threads that write in a worker aren't what its limit of memory is about."""
-    slow = "from step37_flickr8k.download import file_writer\nfile_writer._SLOW = -1"
-    start_instead(monkeypatch, tmp_path, late=slow)
+    start_instead(monkeypatch, tmp_path, late=_SLOWLY)
     assert warm(bulk, cache)["files"] == COUNT
     assert not [one for one in bulk.requests if one.repo_path.endswith(".jpg")]
 
