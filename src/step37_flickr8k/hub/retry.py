@@ -32,6 +32,7 @@ _LEAST_REQUESTED_PAUSE = 0.5  # s
 # The longest one, and all of one request together: the Hub's windows have 5 minutes. A server that
 # asks for more isn't waited for, since nobody wants a job of many nodes to wait for a day.
 LONGEST_PAUSE = 3600.0  # s
+_LONGEST_SHOWN = 31_536_000.0  # s
 # Attempts to connect to a host that never answered yet: its name may be mistyped.
 _FIRST_CONTACT = 3
 
@@ -112,8 +113,9 @@ def requested_pause(headers: Mapping[str, str]) -> float | None:
 
 def too_long(seconds: float) -> str:
     """Return the end of a message about a pause that is longer than any that is waited for."""
+    asked = f"{seconds:,.0f} s" if seconds < _LONGEST_SHOWN else "more than a year"
     return (
-        f"{seconds:,.0f} s, and more than {LONGEST_PAUSE:,.0f} s aren't waited for:"
+        f"{asked}, and more than {LONGEST_PAUSE:,.0f} s aren't waited for:"
         " run it again then, or ask whoever runs that address"
     )
 
