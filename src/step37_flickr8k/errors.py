@@ -47,7 +47,7 @@ from typing import Any, ClassVar
 
 from step37_flickr8k.visible import visible
 
-_LONGEST_TEXT = 20_000  # characters that other processes are sent
+_LONGEST_TEXT = 10_000  # characters that other processes are sent
 _REPAIR = "repair the installation of {}, or of the library that can't be loaded"
 
 

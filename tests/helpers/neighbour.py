@@ -25,7 +25,7 @@ _fork = multiprocessing.get_context("fork")
 
 
 class Neighbour:
-    """A process of the other user; ``base`` holds the shared cache and the victim's own directory."""
+    """A process of the other user; ``base`` holds the cache and the victim's own directory."""
 
     def __init__(self, base: Path) -> None:
         self.base = base

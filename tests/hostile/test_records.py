@@ -1,4 +1,4 @@
-"""Mutated records, manifests and leases: each is read, or is as good as none; nothing else happens."""
+"""Mutated records, manifests and leases: each is read, or is as good as none, and no more."""
 
 import contextlib
 import json
@@ -148,7 +148,7 @@ def test_no_mutated_manifest_is_an_internal_error(tmp_path: Path) -> None:
 
 
 def test_no_mutated_lease_is_an_internal_error(tmp_path: Path) -> None:
-    """It is somebody's or nobody's; asking for it waits, takes it, or raises what its holder left."""
+    """It is somebody's or nobody's; who asks waits, takes it, or gets what its holder left."""
     directory = ready(tmp_path)
     claim = Claim.of_this_process(run="run-2", rank=0, host="n2")
 

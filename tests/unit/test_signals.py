@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 BEGIN = "import sys, time; from step37_flickr8k.signals import raise_signals; raise_signals(); sys.path[:0] = ['.']\n"
+# Under nohup SIGHUP is ignored, and stays so
+HEARD = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
 CODES = {signal.SIGTERM: 143, signal.SIGHUP: 143, signal.SIGINT: -signal.SIGINT}
 SIGNALS = pytest.mark.parametrize("number", CODES)
 
 
-def ended(code: str, number: signal.Signals, place: Path, begin: str = BEGIN) -> tuple[int, str]:
+def ended(
+    code: str, number: signal.Signals, place: Path, begin: str = HEARD + BEGIN
+) -> tuple[int, str]:
     """Run code, send it a signal as soon as it prints something; gives the exit code and what else it printed."""
     command = [sys.executable, "-c", begin + code]
     with subprocess.Popen(
@@ -83,7 +87,7 @@ async def main():
 run_in_loop(main)
 """
     with subprocess.Popen(
-        [sys.executable, "-c", BEGIN + code], cwd=tmp_path, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", HEARD + BEGIN + code], cwd=tmp_path, stderr=subprocess.DEVNULL
     ) as process:
         assert process.wait(120) == CODES[number]
 

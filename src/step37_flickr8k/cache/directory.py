@@ -68,7 +68,7 @@ class CacheDirectory:
     def hold(self) -> None:
         """Have the directories stay the same from now on, for whoever writes into them.
 
-        Raises `FolderNotUsable` if one is a link; if it is replaced later, `refresh` and `write` do.
+        Raises `FolderNotUsable` if one is a link; if one is replaced later, others do.
         """
         with self.errors():
             self.tree.directories.hold(*map(str, (self.root, self.files, self.home)))

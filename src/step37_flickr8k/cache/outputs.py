@@ -1,4 +1,4 @@
-"""Files that the user names: written under another name and renamed, never through another user's link."""
+"""Files that the user names: written under another name and renamed, through no one's link."""
 
 import errno
 import os

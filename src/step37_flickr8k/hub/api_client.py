@@ -30,7 +30,7 @@ _OPTIONAL_ATTEMPTS = 2  # for an answer that a download can do without
 _MOST_ENTRIES, _MOST_PAGES = 2_000_000, 20_000
 _LARGEST_LISTING = 512 << 20  # bytes
 _LONGEST_LISTING = 3600.0  # s
-_MOST_DIGITS = 20  # of a number in an answer
+_MOST_DIGITS = 1000  # of a number in an answer
 
 
 class ApiClient:

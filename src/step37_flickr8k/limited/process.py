@@ -54,5 +54,9 @@ def start(
 def _environment() -> dict[str, str]:
     """Return what such a process may see, with the path on which this one finds modules."""
     passed = {name: os.environ[name] for name in _PASSED & os.environ.keys()}
-    search = os.pathsep.join(str(Path(each).absolute()) for each in sys.path)
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was deleted, and holds no modules
+        here = _SOURCE
+    search = os.pathsep.join(str(here / each) for each in sys.path)
     return {**passed, **_FEW_THREADS, "PYTHONPATH": search}

@@ -66,7 +66,7 @@ class Traced:
         return output
 
     def naming(self, directory: Path) -> Counter[str]:
-        """Count the calls that name a path of a directory, or a descriptor of it, by system call."""
+        """Count the calls that name a path or a descriptor of a directory, by system call."""
         calls = re.findall(
             rf'^(?:\d+\s+)?(?!fcntl|flock)(\w+)\((?=.*["<]{re.escape(str(directory))}[/">])',
             self.text,
