@@ -61,7 +61,8 @@ def print_styled(text: str) -> None:
     """
     try:
         with contextlib.suppress(BrokenPipeError):
-            print(text, flush=True)
+            # One write: with another one for its end, a line of another rank could stand between
+            print(f"{text}\n", end="", flush=True)
     except OSError as error:
         raise TransientError(
             f"stdout can't be written: {error.strerror}; check where it is redirected to"

@@ -60,8 +60,13 @@ class Warmup:
 
     def share(self, group: Group, watch: Watch = lambda _: None) -> Warmed:
         """Warm the cache and read the selection, on every rank of the group."""
-        if self.run.task.cache_scope == "shared":
-            return self._share(group, watch)
+        with limits_named():
+            if self.run.task.cache_scope == "shared":
+                return self._share(group, watch)
+            return self._share_by_node(group, watch)
+
+    def _share_by_node(self, group: Group, watch: Watch) -> Warmed:
+        """Do the job in a directory of each node, all at one commit."""
         commit = self.run.selection.revision
         # For a pinned commit no other rank is asked: a restarted rank may be the last one left.
         if commit is None or not is_commit(commit):

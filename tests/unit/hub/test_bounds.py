@@ -227,7 +227,7 @@ def test_a_pause_of_more_than_an_hour_is_not_made(status: int, header: str) -> N
     with (
         listening(answering(lambda _: answer)) as port,
         pytest.raises(
-            errors.HubUnavailable, match="(more than a year|3,601 s), and more than 3,600 s"
+            errors.HubUnavailable, match=r"(more than a year|3,601 s), and more than 3,600 s"
         ),
     ):
         hub_at(port).resolve("main")
