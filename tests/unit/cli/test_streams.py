@@ -116,7 +116,9 @@ def test_help_that_nobody_reads_is_no_failure(arguments: list[str]) -> None:
     assert command("warmup", "--nonsense")[0] == 2
 
 
-@pytest.mark.parametrize("stderr", ["/dev/full", "&-", ">(exit 0)"], ids=["full", "closed", "pipe"])
+@pytest.mark.parametrize(
+    "stderr", ["/dev/full", "&-", " >(exit 0)"], ids=["full", "closed", "pipe"]
+)
 def test_a_stderr_that_takes_nothing_leaves_the_outcome(
     hub: LocalHub, cache: Path, stderr: str
 ) -> None:
