@@ -6,7 +6,7 @@
     ├── ConfigurationError            2   a retry without a change can't help
     │   ├── InvalidSettings               a setting is unknown, malformed or contradicts another
     │   ├── InvalidWorld                  the launcher's variables are half set or contradictory
-    │   ├── CallMismatch                  ranks passed different arguments, or make other calls
+    │   ├── CallMismatch                  ranks of one call passed different arguments
     │   ├── RepositoryNotFound            no such dataset repository, or hidden from this token
     │   ├── RevisionNotFound              the repository has no such branch, tag or commit
     │   ├── AccessDenied                  the Hub refuses the token, or the repository wants one
@@ -31,7 +31,7 @@
     │   └── Stalled                       rank 0 made no progress for ``stall_timeout``
     └── RankZeroLost                 76   rank 0 was signalled, killed, silent or never met
 
-    Terminated (a SystemExit)       143   this process was ended by SIGTERM or SIGHUP
+    Terminated (a SystemExit)       143   this process was ended by SIGTERM
     ImportError (Python's own)        2   a part of Python, or a library, can't be loaded
 
 A class takes its exit code, and its advice where it has none of its own, from the class above it.
@@ -41,13 +41,10 @@ import builtins
 import contextlib
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from step37_flickr8k.visible import visible
-
-_LONGEST_TEXT = 10_000  # characters that other processes are sent
 _REPAIR = "repair the installation of {}, or of the library that can't be loaded"
 
 
@@ -62,10 +59,6 @@ class Step37Error(Exception):
     what_to_do: ClassVar[str] = "it's a bug: report it, with the log at --log-level debug"
     ranks: Mapping[int, Any] = {}
 
-    def __init__(self, *args: object) -> None:
-        """Take a message of one line; what others wrote in it is made visible."""
-        super().__init__(*(visible(each) if isinstance(each, str) else each for each in args))
-
 
 class ConfigurationError(Step37Error):
     """Raised when a retry without a change can't help."""
@@ -75,13 +68,7 @@ class ConfigurationError(Step37Error):
 
 
 class InvalidSettings(ConfigurationError):
-    """Raised when a setting is unknown, malformed or contradicts another; a line for each."""
-
-    def __init__(self, *problems: str) -> None:
-        """Take one problem, or several."""
-        super().__init__(*problems)
-        lines = (line for each in problems for line in each.split("\n"))
-        self.args = ("\n".join(map(visible, lines)),)
+    """Raised when a setting is unknown, malformed or contradicts another."""
 
 
 class InvalidWorld(ConfigurationError):
@@ -89,7 +76,7 @@ class InvalidWorld(ConfigurationError):
 
 
 class CallMismatch(ConfigurationError):
-    """Raised when the ranks of one call passed different arguments, or make different calls."""
+    """Raised on every rank when the ranks of one call passed different arguments."""
 
 
 class RepositoryNotFound(ConfigurationError):
@@ -195,17 +182,16 @@ class RankZeroLost(Step37Error):
 
 
 class Terminated(SystemExit):
-    """Raised in the main thread by SIGTERM, and by SIGHUP, which ends the command as that does.
+    """Raised in the main thread by SIGTERM.
 
     A SystemExit, because an asyncio task lets only that and KeyboardInterrupt through.
     """
 
     exit_code: ClassVar[int] = 143
 
-    def __init__(self, signal_name: str = "SIGTERM") -> None:
+    def __init__(self) -> None:
         """Set the exit code with which a shell reports SIGTERM."""
         super().__init__(self.exit_code)
-        self.signal_name = signal_name
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -223,7 +209,7 @@ def message_of(error: BaseException) -> str:
         return "interrupted"
     if isinstance(error, ImportError):
         return f"{error}: {_REPAIR.format(f'the Python {sys.executable}')}"
-    return f"ended by {error.signal_name}" if isinstance(error, Terminated) else str(error)
+    return "ended by SIGTERM" if isinstance(error, Terminated) else str(error)
 
 
 def what_to_do(error: BaseException) -> str:
@@ -235,31 +221,46 @@ def what_to_do(error: BaseException) -> str:
     return error.what_to_do if isinstance(error, Step37Error) else Step37Error.what_to_do
 
 
+@contextlib.contextmanager
+def limits_named() -> Iterator[None]:
+    """Raise `TransientError` with the remedy where a limit of this process's resources is met."""
+    try:
+        yield
+    except MemoryError as error:
+        raise TransientError(
+            "there is not enough memory: raise ulimit -v or the container's memory limit"
+        ) from error
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        raise TransientError(
+            "no further thread can be started: raise ulimit -u or the container's pids limit"
+        ) from error
+
+
 @dataclass(frozen=True)
 class ErrorReport:
-    """An error as other processes read it: class name, message, traceback, and the host."""
+    """An error as other processes read it: class name, message and traceback."""
 
     error: str
     message: str
     traceback: str = ""
-    raised_on: str = ""
 
     @classmethod
-    def of(cls, error: BaseException, host: str = "") -> "ErrorReport":
+    def of(cls, error: BaseException) -> "ErrorReport":
         """Return the report of an error of rank 0, or of any worker.
 
         A signal is reported as `RankZeroLost`: nothing is wrong with the other ranks' call.
         """
         if isinstance(error, Exception):
-            name, message = type(error).__name__, _text_of(error)[:_LONGEST_TEXT]
+            name, message = type(error).__name__, str(error)
         else:
             name, message = RankZeroLost.__name__, f"rank 0 was ended by {_signal_name(error)}"
-        return cls(name, message, "".join(traceback.format_exception(error))[-_LONGEST_TEXT:], host)
+        return cls(name, message, "".join(traceback.format_exception(error)))
 
     def as_json(self) -> dict[str, str]:
         """Return the report as the JSON object that is sent to other processes."""
-        host = {"raised_on": self.raised_on} if self.raised_on else {}
-        return {"error": self.error, "message": self.message, "traceback": self.traceback, **host}
+        return {"error": self.error, "message": self.message, "traceback": self.traceback}
 
     @staticmethod
     def from_json(value: Mapping[str, str]) -> "ErrorReport":
@@ -276,22 +277,10 @@ class ErrorReport:
         if isinstance(known, type) and issubclass(known, Exception):
             # Some take more than a message, UnicodeDecodeError for one
             with contextlib.suppress(TypeError):
-                error = known(self.message)
-                if self.raised_on and sys.version_info >= (3, 11):  # 3.10 has no notes
-                    error.add_note(f"raised by rank 0, on {self.raised_on}")
-                return error
-        where = f" on {self.raised_on}" if self.raised_on else ""
-        return Step37Error(f"{self.error}{where}: {self.message}")
+                return known(self.message)
+        return Step37Error(f"{self.error}: {self.message}")
 
 
 def _signal_name(error: BaseException) -> str:
-    if isinstance(error, Terminated):
-        return error.signal_name
-    return "SIGINT (Ctrl-C)" if isinstance(error, KeyboardInterrupt) else f"{error!r:.200}"
-
-
-def _text_of(error: Exception) -> str:
-    """Return an error's message; a class of somebody else may fail to make one."""
-    with contextlib.suppress(Exception):
-        return str(error)
-    return "its message can't be read"
+    names = {Terminated: "SIGTERM", KeyboardInterrupt: "SIGINT (Ctrl-C)"}
+    return names.get(type(error), type(error).__name__)

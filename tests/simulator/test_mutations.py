@@ -30,13 +30,11 @@ MUTATIONS: dict[str, tuple[ModuleType, str, str]] = {
     ),
     "a stale nonce is believed": (
         follower,
-        """            answer: Answer | None = yield from self._read(
-                keys.answer(number), Answer, min(until, self.now + seconds)
-            )""",
+        """            if (yield act.Await(keys.answer(number), min(until, self.now + seconds))):
+                break""",
         """            if (yield act.Await(keys.nonce, min(until, self.now + seconds))):
                 self._hear()
-                return Answer((yield act.Load(keys.nonce, str)), 1)
-            answer = None""",
+                return Answer((yield act.Load(keys.nonce, str)), 1)""",
     ),
     "a new leader leaves the old one's followers": (
         leader,
@@ -64,8 +62,8 @@ MUTATIONS: dict[str, tuple[ModuleType, str, str]] = {
     ),
     "the leader waits for reports without an end": (
         leader,
-        "            is_over = self.now >= until\n",
-        "            is_over = False\n",
+        "< len(self._expected) and self.now < until:",
+        "< len(self._expected):",
     ),
     "a follower doesn't wait for the verdict": (
         follower,

@@ -2,10 +2,10 @@
 
 import contextlib
 import errno
+import os
 from pathlib import Path
 
-from step37_flickr8k.cache.tree import Tree
-from step37_flickr8k.cache.writing import fill
+from step37_flickr8k.cache.writing import fill, forget, open_new, write_new
 
 __all__ = ["NO_LINKS", "create_exclusively"]
 
@@ -24,7 +24,7 @@ NO_LINKS = {
 }
 
 
-def create_exclusively(tree: Tree, path: Path, content: bytes, temporary: Path) -> bool:
+def create_exclusively(path: Path, content: bytes, temporary: Path) -> bool:
     """Create a file with this content; return False if the name is taken.
 
     A link to a complete ``temporary`` is atomic on every NFS version and never shows an empty file.
@@ -32,30 +32,30 @@ def create_exclusively(tree: Tree, path: Path, content: bytes, temporary: Path) 
     or half written, for ever if its writer was killed then.
     """
     try:
-        tree.write_new(temporary, content, durably=True)
+        write_new(temporary, content, durably=True)
         try:
-            tree.link(temporary, path)
+            os.link(temporary, path)
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
-            return _create(tree, path, content)
+            return _create(path, content)
     except FileExistsError:
         return False
     finally:
-        tree.forget(temporary)
+        forget(temporary)
     return True
 
 
-def _create(tree: Tree, path: Path, content: bytes) -> bool:
-    descriptor = tree.create(path)
+def _create(path: Path, content: bytes) -> bool:
+    descriptor = open_new(path)
     try:
         fill(descriptor, content, durably=True)
     except OSError:
         # A full disk: the file is this process's own, and nobody else is to wait for it
-        tree.forget(path)
+        forget(path)
         raise
     # Where a file only appears when it is closed, as in an object store, two nodes may both have
     # created it. The one whose bytes are there has it.
     with contextlib.suppress(FileNotFoundError):
-        return tree.read(path, len(content) + 1) == content
+        return path.read_bytes() == content
     return False

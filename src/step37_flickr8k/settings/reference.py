@@ -18,10 +18,7 @@ _GROUPS = {
         "max_pixels",
     ),
     "where": ("cache_dir", "cache_scope"),
-    "connection": (
-        *("endpoint", "token_file", "offline", "fetch_mode", "concurrency", "attempts"),
-        "job_secret_file",
-    ),
+    "connection": ("endpoint", "token_file", "offline", "fetch_mode", "concurrency", "attempts"),
     "timeouts": (
         *("connect_timeout", "read_timeout", "arrival_timeout", "heartbeat_timeout"),
         *("stall_timeout", "visibility_timeout"),

@@ -1,1 +1,0 @@
-"""Modules that stand for libraries which the test environment does without."""
