@@ -65,7 +65,7 @@ test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late; the 
 	tests/install strace btrfs-progs chromium chromium-driver
 	$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE)
 
-test-hostile: $(STAMP) ## hostile data: bombs, mutated images, tables, answers and messages; HOSTILE_SEED=<number> makes others
+test-hostile: $(STAMP) ## what strangers could write, mutated by chance; HOSTILE_SEED=<number> makes others
 	$(BIN)/python -m pytest tests/hostile $(SIDE_BY_SIDE)
 
 test-sharedfs: $(STAMP) ## the cache on late, full and failing FUSE mounts, and on a Linux NFS server with two clients; as root

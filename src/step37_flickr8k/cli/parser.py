@@ -4,7 +4,6 @@ Building the parser imports nothing that only one command needs, so that ``--hel
 """
 
 import argparse
-import difflib
 import os
 import sys
 import textwrap
@@ -15,6 +14,7 @@ from typing import NoReturn
 from step37_flickr8k import __version__
 from step37_flickr8k.cli.commands import COMMANDS, Command
 from step37_flickr8k.settings import Loaded, load_settings
+from step37_flickr8k.settings.names import closest
 from step37_flickr8k.settings.reference import flags
 
 __all__ = ["build_parser", "parse_arguments", "read_settings"]
@@ -46,23 +46,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         parser.exit(2)
     first = given[0]
     if not first.startswith("-") and first not in commands:
-        parser.error(f"{first!r} is no command{_guess(first, commands)}")
+        parser.error(f"{first!r} is no command{closest(first, commands)}")
     if first.startswith("-") and first not in {"-h", "--help", "--version"}:
         parser.error(f"{first} belongs behind a command: {parser.prog} COMMAND {first} ...")
     parsed, unknown = parser.parse_known_args(given)
     if unknown:
         command = commands[parsed.command]
         flag = unknown[0].split("=")[0]
-        command.error(
-            f"{flag!r} is no argument of {parsed.command}{_guess(flag, _flags_of(command))}"
-        )
+        guess = closest(flag, _flags_of(command))
+        command.error(f"{flag!r} is no argument of {parsed.command}{guess}")
     return parsed
-
-
-def _guess(written: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown word: the closest known one, if one is close."""
-    close = difflib.get_close_matches(written, known, n=1)
-    return f": did you mean {close[0]}?" if close else ""
 
 
 def _flags_of(command: argparse.ArgumentParser) -> Iterable[str]:

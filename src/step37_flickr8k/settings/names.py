@@ -1,6 +1,7 @@
 """How settings are called: fields of the model, flags, environment variables."""
 
 import difflib
+from collections.abc import Iterable
 
 from step37_flickr8k.settings.model import WarmupSettings
 
@@ -8,6 +9,7 @@ __all__ = [
     "LAUNCHER_VARIABLES",
     "PREFIX",
     "SECRETS",
+    "closest",
     "fields",
     "flag_of",
     "guess",
@@ -44,6 +46,11 @@ def variables() -> list[str]:
 
 def guess(name: str, known: list[str]) -> str:
     """Return the end of a message about an unknown name: the closest known one, or all of them."""
+    return closest(name, known) or f": known are {', '.join(known)}"
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the closest known one, if one is close."""
     bare = {each.removeprefix(PREFIX): each for each in known}
     close = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
-    return f": did you mean {bare[close[0]]}?" if close else f": known are {', '.join(known)}"
+    return f": did you mean {bare[close[0]]}?" if close else ""

@@ -90,10 +90,11 @@ def flags() -> Iterator[Flag]:
         if name in SECRETS:
             continue
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+        is_switch = field.annotation is bool
         default = _written(name, field.default)
-        shown = f" (default: {default})" if default and field.annotation is not bool else ""
+        shown = f" (default: {default})" if default and not is_switch else ""
         kind = next((each for each in _PLACEHOLDERS if each in _types_in(field.annotation)), None)
-        placeholder = "" if field.annotation is bool else _PLACEHOLDERS.get(kind, name.upper())
+        placeholder = "" if is_switch else _PLACEHOLDERS.get(kind, name.upper())
         yield Flag(
             setting=name,
             flag=flag_of(name),

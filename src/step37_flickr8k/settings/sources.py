@@ -222,15 +222,6 @@ def _validated(layers: list[Layer], problems: list[str]) -> Loaded:
     return Loaded(settings, origins)
 
 
-# Pydantic's kinds of errors that speak of parsing, in a user's words.
-_PLAIN = {
-    "int_parsing": "not a whole number",
-    "int_from_float": "not a whole number",
-    "float_parsing": "not a number of seconds",
-    "bool_parsing": "neither true nor false",
-}
-
-
 def _read_token(named: object) -> tuple[str | None, str]:
     try:
         file = Path(str(expand_path(named)))
@@ -244,6 +235,15 @@ def _read_token(named: object) -> tuple[str | None, str]:
     if token.startswith(BYTE_ORDER_MARK):
         return None, f"{file} {BEGINS_WITH_A_MARK}"
     return (token, "") if token else (None, f"{file} is empty: put the token into it")
+
+
+# Pydantic's kinds of errors that speak of parsing, in a user's words.
+_PLAIN = {
+    "int_parsing": "not a whole number",
+    "int_from_float": "not a whole number",
+    "float_parsing": "not a number of seconds",
+    "bool_parsing": "neither true nor false",
+}
 
 
 def _problems(
