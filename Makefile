@@ -62,7 +62,7 @@ test-kill: $(STAMP) ## a hundred runs killed at random moments, ten machines wit
 	$(BIN)/python -m pytest tests/ranks/kill_rounds.py
 
 test-slow: $(STAMP) ## the slow tests: real processes killed, frozen, late; the pages in a real browser
-	tests/install strace btrfs-progs chromium chromium-driver
+	tests/install strace btrfs-progs chromium chromium-driver openmpi-bin mpich
 	$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE)
 
 test-hostile: $(STAMP) ## what strangers could write, mutated by chance; HOSTILE_SEED=<number> makes others
@@ -105,7 +105,7 @@ clean-image: ## remove the image and all that building it left
 
 $(LINT_STAMP): requirements/lint.txt
 	$(PYTHON) -m venv $(LINT_VENV)
-	$(LINT_VENV)/bin/python -m pip install --quiet --requirement requirements/lint.txt
+	$(LINT_VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements/lint.txt
 	touch $@
 
 lint-image: $(LINT_STAMP) ## hadolint and checkov on the Dockerfile, pip-audit on what the image holds
@@ -128,7 +128,7 @@ requirements: $(LINT_STAMP) ## renew constraints.txt and requirements/*.txt: the
 	$(PIN) $(ONE_PYTHON) --generate-hashes --output-file requirements/build.txt requirements/build.in
 	$(PIN) $(EACH_PYTHON) --generate-hashes --constraint requirements/build.txt --output-file requirements/dist.txt requirements/dist.in
 	$(PIN) $(EACH_PYTHON) --constraint constraints.txt --excludes requirements/torch.txt --output-file requirements/compare.txt requirements/compare.in
-	$(PIN) $(EACH_PYTHON) --output-file requirements/lint.txt requirements/lint.in
+	$(PIN) $(EACH_PYTHON) --generate-hashes --output-file requirements/lint.txt requirements/lint.in
 
 lint: $(STAMP) ## ruff and shellcheck
 	$(BIN)/ruff check .

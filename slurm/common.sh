@@ -27,6 +27,19 @@ choose_runtime() {
   . "$here/in-$RUN_IN.sh"
 }
 
+random_word() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
+
+# Make the secret with which this start's ranks sign what they write to each other, unless the submission has said otherwise: a file
+# of its own, or none by STEP37_JOB_SECRET_FILE= (set, and empty). It is in the directory of the job's log, which all nodes must see.
+make_secret() {
+  secret=
+  [ -z "${STEP37_JOB_SECRET_FILE+set}" ] || return 0
+  secret=$log_directory/.warmup-$SLURM_JOB_ID-r$restart.secret
+  rm -f "$log_directory/.warmup-$SLURM_JOB_ID-r"*.secret # also of a start whose node was lost
+  (umask 077 && set -C && random_word >"$secret") || stop "$secret can't be written: name a directory that all nodes see by sbatch --output"
+  export STEP37_JOB_SECRET_FILE=$secret
+}
+
 # Set the restart count, MASTER_ADDR, MASTER_PORT unless the job has one, and the directory of the job's own log, where it writes its files.
 name_job() {
   restart=${SLURM_RESTART_COUNT:-0}

@@ -1,11 +1,13 @@
 #!/bin/bash
-# rank.sh ID COMMAND...: runs a rank's command and logs its exit code, since srun returns only the largest code of all ranks.
-id=$1
+# rank.sh ID COMMAND...: runs a rank's command and logs its exit code, since srun returns only the largest code of all ranks. After it
+# stands LAST_WORD, which only the batch script and this script know: no other line of the log is taken for a rank's last one.
+id=$1 word=$LAST_WORD
 shift
+unset LAST_WORD
 trap : TERM # the command gets it, too: this waits for its end
 "$@"
 code=$?
-echo "ended with $code"
+echo "ended with $code $word"
 
 # Rank 0 is lost. If its node is lost, too, so are the batch script and srun. The job, which --no-kill keeps, would then hold its nodes
 # until SLURM checks for the script again: up to 20 pings after SlurmdTimeout, half an hour by default. So the second node checks

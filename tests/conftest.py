@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 from PIL import Image
 
+from step37_flickr8k.limited import process
 from step37_flickr8k.localhub import LocalHub
 from tests.helpers.mounts import CannotMount, Tmpfs, has_sys_admin
 
@@ -50,7 +51,7 @@ def pytest_terminal_summary(
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Hide the settings, tokens, proxies and launchers of whoever runs the tests."""
-    prefixes = ("STEP37_", "HF_", "SLURM_", "OMPI_", "TORCHELASTIC_")
+    prefixes = ("STEP37_", "HF_", "SLURM_", "OMPI_", "PMI", "TORCHELASTIC_")
     names = {
         "RANK",
         "WORLD_SIZE",
@@ -64,6 +65,13 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith(prefixes) or name in names or name.upper().endswith("_PROXY"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+
+
+@pytest.fixture(autouse=True)
+def _measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes with limits, which see little of the environment, be measured as others are."""
+    passed = process._PASSED | {"COVERAGE_PROCESS_CONFIG"}
+    monkeypatch.setattr(process, "_PASSED", passed)
 
 
 @pytest.fixture(autouse=True)

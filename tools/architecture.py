@@ -38,13 +38,15 @@ _PACKAGES = {file.relative_to(SOURCE).parts[0].removesuffix(".py") for file in F
 
 # From the bottom. A package imports only from layers below its own; `APART` imports none of them.
 LAYERS = (
+    ("visible",),
     ("errors",),
-    ("dataset", "images", "signals"),
+    ("limited",),
+    ("dataset", "images", "signals", "threads"),
     ("settings", "cluster"),
     ("cache", "hub", "report"),
     ("download",),
     ("job",),
-    ("diagnostics", "flickr8k_loader"),
+    ("diagnostics", "flickr8k_loader", "rank_zero"),
     ("__init__",),
     ("cli",),
     ("__main__",),
@@ -101,15 +103,15 @@ EXCEPTIONS = {
         "create a file or a directory, or open one for writing",
         ("cache",),
         {
-            "cli.output": "the run report that the settings name, outside of the cache directory,"
-            " and `/dev/null` for a stream that the shell has closed",
-            "report.page": "the page or image that the user names, outside of the cache directory",
+            "cli.output": "the directory of the run report that the settings name, outside of the"
+            " cache directory, and `/dev/null` for a stream that the shell has closed",
         },
     ),
     "print": Rule(
         "print, or use the standard output",
         ("cli",),
         {
+            "dataset.parquet_process": "its pipe to the process that started it",
             "download.worker": "its pipe to the process that started it",
             "hub.download_process": "its pipe to the process that started it",
         },
@@ -121,16 +123,16 @@ EXCEPTIONS = {
     ),
     "environ": Rule(
         "name `os.environ`",
-        ("cli", "flickr8k_loader"),
+        ("cli", "flickr8k_loader", "rank_zero"),
         {
-            "download.worker_process": "the worker processes inherit it",
+            "limited.process": "processes that parse strangers' data inherit a little of it",
             "hub.single_file": "the process that downloads a file inherits it",
             "hub.certificates": "the variable that Python's `ssl` reads by itself",
         },
     ),
     "read the environment": Rule(
         "read a variable out of an environment that it is given",
-        ("settings", "cluster.launcher", "cluster.variables"),
+        ("settings", "cluster.launcher", "cluster.node", "cluster.variables"),
         {},
     ),
 }

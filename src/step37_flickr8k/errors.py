@@ -6,7 +6,7 @@
     ├── ConfigurationError            2   a retry without a change can't help
     │   ├── InvalidSettings               a setting is unknown, malformed or contradicts another
     │   ├── InvalidWorld                  the launcher's variables are half set or contradictory
-    │   ├── CallMismatch                  ranks of one call passed different arguments
+    │   ├── CallMismatch                  ranks passed different arguments, or make other calls
     │   ├── RepositoryNotFound            no such dataset repository, or hidden from this token
     │   ├── RevisionNotFound              the repository has no such branch, tag or commit
     │   ├── AccessDenied                  the Hub refuses the token, or the repository wants one
@@ -31,7 +31,7 @@
     │   └── Stalled                       rank 0 made no progress for ``stall_timeout``
     └── RankZeroLost                 76   rank 0 was signalled, killed, silent or never met
 
-    Terminated (a SystemExit)       143   this process was ended by SIGTERM
+    Terminated (a SystemExit)       143   this process was ended by SIGTERM or SIGHUP
     ImportError (Python's own)        2   a part of Python, or a library, can't be loaded
 
 A class takes its exit code, and its advice where it has none of its own, from the class above it.
@@ -41,10 +41,13 @@ import builtins
 import contextlib
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from step37_flickr8k.visible import visible
+
+_LONGEST_TEXT = 10_000  # characters that other processes are sent
 _REPAIR = "repair the installation of {}, or of the library that can't be loaded"
 
 
@@ -59,6 +62,10 @@ class Step37Error(Exception):
     what_to_do: ClassVar[str] = "it's a bug: report it, with the log at --log-level debug"
     ranks: Mapping[int, Any] = {}
 
+    def __init__(self, *args: object) -> None:
+        """Take a message of one line; what others wrote in it is made visible."""
+        super().__init__(*(visible(each) if isinstance(each, str) else each for each in args))
+
 
 class ConfigurationError(Step37Error):
     """Raised when a retry without a change can't help."""
@@ -68,7 +75,13 @@ class ConfigurationError(Step37Error):
 
 
 class InvalidSettings(ConfigurationError):
-    """Raised when a setting is unknown, malformed or contradicts another."""
+    """Raised when a setting is unknown, malformed or contradicts another; a line for each."""
+
+    def __init__(self, *problems: str) -> None:
+        """Take one problem, or several."""
+        super().__init__(*problems)
+        lines = (line for each in problems for line in each.split("\n"))
+        self.args = ("\n".join(map(visible, lines)),)
 
 
 class InvalidWorld(ConfigurationError):
@@ -76,7 +89,7 @@ class InvalidWorld(ConfigurationError):
 
 
 class CallMismatch(ConfigurationError):
-    """Raised on every rank when the ranks of one call passed different arguments."""
+    """Raised when the ranks of one call passed different arguments, or make different calls."""
 
 
 class RepositoryNotFound(ConfigurationError):
@@ -182,16 +195,17 @@ class RankZeroLost(Step37Error):
 
 
 class Terminated(SystemExit):
-    """Raised in the main thread by SIGTERM.
+    """Raised in the main thread by SIGTERM, and by SIGHUP, which ends the command as that does.
 
     A SystemExit, because an asyncio task lets only that and KeyboardInterrupt through.
     """
 
     exit_code: ClassVar[int] = 143
 
-    def __init__(self) -> None:
+    def __init__(self, signal_name: str = "SIGTERM") -> None:
         """Set the exit code with which a shell reports SIGTERM."""
         super().__init__(self.exit_code)
+        self.signal_name = signal_name
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -209,7 +223,7 @@ def message_of(error: BaseException) -> str:
         return "interrupted"
     if isinstance(error, ImportError):
         return f"{error}: {_REPAIR.format(f'the Python {sys.executable}')}"
-    return "ended by SIGTERM" if isinstance(error, Terminated) else str(error)
+    return f"ended by {error.signal_name}" if isinstance(error, Terminated) else str(error)
 
 
 def what_to_do(error: BaseException) -> str:
@@ -221,46 +235,31 @@ def what_to_do(error: BaseException) -> str:
     return error.what_to_do if isinstance(error, Step37Error) else Step37Error.what_to_do
 
 
-@contextlib.contextmanager
-def limits_named() -> Iterator[None]:
-    """Raise `TransientError` with the remedy where a limit of this process's resources is met."""
-    try:
-        yield
-    except MemoryError as error:
-        raise TransientError(
-            "there is not enough memory: raise ulimit -v or the container's memory limit"
-        ) from error
-    except RuntimeError as error:
-        if "can't start new thread" not in str(error):
-            raise
-        raise TransientError(
-            "no further thread can be started: raise ulimit -u or the container's pids limit"
-        ) from error
-
-
 @dataclass(frozen=True)
 class ErrorReport:
-    """An error as other processes read it: class name, message and traceback."""
+    """An error as other processes read it: class name, message, traceback, and the host."""
 
     error: str
     message: str
     traceback: str = ""
+    raised_on: str = ""
 
     @classmethod
-    def of(cls, error: BaseException) -> "ErrorReport":
+    def of(cls, error: BaseException, host: str = "") -> "ErrorReport":
         """Return the report of an error of rank 0, or of any worker.
 
         A signal is reported as `RankZeroLost`: nothing is wrong with the other ranks' call.
         """
         if isinstance(error, Exception):
-            name, message = type(error).__name__, str(error)
+            name, message = type(error).__name__, _text_of(error)[:_LONGEST_TEXT]
         else:
             name, message = RankZeroLost.__name__, f"rank 0 was ended by {_signal_name(error)}"
-        return cls(name, message, "".join(traceback.format_exception(error)))
+        return cls(name, message, "".join(traceback.format_exception(error))[-_LONGEST_TEXT:], host)
 
     def as_json(self) -> dict[str, str]:
         """Return the report as the JSON object that is sent to other processes."""
-        return {"error": self.error, "message": self.message, "traceback": self.traceback}
+        host = {"raised_on": self.raised_on} if self.raised_on else {}
+        return {"error": self.error, "message": self.message, "traceback": self.traceback, **host}
 
     @staticmethod
     def from_json(value: Mapping[str, str]) -> "ErrorReport":
@@ -277,10 +276,22 @@ class ErrorReport:
         if isinstance(known, type) and issubclass(known, Exception):
             # Some take more than a message, UnicodeDecodeError for one
             with contextlib.suppress(TypeError):
-                return known(self.message)
-        return Step37Error(f"{self.error}: {self.message}")
+                error = known(self.message)
+                if self.raised_on and sys.version_info >= (3, 11):  # 3.10 has no notes
+                    error.add_note(f"raised by rank 0, on {self.raised_on}")
+                return error
+        where = f" on {self.raised_on}" if self.raised_on else ""
+        return Step37Error(f"{self.error}{where}: {self.message}")
 
 
 def _signal_name(error: BaseException) -> str:
-    names = {Terminated: "SIGTERM", KeyboardInterrupt: "SIGINT (Ctrl-C)"}
-    return names.get(type(error), type(error).__name__)
+    if isinstance(error, Terminated):
+        return error.signal_name
+    return "SIGINT (Ctrl-C)" if isinstance(error, KeyboardInterrupt) else f"{error!r:.200}"
+
+
+def _text_of(error: Exception) -> str:
+    """Return an error's message; a class of somebody else may fail to make one."""
+    with contextlib.suppress(Exception):
+        return str(error)
+    return "its message can't be read"

@@ -23,6 +23,7 @@ from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.report.progress import how_far
 from step37_flickr8k.settings import call_settings, ignored_by, library_settings
 from step37_flickr8k.settings.meant import path_argument
+from step37_flickr8k.visible import VISIBLE
 
 if TYPE_CHECKING:
     from step37_flickr8k.job import Run
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 log = logging.getLogger("step37_flickr8k")
+# The log goes to the program's handlers
+log.addFilter(VISIBLE)
 
 _REMINDER = 30.0  # s between two warnings about the same wait
 
@@ -228,7 +231,7 @@ def prepare_flickr8k_samples(
     world = (
         World.of_process_group(group.rank, group.size, os.environ)
         if group
-        else World.from_environment(os.environ)
+        else World.from_environment(os.environ, needs_rank=False)
     )
     group = replace(group or Group.alone(), host=world.host)
     run = Run(task, world)

@@ -6,30 +6,31 @@ They become exceptions of its main thread, raised where they break nothing and a
 import signal
 import sys
 import time
-from concurrent.futures import Future, wait
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from step37_flickr8k.errors import Terminated
 
-__all__ = ["awaited", "ignore_sigterm", "raise_signals"]
+__all__ = ["ignore_sigterm", "raise_signals"]
 
-_T = TypeVar("_T")
-_CHECK = 0.5  # s between two checks for a signal
+_TERMINATING = (signal.SIGTERM, signal.SIGHUP)
 _SOON = 0.01  # s until the next attempt
 _LONGEST_IMPORT = 1.5  # s that an import may delay a signal
 
 
 def raise_signals() -> None:
-    """Let SIGTERM raise `Terminated` in the main thread, and Ctrl-C KeyboardInterrupt.
+    """Let SIGTERM and SIGHUP raise `Terminated` in the main thread, Ctrl-C KeyboardInterrupt.
 
-    A Ctrl-C that is ignored stays ignored. Nothing is raised during an import: its locks would stay
-    taken, and threads that import would wait for them for ever. Where an exception is only printed,
-    as in ``__del__`` or in the callback of a weak reference, it is raised once more.
+    A Ctrl-C, or a SIGHUP (``nohup``), that is ignored stays ignored. Nothing is raised during an
+    import: its locks would stay taken, and threads that import would wait for them for ever. Where
+    an exception is only printed, as in ``__del__`` or in the callback of a weak reference, it is
+    raised once more.
     """
     signal.signal(signal.SIGALRM, _endings.again)
     # The kernel doesn't end a container's process 1 that has no handler
     signal.signal(signal.SIGTERM, _endings.take)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _endings.take)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _endings.take)
     sys.unraisablehook = _endings.printed
@@ -37,36 +38,26 @@ def raise_signals() -> None:
 
 def ignore_sigterm() -> None:
     """Keep the outcome from now on: whoever ends the job must not turn it into 143."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in _TERMINATING:
+        signal.signal(number, signal.SIG_IGN)
     _endings.forget()
-
-
-def awaited(future: Future[_T]) -> _T:
-    """Return the result of another thread's work; a signal interrupts the wait.
-
-    The wait ends now and then to check for one: a signal that arrives just before the main thread
-    begins to wait doesn't wake it, nor does one that the kernel delivers to another thread.
-    """
-    while not wait([future], _CHECK).done:
-        pass
-    return future.result()
 
 
 class _Endings:
     """The signal that came; a timer retries, since a handler can't start a thread."""
 
     def __init__(self) -> None:
-        self._ending: type[BaseException] | None = None
+        self._ending: BaseException | None = None
         self._until = 0.0
 
     def take(self, number: int, frame: FrameType | None) -> None:
-        self._ending = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}[
-            signal.Signals(number)
-        ]
+        self._ending = KeyboardInterrupt()
         self._until = time.monotonic() + _LONGEST_IMPORT
-        if number == signal.SIGTERM:
+        if number in _TERMINATING:
+            self._ending = Terminated(signal.Signals(number).name)
             # Schedulers may send it twice: the first one is on its way
-            signal.signal(number, signal.SIG_IGN)
+            for each in _TERMINATING:
+                signal.signal(each, signal.SIG_IGN)
         self._end(frame)
 
     def forget(self) -> None:
@@ -77,7 +68,7 @@ class _Endings:
             self._end(frame)
 
     def printed(self, what: "sys.UnraisableHookArgs") -> None:
-        if self._ending is not None and what.exc_type is self._ending:
+        if self._ending is not None and what.exc_type is type(self._ending):
             signal.setitimer(signal.ITIMER_REAL, _SOON)
         else:
             sys.__unraisablehook__(what)

@@ -218,3 +218,22 @@ def test_one_503_is_really_met(way: str, told: str) -> None:
     # How long it took is told where a busy machine made it long
     row = rf"\| one 503 \| {re.escape(told)}(, after \d+ s)? \|"
     assert re.search(row, done.stdout), done.stdout + done.stderr
+
+
+def test_the_table_of_any_work_names_the_versions_that_it_was_read_from() -> None:
+    """A newer version of a peer must be read again: its cells are claims about its source."""
+    page = (ROOT / "docs/comparison.md").read_text(encoding="utf-8")
+    heading, _, *rows = page.partition("<!-- any work -->\n")[2].partition("<!--")[0].splitlines()
+    pinned = dict(
+        line.split("==")
+        for file in ("constraints.txt", "requirements/compare.txt")
+        for line in (ROOT / file).read_text().replace("_", "-").splitlines()
+        if re.fullmatch(r"[\w-]+==[\w.]+", line)
+    )
+    shown = dict(re.findall(r"\(([\w-]+) ([\w.]+)\)", heading))
+    for name in ("accelerate", "transformers", "lightning-fabric", "torch"):
+        assert shown[name] == pinned[name], name
+    # Fabric and Lightning are released together
+    assert shown["pytorch-lightning"] == pinned["lightning-fabric"]
+    assert len(rows) > 8
+    assert {row.count("|") for row in [heading, *rows]} == {heading.count("|")}

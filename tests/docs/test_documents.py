@@ -41,6 +41,7 @@ ERRORS = {name: value for name, value in vars(errors).items() if hasattr(value, 
 # flags, and names that look like those of our errors, of others
 OTHERS = """
     tar: --format; examples/train.py: --tokenizer; torchrun: --local-addr --standalone
+    accelerate and transformers: PartialState TrainingArguments
     Python, torch and HTTP: RuntimeError DistributedSampler RateLimit
     SLURM: --array --container-env --dependency --exclusive --kill-on-bad-exit
     --kill-on-invalid-dep --no-kill --nodelist --signal --open-mode --requeue --time --wait BatchHost JobRequeue KillOnBadExit WaitTime

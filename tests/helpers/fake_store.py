@@ -15,13 +15,9 @@ class FakeStore:
             self._server.values[key] = value
             self._server.changed.notify_all()
 
-    def get(self, key: str) -> str:
+    def get(self, key: str) -> str | None:
         with self._server.turn():
-            return self._server.values[key]
-
-    def check(self, key: str) -> bool:
-        with self._server.turn():
-            return key in self._server.values
+            return self._server.values.get(key)
 
     def wait(self, key: str, seconds: float) -> bool:
         with self._server.turn():
@@ -33,7 +29,10 @@ class FakeStore:
 
     def add(self, key: str, amount: int) -> int:
         with self._server.turn():
-            total = int(self._server.values.get(key, "0")) + amount
+            try:
+                total = int(self._server.values.get(key, "0")) + amount
+            except ValueError:  # as torch's server does
+                raise ConnectionError("connection was likely closed") from None
             self._server.values[key] = str(total)
             return total
 

@@ -32,9 +32,9 @@ def where_a_picture(does: str, name: str = "3.jpg") -> str:
     return f"""
 import os, time
 examine = job_runner.examine
-def strange(source, name, max_pixels):
+def strange(source, name, *limits):
     if name == {name!r}:
         {does}
-    return examine(source, name, max_pixels)
+    return examine(source, name, *limits)
 job_runner.examine = strange
 """

@@ -73,7 +73,7 @@ def _decode(file: Path, content: bytes, number: int) -> None:
     if number % _THUMBNAILS == 0 and not shown.decode_error:
         # What can be decoded may still not be shown: for one, its palette is broken.
         with contextlib.suppress(Undecodable, ValueError):
-            thumbnail(file, 2900)
+            thumbnail(file, "a", 2900)
 
 
 def main(seed: int, first: int, last: int, directory: Path) -> None:

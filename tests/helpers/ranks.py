@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE = 240.0  # s for whatever must come: starved processors make everything late
+# Open MPI asks for both
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
@@ -134,13 +136,19 @@ class Ranks:
 
     def start_command(self, rank: int, *arguments: str, **environment: str) -> None:
         """Start (or start anew) a rank of the command under plain launcher variables."""
+        self.start_program(rank, command, list(arguments), **environment)
+
+    def start_program(
+        self, rank: int, target: Callable[..., Any], *arguments: Any, **environment: str
+    ) -> None:
+        """Start (or start anew) a rank of any program under plain launcher variables."""
         place = {
             "RANK": str(rank),
             "WORLD_SIZE": str(self.size),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(self.port),
         }
-        self._start(rank, command, self.environment | place | environment, (list(arguments),))
+        self._start(rank, target, self.environment | place | environment, arguments)
 
     def start_all(self, *arguments: str, **environment: str) -> "Ranks":
         for rank in range(self.size):

@@ -1,1 +1,1 @@
-"""Hostile data: what strangers wrote, mutated, made to be large, or made to look like something else."""
+"""Hostile data: what strangers wrote, mutated, made large, or made to look like something else."""

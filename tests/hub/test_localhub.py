@@ -124,6 +124,19 @@ def test_hf_hub_download_gives_the_bytes(
     assert origins == ({"cdn"} if redirect_lfs and name.endswith(".jpg") else {"hub"})
 
 
+def test_a_model_is_served_as_one(directory: Path, tmp_path: Path) -> None:
+    """With the repository type of a model the same clients find it, and no dataset of that name."""
+    with LocalHub(directory, repo_id="team/model", repo_type="model") as hub:
+        api = HfApi(endpoint=hub.endpoint, token=False)
+        assert api.model_info("team/model").sha == hub.commit
+        path = hf_hub_download(
+            "team/model", "train/000.jpg", local_dir=tmp_path / "copy", endpoint=hub.endpoint
+        )
+        assert Path(path).read_bytes() == (directory / "train" / "000.jpg").read_bytes()
+        with pytest.raises(RepositoryNotFoundError):
+            api.dataset_info("team/model")
+
+
 @pytest.mark.parametrize("page_size", [1000, 3, 1])
 def test_tree_lists_every_file_with_its_hash(directory: Path, page_size: int) -> None:
     """The tree, whatever its pages, names each file once, with sha256 for LFS files and git's own hash for others."""
@@ -328,7 +341,7 @@ def test_empty_file(hub: LocalHub, directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/api/datasets/intro/flickr8k/refs", "/api/models/x", "/_localhub/other"]
+    "path", ["/", "/api/datasets/intro/flickr8k/refs", "/api/spaces/x", "/_localhub/other"]
 )
 def test_other_urls_are_not_found(hub: LocalHub, path: str) -> None:
     """What a Hub for one dataset doesn't serve is a 404."""

@@ -634,3 +634,38 @@ def test_a_wait_ends_at_once_where_the_settings_are_wrong(wait: subprocess.Popen
         if "onExitCodes" in rule
     ]
     assert failing == [{"operator": "In", "values": [2]}]
+
+
+def test_ranks_alone_reach_the_store(mine: Callable[[str], list[Value]]) -> None:
+    """The policy lets the Job's own pods in, at the Service's port, and follows the Job's name."""
+    for objects in (build("local"), mine("resources: [../local]\nnamePrefix: vqa-\n")):
+        job = find(objects, "Job")["metadata"]["name"]
+        policy = find(objects, "NetworkPolicy")["spec"]
+        ranks = {"matchLabels": {"batch.kubernetes.io/job-name": job}}
+        assert policy["podSelector"] == ranks
+        (port,) = find(objects, "Service")["spec"]["ports"]
+        assert policy["ingress"] == [
+            {"from": [{"podSelector": ranks}], "ports": [{"port": port["port"]}]}
+        ]
+        ends = [to for rule in policy["egress"] for to in rule.get("to", [])]
+        blocks = [to["ipBlock"] for to in ends if "ipBlock" in to]
+        assert [block["cidr"] for block in blocks] == ["0.0.0.0/0", "::/0"]
+        assert "169.254.0.0/16" in blocks[0]["except"]
+
+
+def test_a_job_secret_goes_with_any_volume(mine: Callable[[str], list[Value]]) -> None:
+    """Its component mounts a Secret, read-only, where the setting says."""
+    objects = mine("resources: [../nfs]\ncomponents: [../../components/job-secret]\n")
+    for each in objects:
+        kubernetes_validate.validate(each, OLDEST, strict=True)
+    (container,) = containers(job := find(objects, "Job"))
+    file = Path(environment(container, objects, job)["STEP37_JOB_SECRET_FILE"])
+    (mount,) = (each for each in container["volumeMounts"] if each["mountPath"] == str(file.parent))
+    assert mount["readOnly"]
+    (volume,) = (each for each in pod_of(job)["volumes"] if each["name"] == mount["name"])
+    assert volume["secret"] == {"secretName": "warmup-job-secret", "defaultMode": 0o444}
+    text = (K8S / "components/job-secret/kustomization.yaml").read_text(encoding="utf-8")
+    assert (
+        f"create secret generic {volume['secret']['secretName']} --from-literal={file.name}="
+        in text
+    )

@@ -17,9 +17,9 @@ import pytest
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.manifest import read_manifest
 from step37_flickr8k.cache.record import read_record
-from step37_flickr8k.cache.verify import digest_of_file
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import captioned, needs_sys_admin, picture, write_rows
+from tests.helpers.digests import digest_of_file
 from tests.helpers.ranks import Ranks
 
 COUNT = 40  # pictures

@@ -21,6 +21,7 @@ from step37_flickr8k import errors, prepare_flickr8k_samples
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import Draw, MakeTmpfs, needs_sys_admin
 from tests.helpers.mounts import bind, enter_namespace, mount_tmpfs
+from tests.helpers.programs import COMMAND, FETCHING, PROGRAMS, Program
 from tests.helpers.ranks import PATIENCE, Ranks, torchrun
 
 pytestmark = pytest.mark.slow
@@ -31,6 +32,18 @@ BRISK = {
     "STEP37_ARRIVAL_TIMEOUT": "1000",
 }
 MakeRanks = Callable[..., Ranks]
+# What both programs survive
+each_program = pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+
+
+def rounds(*, of_command: int, of_fetching: int) -> pytest.MarkDecorator:
+    """Run a test with random moments so often with each program."""
+    return pytest.mark.parametrize(
+        ("program", "round_"),
+        [(COMMAND, number) for number in range(of_command)]
+        + [(FETCHING, number) for number in range(of_fetching)],
+        ids=lambda value: getattr(value, "name", str(value)),
+    )
 
 
 @pytest.fixture
@@ -75,26 +88,26 @@ def assert_right(hub: LocalHub, cache: Path, count: int = 12) -> None:
     )
 
 
-def call_loader(rank: int, arguments: dict[str, Any]) -> int:
-    """Call the loader in a rank of a group, later than the others where told so; give the number of samples."""
-    time.sleep(arguments.get("late", {}).get(rank, 0))
-    own = arguments.get("own", {}).get(rank, {})
-    return len(prepare_flickr8k_samples(**arguments["all"] | own))
+def call_program(_: int, arguments: tuple[str, str]) -> int:
+    """Call a program's function in a rank of a group; give the number of images."""
+    name, cache = arguments
+    (program,) = (each for each in PROGRAMS if each.name == name)
+    return program.call(cache)
 
 
 # --- rank 0 ends ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("round_", range(14))
+@rounds(of_command=14, of_fetching=6)
 def test_rank_zero_ends_at_a_random_moment(
-    hub: LocalHub, cache: Path, ranks: MakeRanks, round_: int
+    hub: LocalHub, cache: Path, ranks: MakeRanks, program: Program, round_: int
 ) -> None:
     """Rank 0 killed, frozen or signalled: the others know it in seconds, download nothing, and the next run completes."""
     chance = random.Random(round_)
     hub.faults.add(Fault.delay(0.15))
     number = (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM)[round_ % 3]
     job = ranks(3, STEP37_RUN_ID=f"run-{round_}", STEP37_CONCURRENCY="2")
-    job.start_all("warmup", "--cache-dir", str(cache), "--log-level", "debug")
+    program.start_all(job, cache)
     for rank in (1, 2):
         # Before that a rank waits for another rank 0, as long as for the first
         job.until_logged(rank, "rank 0 answers")
@@ -106,31 +119,31 @@ def test_rank_zero_ends_at_a_random_moment(
         assert process.exitcode in {0, 76}, job.log(1) + job.log(2)
     assert len({process.exitcode for process in waiters.values()}) == 1
     job.signal(0, signal.SIGCONT)  # the frozen one thaws late: it adopts what stands
-    codes = {signal.SIGKILL: {-9, 0}, signal.SIGTERM: {143, 0}, signal.SIGSTOP: {0, 76}}[number]
-    assert job.wait()[0] in codes, job.log(0)
+    codes = {signal.SIGKILL: -9, signal.SIGTERM: program.terminated, signal.SIGSTOP: 76}
+    assert job.wait()[0] in {0, codes[number]}, job.log(0)
     assert all(times == 1 for times in served(hub).values()), "somebody else downloaded"
-    again = ranks(3, STEP37_RUN_ID=f"run-{round_}").start_all("warmup", "--cache-dir", str(cache))
+    again = program.start_all(ranks(3, STEP37_RUN_ID=f"run-{round_}"), cache)
     assert set(again.wait().values()) == {0}
     assert_right(hub, cache)
 
 
-@pytest.mark.parametrize("round_", range(6))
+@rounds(of_command=6, of_fetching=3)
 def test_a_waiter_ends_at_a_random_moment(
-    hub: LocalHub, cache: Path, ranks: MakeRanks, round_: int
+    hub: LocalHub, cache: Path, ranks: MakeRanks, program: Program, round_: int
 ) -> None:
     """A waiter killed, frozen or signalled never fails the others."""
     chance = random.Random(round_)
-    hub.faults.add(Fault.delay(0.15))
+    hub.faults.add(Fault.delay(program.delay))
     number = (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)[round_ % 3]
     job = ranks(3, STEP37_CONCURRENCY="2", STEP37_VISIBILITY_TIMEOUT="0.1")
-    job.start_all("warmup", "--cache-dir", str(cache))
+    program.start_all(job, cache)
     job.until_logged(2, "global rank 2")
     time.sleep(chance.uniform(0, 1.5))
     job.signal(2, number)
     ended = job.processes.pop(2)
     if number is signal.SIGTERM:
         ended.join(PATIENCE)
-        assert ended.exitcode in {143, 0}
+        assert ended.exitcode in {program.terminated, 0}
     # Rank 0 waits 30 s for a rank that says nothing, and then says who it is
     deadline = time.monotonic() + PATIENCE
     while number is signal.SIGSTOP and job.processes[0].is_alive() and time.monotonic() < deadline:
@@ -140,21 +153,22 @@ def test_a_waiter_ends_at_a_random_moment(
                 os.kill(ended.pid, signal.SIGCONT)
     job.processes[2] = ended
     if number is not signal.SIGSTOP:
-        job.start_command(2, "warmup", "--cache-dir", str(cache))  # as a scheduler would
+        program.start(job, 2, cache)  # as a scheduler would
     codes = job.wait()
     assert codes == {0: 0, 1: 0, 2: 0}, job.log(2)
     assert max(served(hub).values()) == 1
     assert_right(hub, cache)
 
 
+@each_program
 def test_waiters_frozen_past_the_heartbeat_timeout_go_on(
-    hub: LocalHub, cache: Path, ranks: MakeRanks
+    hub: LocalHub, cache: Path, ranks: MakeRanks, program: Program
 ) -> None:
     """Thawed while rank 0 still works, a waiter hears what was said meanwhile, and takes nobody for dead."""
     # Rank 0 still works when they thaw
     hub.faults.add(Fault.status(503, retry_after=3, path="train/0011.jpg"))
     job = ranks(6, STEP37_HEARTBEAT_TIMEOUT="4", STEP37_ATTEMPTS="100")
-    job.start_all("warmup", "--cache-dir", str(cache), "--log-level", "debug")
+    program.start_all(job, cache)
     for rank in range(1, 6):
         job.until_logged(rank, "rank 0 answers")
         job.signal(rank, signal.SIGSTOP)
@@ -167,51 +181,49 @@ def test_waiters_frozen_past_the_heartbeat_timeout_go_on(
     assert set(job.wait().values()) == {0}, job.log(1)
 
 
+@each_program
 @pytest.mark.parametrize("moment", ["before", "during", "after"])
 def test_rank_zero_fails_before_during_and_after_the_download(
-    hub: LocalHub, cache: Path, ranks: MakeRanks, moment: str
+    hub: LocalHub, cache: Path, ranks: MakeRanks, program: Program, moment: str
 ) -> None:
     """Wherever rank 0 fails, every rank ends with its class, message and exit code."""
-    extra = []
-    if moment == "before":
-        extra = ["--caption-key", "caption_9"]
-    elif moment == "during":
+    failure = program.failures[moment]
+    if program is COMMAND and moment == "during":
         hub.faults.add(Fault.corrupt(path="train/0005.jpg"))
-        extra = ["--attempts", "2"]
-    else:
+    if program is COMMAND and moment == "after":
         # The ready record can't be written
         (cache / ".step37-flickr8k" / "train.json").mkdir(parents=True)
-    job = ranks(4).start_all("warmup", "--cache-dir", str(cache), *extra)
-    codes = set(job.wait().values())
-    words = {"before": "CaptionKeyNotFound", "during": "FetchFailed", "after": "FolderNotUsable"}[
-        moment
-    ]
-    assert codes == {75 if moment == "during" else 2}
+    job = program.start_all(ranks(4), cache, *failure.options)
+    assert set(job.wait().values()) == {failure.code}, job.log(0) + job.log(1)
     lines = {
         next(line.partition("ERROR ")[2] for line in job.log(r).splitlines() if "ERROR" in line)
         for r in range(4)
     }
     assert len(lines) == 1
-    assert lines.pop().startswith(words)
+    assert lines.pop().startswith(failure.words)
 
 
 # --- late, lost and replaced ----------------------------------------------------------------------
 
 
+@each_program
 def test_a_download_three_times_longer_than_the_groups_timeout(
-    hub: LocalHub, cache: Path, ranks: MakeRanks
+    hub: LocalHub, cache: Path, ranks: MakeRanks, program: Program
 ) -> None:
     """Work has no time limit: neither the heartbeat's nor the process group's."""
     hub.faults.add(Fault.delay(5.0, path="train/*.jpg"))
-    arguments = {"all": {"cache_dir": str(cache), "sample_count": None}}
-    job = ranks(2, STEP37_CONCURRENCY="3", GROUP_TIMEOUT="6").start_group(call_loader, arguments)
+    job = ranks(2, STEP37_CONCURRENCY="3", GROUP_TIMEOUT="6")
+    job.start_group(call_program, (program.name, str(cache)))
     start = time.monotonic()
     assert job.outcomes() == [12, 12]
     assert time.monotonic() - start > 18
     assert max(served(hub).values()) == 1
 
 
-def test_ranks_that_come_late_or_never(draw: Draw, tmp_path: Path, ranks: MakeRanks) -> None:
+@each_program
+def test_ranks_that_come_late_or_never(
+    draw: Draw, tmp_path: Path, ranks: MakeRanks, program: Program
+) -> None:
     """A rank 0 that is 20 s late is waited for, a waiter that late is served, one that never comes is a warning with its name.
 
     Three jobs side by side, each with a Hub of its own, since each takes its time.
@@ -224,13 +236,8 @@ def test_ranks_that_come_late_or_never(draw: Draw, tmp_path: Path, ranks: MakeRa
         hubs = (one, two, three)
 
         def start(number: int, rank: int) -> None:
-            place = (
-                "--cache-dir",
-                str(tmp_path / f"cache-{number}"),
-                "--endpoint",
-                hubs[number].endpoint,
-            )
-            jobs[number].start_command(rank, "warmup", *place)
+            cache = tmp_path / f"cache-{number}"
+            program.start(jobs[number], rank, cache, HF_ENDPOINT=hubs[number].endpoint)
 
         for number, rank in ((0, 1), (1, 0), (2, 0), (2, 1)):
             start(number, rank)
@@ -256,48 +263,50 @@ def test_a_waiter_started_anew_after_rank_zero_has_gone(
     assert not hub.requests
 
 
+@each_program
 def test_rank_zero_started_anew_is_joined_by_the_same_waiters(
-    hub: LocalHub, cache: Path, ranks: MakeRanks
+    hub: LocalHub, cache: Path, ranks: MakeRanks, program: Program
 ) -> None:
     """Rank 0 killed and started again within the heartbeat timeout: the waiters mend the connection and go on."""
     hub.faults.add(Fault.delay(0.2))
     job = ranks(3, STEP37_HEARTBEAT_TIMEOUT="60", STEP37_CONCURRENCY="2", STEP37_RUN_ID="r")
-    job.start_all("warmup", "--cache-dir", str(cache), "--log-level", "debug")
+    program.start_all(job, cache)
     for rank in (1, 2):
         job.until_logged(rank, "rank 0 answers")
     job.signal(0, signal.SIGKILL)
     job.processes[0].join()
-    job.start_command(0, "warmup", "--cache-dir", str(cache))
+    program.start(job, 0, cache)
     assert job.wait() == {0: 0, 1: 0, 2: 0}, job.log(1)
     assert came_again(hub) <= 3, "only what was in flight when it was killed comes again"
     assert_right(hub, cache)
 
 
+@each_program
 def test_torchrun_restarts_a_job_whose_rank_zero_was_killed(
-    hub: LocalHub, cache: Path, tmp_path: Path
+    hub: LocalHub, cache: Path, tmp_path: Path, program: Program
 ) -> None:
     """With --max-restarts=1 the second attempt succeeds, and what the first one left in the agent's store isn't believed."""
-    hub.faults.add(Fault.delay(0.2))
+    hub.faults.add(Fault.delay(max(0.2, program.delay)))
     script = tmp_path / "rank.py"
     script.write_text(
         "import os, signal, sys, threading\n"
-        "from step37_flickr8k import cli\n"
+        "if os.environ['RANK'] == '0':\n"
+        "    open(sys.argv[1] + '.starts', 'a').write('x')\n"
         "if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' and os.environ['RANK'] == '0':\n"
         "    threading.Timer(5, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()\n"
-        "sys.argv = ['step37-flickr8k', 'warmup', *sys.argv[1:]]\n"
-        "cli.main()\n"
+        f"{program.script}"
     )
     launch = [*torchrun(3), "--max-restarts=1"]
     done = subprocess.run(
-        [*launch, str(script), "--cache-dir", str(cache), "--concurrency", "1"],
-        env=os.environ | BRISK,
+        [*launch, str(script), str(cache)],
+        env=os.environ | BRISK | {"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         check=False,
         text=True,
         timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
-    assert "restart" in done.stderr.lower() or json.loads(done.stdout)["ok"]
+    assert Path(f"{cache}.starts").read_text() == "xx"
     assert came_again(hub) <= 2, "only what was in flight when it was killed comes again"
     assert_right(hub, cache)
 

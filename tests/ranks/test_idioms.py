@@ -1,5 +1,6 @@
 """How training scripts call the library: each idiom works at once, with the default timeouts."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k import prepare_flickr8k_samples
+from step37_flickr8k import prepare_flickr8k_samples, run_on_rank_zero
 from step37_flickr8k.localhub import LocalHub
 from tests.helpers.ranks import Ranks
 
@@ -89,14 +90,35 @@ def timed(rank: int, arguments: tuple[str, str]) -> tuple[list[int], float]:
     return call(rank, cache_dir), time.monotonic() - start
 
 
+def make(cache_dir: str, count: int) -> int:
+    """Make a file that isn't there; note that this rank had to."""
+    directory = Path(cache_dir)
+    directory.mkdir(exist_ok=True)
+    if not (directory / str(count)).exists():
+        (directory / str(count)).touch()
+        with (directory / "made").open("a") as made:
+            made.write(f"{count}\n")
+    return count
+
+
+def any_work(cache_dir: str, count: int = 8) -> int:
+    return int(run_on_rank_zero(functools.partial(make, cache_dir, count), arguments={"n": count}))
+
+
+def timed_any_work(rank: int, arguments: tuple[str, str]) -> tuple[list[int], float]:
+    """Do the same with other work."""
+    globals()["samples"] = any_work
+    return timed(rank, arguments)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Ranks]]:
     """Start a job; its processes end with the test."""
     made: list[Ranks] = []
 
-    def start(size: int, *arguments: Any, **environment: str) -> Ranks:
+    def start(size: int, *arguments: Any, call: Any = timed, **environment: str) -> Ranks:
         made.append(Ranks(size, tmp_path / f"job-{len(made)}"))
-        return made[-1].start_group(timed, arguments, **environment)
+        return made[-1].start_group(call, arguments, **environment)
 
     yield start
     for job in made:
@@ -113,6 +135,18 @@ def test_each_idiom_works_cold_and_warm(
         assert all(set(found) == {8} for found, _ in outcomes), outcomes
         assert max(seconds for _, seconds in outcomes) < AT_ONCE
     assert len(hub.file_requests()) == 9
+
+
+@pytest.mark.parametrize("idiom", IDIOMS, ids=lambda idiom: idiom.__name__)
+def test_each_idiom_works_for_any_work(
+    cache: Path, start: Callable[..., Ranks], idiom: Callable[..., list[int]]
+) -> None:
+    """The same without a dataset: what rank 0 makes is made once, and every rank has the result."""
+    outcomes = start(4, idiom.__name__, str(cache), call=timed_any_work).outcomes()
+    assert all(set(found) == {8} for found, _ in outcomes), outcomes
+    assert max(seconds for _, seconds in outcomes) < AT_ONCE
+    made = (cache / "made").read_text().split()
+    assert made == (["8", "5"] if idiom is twice_on_rank_zero else ["8"])
 
 
 def test_ranks_that_a_library_started_itself_are_those_of_the_group(

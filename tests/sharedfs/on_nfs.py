@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.flushing import flushing
 from step37_flickr8k.errors import FolderFull
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.helpers.ranks import PATIENCE, Ranks
@@ -288,7 +289,7 @@ def test_what_is_not_closed_yet_is_durable_after_a_flush(version: str, place: st
     served = EXPORT / "wide" / place / "cache" / "train"
     directory.make()
     content = os.urandom(300_000)
-    with directory.flushing() as flush, (directory.files / "open").open("wb", buffering=0) as out:
+    with flushing(directory) as flush, (directory.files / "open").open("wb", buffering=0) as out:
         out.write(content)
         # It is in this node's memory: else the flush shows nothing
         assert (served / "open").read_bytes() != content
@@ -301,7 +302,7 @@ def test_a_flush_that_brings_a_full_disk_to_light(version: str, place: str) -> N
     directory = CacheDirectory(seen_from(1, version, "small", place) / "cache", "train")
     directory.make()
     with (  # noqa: PT012
-        directory.flushing() as flush,
+        flushing(directory) as flush,
         pytest.raises(FolderFull),
         directory.writing(directory.files / "big") as out,
     ):

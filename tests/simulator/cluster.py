@@ -338,8 +338,8 @@ def end_of(rank: int, end: Ended | Lost, *, record: bool, now: float) -> End:
 def answered(action: Any, stands: Any) -> tuple[Any, Any]:
     """Return what a request comes to that finds ``stands`` at its key, and what stands after it."""
     match action:
-        case act.Exists():
-            return stands is not None, stands
+        case act.Count():
+            return stands or 0, stands
         case act.Load():
             return stands, stands
         case act.Add(_, amount):

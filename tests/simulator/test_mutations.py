@@ -30,11 +30,13 @@ MUTATIONS: dict[str, tuple[ModuleType, str, str]] = {
     ),
     "a stale nonce is believed": (
         follower,
-        """            if (yield act.Await(keys.answer(number), min(until, self.now + seconds))):
-                break""",
+        """            answer: Answer | None = yield from self._read(
+                keys.answer(number), Answer, min(until, self.now + seconds)
+            )""",
         """            if (yield act.Await(keys.nonce, min(until, self.now + seconds))):
                 self._hear()
-                return Answer((yield act.Load(keys.nonce, str)), 1)""",
+                return Answer((yield act.Load(keys.nonce, str)), 1)
+            answer = None""",
     ),
     "a new leader leaves the old one's followers": (
         leader,
@@ -62,8 +64,8 @@ MUTATIONS: dict[str, tuple[ModuleType, str, str]] = {
     ),
     "the leader waits for reports without an end": (
         leader,
-        "< len(self._expected) and self.now < until:",
-        "< len(self._expected):",
+        "            is_over = self.now >= until\n",
+        "            is_over = False\n",
     ),
     "a follower doesn't wait for the verdict": (
         follower,

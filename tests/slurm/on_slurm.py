@@ -4,8 +4,10 @@
 and nodes. Long ones come first.
 """
 
+import json
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -472,6 +474,41 @@ def test_a_bare_srun_needs_no_address(desk: Desk) -> None:
     done = desk.run("srun", "--nodes=2", "--ntasks-per-node=1", "--exclusive", command, "doctor")
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^ ok +lag +seen within", done.stdout, re.MULTILINE), done.stdout
+
+
+@pytest.mark.parametrize("launcher", ["mpirun.openmpi", "mpiexec.hydra"])
+def test_mpirun_in_an_allocation_downloads_once(hub: LocalHub, desk: Desk, launcher: str) -> None:
+    """Open MPI's and MPICH's ranks have their own ranks on two nodes, cold and warm."""
+    if shutil.which(launcher) is None:
+        pytest.skip(f"no {launcher}: install openmpi-bin and mpich, as tests/slurm/run does")
+    script = desk.directory / "mpirun.sbatch"
+    command = f'{launcher} -np 4 "$VENV/bin/step37-flickr8k" warmup --report $cache.json'
+    script.write_text(
+        "#!/bin/bash\n#SBATCH --output=mpirun-%j.log\n"
+        f"for cache in cold warm; do {command} || exit; done\n",
+        encoding="utf-8",
+    )
+    job = desk.submit(script).completed()
+    for cache in ("cold", "warm"):
+        report = json.loads((desk.directory / f"{cache}.json").read_text(encoding="utf-8"))
+        is_warm = cache == "warm"
+        assert (report["warm"], report["files"]) == (is_warm, 0 if is_warm else COUNT)
+        hosts = [report["ranks"][str(rank)]["host"] for rank in range(4)]
+        assert hosts == [job.nodes[0], job.nodes[0], job.nodes[1], job.nodes[1]]
+        assert (report["world_size"], report["run"]) == (4, f"slurm-{job.id}")
+    assert fetched(hub) == Counter(ALL)
+    assert_whole(hub, desk)
+
+
+def test_a_rank_in_the_submitters_shell_is_refused(hub: LocalHub, desk: Desk) -> None:
+    """With it every rank would download; each of them names what contradicts it instead."""
+    job = desk.warmup(RANK="0", WORLD_SIZE="1").wait()
+    assert (job.state, job.shown()["ExitCode"], job.restarts) == ("FAILED", "2:0", 0)
+    assert_all_said(job, 4, 2)
+    for rank in range(4):
+        contradicts = f"RANK=0 of WORLD_SIZE=1 contradicts SLURM_PROCID={rank} of SLURM_STEP_NUM"
+        assert contradicts in job.said(rank)
+    assert hub.requests == ()
 
 
 def test_a_hub_that_answers_429_and_503_costs_retries_alone(hub: LocalHub, desk: Desk) -> None:

@@ -225,7 +225,7 @@ class Job:
         return {
             int(rank): int(code)
             for rank, code in re.findall(
-                r"^ *(\d+): ended with (\d+)$", self.said(None, restart), re.MULTILINE
+                r"^ *(\d+): ended with (\d+) [0-9a-f]{64}$", self.said(None, restart), re.MULTILINE
             )
         }
 

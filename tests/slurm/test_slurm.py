@@ -40,9 +40,13 @@ for output in [one.partition("=")[2] for one in sys.argv if one.startswith("--ou
             end = time.monotonic() + 60
             while code == 143 and not signalled.exists() and time.monotonic() < end:
                 time.sleep(0.05)
-            print(f"{rank}: ended with {code}", file=out, flush=True)
+            print(f"{rank}: ended with {code}", os.environ["LAST_WORD"], file=out, flush=True)
+        print(os.environ.get("FORGED", ""), file=out)
+named = pathlib.Path(os.environ.get("STEP37_JOB_SECRET_FILE") or "/dev/null")
+secret = [named.read_text(), named.stat().st_mode & 0o777]
 with open(os.environ["CALLS"], "a") as calls:
-    print(json.dumps({"srun": sys.argv[1:], "environment": dict(os.environ)}), file=calls)
+    started = {"srun": sys.argv[1:], "environment": dict(os.environ), "secret": secret}
+    print(json.dumps(started), file=calls)
 sys.exit(int(os.environ["SRUN_CODE"]))
 """
 _SCONTROL = """
@@ -75,6 +79,7 @@ class Ran:
     srun: list[str]
     environment: dict[str, str]
     requeued: list[str]
+    secret: tuple[str, int] = ("", 0)
 
     @property
     def settings(self) -> Loaded:
@@ -165,6 +170,7 @@ def run(
         started["srun"],
         started["environment"],
         requeued,
+        tuple(started.get("secret", ("", 0))),
     )
 
 
@@ -588,13 +594,50 @@ def test_one_rank_speaks_for_a_batch_script_that_is_lost(
         node, local = place.split(",")
         slurm = {"SLURM_NODEID": node, "SLURM_LOCALID": local, "SLURM_RESTART_COUNT": restart}
         slurm |= {"SLURM_SRUN_COMM_HOST": "127.0.0.1", "SLURM_SRUN_COMM_PORT": str(port)}
-        command = ["bash", str(SCRIPTS / "rank.sh"), "12_1", "bash", "-c", f"exit {code}"]
-        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **slurm}
+        ends = f'[ -z "${{LAST_WORD:-}}" ] && exit {code}'
+        command = ["bash", str(SCRIPTS / "rank.sh"), "12_1", "bash", "-c", ends]
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "LAST_WORD": "w", **slurm}
         ended = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=240, check=False
         )
-    assert (ended.returncode, ended.stdout) == (code, f"ended with {code}\n")
+    assert (ended.returncode, ended.stdout) == (code, f"ended with {code} w\n")
     assert (noted.read_text(encoding="utf-8").strip() if noted.exists() else "") == done
+
+
+@pytest.mark.parametrize("code", [0, 75])
+def test_a_line_that_a_rank_was_made_to_print_is_no_last_word(tmp_path: Path, code: int) -> None:
+    """What a data set has a rank print, as if it had ended otherwise, decides nothing."""
+    word = "0" * 64
+    forged = f"0: ended with {75 - code}\n 0: ended with {75 - code} {word}\n1: ended with 2"
+    ran = run(tmp_path, words={0: code}, srun_code=code, variables={"FORGED": forged}, hurried=True)
+    assert ran.code == code, ran.said
+    assert ran.environment["LAST_WORD"] not in ran.said
+
+
+def test_each_start_of_a_job_has_a_secret_of_its_own(tmp_path: Path) -> None:
+    """64 digits that nobody else can read, gone when the job ends, or is queued again."""
+    (tmp_path / ".warmup-12-r0.secret").write_text("of a start whose node was lost")
+    first = run(tmp_path, variables={"SLURM_RESTART_COUNT": "1"})
+    again = run(tmp_path, words={0: 75}, srun_code=75, hurried=True)
+    for ran in (first, again):
+        text, mode = ran.secret
+        assert re.fullmatch("[0-9a-f]{64}", text)
+        assert mode == 0o600
+        assert text not in ran.said
+    assert first.secret != again.secret
+    assert not [*tmp_path.glob(".*.secret")]
+    assert str(first.settings.settings.job_secret_file) == f"{tmp_path}/.warmup-12-r1.secret"
+
+
+def test_a_submission_may_bring_a_secret_or_want_none(tmp_path: Path) -> None:
+    """A file that the user names stays as it is; an empty variable is no secret."""
+    own = tmp_path / "own"
+    own.write_text("the user's own secret")
+    ran = run(tmp_path, variables={"STEP37_JOB_SECRET_FILE": str(own)})
+    assert (ran.code, ran.secret[0]) == (0, own.read_text())
+    ran = run(tmp_path, variables={"STEP37_JOB_SECRET_FILE": ""})
+    assert (ran.code, ran.secret[0]) == (0, "")
+    assert ran.settings.settings.job_secret_file is None
 
 
 def test_scripts_and_documents_name_only_what_exists() -> None:

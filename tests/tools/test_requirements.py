@@ -92,3 +92,21 @@ def test_every_file_of_the_image_but_torch_is_pinned_by_hash() -> None:
         lines = [line for line in text.splitlines() if line and not line.startswith("#")]
         assert lines
         assert all("--hash=sha256:" in line for line in lines), file
+
+
+@pytest.mark.parametrize("name", ["build", "dist", "image", "lint"])
+def test_what_is_installed_for_the_image_and_its_checks_is_known_by_hash(name: str) -> None:
+    """Each version has its hashes, and is installed with ``--require-hashes``."""
+    text = (ROOT / f"requirements/{name}.txt").read_text(encoding="utf-8")
+    pinned = [line for line in text.splitlines() if "==" in line and not line.startswith("#")]
+    assert pinned
+    assert all(line.endswith("\\") for line in pinned)
+    assert text.count("--hash=sha256:") >= len(pinned)
+    users = [
+        line
+        for file in ("Makefile", "Dockerfile")
+        for line in (ROOT / file).read_text(encoding="utf-8").splitlines()
+        if f"/{name}.txt" in line and " install " in line
+    ]
+    assert users
+    assert all("--require-hashes" in line for line in users)

@@ -367,6 +367,15 @@ def test_without_a_group_this_is_rank_zero_and_the_barrier_is_a_no_op() -> None:
     flickr8k_loader._maybe_barrier()
 
 
+def test_a_call_before_fabric_has_initialized_its_group_works(
+    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that Fabric started runs the script from its top, with LOCAL_RANK and no RANK."""
+    for name, value in {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "NODE_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert prepare_flickr8k_samples(cache_dir=str(cache)) == expected(hub.directory, cache, 8)
+
+
 def test_an_old_error_of_the_file_system_is_not_this_runs(
     hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

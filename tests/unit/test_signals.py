@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 
 BEGIN = "import sys, time; from step37_flickr8k.signals import raise_signals; raise_signals(); sys.path[:0] = ['.']\n"
-CODES = {signal.SIGTERM: 143, signal.SIGINT: -signal.SIGINT}
+# Under nohup SIGHUP is ignored, and stays so
+HEARD = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+CODES = {signal.SIGTERM: 143, signal.SIGHUP: 143, signal.SIGINT: -signal.SIGINT}
 SIGNALS = pytest.mark.parametrize("number", CODES)
 
 
-def ended(code: str, number: signal.Signals, place: Path) -> tuple[int, str]:
+def ended(
+    code: str, number: signal.Signals, place: Path, begin: str = HEARD + BEGIN
+) -> tuple[int, str]:
     """Run code, send it a signal as soon as it prints something; gives the exit code and what else it printed."""
-    command = [sys.executable, "-c", BEGIN + code]
+    command = [sys.executable, "-c", begin + code]
     with subprocess.Popen(
         command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
@@ -83,14 +87,14 @@ async def main():
 run_in_loop(main)
 """
     with subprocess.Popen(
-        [sys.executable, "-c", BEGIN + code], cwd=tmp_path, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", HEARD + BEGIN + code], cwd=tmp_path, stderr=subprocess.DEVNULL
     ) as process:
         assert process.wait(120) == CODES[number]
 
 
-def test_ignored_it_stays_ignored(tmp_path: Path) -> None:
-    """A job in the background of a shell script doesn't hear its terminal's Ctrl-C."""
-    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); raise_signals()\n"
-    assert ended(
-        code + "print('here', flush=True)\ntime.sleep(0.5)\nprint('on')", signal.SIGINT, tmp_path
-    ) == (0, "on\n")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ignored_it_stays_ignored(number: signal.Signals, tmp_path: Path) -> None:
+    """A job in the background ignores its terminal's Ctrl-C, one of nohup its end."""
+    begin = f"import signal; signal.signal({int(number)}, signal.SIG_IGN); "
+    code = begin + BEGIN + "print('here', flush=True)\ntime.sleep(0.5)\nprint('on')"
+    assert ended(code, number, tmp_path, begin="") == (0, "on\n")

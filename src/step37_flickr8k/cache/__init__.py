@@ -6,13 +6,16 @@ The directory itself:
 
 - `directory`: `CacheDirectory` publishes by rename, reads and writes the cache's own files, deletes
   what dead runs left unfinished.
+- `tree`, `descriptors`: how all files are reached, by descriptors and never through a link.
+- `flushing`: makes all files durable at once.
 - `exclusive`: creates a file that only one process gets, by a hard link or without.
-- `writing`: writes files with plain system calls: new, in place, durably.
+- `writing`: writes to open files with plain system calls: whole, in place, durably.
 - `making`: makes directories, never through a link.
 - `folding`: refuses names that the file system takes for one.
 - `unfinished`: temporary files that dead runs and doctors have left.
 - `scan`: lists directories, on NFS too.
 - `remedies`: turns the file system's errors into what the user can do.
+- `outputs`: reports and pages, which aren't of the cache but renamed, too.
 - `memory`: temporary files in memory, for a plan.
 - `preflight`: the checks before the first byte: is it writable, is there enough space.
 - `capabilities`: what the file system can't do, for `doctor`.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.scan import nearest
-from step37_flickr8k.cache.writing import forget, open_new, overwrite, write_new
+from step37_flickr8k.cache.tree import Tree
 
 __all__ = ["TRIED", "Lack", "distinguishes", "try_capabilities"]
 
@@ -30,8 +30,15 @@ class Lack:
     needed: bool = False
 
 
-# Makes a new name with an ending of its own
-_Names = Callable[[str], Path]
+@dataclass(frozen=True)
+class _Names:
+    """Makes new names, each with an ending of its own, for files of ``tree``."""
+
+    tree: Tree
+    make: Callable[[str], Path]
+
+    def __call__(self, end: str) -> Path:
+        return self.make(end)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class _Trial:
 
 def try_capabilities(directory: CacheDirectory) -> Iterator[Lack]:
     """Yield what the file system of a cache directory, or of its nearest parent, can't do."""
-    parent, made = nearest(directory.home), list[Path]()
+    parent, made, tree = nearest(directory.home), list[Path](), directory.tree
 
     def name(end: str) -> Path:
         path = directory.temporary(parent)
@@ -55,14 +62,14 @@ def try_capabilities(directory: CacheDirectory) -> Iterator[Lack]:
 
     for trial in _TRIALS:
         try:
-            how = trial.attempt(name)
+            how = trial.attempt(_Names(tree, name))
         except OSError as error:
             how = error.strerror or str(error)
         except UnicodeEncodeError as error:
             how = f"this process writes names in {error.encoding}"
         finally:
             while made:
-                forget(made.pop())
+                tree.forget(made.pop())
         if how:
             yield Lack(trial.what, how, trial.without, trial.needed)
 
@@ -75,25 +82,25 @@ def distinguishes(directory: CacheDirectory, one: str, other: str) -> bool:
     path = directory.temporary()
     path = path.with_name(path.name + one)
     try:
-        return not _distinguish(one, other)(lambda _: path)
+        return not _distinguish(one, other)(_Names(directory.tree, lambda _: path))
     except (OSError, UnicodeEncodeError):
         return True
     finally:
-        forget(path)
+        directory.tree.forget(path)
 
 
 def _link(name: _Names) -> str:
     first, second = name(""), name("")
-    write_new(first, b"1", durably=False)
-    os.link(first, second)
-    return "" if second.read_bytes() == b"1" else "the link shows other bytes"
+    name.tree.write_new(first, b"1", durably=False)
+    name.tree.link(first, second)
+    return "" if name.tree.read(second) == b"1" else "the link shows other bytes"
 
 
 def _create_exclusively(name: _Names) -> str:
     path = name("")
-    os.close(open_new(path))
+    os.close(name.tree.create(path))
     try:
-        os.close(open_new(path))
+        os.close(name.tree.create(path))
     except FileExistsError:
         return ""
     return "a name can be created twice"
@@ -101,22 +108,22 @@ def _create_exclusively(name: _Names) -> str:
 
 def _overwrite(name: _Names) -> str:
     path = name("")
-    write_new(path, b"before", durably=False)
-    overwrite(path, b"after")
-    return "" if path.read_bytes() == b"after" else "the old bytes stay"
+    name.tree.write_new(path, b"before", durably=False)
+    name.tree.overwrite(path, b"after")
+    return "" if name.tree.read(path) == b"after" else "the old bytes stay"
 
 
 def _replace(name: _Names) -> str:
     first, second = name(""), name("")
-    write_new(first, b"new", durably=False)
-    write_new(second, b"old", durably=False)
-    first.replace(second)
-    return "" if second.read_bytes() == b"new" else "the old bytes stay"
+    name.tree.write_new(first, b"new", durably=False)
+    name.tree.write_new(second, b"old", durably=False)
+    name.tree.rename(first, second)
+    return "" if name.tree.read(second) == b"new" else "the old bytes stay"
 
 
 def _sync(name: _Names) -> str:
     path = name("")
-    descriptor = open_new(path)
+    descriptor = name.tree.create(path)
     try:
         os.fsync(descriptor)
     finally:
@@ -126,26 +133,26 @@ def _sync(name: _Names) -> str:
 
 def _keep_times(name: _Names) -> str:
     first, second = name(""), name("")
-    write_new(first, b"1", durably=False)
-    before = first.stat().st_mtime_ns
-    first.replace(second)
-    return "" if second.stat().st_mtime_ns == before else "a rename changes it"
+    name.tree.write_new(first, b"1", durably=False)
+    before = name.tree.rename(first, second).st_mtime_ns
+    return "" if name.tree.status(second).st_mtime_ns == before else "a rename changes it"
 
 
 def _distinguish_times(name: _Names) -> str:
     first, second = name(""), name("")
-    write_new(first, b"1", durably=False)
+    name.tree.write_new(first, b"1", durably=False)
     time.sleep(_PAUSE)
-    write_new(second, b"1", durably=False)
-    same = first.stat().st_mtime_ns == second.stat().st_mtime_ns
+    name.tree.write_new(second, b"1", durably=False)
+    same = name.tree.status(first).st_mtime_ns == name.tree.status(second).st_mtime_ns
     return f"two writes {_PAUSE * 1000:.0f} ms apart have one time" if same else ""
 
 
 def _name_ending(end: str) -> Callable[[_Names], str]:
     def attempt(name: _Names) -> str:
         path = name(end)
-        os.close(open_new(path))
-        return "" if path.name in os.listdir(path.parent) else "it is listed under another name"
+        os.close(name.tree.create(path))
+        listed = name.tree.names(path.parent)
+        return "" if path.name in listed else "it is listed under another name"
 
     return attempt
 
@@ -158,9 +165,9 @@ def _long_name(name: _Names) -> str:
 def _distinguish(one: str, other: str) -> Callable[[_Names], str]:
     def attempt(name: _Names) -> str:
         path = name(one)
-        os.close(open_new(path))
+        os.close(name.tree.create(path))
         alias = path.with_name(path.name.removesuffix(one) + other)
-        return "one is the other" if alias.exists() else ""
+        return "one is the other" if name.tree.exists(alias) else ""
 
     return attempt
 

@@ -7,72 +7,79 @@ that other users' jobs can read the cache.
 
 import contextlib
 import errno
+import logging
 import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
+from step37_flickr8k.cache.descriptors import Descriptor
 from step37_flickr8k.cache.exclusive import create_exclusively
-from step37_flickr8k.cache.linux import sync_file_system
-from step37_flickr8k.cache.making import make_directories, parents_of, refuse_link
-from step37_flickr8k.cache.remedies import not_encodable, with_remedy
+from step37_flickr8k.cache.making import make_directories, make_root, parents_of
+from step37_flickr8k.cache.remedies import HOME, remedies
 from step37_flickr8k.cache.scan import Entry, entries_below, files_below, names_in
+from step37_flickr8k.cache.tree import NotAFile, Tree
 from step37_flickr8k.cache.unfinished import TEMPORARY, unfinished
-from step37_flickr8k.cache.writing import forget, open_new, overwrite, sync_directory, write_new
 from step37_flickr8k.dataset.names import ABOVE, METADATA, is_above, is_table, why_not_plain
-from step37_flickr8k.errors import InvalidMetadata
+from step37_flickr8k.errors import FolderNotUsable, InvalidMetadata
 
 __all__ = ["CacheDirectory"]
 
-HOME = ".step37-flickr8k"
+log = logging.getLogger("step37_flickr8k")
+
 _ATTEMPTS = 10  # a file whose temporary name is swept away as often is nobody's sweep
 
 
 class CacheDirectory:
-    """``root/<split>`` holds the files, ``root/.step37-flickr8k`` the cache's own files."""
+    """``root/<split>`` holds the files, ``root/.step37-flickr8k`` the cache's own files.
 
-    def __init__(self, root: Path, split: str) -> None:
-        """Name the directory; nothing on disk is touched."""
-        self.root = root
+    Paths are names here. What they name is reached through ``tree``, by descriptors.
+    """
+
+    def __init__(self, root: Path, split: str, given: Mapping[str, int] | None = None) -> None:
+        """Name the directory; a worker is ``given`` the `descriptors` of who started it."""
+        self.root = root = root.absolute()
+        self.tree = Tree(root, given)
         self.split = split
         self.files = root / split
         self.home = root / HOME
         self._nonce = secrets.token_hex(4)
         self._numbers = iter(range(1 << 62))
 
-    @contextlib.contextmanager
-    def errors(self) -> Iterator[None]:
+    def errors(self) -> AbstractContextManager[None]:
         """Turn an OSError into an error that names the remedy; FileExistsError passes unchanged."""
-        try:
-            yield
-        except FileExistsError:
-            raise
-        except UnicodeEncodeError as error:
-            raise not_encodable(error) from error
-        except OSError as error:
-            path = Path(error.filename or self.root)
-            if error.errno == errno.EISDIR and error.filename2:
-                path = Path(error.filename2)  # the rename's target is what is a directory
-            # The name of a temporary file says nothing to the user
-            elif path.name.startswith(TEMPORARY) and path.name != HOME:
-                path = path.parent
-            raise with_remedy(error, path) from error
+        return remedies(self.root)
 
     def make(self) -> None:
-        """Create the directories.
+        """Create the directories, which then have to stay the same.
 
         Only the downloader calls this: many ranks creating them at once can fail on Lustre.
         """
         with self.errors():
-            make_directories(self.files, self.home)
+            self.tree.directories.forget()
+            make_root(self.root)
+            make_directories(self.tree, (self.files, self.home))
+        self.hold()
 
-    def refuse_links(self) -> None:
-        """Raise `FolderNotUsable` if either directory is a symbolic link."""
-        refuse_link(self.files)
-        refuse_link(self.home)
+    def hold(self) -> None:
+        """Have the directories stay the same from now on, for whoever writes into them.
+
+        Raises `FolderNotUsable` if one is a link; if one is replaced later, others do.
+        """
+        with self.errors():
+            self.tree.directories.hold(*map(str, (self.root, self.files, self.home)))
+
+    def descriptors(self) -> dict[str, Descriptor]:
+        """Return the open directories that a worker needs, by path."""
+        found: dict[str, Descriptor] = {}
+        with contextlib.suppress(OSError, FolderNotUsable):
+            for path in map(str, (self.root, self.files)):
+                found[path] = self.tree.directories.at(path)
+        return found
 
     # --- the split's files ---
 
@@ -82,24 +89,24 @@ class CacheDirectory:
         One scandir for each directory and no stat: its cost doesn't grow with the number of ranks.
         """
         with self.errors():
-            return {name for name, entry in files_below(self.files) if entry.name[0] != "."}
+            found = files_below(self.tree, self.files)
+            return {name for name, entry in found if entry.name[0] != "."}
 
     def scan(self, table: str = METADATA) -> dict[str, Entry]:
         """Return the split's files, as `names` does, and the table if it is above them."""
         with self.errors():
             found = {
                 name: entry
-                for name, entry in entries_below(self.files)
+                for name, entry in entries_below(self.tree, self.files)
                 if not name.rpartition("/")[2].startswith(".")
             }
-        if is_above(table) and (entry := self.entry(table)):
-            found[table] = entry
-        return found
+        entry = self.entry(table) if is_above(table) else None
+        return found | {table: entry} if entry else found
 
     def entry(self, name: str) -> Entry | None:
         """Return one of the split's files, as a scan would show it; None if it isn't there."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            status = self.path(name).lstat()
+            status = self.tree.status(self.path(name))
             if stat.S_ISREG(status.st_mode):
                 return Entry(status.st_size, status.st_mtime_ns)
         return None
@@ -112,7 +119,7 @@ class CacheDirectory:
         """Create the subdirectories in which these files lie; only the downloader calls this."""
         with self.errors():
             parents = parents_of(name for name in names if not is_above(name))
-            make_directories(*map(self.files.joinpath, parents))
+            make_directories(self.tree, map(self.files.joinpath, parents))
 
     def publish(self, temporary: Path, name: str) -> Entry:
         """Rename a verified file to its final name, and return what a scan will show.
@@ -124,33 +131,10 @@ class CacheDirectory:
                 f"{name[:200]!r} is not the name of a file of {self.split}: {why}"
             )
         with self.errors():
-            # This runs once for each file, so pathlib's overhead would count
-            status = os.stat(temporary)  # noqa: PTH116
-            os.replace(temporary, f"{self.files}/{name}")  # noqa: PTH105
-            return Entry(status.st_size, status.st_mtime_ns)
-
-    @contextlib.contextmanager
-    def flushing(self) -> Iterator[Callable[[], None]]:
-        """Yield a function that makes all files written since then durable.
-
-        It is one syncfs instead of an fsync for each file. syncfs reports what failed since its
-        directory was opened, so the directory is opened first. It also reports once what failed
-        earlier and was never reported, after a run on a full NFS export for example; that is
-        ignored. NFS and Lustre report their errors at close, too.
-        """
-        with self.errors():
-            descriptor = os.open(self.files, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):
-            sync_file_system(descriptor)
-
-        def flush() -> None:
-            with self.errors():
-                sync_file_system(descriptor)
-
-        try:
-            yield flush
-        finally:
-            os.close(descriptor)
+            # Once for each file, so pathlib's overhead would count
+            target = self.path(name) if is_above(name) else f"{self.files}/{name}"
+            status = self.tree.rename(temporary, target)
+        return Entry(status.st_size, status.st_mtime_ns)
 
     # --- temporary files ---
 
@@ -170,7 +154,7 @@ class CacheDirectory:
 
         Errors of close are raised, too: NFS reports a full disk only there.
         """
-        with self.errors(), os.fdopen(open_new(temporary), "wb") as file:
+        with self.errors(), os.fdopen(self.tree.create(temporary), "wb") as file:
             yield file
 
     def put(
@@ -178,12 +162,18 @@ class CacheDirectory:
     ) -> None:
         """Write a whole temporary file; errors of close are raised, too."""
         with self.errors():
-            write_new(temporary, content, durably=durably)
+            self.tree.write_new(temporary, content, durably=durably)
+
+    @contextlib.contextmanager
+    def open(self, path: Path, most: int | None = None) -> Iterator[BinaryIO]:
+        """Open a file for reading, of at most ``most`` bytes; never a link, a device or a FIFO."""
+        with self.errors(), self.tree.open(path, most) as file:
+            yield file
 
     def discard(self, path: Path) -> None:
         """Delete a file if it is there."""
-        with self.errors():
-            path.unlink(missing_ok=True)
+        with self.errors(), contextlib.suppress(FileNotFoundError):
+            self.tree.unlink(path)
 
     def sweep(self) -> int:
         """Delete what dead downloaders of this split left unfinished; returns how many files.
@@ -191,7 +181,7 @@ class CacheDirectory:
         Only the holder of the lease may call this.
         """
         with self.errors():
-            found = [*self._unfinished(), *unfinished(self.home, self.split)]
+            found = [*self._unfinished(), *unfinished(self.tree, self.home, self.split)]
         orphans = [path for path in found if self._nonce not in path.name]
         for path in orphans:
             self.discard(path)
@@ -206,8 +196,9 @@ class CacheDirectory:
                 self.discard(path)
 
     def _unfinished(self) -> list[Path]:
+        found = unfinished(self.tree, self.files, self.split, below=True)
         # A table may be above the split's directory
-        return unfinished(self.files, self.split, below=True) + unfinished(self.root, self.split)
+        return [*found, *unfinished(self.tree, self.root, self.split)]
 
     # --- the cache's own files ---
 
@@ -219,22 +210,26 @@ class CacheDirectory:
         first; and its parents if it is missing.
         """
         with self.errors():
-            return names_in(self.home) if HOME in names_in(self.root) else set()
+            self.tree.directories.forget()
+            self.tree.directories.confirm()
+            if HOME not in names_in(self.tree, self.root):
+                return set()
+            with contextlib.suppress(FileNotFoundError):
+                return set(self.tree.names(self.home))
+        return set()
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, most: int) -> bytes | None:
         """Return the bytes of one of the cache's own files; None if it isn't there.
 
-        Opens it each time: a descriptor that is kept open shows old bytes on NFS.
+        What is no file, or larger than ``most`` bytes, counts as missing, with a warning. It is
+        opened each time: a descriptor that is kept open shows old bytes on NFS.
         """
         path = self.home / name
         with self.errors(), contextlib.suppress(FileNotFoundError):
             try:
-                return path.read_bytes()
-            except OSError as error:
-                # It was replaced, or deleted, while it was read
-                if error.errno != errno.ESTALE:
-                    raise
-            return path.read_bytes()
+                return self.tree.read(path, most)
+            except NotAFile as error:
+                log.warning("%s can't be read (%s): treated as missing", path, error.strerror)
         return None
 
     def written_at(self, name: str) -> float:
@@ -243,7 +238,7 @@ class CacheDirectory:
         It is the time that this node sees, or now if the file has just been replaced.
         """
         with self.errors(), contextlib.suppress(FileNotFoundError):
-            return (self.home / name).stat().st_mtime
+            return self.tree.status(self.home / name).st_mtime
         return time.time()
 
     def age(self, name: str) -> float:
@@ -254,28 +249,35 @@ class CacheDirectory:
         probe = self.temporary(self.home)
         try:
             with self.writing(probe) as file:
-                return os.fstat(file.fileno()).st_mtime - (self.home / name).stat().st_mtime
+                now = os.fstat(file.fileno()).st_mtime
+                return now - self.tree.status(self.home / name).st_mtime
         finally:
-            forget(probe)
+            self.tree.forget(probe)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write one of the cache's own files: whole and flushed before it gets its name."""
+        """Write one of the cache's own files: whole and flushed before it gets its name.
+
+        Nothing is written once a directory of the cache was moved or replaced.
+        """
+        with self.errors():
+            self.tree.directories.confirm(everything=True)
         temporary = self.temporary(self.home)
         try:
             self.put(temporary, content, durably=True)
             with self.errors():
-                temporary.replace(self.home / name)
-                sync_directory(self.home)
+                self.tree.rename(temporary, self.home / name)
+                self.tree.sync(self.home)
         finally:
-            forget(temporary)
+            self.tree.forget(temporary)
 
     def create(self, name: str, content: bytes) -> bool:
         """Create one of the cache's own files; returns False if the name is taken."""
         swept = 0
         with self.errors():
             while True:
+                temporary = self.temporary(self.home)
                 try:
-                    return create_exclusively(self.home / name, content, self.temporary(self.home))
+                    return create_exclusively(self.tree, self.home / name, content, temporary)
                 except OSError as error:
                     # The holder of the lease may have swept the temporary file away meanwhile
                     swept += 1
@@ -288,10 +290,10 @@ class CacheDirectory:
         A reader may see old and new bytes mixed meanwhile.
         """
         with self.errors():
-            overwrite(self.home / name, content)
+            self.tree.overwrite(self.home / name, content)
 
     def delete(self, name: str) -> None:
         """Delete one of the cache's own files, durably before anything that follows."""
         self.discard(self.home / name)
         with self.errors():
-            sync_directory(self.home)
+            self.tree.sync(self.home)

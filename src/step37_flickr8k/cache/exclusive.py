@@ -2,10 +2,10 @@
 
 import contextlib
 import errno
-import os
 from pathlib import Path
 
-from step37_flickr8k.cache.writing import fill, forget, open_new, write_new
+from step37_flickr8k.cache.tree import Tree
+from step37_flickr8k.cache.writing import fill
 
 __all__ = ["NO_LINKS", "create_exclusively"]
 
@@ -24,7 +24,7 @@ NO_LINKS = {
 }
 
 
-def create_exclusively(path: Path, content: bytes, temporary: Path) -> bool:
+def create_exclusively(tree: Tree, path: Path, content: bytes, temporary: Path) -> bool:
     """Create a file with this content; return False if the name is taken.
 
     A link to a complete ``temporary`` is atomic on every NFS version and never shows an empty file.
@@ -32,30 +32,30 @@ def create_exclusively(path: Path, content: bytes, temporary: Path) -> bool:
     or half written, for ever if its writer was killed then.
     """
     try:
-        write_new(temporary, content, durably=True)
+        tree.write_new(temporary, content, durably=True)
         try:
-            os.link(temporary, path)
+            tree.link(temporary, path)
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
-            return _create(path, content)
+            return _create(tree, path, content)
     except FileExistsError:
         return False
     finally:
-        forget(temporary)
+        tree.forget(temporary)
     return True
 
 
-def _create(path: Path, content: bytes) -> bool:
-    descriptor = open_new(path)
+def _create(tree: Tree, path: Path, content: bytes) -> bool:
+    descriptor = tree.create(path)
     try:
         fill(descriptor, content, durably=True)
     except OSError:
         # A full disk: the file is this process's own, and nobody else is to wait for it
-        forget(path)
+        tree.forget(path)
         raise
     # Where a file only appears when it is closed, as in an object store, two nodes may both have
     # created it. The one whose bytes are there has it.
     with contextlib.suppress(FileNotFoundError):
-        return path.read_bytes() == content
+        return tree.read(path, len(content) + 1) == content
     return False

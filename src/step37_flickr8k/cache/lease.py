@@ -3,12 +3,14 @@
 It saves work; correctness is the renames' alone. ``.step37-flickr8k/<split>.lease.<n>`` is
 generation n, and the highest one counts. Generation n+1 is taken by an exclusive create, and only
 after generation n has ended, or after its bytes have not changed for ``timeout`` by the taker's own
-monotonic clock, or at once where its holder was a process of this machine that no longer exists. No
-clock of another node is trusted, and no file lock.
+monotonic clock, or at once where its holder was a process of this machine that no longer exists.
+The same rank of the same run takes it sooner, but not from a living holder. No clock of another
+node is trusted, and no file lock.
 """
 
 import contextlib
 import logging
+import re
 import secrets
 import threading
 import time
@@ -18,9 +20,16 @@ from types import TracebackType
 from typing import Literal
 
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.cache.lease_content import Claim, LeaseContent, read_lease
-from step37_flickr8k.cluster.progress import Progress
-from step37_flickr8k.errors import ErrorReport, LeaseLost, Step37Error
+from step37_flickr8k.cache.lease_content import (
+    HEARTBEATS,
+    LARGEST,
+    Claim,
+    LeaseContent,
+    read_lease,
+)
+from step37_flickr8k.cluster.progress import Progress, ProgressTracker
+from step37_flickr8k.errors import ErrorReport, FolderNotUsable, LeaseLost, Step37Error
+from step37_flickr8k.threads import paused
 
 __all__ = ["Claim", "Holder", "Lease", "Wait", "holder", "take"]
 
@@ -29,6 +38,8 @@ log = logging.getLogger("step37_flickr8k")
 _FIRST_HEARTBEAT = 1.0  # s after the lease was taken
 _LONGEST_POLL = 2.0  # s between two reads of somebody else's lease
 _LONGEST_MESSAGE = 2000  # characters of a failure's message that fit into a lease
+# What somebody calls otherwise, in other digits for one, is no lease
+_GENERATION = re.compile("[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +97,13 @@ def take(
     claim: Claim,
     timeout: float,
     waiting: Callable[[Wait], bool],
-    progress: Callable[[], Progress | None] = lambda: None,
+    tracker: ProgressTracker | None = None,
 ) -> "Lease | None":
     """Take the lease, however long its holder works; None if ``waiting`` ends the wait.
 
     ``waiting`` is called every few seconds and returns whether to go on waiting.
-    ``progress()`` returns how far the work is, for other processes that read the lease meanwhile.
+    ``tracker`` says how far the work is, for other processes that read the lease meanwhile. When
+    the work is stopped, the heartbeats end, too: it may never come to release the lease.
 
     Raises the failure of another rank of the same run, if it was left there meanwhile or within the
     last quarter of ``timeout``. So one attempt is enough for all ranks of a run, but a job that is
@@ -108,16 +120,16 @@ def take(
             failure = current.failure_for(claim) if current else None
             if failure and (is_meanwhile or _age(directory, generation) < timeout / 4):
                 raise failure.exception()
-        is_free = generation == 0 or (current is not None and current.may_pass_to(claim))
-        if is_free or time.monotonic() - since >= timeout:
-            lease = Lease(directory, claim, generation + 1, timeout, progress)
+        limit = min(timeout, current.silence_for(claim)) if current else timeout
+        if generation == 0 or time.monotonic() - since >= limit:
+            lease = Lease(directory, claim, generation + 1, timeout, tracker)
             if lease.taken():
                 return lease
             continue
-        left = max(0.0, since + timeout - time.monotonic())
+        left = max(0.0, since + limit - time.monotonic())
         if not waiting(Wait(holder=current, left=left)):
             return None
-        time.sleep(min(_LONGEST_POLL, timeout / 8))
+        paused(min(_LONGEST_POLL, timeout / HEARTBEATS))
 
 
 class Lease:
@@ -132,14 +144,14 @@ class Lease:
         claim: Claim,
         generation: int,
         timeout: float,
-        progress: Callable[[], Progress | None] = lambda: None,
+        tracker: ProgressTracker | None = None,
     ) -> None:
         """Describe the lease; `taken` takes it."""
         self._directory = directory
         self._generation = generation
         self._name = _name(directory, generation)
         self._timeout = timeout
-        self._progress = progress
+        self._tracker = tracker
         self._content = LeaseContent(
             run=claim.run,
             rank=claim.rank,
@@ -181,7 +193,7 @@ class Lease:
     ) -> None:
         """Stop the heartbeats and write how it ended, for whoever waits."""
         self._ended.set()
-        self._thread.join(self._timeout / 8)
+        self._thread.join(self._timeout / HEARTBEATS)
         # If the end can't be written, other processes notice the silence
         with contextlib.suppress(OSError, Step37Error):
             if error is None:
@@ -205,11 +217,18 @@ class Lease:
     def _keep(self) -> None:
         # Frequent heartbeats at first: whoever checks the status of a run has often just started it
         pause = _FIRST_HEARTBEAT
-        while not self._lost and not self._ended.wait(pause := min(pause, self._timeout / 8)):
+        while not self._lost and not self._ended.wait(
+            pause := min(pause, self._timeout / HEARTBEATS)
+        ):
             pause *= 2
+            if self._tracker is not None and self._tracker.stopped is not None:
+                return
             try:
                 self._heartbeat()
             except (OSError, Step37Error) as error:
+                # If the directory was replaced, `check` sends the next one, and raises that
+                if isinstance(error, FolderNotUsable):
+                    self._confirmed = float("-inf")
                 log.warning("the lease's heartbeat failed, and is retried: %s", error)
 
     def _heartbeat(
@@ -226,7 +245,7 @@ class Lease:
                 self._content,
                 state=end or self._content.state,
                 heartbeats=self._content.heartbeats + 1,
-                progress=self._progress(),
+                progress=self._tracker.snapshot() if self._tracker is not None else None,
                 failure=failure or self._content.failure,
             )
             self._directory.rewrite(self._name, self._content.as_bytes())
@@ -240,13 +259,13 @@ def _name(directory: CacheDirectory, generation: int) -> str:
 def _generations(directory: CacheDirectory) -> list[int]:
     prefix = f"{directory.split}.lease."
     numbers = (name.removeprefix(prefix) for name in directory.refresh() if name.startswith(prefix))
-    return [int(number) for number in numbers if number.isdigit()]
+    return [int(number) for number in numbers if _GENERATION.fullmatch(number)]
 
 
 def _newest(directory: CacheDirectory) -> tuple[int, bytes]:
     """Return the newest generation and its bytes; 0 and no bytes if there is none."""
     generation = max(_generations(directory), default=0)
-    content = directory.read(_name(directory, generation)) if generation else None
+    content = directory.read(_name(directory, generation), LARGEST) if generation else None
     return generation, content or b""
 
 

@@ -5,6 +5,7 @@ with every heartbeat.
 """
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from typing import Annotated, ClassVar, Literal
@@ -24,11 +25,18 @@ from step37_flickr8k.cluster.codec import read_progress
 from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.errors import ErrorReport, RankZeroLost
 
-__all__ = ["Claim", "LeaseContent", "read_lease"]
+__all__ = ["HEARTBEATS", "LARGEST", "Claim", "LeaseContent", "read_lease"]
+
+# Heartbeats per timeout, and how many of them a holder that lives doesn't miss
+HEARTBEATS = 8
+_MISSED = 2
 
 # A lease has this size from its first instant: on a full disk it can be rewritten in place, but it
 # can't grow
 _SIZE = 4096  # bytes
+# Bytes that are read; a failure's message may take six times its characters as JSON
+LARGEST = 1 << 16
+_BEYOND = 1 << 63  # what no file, process or second is counted to
 _USUAL_TIMEOUT = 120.0  # s, for a lease of an older version, which doesn't contain it
 
 
@@ -46,9 +54,13 @@ def _or(default: object) -> WrapValidator:
 
 def _progress(value: object) -> Progress | None:
     try:
-        return read_progress(value)
-    except ValueError:
+        progress = read_progress(value)
+    # The state is written as text to be read, however deep it is
+    except (ValueError, RecursionError):
         return None
+    counts = (progress.files, progress.of_files, progress.bytes, progress.of_bytes)
+    known = all(0 <= count < _BEYOND for count in (*counts, *progress.retries.values()) if count)
+    return progress if known else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +74,9 @@ class Claim:
     __pydantic_config__: ClassVar = ConfigDict(strict=True)
 
     run: str | None
-    rank: int
+    rank: Annotated[int, Field(ge=0, lt=_BEYOND)]
     host: str
-    pid: int
+    pid: Annotated[int, Field(ge=0, lt=_BEYOND)]
     process: Annotated[Process | None, _or(None)] = None
 
     @staticmethod
@@ -82,9 +94,9 @@ class LeaseContent(Claim):
     """
 
     nonce: str
-    timeout: Annotated[float, _or(_USUAL_TIMEOUT)] = _USUAL_TIMEOUT
+    timeout: Annotated[float, Field(ge=0, lt=_BEYOND), _or(_USUAL_TIMEOUT)] = _USUAL_TIMEOUT
     state: Literal["held", "released", "failed"] = "held"
-    heartbeats: Annotated[int, Field(alias="beat")] = 0
+    heartbeats: Annotated[int, Field(alias="beat", ge=0)] = 0
     progress: Annotated[Progress | None, PlainValidator(_progress)] = None
     failure: Annotated[ErrorReport | None, _or(None)] = None
 
@@ -98,20 +110,27 @@ class LeaseContent(Claim):
         message = self.failure.message
         return message if is_signal else f"{self.failure.error}: {message}"
 
-    def may_pass_to(self, claim: Claim) -> bool:
-        """Return whether the claim may take over at once.
+    def silence_for(self, claim: Claim) -> float:
+        """Return after how many seconds of silence the claim may take over, whatever the timeout.
 
-        It may if the lease has ended, or if its holder was a process of this machine that no longer
-        exists. Where that isn't known, the same rank of the same run may: it was restarted.
+        At once if the lease has ended, or if its holder was a process of this machine that no
+        longer exists. Where that isn't known, the same rank of the same run was restarted: it may
+        at once on the holder's host. Elsewhere the holder must have missed two heartbeats, since
+        two living processes may take themselves for that rank.
         """
         if self.state != "held":
-            return True
+            return 0.0
         is_own_past = claim.run is not None and (self.run, self.rank) == (claim.run, claim.rank)
         # Clones of a virtual machine have the boot in common, but hardly the host's name
-        lives = exists(self.pid, self.process) if self.host == claim.host else None
+        is_here = self.host == claim.host
+        lives = exists(self.pid, self.process) if is_here else None
         if lives and (self.pid, self.process) != (claim.pid, claim.process):
-            return False
-        return is_own_past or lives is False
+            return math.inf
+        if lives is False:
+            return 0.0
+        if not is_own_past:
+            return math.inf
+        return 0.0 if is_here else _MISSED * self.timeout / HEARTBEATS
 
     def failure_for(self, claim: Claim) -> ErrorReport | None:
         """Return the failure that another rank of the claim's run has left here, if any."""

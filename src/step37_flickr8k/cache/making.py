@@ -4,28 +4,27 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from step37_flickr8k.cache.remedies import not_a_directory
+from step37_flickr8k.cache.tree import Tree
 from step37_flickr8k.cache.writing import make_directory
-from step37_flickr8k.errors import FolderNotUsable
 
-__all__ = ["make_directories", "parents_of", "refuse_link"]
+__all__ = ["make_directories", "make_root", "parents_of"]
 
 
-def make_directories(*directories: Path) -> None:
-    """Create directories, and their parents, unless they are there."""
+def make_root(root: Path) -> None:
+    """Create a cache directory, which may be a link, and its parents, unless it is there."""
+    try:
+        make_directory(root)
+    except FileExistsError as error:
+        raise not_a_directory(Path(error.filename)) from error
+
+
+def make_directories(tree: Tree, directories: Iterable[Path]) -> None:
+    """Create directories below the root, each in one that is there, unless they are there."""
     for directory in directories:
-        refuse_link(directory)
         try:
-            make_directory(directory)
-        except FileExistsError as error:
+            tree.make(directory)
+        except NotADirectoryError as error:
             raise not_a_directory(Path(error.filename)) from error
-
-
-def refuse_link(directory: Path) -> None:
-    """Raise `FolderNotUsable` if a directory is a symbolic link."""
-    if directory.is_symlink():
-        raise FolderNotUsable(
-            f"{directory} is a symbolic link: make the cache_dir itself one, or move it away"
-        )
 
 
 def parents_of(names: Iterable[str]) -> list[str]:

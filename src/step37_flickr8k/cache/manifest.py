@@ -7,10 +7,12 @@ decoding has shown: decode error, another kind than the name says, pixels if the
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.scan import Entry
@@ -21,9 +23,19 @@ __all__ = ["ManifestEntry", "read_manifest", "unchanged", "write_manifest"]
 
 log = logging.getLogger("step37_flickr8k")
 
+# Bytes, and files, that are read. A line has 150 bytes with the usual names, and takes 450 of
+# memory.
+_LARGEST, _MOST = 1 << 28, 1 << 21
+# A name has at most 1,024 bytes and a decode error 200 characters, either six times as long as JSON
+_LONGEST_LINE = 1 << 14
+_PLAIN = re.compile("[0-9A-Za-z_-][0-9A-Za-z_.-]{0,199}")
+# What a file system can say of a file
+_Number = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
 # A tuple for each line. Validated like this, a million lines take no longer and no more memory than
 # with json.loads and checks by hand.
-_LINE = TypeAdapter(tuple[str, int, str, int, str, str, int], config=ConfigDict(strict=True))
+_LINE = TypeAdapter(
+    tuple[str, _Number, str, _Number, str, str, _Number], config=ConfigDict(strict=True)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +59,10 @@ def read_manifest(directory: CacheDirectory) -> dict[str, ManifestEntry]:
     path = directory.home / f"{directory.split}.manifest"
     manifest: dict[str, ManifestEntry] = {}
     try:
-        with path.open("rb") as lines:
-            for line in lines:
+        with directory.tree.open(path, _LARGEST) as lines:
+            while line := lines.readline(_LONGEST_LINE):
                 name, size, digest, mtime_ns, error, kind, pixels = _LINE.validate_json(line)
-                _check(name)
+                _check(name, len(manifest))
                 examined = Examined(error, kind, pixels) if error or kind else FINE
                 manifest[name] = ManifestEntry(size, digest, mtime_ns, examined)
     except FileNotFoundError:
@@ -63,10 +75,16 @@ def read_manifest(directory: CacheDirectory) -> dict[str, ManifestEntry]:
     return manifest
 
 
-def _check(name: str) -> None:
-    """Raise ValueError for a name that leads elsewhere: what is repaired would be written there."""
-    if "/" in name and not is_table(name) and (why := why_not_plain(name)):
+def _check(name: str, before: int) -> None:
+    """Raise ValueError for a name that leads elsewhere: what is repaired would be written there.
+
+    Also for one after too many others.
+    """
+    # Most names are plain, and there may be a million
+    if not _PLAIN.fullmatch(name) and not is_table(name) and (why := why_not_plain(name)):
         raise ValueError(why)
+    if before >= _MOST:
+        raise ValueError("too many files")
 
 
 def write_manifest(directory: CacheDirectory, manifest: Mapping[str, ManifestEntry]) -> None:

@@ -41,6 +41,13 @@ class InMemory(CacheDirectory):
         with self.errors(), temporary.open("wb") as file:
             yield file
 
+    @contextlib.contextmanager
+    def open(self, path: Path, most: int | None = None) -> Iterator[BinaryIO]:
+        """Open a file for reading."""
+        del most
+        with self.errors(), path.open("rb") as file:
+            yield file
+
     def put(
         self, temporary: Path, content: bytes | bytearray | memoryview, *, durably: bool = False
     ) -> None:

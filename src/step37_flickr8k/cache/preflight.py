@@ -15,7 +15,6 @@ from typing import BinaryIO
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.linux import allocate
 from step37_flickr8k.cache.scan import nearest
-from step37_flickr8k.cache.writing import forget
 from step37_flickr8k.errors import FolderFull, FolderNotUsable
 
 __all__ = ["Probe", "check_space", "lock", "try_out"]
@@ -43,21 +42,27 @@ def try_out(directory: CacheDirectory) -> None:
             parent,
             mode,
         )
+    if mode & stat.S_IWOTH:
+        log.warning(
+            "files in %s get mode %04o, so every user who reaches them can change them: set umask"
+            " 022, or 002 where a group fills the cache together",
+            parent,
+            mode,
+        )
 
 
 def _try_out(directory: CacheDirectory, parent: Path) -> int:
     """Try one directory; returns the mode that new files get there."""
-    first, second = directory.temporary(parent), directory.temporary(parent)
+    first, second, tree = directory.temporary(parent), directory.temporary(parent), directory.tree
     try:
         directory.put(first, _PROBE)
         with directory.errors():
-            first.replace(second)
-            is_shown = second.name in os.listdir(parent) and second.read_bytes() == _PROBE
-            mode = stat.S_IMODE(second.stat().st_mode)
+            mode = stat.S_IMODE(tree.rename(first, second).st_mode)
+            shown = second.name in tree.names(parent) and tree.read(second, len(_PROBE)) == _PROBE
     finally:
-        forget(first)
-        forget(second)
-    if not is_shown:
+        tree.forget(first)
+        tree.forget(second)
+    if not shown:
         raise FolderNotUsable(
             f"{parent} doesn't show what was just written and renamed there:"
             " choose another cache_dir"
@@ -104,7 +109,7 @@ def _check_quota(directory: CacheDirectory, parent: Path, size: int) -> None:
             while available and allocate(file.fileno(), available) == errno.EDQUOT:
                 available //= 2
     finally:
-        forget(probe)
+        directory.tree.forget(probe)
     if available < size:
         raise FolderFull(
             f"{parent}: the quota allows about {_amount(available)}, the plan needs"
@@ -118,14 +123,15 @@ class Probe:
     `make` creates it, `close` deletes it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, directory: CacheDirectory, parent: Path) -> None:
         """Name it; nothing on disk is touched."""
-        self.path = path
+        self.path = directory.temporary(parent)
+        self._tree = directory.tree
         self._open: BinaryIO | None = None
 
     def make(self) -> bool | None:
         """Create and lock the file; returns what `lock` returns."""
-        self._open = self.path.open("xb")
+        self._open = os.fdopen(self._tree.create(self.path), "wb")
         self._open.write(_PROBE)
         self._open.flush()
         os.fsync(self._open.fileno())
@@ -136,7 +142,7 @@ class Probe:
         if self._open is not None:
             with contextlib.suppress(OSError):
                 self._open.close()
-            forget(self.path)
+            self._tree.forget(self.path)
 
 
 def lock(file: BinaryIO) -> bool | None:

@@ -14,8 +14,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.manifest import ManifestEntry
-from step37_flickr8k.dataset.names import METADATA, is_table
+from step37_flickr8k.dataset.names import METADATA, is_table, why_not_plain
 from step37_flickr8k.dataset.selection import Selection
+from step37_flickr8k.errors import BadImages
 
 __all__ = ["Coverage", "Misnamed", "Record", "read_record", "remove_record", "write_record"]
 
@@ -23,8 +24,12 @@ log = logging.getLogger("step37_flickr8k")
 
 _RUNS = 16  # runs that a record remembers
 _PROBES = 16  # files that every rank opens to check whether its node shows the cache
+# Bytes that are read. A usual record has a few thousand, and 200 more for each image left out, so
+# this is enough for 160,000 of these; as a value it takes some 25 times as much memory.
+_LARGEST = 1 << 25
 
-
+# What a file system can count to
+_Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 _Table = Annotated[str, Field(pattern=r"^(\.\./)?metadata\.(csv|jsonl|parquet)$")]
 
 
@@ -37,7 +42,7 @@ class Coverage:
 
     __pydantic_config__: ClassVar = ConfigDict(strict=True, extra="forbid")
 
-    rows: int
+    rows: _Count
     everything: bool
 
 
@@ -45,7 +50,7 @@ class Coverage:
 class Misnamed:
     """How many images are of a kind that their names don't say, and the first of them by name."""
 
-    images: int
+    images: _Count
     first: str
 
 
@@ -71,9 +76,9 @@ class Record:
     metadata: str
     captions: Mapping[str, Coverage]
     skipped: Mapping[str, str] = field(default_factory=dict)
-    too_large: Mapping[str, int] = field(default_factory=dict)
+    too_large: Mapping[str, _Count] = field(default_factory=dict)
     misnamed: Mapping[str, Misnamed] = field(default_factory=dict)
-    probes: Mapping[str, int] = field(default_factory=dict)
+    probes: Mapping[str, _Count] = field(default_factory=dict)
     unstripped: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
 
@@ -156,21 +161,33 @@ def read_record(directory: CacheDirectory) -> Record | None:
     None if there is none, or none that this version can read.
     """
     name = f"{directory.split}.json"
-    content = directory.read(name) if name in directory.refresh() else None
+    content = directory.read(name, _LARGEST) if name in directory.refresh() else None
     if content is None:
         return None
     try:
-        return _READER.validate_json(content)
+        record = _READER.validate_json(content)
+        # They become paths
+        reason = next(filter(None, map(why_not_plain, record.probes)), "")
     except ValidationError as error:
-        log.warning(
-            "%s can't be read (%s): treated as missing", directory.home / name, _reason(error)
-        )
+        record, reason = None, _reason(error)
+    if reason:
+        log.warning("%s can't be read (%s): treated as missing", directory.home / name, reason)
         return None
+    return record
 
 
 def write_record(directory: CacheDirectory, record: Record) -> None:
-    """Publish the ready record; the last act of a warmup."""
-    directory.write(f"{directory.split}.json", json.dumps(asdict(record), indent=1).encode())
+    """Publish the ready record; the last act of a warmup.
+
+    Raises `BadImages` for one that nobody would read, because too many images are left out.
+    """
+    content = json.dumps(asdict(record), indent=1).encode()
+    if len(content) > _LARGEST:
+        raise BadImages(
+            f"{len(record.skipped):,} images can't be decoded, and no record holds so many"
+            f" ({len(content):,} bytes, at most {_LARGEST:,} are read): choose another split"
+        )
+    directory.write(f"{directory.split}.json", content)
 
 
 def remove_record(directory: CacheDirectory) -> None:

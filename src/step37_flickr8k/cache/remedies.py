@@ -1,12 +1,18 @@
 """What the file system reports, turned into an error that says what the user can do."""
 
+import contextlib
 import errno
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from step37_flickr8k.cache.tree import NotAFile
+from step37_flickr8k.cache.unfinished import TEMPORARY
 from step37_flickr8k.errors import FolderFull, FolderNotUsable, Step37Error, TransientError
 
-__all__ = ["not_a_directory", "not_encodable", "with_remedy"]
+__all__ = ["HOME", "not_a_directory", "remedies"]
+
+HOME = ".step37-flickr8k"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _TOO_MANY_OPEN = {errno.EMFILE, errno.ENFILE}
@@ -33,13 +39,34 @@ _REFUSED = {
 }
 
 
-def with_remedy(error: OSError, path: Path) -> Step37Error:
+@contextlib.contextmanager
+def remedies(root: Path) -> Iterator[None]:
+    """Turn an OSError into an error that names the remedy; FileExistsError passes unchanged."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except UnicodeEncodeError as error:
+        raise _not_encodable(error) from error
+    except OSError as error:
+        path = Path(error.filename or root)
+        if error.errno == errno.EISDIR and error.filename2:
+            path = Path(error.filename2)  # the rename's target is what is a directory
+        # The name of a temporary file says nothing to the user
+        elif path.name.startswith(TEMPORARY) and path.name != HOME:
+            path = path.parent
+        raise _with_remedy(error, path) from error
+
+
+def _with_remedy(error: OSError, path: Path) -> Step37Error:
     """Return the error to raise for an OSError at ``path``.
 
     A full file system is `FolderFull`, a refusal `FolderNotUsable`. Anything else is
     `TransientError`: one EIO or ESTALE may well be the last.
     """
     reason = error.strerror or str(error)
+    if isinstance(error, NotAFile):
+        return FolderNotUsable(f"{path} can't be read, because {reason}: move it away")
     if error.errno in _FULL:
         return FolderFull(f"{path}: {reason}: free space, raise the quota or lower sample_count")
     if remedy := _REFUSED.get(error.errno or 0):
@@ -55,7 +82,7 @@ def not_a_directory(path: Path) -> FolderNotUsable:
     return FolderNotUsable(f"{path} is {what}: choose another cache_dir, or move it away")
 
 
-def not_encodable(error: UnicodeEncodeError) -> FolderNotUsable:
+def _not_encodable(error: UnicodeEncodeError) -> FolderNotUsable:
     """Return the error to raise for a name that this process can't pass to the system."""
     return FolderNotUsable(
         f"{error.object!a} can't be a file's name here, because this process writes names in"

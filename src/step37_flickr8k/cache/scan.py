@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from step37_flickr8k.cache.tree import Tree
+
 __all__ = ["Entry", "entries_below", "files_below", "files_in", "names_in", "nearest"]
 
 
@@ -17,16 +19,16 @@ class Entry:
     mtime_ns: int
 
 
-def files_in(directory: Path) -> Iterator["os.DirEntry[str]"]:
+def files_in(tree: Tree, directory: Path) -> Iterator["os.DirEntry[str]"]:
     """Yield the regular files of a directory by one scandir and no stat; none if it is missing."""
-    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+    with contextlib.suppress(FileNotFoundError), tree.scan(directory) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
                 if entry.is_file(follow_symlinks=False):
                     yield entry
 
 
-def files_below(directory: Path) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+def files_below(tree: Tree, directory: Path) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
     """Yield the regular files below a directory with their names from there, separated by ``/``.
 
     One scandir for each directory. Hidden directories and links are left out, and directories that
@@ -38,7 +40,7 @@ def files_below(directory: Path) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
         closed = PermissionError if prefix else FileNotFoundError
         with (
             contextlib.suppress(FileNotFoundError, closed),
-            os.scandir(directory / prefix) as entries,
+            tree.scan(directory / prefix) as entries,
         ):
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
@@ -48,29 +50,38 @@ def files_below(directory: Path) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
                         remaining.append(f"{prefix}{entry.name}/")
 
 
-def entries_below(directory: Path) -> Iterator[tuple[str, Entry]]:
+def entries_below(tree: Tree, directory: Path) -> Iterator[tuple[str, Entry]]:
     """Yield name, size and mtime of the regular files below a directory, as `files_below` does."""
-    for name, entry in files_below(directory):
+    for name, entry in files_below(tree, directory):
         with contextlib.suppress(FileNotFoundError):
             status = entry.stat(follow_symlinks=False)
             yield name, Entry(status.st_size, status.st_mtime_ns)
 
 
-def names_in(directory: Path) -> set[str]:
-    """Return all names in a directory; empty if it is missing.
+def names_in(tree: Tree, root: Path) -> set[str]:
+    """Return all names in a cache directory; empty if it is missing.
 
     An NFS client that missed a name keeps missing it until the parent directory is listed. So if
     the directory is missing, its parents are listed, up to the first one that exists, and then it
     is listed again.
     """
     with contextlib.suppress(FileNotFoundError):
-        return set(os.listdir(directory))
+        return set(tree.names(root))
     # The parent may be closed to this user
     with contextlib.suppress(FileNotFoundError, PermissionError):
         # A link may lead to a directory that doesn't exist yet
-        real = Path(os.path.realpath(directory))
-        if real.name in names_in(real.parent):
-            return set(os.listdir(real))
+        real = Path(os.path.realpath(root))
+        if real.name in _listed(real.parent):
+            return set(tree.names(root))
+    return set()
+
+
+def _listed(directory: Path) -> set[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return set(os.listdir(directory))
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        if directory.name in _listed(directory.parent):
+            return set(os.listdir(directory))
     return set()
 
 

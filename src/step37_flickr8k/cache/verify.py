@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +13,7 @@ from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.digests import digest_of
 from step37_flickr8k.dataset.names import is_table
 from step37_flickr8k.images.examined import FINE, Examined
+from step37_flickr8k.threads import DaemonPool
 
 __all__ = ["Check", "digest_of_file", "is_complete", "verify_files"]
 
@@ -61,7 +61,7 @@ def verify_files(
     """
 
     def verify(batch: Sequence[str]) -> dict[str, ManifestEntry]:
-        verified = [name for name in batch if _has_digest(directory.path(name), digests[name])]
+        verified = [name for name in batch if _has_digest(directory, name, digests[name])]
         images = [name for name in verified if not is_table(name)]
         found = examine([(directory.files / name, name) for name in images]) if examine else ()
         examined = dict(zip(images, found, strict=False))
@@ -77,7 +77,7 @@ def verify_files(
 
     names, entries, done = [*digests], dict[str, ManifestEntry](), 0
     batches = [names[at : at + _BATCH] for at in range(0, len(names), _BATCH)]
-    with ThreadPoolExecutor(_HASHERS) as pool:
+    with DaemonPool(_HASHERS, "step37-verify") as pool:
         for batch, verified in zip(batches, pool.map(verify, batches), strict=True):
             entries |= verified
             done += len(batch)
@@ -85,15 +85,16 @@ def verify_files(
     return entries
 
 
-def digest_of_file(path: Path, like: str) -> str:
-    """Return a file's digest, of the same kind as the digest ``like``."""
-    with path.open("rb") as file:
+def digest_of_file(directory: CacheDirectory, path: Path, like: str) -> str:
+    """Return the digest of a file of the cache, of the same kind as the digest ``like``."""
+    with directory.tree.open(path) as file:
         return digest_of(file, like)
 
 
-def _has_digest(path: Path, digest: str) -> bool:
+def _has_digest(directory: CacheDirectory, name: str, digest: str) -> bool:
+    path = directory.path(name)
     try:
-        return digest_of_file(path, digest) == digest
+        return digest_of_file(directory, path, digest) == digest
     except OSError as error:
         # It has vanished or can't be read, so it isn't verified
         log.warning("%s can't be read: %s", path, error.strerror)

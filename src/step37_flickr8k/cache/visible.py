@@ -10,7 +10,7 @@ from step37_flickr8k.cache.record import Record, read_record
 from step37_flickr8k.cache.rows import rows_of
 from step37_flickr8k.cache.verify import Check, digest_of_file
 from step37_flickr8k.dataset.selection import Row, Selection
-from step37_flickr8k.errors import CommitChanged, NotVisible, TransientError
+from step37_flickr8k.errors import CommitChanged, FolderNotUsable, NotVisible, TransientError
 
 __all__ = ["rows_when_visible"]
 
@@ -78,11 +78,11 @@ def _missing_or_wrong(directory: CacheDirectory, record: Record) -> str:
     """Return what is wrong with the files that every rank opens; empty if nothing is."""
     try:
         table = directory.path(record.table)
-        if digest_of_file(table, record.metadata) != record.metadata:
+        if digest_of_file(directory, table, record.metadata) != record.metadata:
             return f"{table} has other bytes"
         for name, size in record.probes.items():
             # On NFS only an open returns a fresh size
-            with (directory.files / name).open("rb") as file:
+            with directory.tree.open(directory.files / name) as file:
                 if file.seek(0, os.SEEK_END) != size:
                     return f"{directory.files / name} doesn't have {size} bytes"
     except OSError as error:
@@ -100,5 +100,5 @@ def _refresh(directory: CacheDirectory, missing: Path) -> None:
     between = [each for each in missing.parents if directory.files in each.parents]
     top = directory.files if missing.parent != directory.root else directory.root
     for each in (top, *reversed(between)):
-        with contextlib.suppress(OSError):
-            os.listdir(each)
+        with contextlib.suppress(OSError, FolderNotUsable):
+            directory.tree.names(each)

@@ -1,19 +1,11 @@
-"""Write files with plain system calls: new files, in place, durably. Errors stay OSErrors."""
+"""Write to open files with plain system calls: whole, in place, durably. Errors stay OSErrors."""
 
-import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
 
-__all__ = [
-    "fill",
-    "forget",
-    "make_directory",
-    "open_new",
-    "overwrite",
-    "sync_directory",
-    "write_new",
-]
+__all__ = ["fill", "make_directory", "overwrite", "sync"]
 
 # What fsync reports on file systems that don't support it; some know it of files alone, and CIFS
 # says EBADF of a directory
@@ -34,19 +26,6 @@ def make_directory(path: Path) -> None:
         ) from error
 
 
-def open_new(path: Path) -> int:
-    """Create a file and return a descriptor to write to it; its mode follows the umask."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-
-
-def write_new(path: Path, content: bytes | bytearray | memoryview, *, durably: bool) -> None:
-    """Create a file with this content.
-
-    Errors of close are raised, too: NFS reports a full disk only there.
-    """
-    fill(open_new(path), content, durably=durably)
-
-
 def fill(descriptor: int, content: bytes | bytearray | memoryview, *, durably: bool) -> None:
     """Write the content of a new file and close it."""
     try:
@@ -54,47 +33,35 @@ def fill(descriptor: int, content: bytes | bytearray | memoryview, *, durably: b
         while left:
             left = left[os.write(descriptor, left) :]
         if durably:
-            _sync(descriptor)
+            sync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def overwrite(path: Path, content: bytes) -> None:
-    """Overwrite a file in place and flush it; a reader may see old and new bytes mixed."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def overwrite(descriptor: int, content: bytes) -> None:
+    """Overwrite a file in place, flush and close it.
+
+    Raises PermissionError for anything but a regular file with one name: another name may be that
+    of a file that isn't the cache's.
+    """
     try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise PermissionError(errno.EPERM, "it is no file of its own")
         written = 0
         # A disk that gets full writes a part, and reports it at the next call
         while written < len(content):
             written += os.pwrite(descriptor, content[written:], written)
         os.ftruncate(descriptor, len(content))
-        _sync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable, where the file system supports that."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _sync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync(descriptor: int) -> None:
+def sync(descriptor: int) -> None:
+    """Make an open file, or the names in an open directory, durable where that is supported."""
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _NO_FSYNC:
             raise
-
-
-def forget(temporary: Path) -> None:
-    """Delete a temporary file, and ignore every error.
-
-    It may have its final name by now, or was never created: EROFS on a read-only mount, or a name
-    that this process can't pass to the system.
-    """
-    with contextlib.suppress(OSError, UnicodeEncodeError):
-        temporary.unlink()

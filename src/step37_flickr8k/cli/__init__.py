@@ -5,6 +5,7 @@
 - `commands`: what each command is for, and its own arguments.
 - `parser`: the command line as a whole, and how it becomes settings.
 - `output`: what is printed to stdout, the report file, a pod's termination message.
+- `named_files`: the pages and images that the user names.
 - `log`: log lines as text and as JSON; how an error is reported.
 
 To add a command, describe it in `commands` and add a module of its name.
@@ -22,7 +23,8 @@ from step37_flickr8k.cli.log import report_error, reset_logging
 from step37_flickr8k.cli.output import prepare_streams
 from step37_flickr8k.cli.parser import parse_arguments
 from step37_flickr8k.download.open_files import raise_limit
-from step37_flickr8k.errors import Terminated, exit_code_of, limits_named
+from step37_flickr8k.errors import Terminated, exit_code_of
+from step37_flickr8k.limited.named import limits_named
 from step37_flickr8k.signals import raise_signals
 
 __all__ = ["main", "run"]

@@ -106,7 +106,10 @@ def _port(text: str) -> int:
 
 _SHOWN = frozenset({"log_level", "log_format", "progress"})
 _OF_RANKS = frozenset(
-    {"arrival_timeout", "heartbeat_timeout", "stall_timeout", "visibility_timeout", "report"}
+    {
+        *("arrival_timeout", "heartbeat_timeout", "stall_timeout", "visibility_timeout"),
+        *("job_secret_file", "report"),
+    }
 )
 _CACHE = "--cache-dir /lustre/team/flickr8k"
 COMMANDS = (

@@ -5,14 +5,14 @@ import os
 import sys
 
 from step37_flickr8k.cli.log import set_up_logging
-from step37_flickr8k.cli.output import print_json, print_text
+from step37_flickr8k.cli.output import print_json, print_styled
 from step37_flickr8k.cli.parser import read_settings
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.stores import job_group
 from step37_flickr8k.diagnostics.doctor import examine
 from step37_flickr8k.diagnostics.doctor_text import findings_as_text
 from step37_flickr8k.diagnostics.finding import Finding, State
-from step37_flickr8k.settings import contradictions
+from step37_flickr8k.settings import contradictions, read_job_secret
 
 __all__ = ["run"]
 
@@ -23,11 +23,12 @@ def run(parsed: argparse.Namespace) -> int:
     set_up_logging(settings, world)
     found: list[Finding] = []
     contradicting = contradictions(file=parsed.settings, environ=os.environ)
-    for part in examine(settings, world, job_group(world), contradicting):
+    group = job_group(world, read_job_secret(settings.job_secret_file))
+    for part in examine(settings, world, group, contradicting):
         found += part
         # At once, because the other ranks may take long to arrive
         if world.rank == 0 and not parsed.json:
-            print_text(findings_as_text(part, sys.stdout))
+            print_styled(findings_as_text(part, sys.stdout))
     if world.rank != 0:
         return 0
     if parsed.json:

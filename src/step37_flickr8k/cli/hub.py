@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from step37_flickr8k import localhub
-from step37_flickr8k.cli.output import print_text
+from step37_flickr8k.cli.output import print_lines
 from step37_flickr8k.errors import InvalidSettings
 
 __all__ = ["run"]
@@ -25,7 +25,7 @@ def run(parsed: argparse.Namespace) -> int:
     def announce(hub: localhub.LocalHub) -> None:
         serving = f"serving {parsed.directory} as {parsed.repo_id} at commit {hub.commit}"
         print(f"{serving}; press Ctrl-C to stop", file=sys.stderr)
-        print_text(f"export HF_ENDPOINT={hub.endpoint}")
+        print_lines(f"export HF_ENDPOINT={hub.endpoint}")
 
     try:
         localhub.run(hub, on_ready=announce)

@@ -5,11 +5,13 @@ import json
 import logging
 import sys
 import traceback
+from typing import Any
 
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.errors import Terminated, exit_code_of, message_of
 from step37_flickr8k.report.display import CLEAR, shows_bar
 from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.visible import VISIBLE, visible_lines
 
 __all__ = ["log", "report_error", "reset_logging", "set_up_logging"]
 
@@ -27,6 +29,7 @@ def set_up_logging(settings: WarmupSettings, world: World) -> None:
     text = TextFormatter(world, CLEAR if shows_bar(settings) else "")
     handler.setFormatter(JsonFormatter(world) if settings.log_format == "json" else text)
     log.handlers[:] = [handler]
+    log.addFilter(VISIBLE)
     log.setLevel(settings.log_level.upper())
 
 
@@ -48,7 +51,7 @@ def report_error(error: BaseException) -> None:
     with contextlib.suppress(OSError):
         if is_internal:
             traceback.print_exception(error)
-        print(f"step37-flickr8k: {message}", file=sys.stderr)
+        print(f"step37-flickr8k: {visible_lines(message)}", file=sys.stderr)
 
 
 class TextFormatter(logging.Formatter):
@@ -59,6 +62,10 @@ class TextFormatter(logging.Formatter):
         super().__init__(
             f"{before}%(asctime)s {world.label} %(levelname)s %(message)s", datefmt="%H:%M:%S"
         )
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        """Return a traceback, whose last line is the error's text."""
+        return visible_lines(super().formatException(ei))
 
 
 class JsonFormatter(logging.Formatter):

@@ -8,11 +8,20 @@ from collections.abc import Mapping
 from io import TextIOWrapper
 from typing import Any
 
+from step37_flickr8k.cache.outputs import write_output
 from step37_flickr8k.cli.log import log
 from step37_flickr8k.errors import TransientError
 from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.visible import visible
 
-__all__ = ["prepare_streams", "print_json", "print_text", "shortened", "write_report"]
+__all__ = [
+    "prepare_streams",
+    "print_json",
+    "print_lines",
+    "print_styled",
+    "shortened",
+    "write_report",
+]
 
 _STDOUT, _STDERR = 1, 2
 # The name that Kubernetes uses for the file that becomes a pod's termination message
@@ -39,8 +48,13 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def print_text(text: str) -> None:
-    """Print to stdout and flush.
+def print_lines(*lines: str) -> None:
+    """Print lines to stdout, made visible; raises `TransientError` as `print_styled` does."""
+    print_styled("\n".join(visible(line) for line in lines))
+
+
+def print_styled(text: str) -> None:
+    """Print to stdout, as it is, what was rendered with colors, and flush.
 
     Raises `TransientError` if stdout can't be written. A closed pipe is no error: its reader has
     read all that it wanted.
@@ -57,7 +71,12 @@ def print_text(text: str) -> None:
 
 def print_json(value: object) -> None:
     """Print a value as indented JSON."""
-    print_text(json.dumps(value, indent=2))
+    print_styled(_json(value, indent=2))
+
+
+def _json(value: object, indent: int | None = None) -> str:
+    """Return a value as JSON that holds no control character, DEL neither."""
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
 
 
 def write_report(report: Mapping[str, Any], settings: WarmupSettings) -> None:
@@ -66,10 +85,10 @@ def write_report(report: Mapping[str, Any], settings: WarmupSettings) -> None:
     Failures are logged, not raised. They don't change whether the cache is warm, and must not hide
     the error that ended the run.
     """
-    file, text = settings.report, json.dumps(report, indent=2)
+    file, text = settings.report, _json(report, indent=2)
     try:
         # JSON logs and the report may share a stream, as in a pod: then the report is one line, too
-        print_text(json.dumps(report) if settings.log_format == "json" else text)
+        print_styled(_json(report) if settings.log_format == "json" else text)
     except TransientError as error:
         log.error("the report: %s", error)
     if file is None:
@@ -77,7 +96,7 @@ def write_report(report: Mapping[str, Any], settings: WarmupSettings) -> None:
     is_message = file.name == _TERMINATION_MESSAGE
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(shortened(report) if is_message else text + "\n", encoding="utf-8")
+        write_output(file, (shortened(report) if is_message else text + "\n").encode())
     except OSError as error:
         log.error("the report can't be written to %s: %s", file, error.strerror)
 

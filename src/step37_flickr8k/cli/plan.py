@@ -3,7 +3,7 @@
 import argparse
 
 from step37_flickr8k.cli.log import set_up_logging
-from step37_flickr8k.cli.output import print_json, print_text
+from step37_flickr8k.cli.output import print_json, print_lines
 from step37_flickr8k.cli.parser import read_settings
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.job.plan import make_plan
@@ -29,7 +29,7 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(plan.as_json())
     else:
-        print_text("\n".join(_lines(plan)))
+        print_lines(*_lines(plan))
     return 0
 
 

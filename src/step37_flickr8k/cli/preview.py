@@ -3,10 +3,10 @@
 import argparse
 
 from step37_flickr8k.cli.log import log, set_up_logging
+from step37_flickr8k.cli.named_files import check_writable, write
 from step37_flickr8k.cli.parser import read_settings
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.diagnostics.preview import preview
-from step37_flickr8k.report import page
 from step37_flickr8k.report.display import display
 
 __all__ = ["run"]
@@ -18,15 +18,15 @@ def run(parsed: argparse.Namespace) -> int:
     set_up_logging(settings, world)
     for file in (parsed.output, parsed.png):
         if file is not None:
-            page.check_writable(file)
+            check_writable(file)
     show = display(settings, world)
     try:
         made = preview(settings, show)
     finally:
         show.close()
-    page.write(parsed.output, made.page())
+    write(parsed.output, made.page())
     if parsed.png is not None:
-        page.write(parsed.png, made.sheet())
+        write(parsed.png, made.sheet())
     without = f", {made.bad:,} without an image" if made.bad else ""
     log.info("%s shows %s rows%s", parsed.output, f"{made.shown + made.bad:,}", without)
     return 0

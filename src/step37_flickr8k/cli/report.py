@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from step37_flickr8k.cli.output import print_json, print_text
+from step37_flickr8k.cli.named_files import write
+from step37_flickr8k.cli.output import print_json, print_styled
 from step37_flickr8k.errors import InvalidSettings
-from step37_flickr8k.report import page
 from step37_flickr8k.report.html import report_page
 from step37_flickr8k.report.model import json_schema, read_report
 from step37_flickr8k.report.text import report_as_text
@@ -24,6 +24,6 @@ def run(parsed: argparse.Namespace) -> int:
         )
     report = read_report(parsed.file)
     if parsed.html is not None:
-        page.write(parsed.html, report_page(report))
-    print_text(report_as_text(report, sys.stdout))
+        write(parsed.html, report_page(report))
+    print_styled(report_as_text(report, sys.stdout))
     return 0

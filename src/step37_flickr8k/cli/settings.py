@@ -2,7 +2,7 @@
 
 import argparse
 
-from step37_flickr8k.cli.output import print_json, print_text
+from step37_flickr8k.cli.output import print_json, print_lines
 from step37_flickr8k.cli.parser import read_settings
 from step37_flickr8k.settings.reference import describe_settings, json_schema
 
@@ -17,5 +17,5 @@ def run(parsed: argparse.Namespace) -> int:
     rows = [("setting", "value", "from"), *describe_settings(read_settings(parsed))]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, value, origin in rows:
-        print_text(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")
+        print_lines(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")
     return 0

@@ -3,7 +3,7 @@
 import argparse
 
 from step37_flickr8k.cli.log import set_up_logging
-from step37_flickr8k.cli.output import print_json, print_text
+from step37_flickr8k.cli.output import print_json, print_lines
 from step37_flickr8k.cli.parser import read_settings
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.diagnostics.status import as_json, status
@@ -21,5 +21,5 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(as_json(root, splits))
     else:
-        print_text(status_as_text(root, splits))
+        print_lines(*status_as_text(root, splits))
     return 0

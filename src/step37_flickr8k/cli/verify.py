@@ -3,7 +3,7 @@
 import argparse
 
 from step37_flickr8k.cli.log import log, set_up_logging
-from step37_flickr8k.cli.output import print_json, print_text
+from step37_flickr8k.cli.output import print_json, print_lines
 from step37_flickr8k.cli.parser import read_settings
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.errors import CacheDamaged
@@ -33,5 +33,5 @@ def run(parsed: argparse.Namespace) -> int:
             print_json(found.as_json())
     if not parsed.json:
         repaired = f"; {found.repaired:,} of them were downloaded again" if found.repaired else ""
-        print_text(f"{found.files:,} files, all verified{repaired}")
+        print_lines(f"{found.files:,} files, all verified{repaired}")
     return 0

@@ -23,7 +23,7 @@ from step37_flickr8k.report.display import display
 from step37_flickr8k.report.model import Misnamed, SlowFile
 from step37_flickr8k.report.progress import count_rows
 from step37_flickr8k.report.recorder import Recorder
-from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.settings import WarmupSettings, read_job_secret
 from step37_flickr8k.signals import ignore_sigterm
 
 __all__ = ["warm"]
@@ -40,7 +40,8 @@ def warm(settings: WarmupSettings, world: World) -> None:
     # None if a signal interrupts the lines that set it
     end: Success | Failure | None = None
     try:
-        warmed = Warmup(job).share(job_group(world), recorder)
+        group = job_group(world, read_job_secret(settings.job_secret_file))
+        warmed = Warmup(job).share(group, recorder)
     except BaseException as error:
         end = Failure(work=_work(job.account.traffic()), error=error, state=recorder.state)
         raise

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.cluster.protocol.call import Facts
 from step37_flickr8k.cluster.protocol.messages import JsonObject, Outcome, RankReport
+from step37_flickr8k.cluster.signing import Seal
 from step37_flickr8k.errors import CallMismatch, ErrorReport, Step37Error
 
 __all__ = ["Call", "CallResult", "Store", "difference"]
@@ -19,11 +20,8 @@ class Store(Protocol):
     def set(self, key: str, value: str) -> None:
         """Write ``value``."""
 
-    def get(self, key: str) -> str:
-        """Return the value of a key that exists."""
-
-    def check(self, key: str) -> bool:
-        """Return at once whether ``key`` exists."""
+    def get(self, key: str) -> str | None:
+        """Return at once the value of a key, None if it doesn't exist."""
 
     def wait(self, key: str, seconds: float) -> bool:
         """Block until ``key`` exists, at most ``seconds``; return whether it does."""
@@ -45,6 +43,7 @@ class Call:
     confirm: Callable[[JsonObject], JsonObject | None]
     find_result: Callable[[bool], JsonObject | None]
     watch: Callable[[Progress], None]
+    seal: Seal = field(default_factory=Seal)
 
     def report_on(self, outcome: Outcome, *, waited: float) -> RankReport:
         """Return whether this rank can use the outcome, and how long it took to find that out."""

@@ -2,15 +2,15 @@
 
 Most launchers are entries of a table (`launchers`). The others are readers here: functions that
 return a `World` if their variables are set, otherwise None. The first of ``_READERS`` that returns
-one wins. If a launcher names its runs, ``_run_id`` reads that name.
+one wins. If a launcher names its runs, `run_id_of` reads that name.
 """
 
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from step37_flickr8k.cluster.launchers import LAUNCHERS, UNKNOWN
-from step37_flickr8k.cluster.slurm import first_host, host_of_step, port_of_step
+from step37_flickr8k.cluster.launchers import LAUNCHERS, UNKNOWN, run_id_of
+from step37_flickr8k.cluster.slurm import first_host, host_of_step, port_of_step, tasks_on_node
 from step37_flickr8k.cluster.variables import Variables
 from step37_flickr8k.errors import InvalidWorld
 
@@ -37,7 +37,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
+    local_rank: int | None = None
     local_world_size: int | None = None
     node_rank: int | None = None
     node_count: int | None = None
@@ -64,20 +64,24 @@ class World:
             )
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> "World":
+    def from_environment(cls, environ: Mapping[str, str], *, needs_rank: bool = True) -> "World":
         """Read the variables of torchrun (or set by hand), Kubernetes, MPI's launchers or SLURM.
 
         Without any of them this is rank 0 of 1. A partial set raises `InvalidWorld`, and so do
         launchers that contradict each other: a rank that takes itself for rank 0 of 1 would
         download in addition to all others.
+
+        Without ``needs_rank`` a process of several whose rank nobody says is rank 0 of 1, too.
+        That is for a caller with a lease instead: Lightning Fabric's processes have LOCAL_RANK
+        without RANK until their group is initialized.
         """
         variables = Variables(environ)
         found = (world for read in _READERS if (world := read(variables)) is not None)
-        world = next(found, None) or _single(variables)
+        world = next(found, None) or _single(variables, needs_rank=needs_rank)
         _refuse_contradiction(world, variables)
         return replace(
             world,
-            run_id=_run_id(environ, world.launcher),
+            run_id=run_id_of(variables, world.launcher),
             master_addr=environ.get("MASTER_ADDR") or world.master_addr,
             master_port=variables.number("MASTER_PORT", 1, _HIGHEST_PORT) or world.master_port,
             agent_store=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
@@ -98,7 +102,7 @@ class World:
             size=size,
             node_count=nodes,
             launcher="process group",
-            run_id=_run_id(environ),
+            run_id=run_id_of(Variables(environ)),
             host=_host(environ),
         )
 
@@ -119,16 +123,14 @@ class World:
     @property
     def label(self) -> str:
         """The start of each line of a log: host, node where the launcher says it, rank."""
-        node = (
-            "" if self.node_rank is None else f" node {self.node_rank}/{_or_dash(self.node_count)}"
-        )
-        return f"{self.host}{node} rank {self.rank}/{self.size}"
+        node = f" node {self.node_rank}/{_or_dash(self.node_count)}"
+        return f"{self.host}{node * (self.node_rank is not None)} rank {self.rank}/{self.size}"
 
     def describe(self) -> str:
         """Return the first line that every rank logs; what the launcher doesn't say is "-"."""
         return (
             f"host {self.host}, "
-            f"local rank {self.local_rank} of {_or_dash(self.local_world_size)}, "
+            f"local rank {_or_dash(self.local_rank)} of {_or_dash(self.local_world_size)}, "
             f"node {_or_dash(self.node_rank)} of {_or_dash(self.node_count)}, "
             f"global rank {self.rank} of {self.size}"
         )
@@ -138,8 +140,10 @@ def _or_dash(number: int | None) -> str:
     return "-" if number is None else str(number)
 
 
-def _single(variables: Variables) -> World:
+def _single(variables: Variables, *, needs_rank: bool) -> World:
     """Return rank 0 of 1; refuses it where a variable says that there are more ranks."""
+    if not needs_rank:
+        return World()
     size = variables.number("WORLD_SIZE", 1)
     if "LOCAL_RANK" in variables or (size is not None and size > 1):
         found = "LOCAL_RANK" if "LOCAL_RANK" in variables else f"WORLD_SIZE={size}"
@@ -153,7 +157,7 @@ def _single(variables: Variables) -> World:
                 f"{name} is set by a launcher that doesn't say how many ranks there are. "
                 "Set RANK and WORLD_SIZE, or unset it if this is a single process."
             )
-    return World()
+    return World(local_rank=0)
 
 
 def _refuse_contradiction(world: World, variables: Variables) -> None:
@@ -168,6 +172,12 @@ def _refuse_contradiction(world: World, variables: Variables) -> None:
                 f"WORLD_SIZE={size}, but SLURM_STEP_NUM_TASKS={world.size}. "
                 "Unset WORLD_SIZE, or set RANK too."
             )
+    index = variables.number("JOB_COMPLETION_INDEX") or 0
+    if world.launcher == "kubernetes" and world.size > 1 and world.rank < index:
+        raise InvalidWorld(
+            f"RANK={world.rank} contradicts JOB_COMPLETION_INDEX={index}. "
+            "Unset RANK, or let each pod set it from its index: the manifest has it for all pods."
+        )
     if world.launcher != "env":
         return
     for read in (_of_table, _slurm):
@@ -193,7 +203,7 @@ def _environment(variables: Variables) -> World | None:
     return World(
         rank=rank,
         size=size,
-        local_rank=variables.number("LOCAL_RANK") or 0,
+        local_rank=variables.number("LOCAL_RANK"),
         local_world_size=local_world_size,
         node_rank=variables.number("GROUP_RANK"),
         node_count=size // local_world_size if local_world_size else None,
@@ -234,7 +244,8 @@ def _slurm(variables: Variables) -> World | None:
     return World(
         rank=rank,
         size=size,
-        local_rank=variables.number("SLURM_LOCALID") or 0,
+        local_rank=variables.number("SLURM_LOCALID"),
+        local_world_size=tasks_on_node(variables),
         node_rank=variables.number("SLURM_NODEID"),
         node_count=variables.number("SLURM_STEP_NUM_NODES", 1),
         launcher="slurm",
@@ -261,7 +272,7 @@ def _of_table(variables: Variables) -> World | None:
         return World(
             rank=rank,
             size=size,
-            local_rank=variables.number(launcher.local_rank) or 0,
+            local_rank=variables.number(launcher.local_rank),
             local_world_size=variables.number(launcher.local_size, 1),
             launcher=launcher.name,
             # In an allocation of SLURM mpirun begins with the first node.
@@ -283,18 +294,3 @@ def _host(environ: Mapping[str, str]) -> str:
     """Return this host's name; before a pod's name its node, if the Job passes that in."""
     node = environ.get("STEP37_NODE_NAME")
     return f"{node}/{socket.gethostname()}" if node else socket.gethostname()
-
-
-def _run_id(environ: Mapping[str, str], launcher: str = "") -> str | None:
-    if run_id := environ.get("STEP37_RUN_ID"):
-        return run_id
-    if job := environ.get("SLURM_JOB_ID"):
-        # Not all ranks of mpirun are in a step of SLURM.
-        if launcher in {each.name for each in LAUNCHERS}:
-            return f"slurm-{job}"
-        if step := environ.get("SLURM_STEP_ID"):
-            return f"slurm-{job}.{step}"
-    if launcher == "flux" and (job := environ.get("FLUX_JOB_ID")):
-        return f"flux-{job}"
-    torchrun = environ.get("TORCHELASTIC_RUN_ID", "none")
-    return None if torchrun == "none" else f"torchrun-{torchrun}"

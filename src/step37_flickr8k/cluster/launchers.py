@@ -5,7 +5,9 @@ A new one is an entry of `LAUNCHERS`, if its variables hold numbers, like all of
 
 from dataclasses import dataclass
 
-__all__ = ["LAUNCHERS", "UNKNOWN", "Launcher"]
+from step37_flickr8k.cluster.variables import Variables
+
+__all__ = ["LAUNCHERS", "UNKNOWN", "Launcher", "run_id_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,3 +84,19 @@ LAUNCHERS = (
 
 # Signs of launchers that don't say how many ranks there are: with one, nobody is rank 0 of 1.
 UNKNOWN = ("PMIX_RANK", "ALPS_APP_PE", "LSF_PM_TASKID", "MPIRUN_RANK")
+
+
+def run_id_of(variables: Variables, launcher: str = "") -> str | None:
+    """Return the name of the run, the same on all ranks and after restarts; None without one."""
+    if run_id := variables.text("STEP37_RUN_ID"):
+        return run_id
+    if job := variables.text("SLURM_JOB_ID"):
+        # Not all ranks of mpirun are in a step of SLURM.
+        if launcher in {each.name for each in LAUNCHERS}:
+            return f"slurm-{job}"
+        if step := variables.text("SLURM_STEP_ID"):
+            return f"slurm-{job}.{step}"
+    if launcher == "flux" and (job := variables.text("FLUX_JOB_ID")):
+        return f"flux-{job}"
+    torchrun = variables.text("TORCHELASTIC_RUN_ID")
+    return None if torchrun in {"", "none"} else f"torchrun-{torchrun}"

@@ -3,14 +3,15 @@
 The same JSON form of `Progress` stands in a heartbeat, in the lease and in ``status --json``.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import Enum
 
-from step37_flickr8k.errors import Step37Error
+__all__ = ["Progress", "ProgressTracker", "State", "no_progress"]
 
-__all__ = ["Progress", "ProgressTracker", "State"]
+_HIGHEST = 1 << 63
 
 
 class State(str, Enum):
@@ -26,6 +27,7 @@ class State(str, Enum):
     PUBLISHING = "publishing"
     CONFIRMING = "confirming"
     DECODING = "decoding"
+    WORKING = "working"
 
     @property
     def is_waiting(self) -> bool:
@@ -52,10 +54,13 @@ class Progress:
     retries: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a total without its count."""
+        """Refuse a total without its count, and counts that can't be."""
         pairs = ((self.files, self.of_files), (self.bytes, self.of_bytes))
         if any(count is None and total is not None for count, total in pairs):
             raise ValueError("a total needs its count")
+        counts = (*itertools.chain(*pairs), *self.retries.values())
+        if not all(count is None or 0 <= count <= _HIGHEST for count in counts):
+            raise ValueError(f"a count is a number from 0 to {_HIGHEST}")
 
     @property
     def text(self) -> str:
@@ -75,6 +80,14 @@ class Progress:
         return {"state": self.text, **known, **retries}
 
 
+def no_progress(seconds: float, progress: Progress) -> str:
+    """Return the message about work that has stood still for so long."""
+    return (
+        f"rank 0 has made no progress for {seconds:g} s while {progress.text}."
+        " Check its node and the Hub."
+    )
+
+
 class ProgressTracker:
     """The latest progress of a piece of work; the work may report it from any of its threads."""
 
@@ -83,12 +96,17 @@ class ProgressTracker:
         self._watch = watch
         self._latest = Progress()
         self._moved = time.monotonic()
-        self._stop: Step37Error | None = None
+        self._stopped: BaseException | None = None
+
+    @property
+    def stopped(self) -> BaseException | None:
+        """Why nobody waits for this work any more; None as long as somebody does."""
+        return self._stopped
 
     def report(self, progress: Progress) -> None:
         """Take in how far the work is; raises what `stop` was given, which ends the work."""
-        if self._stop is not None:
-            raise self._stop
+        if self._stopped is not None:
+            raise self._stopped
         # A retry is worth showing, but is no progress. Whoever waits for a rate limit or the lease
         # reports it again and again: that is no stall.
         moved = replace(progress, retries={}) != replace(self._latest, retries={})
@@ -99,9 +117,9 @@ class ProgressTracker:
         self._latest = progress
         self._watch(progress)
 
-    def stop(self, reason: Step37Error) -> None:
+    def stop(self, reason: BaseException) -> None:
         """Make the next `report` raise ``reason``: nobody waits for this work any more."""
-        self._stop = reason
+        self._stopped = self._stopped or reason
 
     def snapshot(self) -> Progress:
         """Return what was reported last."""

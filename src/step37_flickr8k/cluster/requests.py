@@ -8,9 +8,10 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 from step37_flickr8k.cluster.call import Store
-from step37_flickr8k.cluster.codec import read, text_of
+from step37_flickr8k.cluster.codec import LONGEST, read, read_count, text_of
 from step37_flickr8k.cluster.protocol import actions as act
-from step37_flickr8k.cluster.protocol.messages import Message, RankReport
+from step37_flickr8k.cluster.protocol.messages import Message, Nonce, RankReport
+from step37_flickr8k.cluster.signing import Seal
 
 __all__ = ["StoreThread", "request"]
 
@@ -19,40 +20,61 @@ _CHECK = 1.0
 # Checks after which a request is overdue. More than one: if this process itself was frozen, its
 # thread catches up first.
 _OVERDUE_CHECKS = 2
+# How often a key is written again that something else has filled with what is no message
+_TRIES = 10
 
 
-def request(store: Store, action: act.Action) -> Any:
+def request(store: Store, action: act.Action, seal: Seal) -> Any:
     """Return what came of an action that is a request; raises ConnectionError."""
     came: Any = None
     match action:
-        case act.Exists(key):
-            came = store.check(key)
         case act.Await(key, until):
             came = store.wait(key, max(until - time.monotonic(), 0.001))
         case act.Load(key, kind):
-            text = store.get(key)
-            came = text if kind is str else read(text, kind)
+            came = read(seal.opened(key, store.get(key)), kind)
         case act.Save(key, value):
-            store.set(key, value if isinstance(value, str) else text_of(value))
+            store.set(key, seal.closed(key, value if isinstance(value, str) else text_of(value)))
         case act.SaveOnce(key, value):
-            text = text_of(value)
-            if (stands := store.compare_set(key, "", text)) != text:
-                came = read(stands, RankReport if isinstance(value, RankReport) else Message)
-        case act.Swap(key, expected, desired):
-            came = store.compare_set(key, expected, desired)
+            kind = RankReport if isinstance(value, RankReport) else Message
+            came = _write_once(store, seal, act.Swap(key, "", text_of(value)), kind)
+        case act.Swap(_, _, desired):
+            came = _write_once(store, seal, action, Nonce) or desired
+        case act.Count(key):
+            came = read_count(store.get(key)) or 0
         case act.Add(key, amount):
-            came = store.add(key, amount)
+            # The store breaks the connection of whoever adds to what is no number.
+            is_count = read_count(store.get(key)) is not None
+            came = store.add(key, amount) if is_count else 0
         case _:
             raise TypeError(f"no request to a store: {action}")
     return came
 
 
+def _write_once(store: Store, seal: Seal, swap: act.Swap, kind: Any) -> Any:
+    """Write a text where another one stands, or nothing of this kind; return what stands else."""
+    key, text = swap.key, seal.closed(swap.key, swap.desired)
+    expected = seal.closed(key, swap.expected) if swap.expected else ""
+    for _ in range(_TRIES):
+        stands = store.compare_set(key, expected, text)
+        if stands == text:
+            return None
+        value = read(seal.opened(key, stands), kind)
+        if value is not None:
+            return value
+        # What is no message, somebody else has written. The store takes back nothing that long.
+        if len(stands) > LONGEST:
+            store.set(key, text)
+            return None
+        expected = stands
+    raise ConnectionError(f"something else writes to {key} of the store again and again")
+
+
 class StoreThread:
     """Makes requests in a thread of its own, so that the calling thread stays free for signals."""
 
-    def __init__(self, connect: Callable[[float], Store]) -> None:
+    def __init__(self, connect: Callable[[float], Store], seal: Seal) -> None:
         """Connect by ``connect(seconds)``, later."""
-        self._connect = connect
+        self._connect, self._seal = connect, seal
         self._tasks: queue.SimpleQueue[tuple[act.Action, Future[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="step37-follower", daemon=True)
         self._thread.start()
@@ -85,6 +107,6 @@ class StoreThread:
                     store = self._connect(max(action.until - time.monotonic(), 0.001))
                     future.set_result(None)
                 else:
-                    future.set_result(request(store, action))
+                    future.set_result(request(store, action, self._seal))
             except BaseException as error:  # noqa: BLE001 - for whoever waits
                 future.set_exception(error)

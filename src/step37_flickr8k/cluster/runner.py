@@ -1,7 +1,8 @@
 """Real ranks: move events and actions between a state machine, a store, the work and a clock.
 
 On rank 0 the leader's machine runs in a thread of its own, so that heartbeats don't depend on the
-work. On the other ranks the main thread runs the follower's, and another one blocks in the store.
+work, and the work in another one. On the other ranks the main thread runs the follower's, and
+another one blocks in the store.
 """
 
 import logging
@@ -27,6 +28,7 @@ from step37_flickr8k.cluster.protocol.messages import (
 )
 from step37_flickr8k.cluster.requests import StoreThread, request
 from step37_flickr8k.cluster.verdict import decide_verdict
+from step37_flickr8k.cluster.work import perform
 from step37_flickr8k.errors import (
     ErrorReport,
     RankZeroLost,
@@ -52,11 +54,12 @@ def lead(call: Call, work: Callable[[ProgressTracker], JsonObject]) -> CallResul
     error: BaseException | None = None
     own = RankReport(ok=True, host=call.facts.host)
     try:
-        outcome = Outcome(arguments=call.arguments, result=work(progress))
+        outcome = Outcome(arguments=call.arguments, result=perform(work, progress))
     # Broad on purpose: whatever ends the work, the other ranks must learn of it
     except BaseException as problem:  # noqa: BLE001
         error = problem
-        outcome = Outcome(arguments=call.arguments, failure=ErrorReport.of(problem))
+        failure = ErrorReport.of(problem, call.facts.host)
+        outcome = Outcome(arguments=call.arguments, failure=failure)
     try:
         standing = leader.publish(outcome)
         if error is None and standing.failure is not None:
@@ -186,8 +189,7 @@ class _LeaderThread(threading.Thread):
                     self._changed.notify_all()
         except StopIteration as end:
             self._ended = end.value
-        # A value that is no message was written by something else than this project.
-        except (ConnectionError, ValueError) as error:
+        except ConnectionError as error:
             self._store_error = error
         with self._changed:
             self._changed.notify_all()
@@ -202,7 +204,7 @@ class _LeaderThread(threading.Thread):
                 return Outcome(arguments=self._call.arguments, failure=ErrorReport.of(error))
             case act.Decide(outcome, ranks, reports):
                 return decide_verdict(outcome.failure, reports, ranks)
-        came = request(self._store, action)
+        came = request(self._store, action, self._call.seal)
         if isinstance(came, Arrival):
             log.debug("rank %d on %s has arrived", came.rank, came.host)
         return came
@@ -224,8 +226,9 @@ class _FollowerRank:
 
     def __init__(self, call: Call) -> None:
         self._call, self._start = call, time.monotonic()
-        self._machine = Follower(call.facts, self._start)
-        self._requests = StoreThread(call.connect)
+        challenge = secrets.token_hex(8) if call.facts.signs else ""
+        self._machine = Follower(call.facts, self._start, challenge)
+        self._requests = StoreThread(call.connect, call.seal)
 
     def run(self) -> Ended:
         """Follow the leader until the call has ended; raises `RankZeroLost`."""
@@ -266,7 +269,7 @@ class _FollowerRank:
             case act.Connect():
                 # The thread of a store that was lost may hang in it.
                 self._requests.close(0)
-                self._requests = StoreThread(call.connect)
+                self._requests = StoreThread(call.connect, call.seal)
         limit: float = max(machine.deadline, getattr(action, "until", 0.0))
         came = self._requests.make(action, limit)
         if isinstance(came, Answer):

@@ -1,13 +1,14 @@
-"""Where the ranks of a SLURM step meet if nobody says so: what all of them derive alike.
+"""Where the ranks of a SLURM step meet if nobody says so, and how many run on a node.
 
 No ``scontrol`` is needed, which images of containers don't have.
 """
 
+import itertools
 import re
 
 from step37_flickr8k.cluster.variables import Variables
 
-__all__ = ["first_host", "host_of_step", "port_of_step", "step_port"]
+__all__ = ["first_host", "host_of_step", "port_of_step", "step_port", "tasks_on_node"]
 
 # Below the ports that the kernel gives to clients
 _FIRST_PORT, _PORTS = 20_000, 10_000
@@ -42,3 +43,12 @@ def port_of_step(variables: Variables, step: int | None = None) -> int:
     names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
     job, own_step, restart = (variables.number(name, highest=1 << 32) or 0 for name in names)
     return step_port(job, own_step if step is None else step, restart)
+
+
+def tasks_on_node(variables: Variables) -> int | None:
+    """Return how many tasks of this step run on this node; None if SLURM doesn't say."""
+    before = variables.number("SLURM_NODEID")
+    # Such as "2(x3),1": two on each of three nodes, one on the fourth
+    counts = re.findall(r"(\d+)(?:\(x(\d+)\))?", variables.text("SLURM_STEP_TASKS_PER_NODE"))
+    by_node = (int(tasks) for tasks, nodes in counts for _ in range(int(nodes or 1)))
+    return None if before is None else next(itertools.islice(by_node, before, None), None)

@@ -28,6 +28,8 @@ _REQUEST_TIMEOUT = timedelta(seconds=60)
 _CONNECT_TIMEOUT = 5.0
 _PAUSES = (0.05, 0.1, 0.2, 0.5)
 _LAST_PAUSE = 1.0
+# What no rank writes, and how bytes that are no text are read and written back
+_NO_VALUE, _ANY_BYTES = "\0", "surrogateescape"
 
 # Calls so far by store, so that each call has keys of its own. Weak: a store that is kept alive
 # here would keep its port, which may be wanted again.
@@ -64,11 +66,12 @@ def barrier() -> None:
         sys.modules["torch.distributed"].barrier()
 
 
-def job_group(world: World) -> Group:
+def job_group(world: World, secret: bytes = b"") -> Group:
     """Return the group of a job's ranks, over a bare TCPStore that rank 0 serves.
 
     Under torchrun its agent serves the store. This is no process group: gloo fails at
-    initialization when one rank is missing, and a restarted rank could not join again.
+    initialization when one rank is missing, and a restarted rank could not join again. ``secret``
+    signs what the ranks write.
     """
     if world.size == 1:
         return Group.alone()
@@ -88,6 +91,7 @@ def job_group(world: World) -> Group:
         host=world.host,
         run=f"run {world.run_id or 'without an id'} of {world.size} ranks",
         reconnects=not serves,
+        secret=secret,
     )
 
 
@@ -100,8 +104,14 @@ def _serve_store(port: int, size: int) -> Any:
         resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
     dist = _torch_distributed()
     try:
+        # A process group that this process initializes later, at the same address, shares it
         return dist.TCPStore(
-            "localhost", port, is_master=True, wait_for_workers=False, timeout=_REQUEST_TIMEOUT
+            "localhost",
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=_REQUEST_TIMEOUT,
+            multi_tenant=True,
         )
     except dist.DistNetworkError as error:
         raise ConnectionError(
@@ -158,16 +168,12 @@ class _TorchStore:
 
     def set(self, key: str, value: str) -> None:
         with _network_errors():
-            self._store.set(key, value)
+            self._store.set(key, value.encode(errors=_ANY_BYTES))
 
-    def get(self, key: str) -> str:
-        with _network_errors():
-            text: str = self._store.get(key).decode()
-            return text
-
-    def check(self, key: str) -> bool:
-        with _network_errors():
-            return bool(self._store.check([key]))
+    def get(self, key: str) -> str | None:
+        # torch's own `get` waits for a key that somebody deletes, and holds up this rank.
+        text = self.compare_set(key, _NO_VALUE, _NO_VALUE)
+        return None if text == _NO_VALUE else text
 
     def wait(self, key: str, seconds: float) -> bool:
         try:
@@ -184,17 +190,24 @@ class _TorchStore:
 
     def compare_set(self, key: str, expected: str, desired: str) -> str:
         with _network_errors():
-            text: str = self._store.compare_set(key, expected, desired).decode()
+            # Others may have written what is no UTF-8
+            texts = (text.encode(errors=_ANY_BYTES) for text in (expected, desired))
+            text: str = self._store.compare_set(key, *texts).decode(errors=_ANY_BYTES)
             return text
 
 
 @contextlib.contextmanager
 def _network_errors() -> Iterator[None]:
-    """Turn torch's error for a lost connection into ConnectionError."""
+    """Turn torch's errors for a lost connection, and for no store, into ConnectionError.
+
+    Who isn't a store of torch may announce a value that is longer than all memory.
+    """
     try:
         yield
     except sys.modules["torch.distributed"].DistNetworkError as error:
         raise ConnectionError(_first_line(error)) from error
+    except (MemoryError, ValueError) as error:
+        raise ConnectionError(f"what answers is no store ({type(error).__name__})") from error
 
 
 def _first_line(error: Exception) -> str:

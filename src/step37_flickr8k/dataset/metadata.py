@@ -1,6 +1,5 @@
 """The metadata table: which of its rows count, and for which image."""
 
-import importlib
 import importlib.util
 from collections.abc import Callable, Container, Iterator
 from typing import BinaryIO
@@ -8,6 +7,7 @@ from typing import BinaryIO
 from step37_flickr8k.dataset.csv_table import read_csv
 from step37_flickr8k.dataset.jsonl_table import read_jsonl
 from step37_flickr8k.dataset.names import METADATA, in_repository, is_above, why_not_plain
+from step37_flickr8k.dataset.parquet_rows import read_apart
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.dataset.tables import NAME_COLUMN, Cells, Wanted
 from step37_flickr8k.errors import EmptySelection, InvalidMetadata
@@ -68,10 +68,7 @@ def _cells(stream: BinaryIO, wanted: Wanted, table: str) -> Iterator[Cells]:
         raise InvalidMetadata(
             f"{wanted.table} needs pyarrow to be read: pip install 'step37-flickr8k[parquet]'"
         )
-    # An optional extra, and 0.2 s to import
-    reader = importlib.import_module("step37_flickr8k.dataset.parquet_table")
-    rows: Iterator[Cells] = reader.read_parquet(stream, wanted)
-    return rows
+    return read_apart(stream, wanted)
 
 
 def _where(table: str, cells: Cells) -> str:

@@ -1,4 +1,4 @@
-"""A metadata table in Parquet, read by pyarrow, an optional extra."""
+"""A metadata table in Parquet, read by pyarrow, an optional extra, in a process with limits."""
 
 import os
 from collections.abc import Iterator
@@ -8,13 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from step37_flickr8k.dataset.tables import NAME_COLUMN, Cells, Wanted
-from step37_flickr8k.errors import InvalidMetadata
+from step37_flickr8k.errors import CaptionKeyNotFound, InvalidMetadata
 
 __all__ = ["read_parquet"]
 
 _LARGEST_FOOTER = 64 << 20  # bytes
 _LARGEST_GROUP = 256 << 20  # bytes of both columns in a row group: a million rows take less
 _LONGEST_TEXT = 1 << 20  # characters
+_MOST_TEXT = 256 << 20  # characters of both columns: a few bytes of Parquet may be any number
+_ROW = 16  # characters that an empty row counts as: a few bytes may be billions of them
 _ROWS = 1024  # rows of a batch
 
 
@@ -34,14 +36,18 @@ def read_parquet(stream: BinaryIO, wanted: Wanted) -> Iterator[Cells]:
         columns = [schema.names[column] for column in at]
         file = pq.ParquetFile(stream, read_dictionary=columns, pre_buffer=False)
         _check_groups(file.metadata, columns, wanted.table)
-        row = 0
+        row = size = 0
         for batch in file.iter_batches(_ROWS, columns=columns, use_threads=False):
             texts = [batch.column(batch.schema.get_field_index(column)) for column in columns]
             for number in range(batch.num_rows):
                 row += 1
                 name, caption = (_text(column[number], wanted.table, row) for column in texts)
+                size += _ROW + len(name) + len(caption)
+                _check_size(size, wanted.table)
                 yield Cells(row, name, caption)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (InvalidMetadata, CaptionKeyNotFound, MemoryError):
+        raise
+    except Exception as error:  # any: this is around a decoder
         # The file system's own error
         if isinstance(error, OSError) and error.errno:
             raise
@@ -84,6 +90,14 @@ def _check_groups(metadata: pq.FileMetaData, columns: list[str], table: str) -> 
                 f"{table}: row group {number} has {size:,} bytes of {NAME_COLUMN} and captions,"
                 f" at most {_LARGEST_GROUP:,} are read: write smaller row groups"
             )
+
+
+def _check_size(size: int, table: str) -> None:
+    if size > _MOST_TEXT:
+        raise InvalidMetadata(
+            f"{table} has more than {_MOST_TEXT:,} characters of names and captions, or rows"
+            f" without end: is it a table of captions?"
+        )
 
 
 def _text(value: pa.Scalar, table: str, row: int) -> str:

@@ -89,7 +89,7 @@ def check_nodes(run: Run, group: Group, own: Sequence[Finding]) -> list[Finding]
     """
     timeouts = run.task.timeouts
     directory = nearest(run.directory.root)
-    probe = Probe(run.directory.temporary(directory))
+    probe = Probe(run.directory, directory)
     within = min(_VISIBLE_WITHIN, timeouts.visibility)
 
     def miss(begun: JsonObject) -> JsonObject:

@@ -1,6 +1,7 @@
 """The samples of a warm cache: a page with a search box, and a PNG of the first images."""
 
 import base64
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +14,13 @@ from step37_flickr8k.cache.rows import rows_of
 from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.names import ABOVE
 from step37_flickr8k.dataset.selection import Row, Selection
-from step37_flickr8k.errors import DecoderMissing, FolderNotUsable, InvalidSettings
-from step37_flickr8k.images.opening import Undecodable
-from step37_flickr8k.images.thumbnails import contact_sheet, thumbnail
+from step37_flickr8k.download.jobs import Job
+from step37_flickr8k.download.workers import Workers
+from step37_flickr8k.errors import FolderNotUsable, InvalidSettings
+from step37_flickr8k.images.sheet import contact_sheet
 from step37_flickr8k.report.page import render
-from step37_flickr8k.report.visible import visible
 from step37_flickr8k.settings import WarmupSettings
+from step37_flickr8k.visible import visible
 
 __all__ = ["Preview", "Tile", "preview"]
 
@@ -123,7 +125,8 @@ def preview(settings: WarmupSettings, watch: Callable[[Progress], None]) -> Prev
         caption_key=settings.caption_key,
         sample_count=min(rows, _MAXIMUM_ROWS),
     )
-    tiles = tuple(_tiles(directory, record, selection, watch))
+    with contextlib.closing(Workers(directory, settings.max_pixels)) as workers:
+        tiles = tuple(_tiles(workers, record, selection, watch))
     return Preview(record, directory, settings.caption_key, rows, tiles)
 
 
@@ -143,12 +146,13 @@ def _record_of(directory: CacheDirectory) -> Record:
 
 
 def _tiles(
-    directory: CacheDirectory,
+    workers: Workers,
     record: Record,
     selection: Selection,
     watch: Callable[[Progress], None],
 ) -> Iterator[Tile]:
     """Yield a tile for each line of metadata.csv, in its order; each image is decoded once."""
+    directory = workers.directory
     rows: list[Row | Tile] = []
 
     def leave_out(line: int, reason: str) -> None:
@@ -161,7 +165,7 @@ def _tiles(
     names = [*dict.fromkeys(row.file_name for row in rows if isinstance(row, Row))]
     tiles: dict[str, Tile] = {}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        decoded = pool.map(lambda name: _tile(directory, record, name), names)
+        decoded = pool.map(lambda name: _tile(workers, record, name), names)
         for name, tile in zip(names, decoded, strict=True):
             tiles[name] = tile
             watch(Progress(State.DECODING, files=len(tiles), of_files=len(names)))
@@ -173,19 +177,21 @@ def _tiles(
             yield replace(tiles[each.file_name], caption=caption)
 
 
-def _tile(directory: CacheDirectory, record: Record, name: str) -> Tile:
+def _tile(workers: Workers, record: Record, name: str) -> Tile:
     """Return the tile of an image, still without a caption."""
-    path, shown = directory.files / name, visible(name)
+    path, shown = workers.directory.files / name, visible(name)
     try:
-        weight = path.stat().st_size
-        if name in record.skipped:
-            return Tile(shown, "", weight, decode_error=visible(record.skipped[name]))
-        copy, size = thumbnail(path, _MAXIMUM_BYTES)
-    # Deleted or changed since the warmup, or decoded by another Pillow, on another machine
-    except (OSError, Undecodable, DecoderMissing, MemoryError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "not enough memory to decode it"
-        return Tile(shown, "", decode_error=visible(reason))
-    return Tile(shown, "", weight, size, copy)
+        weight = workers.directory.tree.status(path).st_size
+    # Deleted since the warmup
+    except OSError as error:
+        return Tile(shown, "", decode_error=visible(error.strerror or str(error)))
+    if name in record.skipped:
+        return Tile(shown, "", weight, decode_error=visible(record.skipped[name]))
+    (done,) = workers.do([Job(path, name, thumbnail=_MAXIMUM_BYTES)])
+    # Changed since the warmup, or decoded by another Pillow, on another machine
+    if problem := done.examined.decode_error or (done.error and str(done.error)):
+        return Tile(shown, "", weight, decode_error=visible(problem))
+    return Tile(shown, "", weight, done.size, done.copy)
 
 
 def _table_name(record: Record) -> str:

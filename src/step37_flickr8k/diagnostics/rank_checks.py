@@ -13,7 +13,6 @@ from step37_flickr8k.cache.scan import nearest
 from step37_flickr8k.cache.unfinished import sweep_probes
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.diagnostics.finding import Finding, State
-from step37_flickr8k.diagnostics.memory import memory_limit
 from step37_flickr8k.diagnostics.network_checks import check_network, with_few_attempts
 from step37_flickr8k.download.files import memory_in_flight
 from step37_flickr8k.download.open_files import connections_allowed
@@ -22,6 +21,7 @@ from step37_flickr8k.job.plan import make_plan
 from step37_flickr8k.job.results import Plan
 from step37_flickr8k.job.run import Run
 from step37_flickr8k.job.task import Task
+from step37_flickr8k.limited.memory import memory_limit
 from step37_flickr8k.settings import WarmupSettings
 
 __all__ = ["check_rank", "check_rank_zero"]
@@ -76,7 +76,7 @@ def _check_directory(settings: WarmupSettings, plan: Plan | None) -> list[Findin
     directory = CacheDirectory(settings.cache_dir.absolute(), settings.split)
     existing = nearest(directory.root)
     if existing != directory.root:
-        sweep_probes(existing, directory.split)
+        sweep_probes(directory.tree, existing, directory.split)
     try:
         try_out(directory)
     except Step37Error as error:

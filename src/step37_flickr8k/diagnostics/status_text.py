@@ -10,12 +10,12 @@ from step37_flickr8k.report.progress import counted, how_far
 __all__ = ["status_as_text"]
 
 
-def status_as_text(root: Path, splits: Sequence[SplitStatus]) -> str:
+def status_as_text(root: Path, splits: Sequence[SplitStatus]) -> list[str]:
     """Return a few lines for each split."""
     if splits:
-        return "\n".join(line for split in splits for line in _lines(root, split))
+        return [line for split in splits for line in _lines(root, split)]
     what = "holds no ready record" if root.is_dir() else "doesn't exist"
-    return f"{root} {what}, and no warmup is running"
+    return [f"{root} {what}, and no warmup is running"]
 
 
 def _lines(root: Path, split: SplitStatus) -> Iterator[str]:

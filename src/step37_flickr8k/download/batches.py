@@ -8,7 +8,6 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import Step37Error
 from step37_flickr8k.hub.retry import Fault
 from step37_flickr8k.images.examined import FINE, Examined
+from step37_flickr8k.threads import DaemonPool
 
 __all__ = ["PER_CONNECTION", "Batches", "Publish", "VerifiedFile"]
 
@@ -37,6 +37,7 @@ _GATHER = 0.024  # s in which files gather, to go to a worker together
 _SLOW = 0.005  # s to publish a file
 # Files of a batch at most: each batch costs a millisecond, in which its worker is idle.
 _LARGEST = 100
+_HEAVIEST = 16 << 20  # bytes of a batch, but for its first and its last file
 # Files that are enough for another batch while one is under way. Where publishing takes long it is
 # also the most files of a batch.
 _ENOUGH = 16
@@ -71,7 +72,7 @@ class Batches:
         self._publish = publish
         self._waiting: deque[_Item] = deque()
         self._busy, self._limit = 0, _FEW_THREADS
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="step37-writer")
+        self._threads = DaemonPool(_THREADS, "step37-writer")
 
     def __enter__(self) -> "Batches":  # noqa: PYI034 - Python 3.10 has no Self
         return self
@@ -91,16 +92,14 @@ class Batches:
         call = partial(function, *args, **kwargs)
         return asyncio.get_running_loop().run_in_executor(self._threads, call)
 
-    def add(
-        self, file: RemoteFile, content: bytearray | memoryview, *, verified: bool = False
-    ) -> "asyncio.Future[None]":
-        """Have a file verified, unless it is, written, decoded and published.
+    def add(self, file: RemoteFile, content: bytearray) -> "asyncio.Future[None]":
+        """Have a file verified, written, decoded and published.
 
         Returns a future that is done when it is published, or has failed: with `Fault` for wrong
         bytes. The file waits a moment for further ones to form a batch.
         """
         published = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Item(file, content, published, verified))
+        self._waiting.append(_Item(file, content, published))
         if len(self._waiting) == 1:
             asyncio.get_running_loop().call_later(_GATHER, self._submit_some)
         return published
@@ -114,6 +113,15 @@ class Batches:
         """Submit the files that wait, without waiting for further ones."""
         while self._waiting and self._busy < self._limit:
             self._submit_batch()
+
+    async def publish(self, verified: Sequence[VerifiedFile]) -> None:
+        """Publish files that are written, verified and decoded already.
+
+        Many side by side where that takes long.
+        """
+        most = _ENOUGH if self._limit > _FEW_THREADS else max(1, len(verified))
+        parts = [verified[at : at + most] for at in range(0, len(verified), most)]
+        await asyncio.gather(*(self.in_thread(self._publish_timed, part) for part in parts))
 
     def publish_written(self, file: RemoteFile, temporary: Path) -> None:
         """Decode and publish a file that is written and verified already, in the calling thread."""
@@ -137,7 +145,10 @@ class Batches:
 
     def _submit_batch(self) -> None:
         most = _ENOUGH if self._limit > _FEW_THREADS else _LARGEST
-        batch = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        batch, size = [self._waiting.popleft()], 0
+        while self._waiting and len(batch) < most and size < _HEAVIEST:
+            batch.append(self._waiting.popleft())
+            size += len(batch[-1].content)
         self._busy += 1
         self._threads.submit(self._finish, batch, asyncio.get_running_loop())
 
@@ -157,7 +168,7 @@ class Batches:
                 self._directory.temporary_for(item.file.name),
                 item.file.name,
                 item.content,
-                "" if item.verified else item.file.digest,
+                item.file.digest,
             )
             for item in batch
         ]
@@ -178,7 +189,7 @@ class Batches:
             raise
         return errors
 
-    def _publish_timed(self, verified: list[VerifiedFile]) -> None:
+    def _publish_timed(self, verified: Sequence[VerifiedFile]) -> None:
         start = time.monotonic()
         self._publish(verified)
         if time.monotonic() - start > _SLOW * len(verified):
@@ -201,6 +212,5 @@ class _Item:
     """A file in memory, and the future of whoever awaits that it is published."""
 
     file: RemoteFile
-    content: bytearray | memoryview
+    content: bytearray
     published: "asyncio.Future[None]"
-    verified: bool

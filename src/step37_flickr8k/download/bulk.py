@@ -1,22 +1,30 @@
 """A split in bulk, from its Parquet conversion: a few requests instead of one for each file.
 
-An image of the conversion counts only if its hash is that of a file wanted.
+An image of the conversion counts only if its hash is that of a file wanted. Workers read, hash and
+write them: nothing of a Parquet file is parsed in this process.
 """
 
-import asyncio
-import contextlib
 import logging
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from step37_flickr8k.dataset.digests import digest_of_bytes
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.dataset.listing import RemoteFile
-from step37_flickr8k.download.batches import Batches, Publish
+from step37_flickr8k.download.batches import Batches, Publish, VerifiedFile
+from step37_flickr8k.download.chunks import (
+    LARGEST,
+    ImageChunk,
+    NotReadable,
+    ParquetTail,
+    ReaderDied,
+    footer_size,
+)
+from step37_flickr8k.download.jobs import Job
 from step37_flickr8k.download.loop import Report, Reporter, run_tasks
-from step37_flickr8k.download.parquet import ImageChunk, Images, NotReadable
+from step37_flickr8k.download.parquet_jobs import Found, ParquetRequest
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.hub.client import HttpClient, connected
 from step37_flickr8k.hub.failures import FAULTS, as_fault, read_exactly
@@ -30,6 +38,7 @@ __all__ = ["fetch_bulk"]
 log = logging.getLogger("step37_flickr8k")
 
 _TAIL = 128 << 10  # bytes: the footer of a Parquet file of 500 MB has some 60 KB
+_FIRST_READ = 64 << 10  # bytes at the end of a file that pyarrow reads first
 _STREAMS = 4  # of row groups side by side
 _BUFFERED = 40 << 20  # bytes of row groups that all streams together may hold
 
@@ -51,32 +60,28 @@ def fetch_bulk(
     """
 
     async def main() -> None:
-        with contextlib.ExitStack() as stack:
-            batches = stack.enter_context(Batches(workers, publish))
-            # Only one thread, because pyarrow keeps memory for each.
-            reader = ThreadPoolExecutor(1, thread_name_prefix="step37-parquet")
-            stack.callback(reader.shutdown, cancel_futures=True)
+        with Batches(workers, publish) as batches:
             async with connected(source, options) as client:
-                await _BulkDownload(client, batches, reader, wanted).run(shards, progress)
+                await _BulkDownload(client, batches, workers, wanted).run(shards, progress)
 
     run_in_loop(main)
 
 
 class _BulkDownload:
-    """A download in bulk; ``reader`` is a single thread, for pyarrow."""
+    """A download in bulk."""
 
     def __init__(
         self,
         client: HttpClient,
         batches: Batches,
-        reader: ThreadPoolExecutor,
+        workers: Workers,
         wanted: Collection[RemoteFile],
     ) -> None:
         self._client = client
         self._statistics = client.statistics
         self._batches = batches
-        self._reader = reader
-        self._missing = _Missing(wanted)
+        self._workers = workers
+        self._missing = _Missing(wanted, workers.directory)
         self._count, self._size = len(wanted), sum(file.size for file in wanted)
         self._opened: list[_Shard] = []
         # Bytes of row groups that may turn out not to be wanted, before the first match.
@@ -85,7 +90,7 @@ class _BulkDownload:
     async def run(self, shards: Sequence[RemoteFile], progress: Report) -> None:
         reporter = Reporter(progress, self._client, files=self._count, size=self._size)
         await run_tasks(reporter, [self._open(file) for file in shards])
-        chunks = [chunk for shard in self._opened for chunk in shard.images.chunks]
+        chunks = [chunk for shard in self._opened for chunk in shard.chunks]
         lengths = [chunk.end - chunk.start for chunk in chunks]
         self._unmatched_allowed = sum(chunk.size for chunk in chunks) - self._size
         fitting = _BUFFERED // max(lengths, default=1)
@@ -93,7 +98,7 @@ class _BulkDownload:
         parts = [
             _Part(shard, run)
             for shard in self._opened
-            for run in _cut(shard.images.chunks, sum(lengths) / streams)
+            for run in _cut(shard.chunks, sum(lengths) / streams)
         ]
         remaining = iter(parts)
         await run_tasks(reporter, [self._work(remaining) for _ in range(streams)])
@@ -102,27 +107,35 @@ class _BulkDownload:
         """Read the footer of a Parquet file."""
         try:
             tail = await self._client.retry(file.name, partial(self._read_tail, file, _TAIL))
-            footer = Images.footer_size(tail[-8:])
+            footer = footer_size(tail[-8:])
             if footer > len(tail):
                 tail = await self._client.retry(file.name, partial(self._read_tail, file, footer))
-            images = await self._batches.in_thread(Images, file.size, tail)
+            known = ParquetTail(file.size, tail[-max(footer, _FIRST_READ) :])
+            chunks = await self._batches.in_thread(self._workers.open_parquet, known)
         except (GivenUp, NotReadable) as error:
             log.warning(
                 "%s can't be used, its images are fetched file by file: %s", file.name, error
             )
         else:
-            self._opened.append(_Shard(file, images))
+            readable = [chunk for chunk in chunks if chunk.is_readable]
+            if left := len(chunks) - len(readable):
+                log.warning(
+                    "%s: %d row groups have more than %d MB of images, which are fetched file by"
+                    " file",
+                    *(file.name, left, LARGEST >> 20),
+                )
+            self._opened.append(_Shard(file, known, readable))
 
     async def _read_tail(self, file: RemoteFile, length: int) -> bytearray:
         span = (max(0, file.size - length), file.size)
         async with await self._client.get(file.name, span) as response:
-            return await read_exactly(response.content.iter_any(), span[1] - span[0])
+            return await read_exactly(self._client.pieces(response), span[1] - span[0])
 
     async def _work(self, remaining: Iterator["_Part"]) -> None:
         for part in remaining:
             name = part.shard.file.name
             try:
-                while part.chunks and self._missing:
+                while part.chunks and self._missing and not part.shard.unreadable:
                     await self._client.retry(name, partial(self._stream, part))
             except GivenUp as error:
                 log.warning(
@@ -141,18 +154,18 @@ class _BulkDownload:
         content = bytearray()
         try:
             async with await self._client.get(part.shard.file.name, (at, end)) as response:
-                async for piece in response.content.iter_any():
+                async for piece in self._client.pieces(response):
                     content += piece
                     while part.chunks and at + len(content) >= part.chunks[0].end:
                         chunk = part.chunks[0]
                         del content[: chunk.start - at]  # other columns
                         size = chunk.end - chunk.start
-                        await self._publish_images(part.shard.images, chunk, content[:size])
+                        await self._publish_images(part.shard, chunk, content[:size])
                         del content[:size]
                         at = chunk.end
                         part.chunks.pop(0)
                         part.done += 1
-                        if not self._missing:
+                        if not self._missing or part.shard.unreadable:
                             return
         except FAULTS as error:
             if part.done == done_before:
@@ -163,19 +176,32 @@ class _BulkDownload:
             if part.chunks:
                 raise Fault("truncated")
 
-    async def _publish_images(self, images: Images, chunk: ImageChunk, content: bytearray) -> None:
-        loop = asyncio.get_running_loop()
+    async def _publish_images(self, shard: "_Shard", chunk: ImageChunk, content: bytearray) -> None:
+        request = ParquetRequest(shard.tail, chunk, content, self._missing.kinds)
+        wanted: dict[Path, RemoteFile] = {}
+        take = partial(self._missing.take_all, wanted)
         try:
-            found = await loop.run_in_executor(self._reader, images.read, chunk, content)
-        except NotReadable:
+            finished = await self._batches.in_thread(self._workers.read_parquet, request, take)
+        except NotReadable as error:
+            # The next row group may do the same
+            shard.unreadable = isinstance(error, ReaderDied)
             self._statistics.retries["unreadable row group"] += 1
+            log.warning(
+                "row group %d of %s can't be read, its images are fetched file by file: %s",
+                *(chunk.row_group, shard.file.name, error),
+            )
             return
-        matched = await self._batches.in_thread(self._missing.take_all, found)
-        published = [self._batches.add(file, image, verified=True) for file, image in matched]
-        self._batches.submit()
-        await asyncio.gather(*published)
-        self._statistics.files += len(matched)
-        self._statistics.bytes += sum(file.size for file, _ in matched)
+        verified = [
+            VerifiedFile(wanted[job.path], job.path, done.examined)
+            for job, done in finished
+            if done.error is None
+        ]
+        await self._batches.publish(verified)
+        for _, done in finished:
+            if done.error is not None:
+                raise done.error
+        self._statistics.files += len(verified)
+        self._statistics.bytes += sum(each.file.size for each in verified)
         self._unmatched_allowed -= chunk.size
         if self._unmatched_allowed < 0 and not self._statistics.files:
             raise GivenUp("none of its images is one that is wanted: is it of another commit?")
@@ -184,36 +210,46 @@ class _BulkDownload:
 class _Missing:
     """The files still wanted, by digest; used by many threads."""
 
-    def __init__(self, wanted: Collection[RemoteFile]) -> None:
+    def __init__(self, wanted: Collection[RemoteFile], directory: CacheDirectory) -> None:
         self._lock = threading.Lock()
+        self._directory = directory
         self._files: dict[str, list[RemoteFile]] = {}
         for file in wanted:
             self._files.setdefault(file.digest, []).append(file)
-        self._kinds = {digest.partition(":")[0] for digest in self._files}
+        self.kinds = sorted({f"{digest.partition(':')[0]}:" for digest in self._files})
 
     def __bool__(self) -> bool:
         return bool(self._files)
 
-    def take_all(self, images: Iterable[memoryview]) -> list[tuple[RemoteFile, memoryview]]:
-        """Return the files whose content is among these images; they are no longer missing then."""
-        return [(file, image) for image in images for file in self._take(image)]
+    def take_all(
+        self, taken: dict[Path, RemoteFile], images: Sequence[Found]
+    ) -> list[tuple[int, Job]]:
+        """Return jobs for the files whose content is among these images, with their numbers.
 
-    def _take(self, content: memoryview) -> list[RemoteFile]:
-        taken = []
-        for kind in self._kinds:
-            digest = digest_of_bytes(content, f"{kind}:")
-            with self._lock:
-                found = self._files.pop(digest, [])
-            taken += [file for file in found if file.size == len(content)]
-        return taken
+        They are no longer missing then; they are added to ``taken``, by the paths of the jobs.
+        """
+        jobs = []
+        for number, image in enumerate(images):
+            for file in self._take(image):
+                job = Job(self._directory.temporary_for(file.name), file.name)
+                taken[job.path] = file
+                jobs.append((number, job))
+        return jobs
+
+    def _take(self, image: Found) -> list[RemoteFile]:
+        with self._lock:
+            found = [file for each in image.digests for file in self._files.pop(each, [])]
+        return [file for file in found if file.size == image.size]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Shard:
-    """A Parquet file whose footer was read."""
+    """A Parquet file whose footer was read; no more is read of one that is ``unreadable``."""
 
     file: RemoteFile
-    images: Images
+    tail: ParquetTail
+    chunks: Sequence[ImageChunk]
+    unreadable: bool = False
 
 
 @dataclass

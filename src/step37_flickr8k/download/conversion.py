@@ -1,6 +1,5 @@
 """The Hub's Parquet conversion of a split: whether it can be read here, and whether it pays."""
 
-import importlib
 import importlib.util
 import logging
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from step37_flickr8k.errors import InvalidSettings, Step37Error
 from step37_flickr8k.hub.api import Hub
 from step37_flickr8k.settings.options import FetchOptions
 
-__all__ = ["MANY", "choose_shards", "is_available", "preload"]
+__all__ = ["MANY", "choose_shards", "is_available"]
 
 log = logging.getLogger("step37_flickr8k")
 
@@ -19,13 +18,8 @@ MANY = 100  # images: for fewer the conversion isn't listed
 
 
 def is_available() -> bool:
-    """Return whether pyarrow is installed; it isn't loaded for that."""
+    """Return whether pyarrow is installed; it isn't loaded for that, nor ever in this process."""
     return importlib.util.find_spec("pyarrow") is not None
-
-
-def preload() -> None:
-    """Load pyarrow, while the Hub lists its files."""
-    importlib.import_module("step37_flickr8k.download.bulk")
 
 
 def choose_shards(

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from step37_flickr8k.cache.flushing import flushing
 from step37_flickr8k.cache.folding import check_names
 from step37_flickr8k.cache.lease import Lease
 from step37_flickr8k.cache.manifest import read_manifest, write_manifest
@@ -98,13 +99,13 @@ class Downloader:
         Raises before the first request if the directory can't be written to.
         """
         self._directory.sweep()
-        sweep_probes(self._directory.root, self._directory.split)
+        sweep_probes(self._directory.tree, self._directory.root, self._directory.split)
         with contextlib.ExitStack() as at_end:
             # This runs last, and also after a signal that arrives while the workers end.
             at_end.callback(self._clear_up)
             at_end.callback(self._workers.close)
             try_out(self._directory)
-            yield at_end.enter_context(self._directory.flushing())
+            yield at_end.enter_context(flushing(self._directory))
 
     def _clear_up(self) -> None:
         try:
@@ -199,7 +200,7 @@ class Downloader:
     def _fetch_bulk(
         self, shards: Sequence[RemoteFile], files: Sequence[RemoteFile], publisher: Publisher
     ) -> None:
-        # Imported late: it loads pyarrow, an optional extra.
+        # Imported late: it loads the HTTP client.
         from step37_flickr8k.download.bulk import fetch_bulk  # noqa: PLC0415
 
         source = replace(self._hub.parquet_files(), statistics=self._task.statistics)

@@ -159,9 +159,9 @@ class _Download:
                         if file.size <= _BLOCK:
                             source = self._client.source_of(response)
                             return await read_exactly(
-                                response.content.iter_any(), file.size, source
+                                self._client.pieces(response), file.size, source
                             )
-                        await self._receive_in_blocks(response.content.iter_any(), file)
+                        await self._receive_in_blocks(self._client.pieces(response), file)
                         return None
                 finally:
                     transfer.seconds += time.monotonic() - start

@@ -1,9 +1,10 @@
 """What a worker is asked to do with a file and what became of it, and both as they cross a pipe.
 
 A request is a line of JSON for all its jobs, followed by their contents. The answer is a line of
-JSON, in the order of the jobs.
+JSON, in the order of the jobs. `parquet_jobs` has the requests that concern a Parquet file.
 """
 
+import base64
 import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -13,7 +14,18 @@ from typing import BinaryIO
 from step37_flickr8k.errors import ErrorReport
 from step37_flickr8k.images.examined import FINE, Examined
 
-__all__ = ["READY", "Done", "Job", "read_done", "read_jobs", "request_line", "write_done"]
+__all__ = [
+    "READY",
+    "Content",
+    "Done",
+    "Job",
+    "read_done",
+    "read_jobs",
+    "request_line",
+    "write_done",
+]
+
+Content = bytes | bytearray | memoryview
 
 # A worker's first line. Something else may have written to its stdout before: a sitecustomize, say.
 READY = b"step37: ready\n"
@@ -23,13 +35,15 @@ READY = b"step37: ready\n"
 class Job:
     """A file at ``path`` whose final name will be ``name``, to be decoded.
 
-    With ``content`` it is verified and written first; without a ``digest`` it isn't verified.
+    With ``content`` it is verified and written first; without a ``digest`` it isn't verified. With
+    ``thumbnail`` a small copy of at most so many bytes is wanted.
     """
 
     path: Path
     name: str
-    content: bytes | bytearray | memoryview | None = None
+    content: Content | None = None
     digest: str = ""
+    thumbnail: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +51,14 @@ class Done:
     """What became of a job.
 
     ``examined`` is what decoding has shown, ``error`` why the file wasn't written or read;
-    ``wrong`` marks content of another digest.
+    ``wrong`` marks content of another digest. ``copy`` is the thumbnail of an image of ``size``.
     """
 
     examined: Examined = FINE
     error: Exception | None = None
     wrong: bool = False
+    copy: bytes = b""
+    size: tuple[int, int] = (0, 0)
 
 
 _DONE = Done()
@@ -51,7 +67,13 @@ _DONE = Done()
 def request_line(jobs: Sequence[Job]) -> bytes:
     """Return the line that announces jobs; their contents follow it."""
     rows = [
-        (str(job.path), job.name, None if job.content is None else len(job.content), job.digest)
+        (
+            str(job.path),
+            job.name,
+            None if job.content is None else len(job.content),
+            job.digest,
+            job.thumbnail,
+        )
         for job in jobs
     ]
     return json.dumps(rows).encode() + b"\n"
@@ -60,8 +82,8 @@ def request_line(jobs: Sequence[Job]) -> bytes:
 def read_jobs(line: bytes, stream: BinaryIO) -> list[Job]:
     """Return the jobs that a line announces, with their contents read from the stream."""
     return [
-        Job(Path(path), name, None if size is None else stream.read(size), digest)
-        for path, name, size, digest in json.loads(line)
+        Job(Path(path), name, None if size is None else stream.read(size), digest, thumbnail)
+        for path, name, size, digest, thumbnail in json.loads(line)
     ]
 
 
@@ -74,6 +96,8 @@ def write_done(done: Sequence[Done]) -> bytes:
             astuple(each.examined),
             None if each.error is None else ErrorReport.of(each.error).as_json(),
             each.wrong,
+            base64.b64encode(each.copy).decode(),
+            each.size,
         )
         for each in done
     ]
@@ -85,6 +109,13 @@ def read_done(line: bytes) -> list[Done]:
     return [_DONE if row is None else _done(*row) for row in json.loads(line)]
 
 
-def _done(examined: tuple[str, str, int], error: dict[str, str] | None, wrong: bool) -> Done:
+def _done(
+    examined: tuple[str, str, int],
+    error: dict[str, str] | None,
+    wrong: bool,
+    copy: str,
+    size: tuple[int, int],
+) -> Done:
     exception = None if error is None else ErrorReport.from_json(error).exception()
-    return Done(Examined(*examined), exception, wrong)
+    width, height = size
+    return Done(Examined(*examined), exception, wrong, base64.b64decode(copy), (width, height))

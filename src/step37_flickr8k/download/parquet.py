@@ -1,84 +1,80 @@
 """The images of a Parquet file: where their bytes are in it, and how to get them out.
 
-The only user of pyarrow, an optional extra: check `conversion.is_available` before this is
-imported.
+Only a worker process imports this, with pyarrow, an optional extra: it can abort on hostile files.
 """
 
 import io
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["ImageChunk", "Images", "NotReadable"]
+from step37_flickr8k.download.chunks import ImageChunk, NotReadable, ParquetTail
 
+__all__ = ["Images"]
 
-class NotReadable(Exception):
-    """Raised for bytes that are no Parquet file with images."""
-
-
-@dataclass(frozen=True)
-class ImageChunk:
-    """The bytes ``[start, end)`` of a Parquet file that hold the images of one row group.
-
-    They are ``size`` bytes when decompressed.
-    """
-
-    row_group: int
-    start: int
-    end: int
-    size: int
+_ROWS = 16  # of a batch: many rows may share one value of a dictionary, and then each has its own
+# A few bytes may stand for billions of empty rows, and a footer for a million row groups
+_MOST_ROWS, _MOST_GROUPS = 4_000_000, 65_536
+_COUNT, _BYTES = 100, 16 << 20  # images and their bytes that are passed on together
 
 
 class Images:
     """The images of one Parquet file, of which the last bytes are known."""
 
-    def __init__(self, size: int, tail: bytes | bytearray) -> None:
-        """Read the footer; ``tail`` are the file's last bytes.
-
-        At least `footer_size` of them, and 64 KB where there are so many: pyarrow reads those
-        first.
+    def __init__(self, tail: ParquetTail) -> None:
+        """Read the footer.
 
         Raises `NotReadable` if this is no Parquet file, or has no column ``*.bytes`` of byte
         arrays.
         """
-        self._size = size
+        self.tail = tail
+        self._size = tail.size
+        start = tail.size - len(tail.content)
         try:
-            self._metadata = pq.read_metadata(_PartialFile(size, size - len(tail), tail))
+            self._metadata = pq.read_metadata(_PartialFile(tail.size, start, tail.content))
+            self._check_counts()
             leaf, self._column = self._find_leaf()
             self.chunks = [
                 self._chunk(number, leaf) for number in range(self._metadata.num_row_groups)
             ]
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise NotReadable(str(error)) from error
+        except NotReadable:
+            raise
+        except Exception as error:  # any: this is around a decoder
+            raise NotReadable(_plain(error)) from error
 
-    @staticmethod
-    def footer_size(last8: bytes | bytearray) -> int:
-        """Return how many of a file's last bytes are its footer, as its last 8 bytes say."""
-        if last8[4:] != b"PAR1":
-            raise NotReadable("it doesn't end as a Parquet file does")
-        return int.from_bytes(last8[:4], "little") + 8
+    def read(self, chunk: ImageChunk, content: bytes | bytearray) -> Iterator[list[memoryview]]:
+        """Yield the images of a row group as they are stored; ``content`` are the chunk's bytes.
 
-    def read(self, chunk: ImageChunk, content: bytes | bytearray) -> list[memoryview]:
-        """Return the images of a row group as they are stored; ``content`` are the chunk's bytes.
-
-        Raises `NotReadable` for bytes that pyarrow can't decode.
+        Raises `NotReadable` for bytes that pyarrow can't decode, or not in the memory there is.
         """
+        images: list[memoryview] = []
         try:
             file = pq.ParquetFile(
                 _PartialFile(self._size, chunk.start, content),
                 metadata=self._metadata,
                 pre_buffer=False,
             )
-            table = file.read_row_group(chunk.row_group, columns=[self._column], use_threads=False)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise NotReadable(str(error)) from error
-        return [
-            memoryview(image.as_buffer())
-            for structs in table.column(0).chunks
-            for image in structs.field("bytes")
-            if image.is_valid
-        ]
+            batches = file.iter_batches(
+                _ROWS, row_groups=[chunk.row_group], columns=[self._column], use_threads=False
+            )
+            for batch in batches:
+                images += map(_bytes_of, filter(_is_valid, batch.column(0).field("bytes")))
+                if len(images) >= _COUNT or sum(map(len, images)) >= _BYTES:
+                    yield images
+                    images = []
+        except Exception as error:  # any: this is around a decoder
+            raise NotReadable(_plain(error)) from error
+        if images:
+            yield images
+
+    def _check_counts(self) -> None:
+        groups = self._metadata.num_row_groups
+        if groups > _MOST_GROUPS:
+            raise NotReadable(f"it has {groups:,} row groups, at most {_MOST_GROUPS:,} are read")
+        rows = sum(self._metadata.row_group(number).num_rows for number in range(groups))
+        if rows > _MOST_ROWS:
+            raise NotReadable(f"it has {rows:,} rows, at most {_MOST_ROWS:,} are read")
 
     def _find_leaf(self) -> tuple[int, str]:
         schema = self._metadata.schema
@@ -101,6 +97,22 @@ class Images:
         if not 0 <= first < end <= self._size:
             raise NotReadable(f"row group {row_group} is outside of the file")
         return ImageChunk(row_group, first, end, column.total_uncompressed_size)
+
+
+def _is_valid(value: pa.Scalar) -> bool:
+    return bool(value.is_valid)
+
+
+def _bytes_of(value: pa.Scalar) -> memoryview:
+    """Return a value's bytes where they are, also those of a dictionary's value."""
+    plain = value.value if isinstance(value, pa.DictionaryScalar) else value
+    return memoryview(plain.as_buffer())
+
+
+def _plain(error: Exception) -> str:
+    """Return an error's first line, of bounded length."""
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 class _PartialFile(io.RawIOBase):

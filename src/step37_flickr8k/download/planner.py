@@ -1,12 +1,17 @@
 """What the Hub has, what the directory holds, and so what there is to download."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.manifest import ManifestEntry, read_manifest, unchanged
+from step37_flickr8k.cache.rows import LARGEST_TABLE
 from step37_flickr8k.cache.scan import Entry
 from step37_flickr8k.cache.verify import verify_files
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
@@ -26,8 +31,6 @@ from step37_flickr8k.hub.source import TransferStatistics
 from step37_flickr8k.settings.options import FetchOptions
 
 __all__ = ["DownloadPlan", "LeftOut", "Planner", "Task"]
-
-_LARGEST_METADATA = 1 << 30  # bytes: a million rows with five captions have a third of that
 
 
 @dataclass(frozen=True)
@@ -129,14 +132,16 @@ class Planner:
             del verified[name]
         self.progress.report(Progress(State.READING_METADATA))
         verified |= self._verify([table], listing, scan, verified)
-        metadata, limit = directory.path(table), None
+        metadata, holder, limit = directory.path(table), directory, None
         if table not in verified:
             metadata, limit = self._fetch_metadata(commit, listing[table], scratch)
-        decision, left_out = self._decide(metadata, table, listing, verified)
+            holder = scratch
+        read = partial(holder.open, metadata, LARGEST_TABLE)
+        decision, left_out = self._decide(read, table, listing, verified)
         names = chain(larger, (file.name for file in decision.fetch))
         if found := self._verify(names, listing, scan, verified):
             verified |= found
-            decision, left_out = self._decide(metadata, table, listing, verified)
+            decision, left_out = self._decide(read, table, listing, verified)
         return DownloadPlan(
             selection=self.task.selection,
             commit=commit,
@@ -175,24 +180,25 @@ class Planner:
     ) -> tuple[Path, RateLimit | None]:
         """Download the metadata table; return its path, and the rate limit that the Hub stated."""
         split = self.task.selection.split
-        if file.size > _LARGEST_METADATA:
+        if file.size > LARGEST_TABLE:
             raise InvalidMetadata(
                 f"{in_repository(split, file.name)} of {self.hub.name} has"
                 f" {file.size / 1e9:,.1f} GB by the"
-                f" listing, at most {_LARGEST_METADATA / 1e9:.1f} GB are read:"
+                f" listing, at most {LARGEST_TABLE / 1e9:.1f} GB are read:"
                 " is it a table of captions?"
             )
         source = self.hub.files(commit, split)
         received: list[VerifiedFile] = []
         try:
-            fetch_files(
-                [file],
-                source,
-                Workers(scratch),
-                received.extend,
-                options=self.task.options,
-                progress=self._report_reading,
-            )
+            with contextlib.closing(Workers(scratch)) as workers:
+                fetch_files(
+                    [file],
+                    source,
+                    workers,
+                    received.extend,
+                    options=self.task.options,
+                    progress=self._report_reading,
+                )
         finally:
             # Counted with the API's requests, because a table is no image.
             self.hub.count(source.statistics)
@@ -203,11 +209,15 @@ class Planner:
         self.progress.report(progress if waiting else Progress(State.READING_METADATA))
 
     def _decide(
-        self, metadata: Path, table: str, listing: Listing, verified: Mapping[str, ManifestEntry]
+        self,
+        read: Callable[[], AbstractContextManager[BinaryIO]],
+        table: str,
+        listing: Listing,
+        verified: Mapping[str, ManifestEntry],
     ) -> tuple[Decision, LeftOut]:
         left_out = LeftOut()
         unstripped = {name for name in listing if name != name.strip()}
-        with metadata.open("rb") as stream:
+        with read() as stream:
             rows = read_rows(
                 stream, self.task.selection, table, unstripped=unstripped, left_out=left_out
             )

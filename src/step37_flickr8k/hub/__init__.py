@@ -5,6 +5,7 @@
 - `listings`: files in the API's listings.
 - `client`: the one HTTP client, for the API and for files: retries, rate limits.
 - `requests`: one request after another: redirects, proxies, whose word an answer is.
+- `bounds`: bytes, time and speed of what is read.
 - `failures`: what a failed request means; `addresses`: which addresses are followed.
 - `source`: where files are served (`Source`) and what a download did (`TransferStatistics`).
 - `retry`: the one policy for requests that fail: pure functions.

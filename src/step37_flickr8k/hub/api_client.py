@@ -4,6 +4,7 @@ The HTTP client is imported with the first request.
 """
 
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -25,6 +26,11 @@ __all__ = ["ApiClient"]
 
 _T = TypeVar("_T")
 _OPTIONAL_ATTEMPTS = 2  # for an answer that a download can do without
+# What all pages of a listing may have together. A million files are some 1,000 pages and 250 MB.
+_MOST_ENTRIES, _MOST_PAGES = 2_000_000, 20_000
+_LARGEST_LISTING = 512 << 20  # bytes
+_LONGEST_LISTING = 3600.0  # s
+_MOST_DIGITS = 1000  # of a number in an answer
 
 
 class ApiClient:
@@ -110,9 +116,14 @@ class ApiClient:
     async def pages(
         self, client: "HttpClient", url: str, requested: Requested
     ) -> AsyncIterator[object]:
-        """Yield the pages of a listing; one that fails is asked for again, not those before it."""
+        """Yield the pages of a listing; one that fails is asked for again, not those before it.
+
+        All pages together have a limit of entries, pages, bytes and time: a listing has an end,
+        whoever writes it. Each page but the last is progress.
+        """
         following: str | None = url
-        asked = set[str]()
+        asked, entries, size = set[str](), 0, 0
+        until = time.monotonic() + _LONGEST_LISTING
         while following is not None:
             if following in asked:
                 raise InvalidMetadata(
@@ -120,8 +131,35 @@ class ApiClient:
                 )
             asked.add(following)
             answer = await self.answer(client, following, requested)
-            yield self._parsed(answer)
+            page = self._parsed(answer)
+            yield page
             following = answer.following
+            entries += len(page) if isinstance(page, list) else 0
+            size += len(answer.content)
+            if following is not None:
+                self._check_listing(len(asked), entries, size, until)
+                self._report(Progress(State.LISTING, f"{entries:,} entries"))
+
+    def _check_listing(self, pages: int, entries: int, size: int, until: float) -> None:
+        """Raise `HubUnavailable` if a listing that goes on is beyond measure."""
+        beyond = ""
+        if entries > _MOST_ENTRIES:
+            beyond = f"has more than {_MOST_ENTRIES:,} entries"
+        elif pages > _MOST_PAGES:
+            beyond = f"has more than {_MOST_PAGES:,} pages"
+        elif size > _LARGEST_LISTING:
+            beyond = f"has more than {_LARGEST_LISTING:,} bytes"
+        elif time.monotonic() > until:
+            beyond = f"isn't complete after {_LONGEST_LISTING:,g} s"
+        if beyond:
+            raise HubUnavailable(
+                f"{self._name}: the listing {beyond} ({entries:,} entries so far):"
+                " ask whoever runs that address, or choose another repository"
+            )
+
+    def _report(self, progress: Progress) -> None:
+        if self._tracker is not None:
+            self._tracker.report(progress)
 
     def _unavailable(self, error: GivenUp) -> HubUnavailable:
         remedy = ""
@@ -144,7 +182,7 @@ class ApiClient:
         A login page, or one that says "back soon", is a 200, too.
         """
         try:
-            value: object = json.loads(answer.content)
+            value: object = json.loads(answer.content, parse_int=_int)
         except (ValueError, RecursionError) as error:
             kind = answer.headers.get("Content-Type", "no type")
             raise HubUnavailable(
@@ -152,6 +190,13 @@ class ApiClient:
                 " does a login page or a proxy answer in its place?"
             ) from error
         return value
+
+
+def _int(digits: str) -> int:
+    """Return a number of JSON; converting one of a million digits takes hours in Python 3.10."""
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number has {len(digits):,} digits")
+    return int(digits)
 
 
 class _Wait:

@@ -3,6 +3,7 @@
 Python's ssl reads the variables itself.
 """
 
+import errno
 import functools
 import os
 import ssl
@@ -28,6 +29,8 @@ def check_certificates() -> None:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
         except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise MemoryError from error
             raise InvalidSettings(
                 f"{variable} is {file}, which can't be read as certificates"
                 f" ({error.strerror or error}): correct or unset it"

@@ -12,6 +12,7 @@ import aiohttp
 from yarl import URL
 
 from step37_flickr8k.hub.addresses import at_endpoint, host_of, parsed
+from step37_flickr8k.hub.bounds import TimeLimit, pieces_of, whole
 from step37_flickr8k.hub.certificates import check_certificates, trusting
 from step37_flickr8k.hub.failures import FAULTS, as_fault
 from step37_flickr8k.hub.proxies import Proxies
@@ -19,11 +20,13 @@ from step37_flickr8k.hub.rate_limit import RateLimit
 from step37_flickr8k.hub.refusals import denied, refused_by_proxy
 from step37_flickr8k.hub.requests import Requests
 from step37_flickr8k.hub.retry import (
+    LONGEST_PAUSE,
     Fault,
     GivenUp,
     is_failed_attempt,
     most_attempts,
     pause_before,
+    too_long,
 )
 from step37_flickr8k.hub.source import Source, TransferStatistics
 from step37_flickr8k.settings.options import FetchOptions
@@ -36,6 +39,9 @@ _T = TypeVar("_T")
 # A request that its caller can do without isn't made after a longer pause.
 _OPTIONAL_PAUSE = 5.0  # s
 _WATCH_INTERVAL = 1.0  # s between two reports of a wait
+# Read timeouts in which an answer of the API must be complete, and any answer must begin. Each one
+# alone would never end where a byte arrives now and then.
+_READ_TIMEOUTS = 4
 
 # Takes in the seconds for which the rate limit allows no request, and 0 when it does again.
 Watch = Callable[[float], None]
@@ -47,8 +53,7 @@ async def connected(
 ) -> "AsyncIterator[HttpClient]":
     """Yield a client for the source; its connections end with the context.
 
-    With ``api`` answers are decompressed and retries are logged at level info; for files the bytes
-    stay as they are, since they are hashed.
+    With ``api`` retries are logged at level info, and redirects don't leave HTTPS.
 
     Raises:
         InvalidSettings: the environment names a proxy or certificates that can't be used.
@@ -68,7 +73,8 @@ async def connected(
         timeout=timeout,
         connector=aiohttp.TCPConnector(limit=options.concurrency, ssl=trusting()),
         cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=api is not None,
+        # A file's bytes are hashed as they are, and an answer of the API has a limit
+        auto_decompress=False,
     ) as session:
         client = HttpClient(source, session, options, api)
         try:
@@ -113,6 +119,7 @@ class HttpClient:
         self._source = source
         self._requests = Requests(source, session, self.statistics, self._note_rate_limit)
         self._attempts = options.attempts
+        self._answer_timeout = options.connect_timeout + _READ_TIMEOUTS * options.read_timeout
         self._api = api
         # Whether a 429 that doesn't say how long to wait was logged
         self._logged_no_pause = False
@@ -129,6 +136,8 @@ class HttpClient:
         if (left := self.closed_for) <= 0:
             return
         while left > 0:
+            if left > LONGEST_PAUSE:
+                raise GivenUp(f"the Hub allows no request for {too_long(left)}")
             if self._api is None:
                 await asyncio.sleep(left + random.uniform(0, 0.1))  # noqa: S311 - jitter
             else:
@@ -143,7 +152,7 @@ class HttpClient:
 
         Raises `GivenUp` from the last fault when all attempts are used up.
         """
-        failed = 0
+        failed, asked = 0, 0.0
         while True:
             await self.until_open()
             try:
@@ -151,9 +160,12 @@ class HttpClient:
             except FAULTS as error:
                 fault = as_fault(error)
                 failed += is_failed_attempt(fault)
+                asked += fault.pause or 0.0
+                if asked > LONGEST_PAUSE:
+                    raise GivenUp(f"{fault}: it asks for {too_long(asked)}", fault) from error
                 pause = pause_before(failed, fault, random.uniform(0.5, 1))  # noqa: S311 - jitter
-                too_long = self._is_optional and pause > _OPTIONAL_PAUSE
-                if too_long or failed >= most_attempts(fault, self._attempts):
+                unwanted = self._is_optional and pause > _OPTIONAL_PAUSE
+                if unwanted or failed >= most_attempts(fault, self._attempts):
                     tries = f"{max(1, failed)} {'try' if failed <= 1 else 'tries'}"
                     raise GivenUp(f"{fault} ({tries})", fault) from error
                 self.statistics.retries[fault.cause] += 1
@@ -194,7 +206,8 @@ class HttpClient:
         if span is not None:
             headers["Range"] = f"bytes={span[0]}-{span[1] - 1}"
         url = URL(self._source.url(name), encoded=True)
-        response = await self._requests.send("GET", url, headers)
+        async with TimeLimit(self._answer_timeout, f"the answer of {host_of(url)}"):
+            response = await self._requests.send("GET", url, headers)
         if response.status == (200 if span is None else 206):
             return response
         async with response:
@@ -207,6 +220,10 @@ class HttpClient:
                 with_token = "Authorization" in self._source.headers
                 raise denied(f"the Hub, asked for {name},", response.status, with_token=with_token)
             raise GivenUp(f"the Hub answered {judged}")
+
+    def pieces(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """Yield the bytes of a file as they arrive; raises `Fault` if they hardly do."""
+        return pieces_of(response, self._answer_timeout, host_of(response.url))
 
     def source_of(self, response: aiohttp.ClientResponse) -> str:
         """Return the end of a message about an answer that another host than the endpoint sent.
@@ -224,18 +241,25 @@ class HttpClient:
             GivenUp: redirects lead nowhere.
             Refused: the endpoint's answer is an error that retrying doesn't change.
         """
-        async with await self._requests.send(method, parsed(url), {}, follow=follow) as response:
+        asked, headers = parsed(url), {"Accept-Encoding": "gzip"}
+        async with (
+            TimeLimit(self._answer_timeout, f"the answer of {host_of(asked)}"),
+            await self._requests.send(
+                method, asked, headers, follow=follow, only_https=asked.scheme == "https"
+            ) as response,
+        ):
             if response.status >= (300 if follow else 400):
                 raise self._requests.judged(response)
-            following = response.links.get("next")
-            return Answer(
-                response.headers,
-                await response.read(),
-                None
-                if following is None
-                else at_endpoint(URL(following["url"]), self._requests.base),
-                host_of(response.url),
-            )
+            content, host = await whole(response), host_of(response.url)
+            return Answer(response.headers, content, self._following(response), host)
+
+    def _following(self, response: aiohttp.ClientResponse) -> str | None:
+        """Return the address of the next page, which is asked for at the endpoint."""
+        try:
+            link = response.links.get("next")
+            return None if link is None else at_endpoint(URL(link["url"]), self._requests.base)
+        except (ValueError, KeyError) as error:
+            raise GivenUp(f"the link to the next page is not an address ({error})") from error
 
     def _note_rate_limit(self, headers: Mapping[str, str]) -> None:
         """Keep the stated rate limit; when nothing of it remains, requests wait for the reset."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from step37_flickr8k.signals import awaited
+from step37_flickr8k.threads import awaited
 
 __all__ = ["InLoop", "run_in_loop"]
 

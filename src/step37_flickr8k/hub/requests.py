@@ -42,9 +42,18 @@ class Requests:
         self._proxies = Proxies()
 
     async def send(
-        self, method: str, url: URL, headers: Mapping[str, str], *, follow: bool = True
+        self,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str],
+        *,
+        follow: bool = True,
+        only_https: bool = False,
     ) -> aiohttp.ClientResponse:
         """Return the answer to a request, or to the one that redirects lead to.
+
+        With ``only_https`` they may not lead to plain HTTP, where anybody on the way can change
+        the answer.
 
         Raises:
             Fault: no answer came, but may come later.
@@ -61,6 +70,11 @@ class Requests:
                 if response.content_length is not None and response.content_length < _SHORT_BODY:
                     await response.read()
                 url = joined(url, response.headers["Location"])
+                if only_https and url.scheme != "https":
+                    raise GivenUp(
+                        f"redirected from HTTPS to plain HTTP at {host_of(url)}, which is not"
+                        " followed: the endpoint must redirect to an address with https://"
+                    )
         raise GivenUp(f"more than {_REDIRECTS} redirects")
 
     async def _request_once(

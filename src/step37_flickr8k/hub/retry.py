@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from step37_flickr8k.hub.rate_limit import RateLimit
 
 __all__ = [
+    "LONGEST_PAUSE",
     "Fault",
     "GivenUp",
     "Unreachable",
@@ -20,6 +21,7 @@ __all__ = [
     "most_attempts",
     "pause_before",
     "requested_pause",
+    "too_long",
 ]
 
 # Request Timeout, Too Early, Too Many Requests. All 5xx are retried, too.
@@ -27,9 +29,10 @@ _RETRIABLE = {408, 425, 429}
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.4, 30.0  # s
 # The shortest pause after "Retry-After": a 0 from a busy proxy must not become a loop.
 _LEAST_REQUESTED_PAUSE = 0.5  # s
-# The longest one: the Hub's windows have 5 minutes. A server that asks for more isn't waited for,
-# since nobody wants a job of many nodes to wait for a day.
-_LONGEST_REQUESTED_PAUSE = 3600.0  # s
+# The longest one, and all of one request together: the Hub's windows have 5 minutes. A server that
+# asks for more isn't waited for, since nobody wants a job of many nodes to wait for a day.
+LONGEST_PAUSE = 3600.0  # s
+_LONGEST_SHOWN = 31_536_000.0  # s
 # Attempts to connect to a host that never answered yet: its name may be mistyped.
 _FIRST_CONTACT = 3
 
@@ -99,16 +102,22 @@ def pause_before(attempt: int, fault: Fault, jitter: float) -> float:
 def requested_pause(headers: Mapping[str, str]) -> float | None:
     """Return the seconds after which the server wants the next request; None if it doesn't say.
 
-    Read from ``Retry-After``, or from the reset of a ``RateLimit`` of which nothing remains. None,
-    too, if it is more than an hour: so long a wait is no rate limit.
+    Read from ``Retry-After``, or from the reset of a ``RateLimit`` of which nothing remains.
     """
     seconds = _retry_after(headers)
     if seconds is None:
         limit = RateLimit.from_headers(headers)
         seconds = limit.reset if limit is not None and limit.remaining == 0 else None
-    if seconds is None or seconds > _LONGEST_REQUESTED_PAUSE:
-        return None
-    return max(seconds, _LEAST_REQUESTED_PAUSE)
+    return None if seconds is None else max(seconds, _LEAST_REQUESTED_PAUSE)
+
+
+def too_long(seconds: float) -> str:
+    """Return the end of a message about a pause that is longer than any that is waited for."""
+    asked = f"{seconds:,.0f} s" if seconds < _LONGEST_SHOWN else "more than a year"
+    return (
+        f"{asked}, and more than {LONGEST_PAUSE:,.0f} s aren't waited for:"
+        " run it again then, or ask whoever runs that address"
+    )
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -23,11 +23,13 @@ from step37_flickr8k.hub.certificates import check_certificates
 from step37_flickr8k.hub.file_request import FileAnswer, FileRequest
 from step37_flickr8k.hub.proxies import Proxies
 from step37_flickr8k.hub.retry import (
+    LONGEST_PAUSE,
     Fault,
     Unreachable,
     is_failed_attempt,
     most_attempts,
     pause_before,
+    too_long,
 )
 from step37_flickr8k.settings.options import FetchOptions, HubOptions
 
@@ -89,9 +91,14 @@ class _Download:
 
     def run(self) -> None:
         """Download the file, or find that it is there."""
-        name, failed = self._request.requested.repository, 0
+        name, failed, asked = self._request.requested.repository, 0, 0.0
         while (fault := self._attempt()) is not None:
             failed += is_failed_attempt(fault)
+            asked += fault.pause or 0.0
+            if asked > LONGEST_PAUSE:
+                raise HubUnavailable(
+                    f"{name} can't be asked: {fault}: it asks for {too_long(asked)}"
+                )
             if failed >= most_attempts(fault, self._attempts):
                 raise self._given_up(fault, failed)
             pause = pause_before(failed, fault, random.uniform(0.5, 1))  # noqa: S311 - jitter

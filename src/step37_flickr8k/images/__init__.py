@@ -6,5 +6,6 @@ A commit may hold images that are broken although their hash is right. The only 
 - `examined`: what that has shown (`Examined`).
 - `kinds`: the kinds that count, and why others don't.
 - `opening`: open an image; whatever its decoder raises becomes one error (`with_image`).
-- `thumbnails`: small copies, which workers don't need.
+- `weight`: the memory that an image takes, by its header.
+- `thumbnails`: small copies; `sheet`: many of them in one image.
 """

@@ -5,7 +5,8 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -14,6 +15,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from step37_flickr8k.errors import DecoderMissing
 from step37_flickr8k.images.kinds import KINDS, found_instead, kind_without_decoder
+from step37_flickr8k.images.weight import START, TooHeavy, check_start
 
 __all__ = ["Source", "Undecodable", "with_image"]
 
@@ -27,38 +29,51 @@ class Undecodable(Exception):
     """Raised for an image that can't be decoded; its text is one printable line."""
 
 
-# A file, or its bytes
-Source = Path | bytes | bytearray | memoryview
+Bytes = bytes | bytearray | memoryview
+# A file, by its path or open, or its bytes
+Source = Path | BufferedReader | Bytes
 
 
-def with_image(source: Source, name: str, use: Callable[[ImageFile.ImageFile], _T]) -> _T:
-    """Return what ``use`` makes of an image; ``name`` is the one that messages call it by.
+def with_image(
+    source: Source,
+    name: str,
+    use: Callable[[ImageFile.ImageFile, int], _T],
+    memory: int | None = None,
+) -> _T:
+    """Return what ``use`` makes of an image and its size in bytes.
+
+    ``name`` is the one that messages call it by.
 
     Whatever a decoder raises is that image's error, `Undecodable`: decoders raise TypeError,
     KeyError, struct.error, ZeroDivisionError and others for malformed images. Not so MemoryError,
-    which says something about the machine, and what the file system says when the file is read.
-    Raises `DecoderMissing` where this Pillow has no decoder for it.
+    which says something about the machine, nor `TooHeavy`, which is raised here for what takes more
+    than ``memory`` bytes when it is read or opened. A file is read as a whole first, so that what
+    the file system says isn't taken for what a decoder says. Raises `DecoderMissing` where this
+    Pillow has no decoder for it.
     """
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            content: Bytes = _read(file, memory)
+    else:
+        content = _read(source, memory) if isinstance(source, BufferedReader) else source
+    check_start(bytes(content[:START]), len(content), memory)
     try:
-        with _reading(source) as file:
-            return _use(file, name, use)
+        return _use(content, name, use)
     # Warnings are errors in this process, which says nothing about the image.
     except Warning:
-        with warnings.catch_warnings(), _reading(source) as file:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _use(file, name, use)
+            return _use(content, name, use)
 
 
-def _use(file: BinaryIO, name: str, use: Callable[[ImageFile.ImageFile], _T]) -> _T:
-    start = file.read(_SIGNATURE)
+def _use(content: Bytes, name: str, use: Callable[[ImageFile.ImageFile, int], _T]) -> _T:
+    start = bytes(content[:_SIGNATURE])
     try:
-        with _opened(file, start, name) as image:
-            return use(image)
-    except (MemoryError, Warning):
+        with _opened(io.BytesIO(content), start, name) as image:
+            return use(image, len(content))
+    except (MemoryError, TooHeavy, Warning):
         raise
     except Exception as error:  # any: this is around a decoder
-        if isinstance(file, _File) and file.problem is not None:
-            raise file.problem from None
         if kind := kind_without_decoder(start):
             raise DecoderMissing(
                 f"{name} is {kind}, which Pillow {PIL.__version__} can't decode as it is installed"
@@ -92,41 +107,11 @@ def _opened(file: BinaryIO, start: bytes, name: str) -> ImageFile.ImageFile:
     raise UnidentifiedImageError(f"cannot identify image file {name}{what and ': '}{what}")
 
 
-def _reading(source: Source) -> BinaryIO:
-    return _File(source) if isinstance(source, Path) else io.BytesIO(source)
-
-
-class _File(io.BufferedReader):
-    """A file as decoders may read it; ``problem`` is what the file system said meanwhile."""
-
-    problem: OSError | None = None
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path))
-        self._size = self.seek(0, os.SEEK_END)
-        self.seek(0)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read as much as there is: memory for all that a malformed image claims may be missing."""
-        with self._remembered():
-            return super().read(-1 if size is None or size > self._size else size)
-
-    def readline(self, size: int | None = -1, /) -> bytes:
-        """Read a line."""
-        with self._remembered():
-            return super().readline(size)
-
-    def fileno(self) -> int:
-        """Refuse, because libtiff would read by the descriptor and hide what went wrong."""
-        raise io.UnsupportedOperation("fileno")
-
-    @contextlib.contextmanager
-    def _remembered(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self.problem = error
-            raise
+def _read(file: BufferedReader, most: int | None) -> bytes:
+    size = os.fstat(file.fileno()).st_size
+    if most is not None and size > most:
+        raise TooHeavy(size)
+    return file.read(size)
 
 
 def _plain(error: Exception) -> str:

@@ -10,7 +10,7 @@ from step37_flickr8k.cache.lease import Claim, Lease, Wait, take
 from step37_flickr8k.cache.record import Record, read_record
 from step37_flickr8k.cache.verify import is_complete
 from step37_flickr8k.cluster.launcher import World
-from step37_flickr8k.cluster.progress import Progress
+from step37_flickr8k.cluster.progress import ProgressTracker
 from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.download.planner import Task as DownloadTask
 from step37_flickr8k.errors import InvalidSettings
@@ -127,7 +127,7 @@ class Run:
     def take_lease(
         self,
         waiting: Callable[[Wait], bool],
-        progress: Callable[[], Progress | None] = lambda: None,
+        tracker: ProgressTracker | None = None,
     ) -> Lease | None:
         """Take the directory's lease, however long its holder works.
 
@@ -136,7 +136,7 @@ class Run:
         world = self.world
         claim = Claim.of_this_process(run=world.run_id, rank=world.rank, host=world.host)
         timeout = _LEASE_HEARTBEATS * self.task.timeouts.heartbeat
-        return take(self.directory, claim, timeout, waiting, progress)
+        return take(self.directory, claim, timeout, waiting, tracker)
 
     def _unusable(self) -> str:
         """Return why the directory as it is can't be used."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -15,9 +14,10 @@ from step37_flickr8k.cache.visible import rows_when_visible
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.cluster.protocol.messages import JsonObject, RankReport
 from step37_flickr8k.cluster.share import Group, share
+from step37_flickr8k.cluster.work import perform
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.dataset.words import listed
-from step37_flickr8k.download.conversion import MANY, is_available, preload
+from step37_flickr8k.download.conversion import MANY, is_available
 from step37_flickr8k.download.downloader import Downloader
 from step37_flickr8k.errors import (
     BadImages,
@@ -25,12 +25,12 @@ from step37_flickr8k.errors import (
     FolderNotUsable,
     Step37Error,
     TransientError,
-    limits_named,
 )
 from step37_flickr8k.hub.api import Hub, is_commit
 from step37_flickr8k.job.results import WarmupResult
 from step37_flickr8k.job.run import Run
 from step37_flickr8k.job.waiting import waiting_for
+from step37_flickr8k.limited.named import limits_named
 from step37_flickr8k.report.progress import counted
 
 __all__ = ["Warmed", "Warmup"]
@@ -60,8 +60,13 @@ class Warmup:
 
     def share(self, group: Group, watch: Watch = lambda _: None) -> Warmed:
         """Warm the cache and read the selection, on every rank of the group."""
-        if self.run.task.cache_scope == "shared":
-            return self._share(group, watch)
+        with limits_named():
+            if self.run.task.cache_scope == "shared":
+                return self._share(group, watch)
+            return self._share_by_node(group, watch)
+
+    def _share_by_node(self, group: Group, watch: Watch) -> Warmed:
+        """Do the job in a directory of each node, all at one commit."""
         commit = self.run.selection.revision
         # For a pinned commit no other rank is asked: a restarted rank may be the last one left.
         if commit is None or not is_commit(commit):
@@ -72,7 +77,7 @@ class Warmup:
         # another rank there, in the call below.
         if group.rank != 0:
             try:
-                pinned.warm(ProgressTracker(watch))
+                perform(pinned.warm, ProgressTracker(watch), stall=self.run.task.timeouts.stall)
             except (Step37Error, OSError) as error:
                 problem = error
         return pinned._share(group, watch, problem)
@@ -189,7 +194,7 @@ class Warmup:
             tracker.report(Progress(State.WAITING_FOR_LEASE, waiting_for(wait)))
             return self._ready(wanted) is None
 
-        lease = run.take_lease(keep_waiting, tracker.snapshot)
+        lease = run.take_lease(keep_waiting, tracker)
         if lease is None:
             return self._warm(tracker)
         with lease:
@@ -209,7 +214,7 @@ class Warmup:
 
     def _confirm_run(self, run_id: str) -> None:
         directory = self.run.directory
-        directory.refuse_links()
+        directory.hold()
         lease = self.run.take_lease(lambda _: False)
         if lease is not None:
             with lease:
@@ -230,14 +235,12 @@ class Warmup:
         return result
 
     def _load_ahead(self, hub: Hub) -> None:
-        """Load in the background what will be needed, while the Hub lists its files."""
+        """Have the conversion listed in the background, while the Hub lists its files."""
         run = self.run
         count, mode = run.selection.sample_count, run.task.fetch.mode
         bulk = mode != "files" and (count is None or count >= MANY) and is_available()
         if bulk and read_record(run.directory) is None:
             hub.start_listing_parquet(run.selection.split)
-        if bulk:
-            threading.Thread(target=preload, name="step37-preload", daemon=True).start()
 
     def _warn_of_local_directory(self) -> None:
         """Warn early of what would end as NotVisible late.

@@ -17,6 +17,7 @@ class Policy:
     """Who may read the repository, and how it is served."""
 
     repo_id: str
+    repo_type: str = "dataset"
     token: str | None = None
     gated: bool = False
     page_size: int = 1000
@@ -84,12 +85,13 @@ def refuse(route: Route, authorization: str | None, policy: Policy) -> Answer | 
     bearer = (authorization or "").removeprefix("Bearer ")
     if bearer and policy.token and bearer != policy.token:
         return refusal(401, "Invalid credentials in Authorization header")
-    if route.repo_id != policy.repo_id or (policy.token and not bearer):
+    served = (route.repo_type, route.repo_id) == (policy.repo_type, policy.repo_id)
+    if not served or (policy.token and not bearer):
         if bearer:
             return refusal(404, "Repository not found", code="RepoNotFound")
         return refusal(401, "Invalid username or password.", code="RepoNotFound")
     if policy.gated and route.kind in {"resolve", "xet-token"}:
-        restricted = f"Access to dataset {policy.repo_id} is restricted"
+        restricted = f"Access to {policy.repo_type} {policy.repo_id} is restricted"
         message = f"{restricted} and you are not in the authorized list."
         return refusal(403, message, code="GatedRepo")
     return None

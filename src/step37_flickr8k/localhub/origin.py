@@ -86,7 +86,7 @@ class OriginServer:
             wanted, cdn = request.headers.get("Range"), self._cdn_endpoint(request)
             auth = str(
                 request.url.with_path(
-                    f"/api/datasets/{policy.repo_id}/xet-read-token/{snapshot.commit}"
+                    f"/api/{policy.repo_type}s/{policy.repo_id}/xet-read-token/{snapshot.commit}"
                 )
             )
             return answers.resolve(snapshot, route.repo_path, wanted=wanted, cdn=cdn, xet_auth=auth)

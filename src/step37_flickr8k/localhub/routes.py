@@ -10,15 +10,17 @@ Origin = Literal["hub", "cdn"]
 # The shorter reading comes first, so that a repository without a namespace ("squad/tree/main") is
 # found, too.
 _REPO = r"(?P<repo_id>[^/]+(?:/[^/]+)??)"
+_API = r"/api/(?P<repo_type>dataset|model)s"
 _PATTERNS: dict[Origin, dict[str, re.Pattern[str]]] = {
     "hub": {
-        "tree": re.compile(
-            rf"/api/datasets/{_REPO}/tree/(?P<revision>[^/]+)(?:/(?P<repo_path>.*))?"
+        "tree": re.compile(rf"{_API}/{_REPO}/tree/(?P<revision>[^/]+)(?:/(?P<repo_path>.*))?"),
+        "paths-info": re.compile(rf"{_API}/{_REPO}/paths-info/(?P<revision>[^/]+)"),
+        "xet-token": re.compile(rf"{_API}/{_REPO}/xet-read-token/(?P<revision>[^/]+)"),
+        # A model has no prefix there
+        "resolve": re.compile(
+            rf"/(?:(?P<repo_type>dataset)s/)?{_REPO}/resolve/(?P<revision>[^/]+)/(?P<repo_path>.+)"
         ),
-        "paths-info": re.compile(rf"/api/datasets/{_REPO}/paths-info/(?P<revision>[^/]+)"),
-        "xet-token": re.compile(rf"/api/datasets/{_REPO}/xet-read-token/(?P<revision>[^/]+)"),
-        "resolve": re.compile(rf"/datasets/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<repo_path>.+)"),
-        "api": re.compile(rf"/api/datasets/{_REPO}(?:/revision/(?P<revision>[^/]+))?"),
+        "api": re.compile(rf"{_API}/{_REPO}(?:/revision/(?P<revision>[^/]+))?"),
     },
     "cdn": {"cdn": re.compile(r"/cdn/(?P<sha256>[0-9a-f]{64})/(?P<repo_path>.+)")},
 }
@@ -29,6 +31,7 @@ class Route:
     """The kind of a request and the names in its URL, unquoted."""
 
     kind: str
+    repo_type: str = "model"
     repo_id: str = ""
     revision: str = "main"
     repo_path: str = ""

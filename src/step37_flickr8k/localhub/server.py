@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import final
+from typing import Literal, final
 
 from aiohttp import web
 
@@ -36,6 +36,7 @@ class LocalHub:
         directory: Path | str,
         *,
         repo_id: str = "intro/flickr8k",
+        repo_type: Literal["dataset", "model"] = "dataset",
         host: str = "127.0.0.1",
         port: int = 0,
         cdn_port: int = 0,
@@ -48,7 +49,7 @@ class LocalHub:
         renamed_from: str = "",
         xet: Path | str | None = None,
     ) -> None:
-        """Serve ``directory`` as the dataset repository ``repo_id``.
+        """Serve ``directory`` as the repository ``repo_id``, of a dataset or of a model.
 
         A port of 0 is any free one. With a ``token`` the repository is private; ``gated`` refuses
         its files to all. LFS files are redirected to the CDN's port, or with ``redirect_lfs=False``
@@ -67,7 +68,7 @@ class LocalHub:
         self.cdn_endpoint = ""
         """The CDN's URL, while it runs; no request comes there with ``redirect_lfs=False``."""
         xet = None if xet is None else Path(xet).absolute()
-        self._policy = Policy(repo_id, token, gated, page_size, renamed_from, xet)
+        self._policy = Policy(repo_id, repo_type, token, gated, page_size, renamed_from, xet)
         self._redirect_lfs = redirect_lfs
         self._ports = (port, cdn_port)
         self._host = host

@@ -6,5 +6,5 @@
 - `text`, `html`: the report on a terminal and as a page.
 - `display`, `bar`: progress while a command runs, as log lines and as a bar.
 - `progress`: progress as text.
-- `page`, `tables`: pages and tables, also of other packages; `visible`: text from outside in them.
+- `page`, `tables`: pages and tables, also of other packages.
 """

@@ -8,6 +8,7 @@ from rich.table import Column
 
 from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.report.progress import Rate, how_far_within
+from step37_flickr8k.visible import visible
 
 __all__ = ["Bar", "bar_on"]
 
@@ -64,7 +65,9 @@ class Bar:
         width = self._progress.console.width - _ECHO
         text = how_far_within(progress, self._rate(progress), width - _SHORTEST_BAR)
         self._bar.bar_width = width - len(text) - 1
-        self._progress.update(self._task, description=text, total=total, completed=completed)
+        self._progress.update(
+            self._task, description=visible(text), total=total, completed=completed
+        )
 
     def close(self) -> None:
         """Remove the bar."""

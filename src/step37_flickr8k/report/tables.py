@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from step37_flickr8k.report.visible import visible
+from step37_flickr8k.visible import visible
 
 __all__ = ["table", "text_for"]
 

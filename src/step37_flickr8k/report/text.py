@@ -9,7 +9,7 @@ from rich.text import Text
 from step37_flickr8k.report.model import RankReport, RunReport
 from step37_flickr8k.report.progress import count_rows, counted
 from step37_flickr8k.report.tables import table, text_for
-from step37_flickr8k.report.visible import visible
+from step37_flickr8k.visible import visible
 
 __all__ = ["headline", "report_as_text", "slow_ranks"]
 

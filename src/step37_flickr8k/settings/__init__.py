@@ -7,6 +7,7 @@ Apart from this package only `step37_flickr8k.cluster.launcher` reads the enviro
 - `sources`: command line, environment, settings file, the Hub's own variables.
 - `ignored`: what of it a library call doesn't take.
 - `files`: settings files, YAML or TOML.
+- `job_secret`: the job's secret, out of the file that a setting names.
 - `options`: the settings that a download takes, as values.
 - `meant`: texts that nobody can have meant, such as an unexpanded ``$SCRATCH``.
 - `variables`: variables with our prefix that hold no setting; Kubernetes' are ignored.
@@ -15,6 +16,7 @@ Apart from this package only `step37_flickr8k.cluster.launcher` reads the enviro
 """
 
 from step37_flickr8k.settings.ignored import ignored_by
+from step37_flickr8k.settings.job_secret import read_job_secret
 from step37_flickr8k.settings.model import WarmupSettings
 from step37_flickr8k.settings.options import FetchOptions, HubOptions
 from step37_flickr8k.settings.sources import (
@@ -35,4 +37,5 @@ __all__ = [
     "ignored_by",
     "library_settings",
     "load_settings",
+    "read_job_secret",
 ]

@@ -233,6 +233,13 @@ class WarmupSettings(BaseModel):
             "the file system caches missing names"
         ),
     )
+    job_secret_file: Annotated[Path | None, BeforeValidator(expand_path)] = Field(
+        None,
+        description=(
+            "file with a secret of this job, the same for all its ranks, that no other user can "
+            "read: they sign what they write to each other, and ignore what isn't signed"
+        ),
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="lowest level that is logged"
     )

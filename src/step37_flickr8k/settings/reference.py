@@ -18,7 +18,10 @@ _GROUPS = {
         "max_pixels",
     ),
     "where": ("cache_dir", "cache_scope"),
-    "connection": ("endpoint", "token_file", "offline", "fetch_mode", "concurrency", "attempts"),
+    "connection": (
+        *("endpoint", "token_file", "offline", "fetch_mode", "concurrency", "attempts"),
+        "job_secret_file",
+    ),
     "timeouts": (
         *("connect_timeout", "read_timeout", "arrival_timeout", "heartbeat_timeout"),
         *("stall_timeout", "visibility_timeout"),

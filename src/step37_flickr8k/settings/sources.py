@@ -156,7 +156,7 @@ def call_settings(
     except ValidationError as error:
         given = {**asdict(selection), "cache_dir": cache_dir, "bad_images": bad_images}
         origins = dict.fromkeys(given, "the call")
-        raise InvalidSettings("\n".join(_problems(error, given, origins))) from None
+        raise InvalidSettings(*_problems(error, given, origins)) from None
 
 
 def _environment_layer(environ: Mapping[str, str]) -> Layer:
@@ -218,7 +218,7 @@ def _validated(layers: list[Layer], problems: list[str]) -> Loaded:
     except ValidationError as error:
         problems += _problems(error, values, origins, written)
     if problems or settings is None:
-        raise InvalidSettings("\n".join(problems)) from None
+        raise InvalidSettings(*problems) from None
     return Loaded(settings, origins)
 
 

@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from step37_flickr8k import cli
 from step37_flickr8k.cache import capabilities
 from step37_flickr8k.cache.capabilities import TRIED, try_capabilities
 from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.tree import Tree
 from step37_flickr8k.localhub import LocalHub
 
 fork = multiprocessing.get_context("fork")
@@ -49,7 +51,7 @@ def refuse(name: str) -> Callable[..., None]:
         ("os.link", "EPERM", "hard links"),
         ("os.link", "ENOSYS", "hard links"),
         ("os.fsync", "EOPNOTSUPP", "fsync"),
-        ("step37_flickr8k.cache.capabilities.overwrite", "EPERM", "overwriting a file"),
+        ("step37_flickr8k.cache.tree.overwrite", "EPERM", "overwriting a file"),
     ],
 )
 def test_what_is_refused_is_named_with_the_reason(
@@ -64,7 +66,7 @@ def test_a_file_system_that_folds_names_is_found(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names that differ in case alone, or in their Unicode form, are one file there."""
-    monkeypatch.setattr(Path, "exists", lambda _: True)
+    monkeypatch.setattr(Tree, "exists", lambda *_: True)
     assert lacks(cache) == {
         "upper and lower case": "one is the other",
         "Unicode forms": "one is the other",
@@ -91,7 +93,7 @@ def test_the_doctor_says_what_a_run_does_without(
     said = " ".join(capsys.readouterr().out.split())
     assert "warning file system hard links: Operation not permitted" in said
     assert "-> none is needed: the lease is created exclusively instead" in said
-    monkeypatch.setattr("step37_flickr8k.cache.capabilities.overwrite", refuse("ENOSYS"))
+    monkeypatch.setattr("step37_flickr8k.cache.tree.overwrite", refuse("ENOSYS"))
     assert cli.run(["doctor", "--cache-dir", str(cache)]) == 2
     assert "problem" in capsys.readouterr().out
     assert not cache.exists()
@@ -100,12 +102,12 @@ def test_the_doctor_says_what_a_run_does_without(
 def killed_doctor(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kill a doctor with SIGKILL when it is about to delete its first probe."""
 
-    def die(_: Path) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+    def die(*_: object) -> None:
+        if sys._getframe(1).f_code.co_name == "try_capabilities":
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def examine() -> None:
-        monkeypatch.setattr("step37_flickr8k.cache.capabilities.forget", die)
-        monkeypatch.setattr("step37_flickr8k.cache.preflight.forget", lambda _: None)
+        monkeypatch.setattr(Tree, "forget", die)
         cli.run(["doctor", "--cache-dir", str(cache)])
 
     process = fork.Process(target=examine)

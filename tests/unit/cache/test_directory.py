@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.flushing import flushing
 from step37_flickr8k.cache.preflight import check_space
 from step37_flickr8k.dataset.selection import MAX_PIXELS
 from step37_flickr8k.errors import (
@@ -96,14 +98,14 @@ def test_flushing_reaches_the_file_system(
     directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Flushing uses syncfs, or sync where there is none, and raises its errors."""
-    with directory.flushing() as flush:
+    with flushing(directory) as flush:
         flush()
         monkeypatch.setattr("step37_flickr8k.cache.linux._SYNCFS", None)
         flush()
         monkeypatch.setattr("step37_flickr8k.cache.linux._SYNCFS", lambda _: -1)
         with pytest.raises(TransientError):
             flush()
-    with directory.flushing():
+    with flushing(directory):
         pass  # an error from before is ignored
 
 
@@ -116,7 +118,7 @@ def test_errors_from_before_the_work_are_ignored(
     """
     results = [-1, 0, -1]
     monkeypatch.setattr("step37_flickr8k.cache.linux._SYNCFS", lambda _: results.pop(0))
-    with directory.flushing() as flush:
+    with flushing(directory) as flush:
         flush()
         with pytest.raises(TransientError):
             flush()
@@ -129,21 +131,24 @@ def test_a_refresh_lists_the_parent_first(
 
     Parents are listed only if the cache directory is missing.
     """
-    listed: list[Path] = []
+    listed: list[str] = []
     listdir = os.listdir
 
-    def listing(path: Path) -> list[str]:
-        listed.append(path)
+    def listing(path: Path | int) -> list[str]:
+        listed.append(
+            str(Path(f"/proc/self/fd/{path}").readlink() if isinstance(path, int) else path)
+        )
         return listdir(path)
 
     monkeypatch.setattr(os, "listdir", listing)
     directory.write("x", b"")
+    listed.clear()
     assert directory.refresh() == {"x"}
-    assert listed == [directory.root, directory.home]
+    assert listed == [str(directory.root), str(directory.home)]
     listed.clear()
     missing = CacheDirectory(directory.root / "a" / "b", "train")
     assert missing.refresh() == set()
-    assert listed == [missing.root, directory.root / "a", directory.root]
+    assert listed == [str(directory.root / "a"), str(directory.root)]
 
 
 def test_a_cache_directory_behind_a_link_to_nowhere_is_searched_there(
@@ -166,20 +171,21 @@ def test_a_stale_handle_is_opened_again(
     Other errors are transient; a missing file is None.
     """
     directory.write("x", b"content")
-    read_bytes, errors = Path.read_bytes, [errno.ESTALE, 0, errno.ESTALE, errno.ESTALE, errno.EIO]
+    opened, errors = os.open, [errno.ESTALE, 0, errno.ESTALE, errno.ESTALE, errno.EIO]
 
-    def fail(path: Path) -> bytes:
-        if code := errors.pop(0):
+    def fail(path: str, *arguments: int, **more: int) -> int:
+        code = errors.pop(0) if path == "x" else 0
+        if code:
             raise OSError(code, os.strerror(code), str(path))
-        return read_bytes(path)
+        return opened(path, *arguments, **more)
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
-    assert directory.read("x") == b"content"
+    monkeypatch.setattr(os, "open", fail)
+    assert directory.read("x", 100) == b"content"
     for words in ("Stale file handle", "Input/output error"):
-        with pytest.raises(TransientError, match=words):
-            directory.read("x")
+        with pytest.raises(TransientError, match=f"{directory.home}/x: {words}"):
+            directory.read("x", 100)
     monkeypatch.undo()
-    assert directory.read("y") is None
+    assert directory.read("y", 100) is None
 
 
 def test_only_orphans_of_others_are_swept(directory: CacheDirectory) -> None:
@@ -213,12 +219,12 @@ def test_a_swept_contender_writes_again(
     """
     link, tries = os.link, 0
 
-    def swept(source: Path, target: Path) -> None:
+    def swept(source: str, target: str, **directories: Any) -> None:
         nonlocal tries
         tries += 1
         if tries == 1:
-            source.unlink()
-        link(source, target)
+            (directory.home / source).unlink()
+        link(source, target, **directories)
 
     monkeypatch.setattr(os, "link", swept)
     assert directory.create("x", b"content")

@@ -33,8 +33,8 @@ def without_links(monkeypatch: pytest.MonkeyPatch, name: str = "EPERM") -> None:
     """Refuse hard links in this process and in those that it forks."""
     number = getattr(errno, name)
 
-    def refuse(source: Path, _: Path) -> None:
-        raise OSError(number, os.strerror(number), str(source))
+    def refuse(source: str, _: str, **__: object) -> None:
+        raise OSError(number, os.strerror(number), source)
 
     monkeypatch.setattr(os, "link", refuse)
 

@@ -8,6 +8,7 @@ import pytest
 from step37_flickr8k import cli
 from step37_flickr8k.cache import folding
 from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.cache.tree import Tree
 from step37_flickr8k.errors import FolderNotUsable
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import Draw, picture
@@ -93,7 +94,7 @@ def test_a_run_refuses_before_the_first_image(
     table = hub.directory / "train" / "metadata.csv"
     table.write_text(table.read_text(encoding="utf-8") + "0000.JPG,another,\n", encoding="utf-8")
     hub.refresh()
-    monkeypatch.setattr(Path, "exists", lambda _: True)
+    monkeypatch.setattr(Tree, "exists", lambda *_: True)
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 2
     said = capsys.readouterr().err
     assert "'0000.JPG'" in said

@@ -114,6 +114,37 @@ def test_the_same_rank_of_the_same_run_takes_over_at_once(directory: CacheDirect
     assert take(directory, claim(run="slurm-2.0"), 1e6, lambda _: False) is None
 
 
+def test_the_same_rank_of_the_same_run_elsewhere_waits_for_a_living_holder(
+    directory: CacheDirectory,
+) -> None:
+    """Where RANK=0 was exported for all ranks, one on another node has the lease, and keeps it."""
+    run, timeout = "slurm-1.0", 1e4
+    elsewhere = replace(claim(run=run), host="n2")
+    seen: set[int] = set()
+
+    def go_on(wait: Wait) -> bool:
+        assert wait.holder is not None
+        assert wait.left <= timeout / 4
+        seen.add(wait.holder.heartbeats)
+        return len(seen) < 3
+
+    lease = take(directory, claim(run=run), timeout, lambda _: False)
+    assert lease is not None
+    with lease:
+        assert take(directory, elsewhere, timeout, go_on) is None
+        lease.check()
+
+
+def test_the_same_rank_of_the_same_run_elsewhere_waits_for_two_heartbeats_at_most(
+    directory: CacheDirectory,
+) -> None:
+    """A rank 0 that was restarted on another node doesn't wait for the whole timeout."""
+    take_now(directory, claim(run="slurm-1.0"))  # never entered: no heartbeats
+    elsewhere = replace(claim(run="slurm-1.0"), host="n2")
+    assert take(directory, elsewhere, 1e6, lambda _: False) is None
+    assert take(directory, elsewhere, 1e6, lambda wait: wait.left <= TIMEOUT) is not None
+
+
 def test_a_failure_reaches_waiting_processes_of_the_same_run(directory: CacheDirectory) -> None:
     """One attempt is enough for all processes of a run; another run makes its own."""
     outcomes: dict[str, object] = {}

@@ -14,7 +14,7 @@ import pytest
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.manifest import ManifestEntry, read_manifest, unchanged, write_manifest
 from step37_flickr8k.cache.record import Coverage, Record, read_record, write_record
-from step37_flickr8k.cache.verify import digest_of_file, is_complete, verify_files
+from step37_flickr8k.cache.verify import is_complete, verify_files
 from step37_flickr8k.cache.visible import rows_when_visible
 from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.dataset.names import METADATA
@@ -22,6 +22,7 @@ from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.errors import CommitChanged, NotVisible, TransientError
 from step37_flickr8k.images.examined import Examined
 from tests.conftest import picture
+from tests.helpers.digests import digest_of_file
 
 
 @pytest.fixture

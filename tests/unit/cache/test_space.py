@@ -141,10 +141,10 @@ def test_a_directory_that_takes_no_renames_is_refused_before_the_first_byte(
 ) -> None:
     """Renames are tried before the first request for a file."""
 
-    def refuse(source: Path, _: Path) -> None:
-        raise OSError(code, os.strerror(code), str(source))
+    def refuse(source: str, *_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), source)
 
-    monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(errors.Step37Error, match=os.strerror(code)):
         prepare_flickr8k_samples(cache_dir=str(cache))
     assert not hub.file_requests()
@@ -166,6 +166,22 @@ def test_files_that_nobody_else_could_read_are_a_warning(
         "get mode 0600, so no other user can read them: if other users train on them, set umask 022"
         in caplog.text
     )
+
+
+def test_files_that_everybody_could_change_are_a_warning(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A umask of 000 lets every user write what is trained on: a warning says so, and 002 is none."""
+    directory = CacheDirectory(cache, "train")
+    directory.make()
+    for umask in (0o002, 0o000):
+        assert "so every user who reaches them can change them" not in caplog.text
+        before = os.umask(umask)
+        try:
+            try_out(directory)
+        finally:
+            os.umask(before)
+    assert "get mode 0666, so every user who reaches them can change them: set umask" in caplog.text
 
 
 @pytest.mark.slow

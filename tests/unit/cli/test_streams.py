@@ -114,3 +114,17 @@ def test_help_that_nobody_reads_is_no_failure(arguments: list[str]) -> None:
         code, _, error = command(*arguments, shell=shell)
         assert (code, error) == (0, b""), shell
     assert command("warmup", "--nonsense")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "stderr", ["/dev/full", "&-", " >(exit 0)"], ids=["full", "closed", "pipe"]
+)
+def test_a_stderr_that_takes_nothing_leaves_the_outcome(
+    hub: LocalHub, cache: Path, stderr: str
+) -> None:
+    """What can't be logged changes neither a success nor a failure."""
+    shell = f'"$@" 2>{stderr} >/dev/null'
+    assert (
+        command("warmup", "--cache-dir", str(cache), shell=shell, HF_ENDPOINT=hub.endpoint)[0] == 0
+    )
+    assert command("warmup", "--bogus", shell=shell)[0] == 2

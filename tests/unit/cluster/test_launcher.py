@@ -28,6 +28,9 @@ STEP = {
     "SLURM_NODEID": "1",
     "SLURM_STEP_NUM_NODES": "2",
 }
+# As its launch.py sets them
+DEEPSPEED = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_SIZE": "2"}
+DEEPSPEED |= {"CROSS_RANK": "1", "CROSS_SIZE": "2", "MASTER_ADDR": "n0", "MASTER_PORT": "29500"}
 MPI = {
     "OMPI_COMM_WORLD_RANK": "2",
     "OMPI_COMM_WORLD_SIZE": "4",
@@ -41,10 +44,14 @@ MPI = {
     [
         ({}, ("none", 0, 1, 0, None, None)),
         (TORCHRUN, ("torchrun", 5, 8, 1, 4, 1)),
-        ({"RANK": "1", "WORLD_SIZE": "2"}, ("env", 1, 2, 0, None, None)),
-        ({"JOB_COMPLETION_INDEX": "3", "WORLD_SIZE": "4"}, ("kubernetes", 3, 4, 0, None, None)),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, ("env", 1, 2, None, None, None)),
+        (DEEPSPEED, ("env", 3, 4, 1, None, None)),
+        ({"JOB_COMPLETION_INDEX": "3", "WORLD_SIZE": "4"}, ("kubernetes", 3, 4, None, None, None)),
         (STEP, ("slurm", 3, 4, 1, None, 1)),
         (STEP | {"WORLD_SIZE": "4"}, ("slurm", 3, 4, 1, None, 1)),
+        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "2(x2)"}, ("slurm", 3, 4, 1, 2, 1)),
+        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "1,3"}, ("slurm", 3, 4, 1, 3, 1)),
+        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "4"}, ("slurm", 3, 4, 1, None, 1)),
         (STEP | TORCHRUN, ("torchrun", 5, 8, 1, 4, 1)),
         (MPI, ("openmpi", 2, 4, 0, 2, None)),
         (
@@ -111,6 +118,33 @@ def test_a_rank_that_was_exported_for_all_is_refused(environ: dict[str, str]) ->
     """RANK=0 in a batch script would make every process rank 0; both variables are named."""
     with pytest.raises(InvalidWorld, match=r"RANK=0 of WORLD_SIZE=\d contradicts \w+=\d"):
         World.from_environment(environ)
+
+
+def test_a_rank_that_all_pods_have_is_refused() -> None:
+    """RANK=0 in a Job's manifest would make every pod rank 0."""
+    pod = {"JOB_COMPLETION_INDEX": "3", "WORLD_SIZE": "4"}
+    with pytest.raises(InvalidWorld, match=r"RANK=0 contradicts JOB_COMPLETION_INDEX=3\. Unset"):
+        World.from_environment(pod | {"RANK": "0"})
+    # A JobSet counts on from one Job to the next
+    assert World.from_environment(pod | {"RANK": "5", "WORLD_SIZE": "8"}).rank == 5
+    assert World.from_environment(pod | {"RANK": "0", "WORLD_SIZE": "1"}).size == 1
+    # It doesn't number its ranks by the pods
+    assert World.from_environment(pod | TORCHRUN | {"RANK": "0"}).rank == 0
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "NODE_RANK": "0"},
+        {"PMIX_RANK": "1"},
+    ],
+)
+def test_who_has_a_lease_needs_no_rank(environ: dict[str, str]) -> None:
+    """A library call without a process group works; variables still must agree."""
+    world = World.from_environment(environ, needs_rank=False)
+    assert (world.rank, world.size) == (0, 1)
+    with pytest.raises(InvalidWorld, match="contradicts"):
+        World.from_environment(MPI | {"RANK": "0", "WORLD_SIZE": "1"}, needs_rank=False)
 
 
 @pytest.mark.parametrize("name", ["PMIX_RANK", "ALPS_APP_PE", "LSF_PM_TASKID", "MPIRUN_RANK"])
@@ -258,6 +292,8 @@ def test_the_first_line_says_where_this_is() -> None:
         "local rank 0 of -, node - of -, global rank 0 of 1"
         in World.from_environment({}).describe()
     )
+    by_hand = World.from_environment({"RANK": "1", "WORLD_SIZE": "2"})
+    assert "local rank - of -, node - of -, global rank 1 of 2" in by_hand.describe()
 
 
 def test_every_line_of_a_log_says_where_it_is_from() -> None:

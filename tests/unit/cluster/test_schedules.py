@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -104,11 +105,10 @@ class Schedule:
         self.most_working = 0
         self.recorded_at: float | None = None
         self.failures: list[tuple[int, float, RankZeroLost]] = []
-        self.searched = threading.local()  # when a rank last searched for a result
         self.threads: list[threading.Thread] = []
 
-    def find_result(self, _: bool) -> dict[str, Any] | None:
-        self.searched.at = time.monotonic()
+    def find_result(self, searched: list[float], _: bool) -> dict[str, Any] | None:
+        searched.append(time.monotonic())
         return {"rows": 1} if self.recorded_at is not None else None
 
     def work(self, progress: ProgressTracker, killed: threading.Event) -> dict[str, Any]:
@@ -141,6 +141,8 @@ class Schedule:
         self.run(Group(rank=rank, size=self.size, connect=connect, reconnects=True), killed)
 
     def run(self, group: Group, killed: threading.Event) -> None:
+        searched: list[float] = []  # when this rank searched for a result
+
         def watch(_: Progress) -> None:
             if group.rank and killed.is_set():
                 raise Killed
@@ -149,14 +151,14 @@ class Schedule:
             share(
                 group,
                 lambda p: self.work(p, killed),
-                find_result=self.find_result,
+                find_result=partial(self.find_result, searched),
                 watch=watch,
                 timeouts=brisk(),
             )
         except Killed:
             pass
         except RankZeroLost as error:
-            self.failures.append((group.rank, self.searched.at, error))
+            self.failures.append((group.rank, searched[-1], error))
 
     def start(self, target: Any, *arguments: Any) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)

@@ -3,9 +3,10 @@
 import itertools
 import json
 import logging
+import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -141,13 +142,10 @@ def test_a_rank_that_cannot_use_the_outcome_fails_all_by_name() -> None:
     ranks = Ranks(4)
 
     def confirm(_: dict[str, Any]) -> None:
-        if threading.current_thread() in blind:
-            raise NotVisible("no ready record here")
+        raise NotVisible("no ready record here")
 
-    blind: list[threading.Thread] = []
-    threads = [ranks.start(rank, lambda _: {}, confirm=confirm) for rank in (3,)]
-    blind += threads
-    threads += [ranks.start(rank, lambda _: {}, confirm=confirm) for rank in (0, 1, 2)]
+    threads = [ranks.start(3, lambda _: {}, confirm=confirm)]
+    threads += [ranks.start(rank, lambda _: {}) for rank in (0, 1, 2)]
     for thread in threads:
         thread.join(120)
     assert {str(o) for o in ranks.outcomes.values()} == {"rank 3 on n3: no ready record here"}
@@ -158,18 +156,10 @@ def test_rank_zeros_own_failure_to_confirm_reaches_all() -> None:
     """Rank 0 is a rank like any other when it can't use its own outcome."""
 
     def confirm(_: dict[str, Any]) -> None:
-        if threading.current_thread() is threads[0]:
-            raise OSError(5, "Input/output error")
+        raise OSError(5, "Input/output error")
 
-    ranks, threads = Ranks(2), []
-    ready = threading.Event()
-
-    def work(_: ProgressTracker) -> dict[str, Any]:
-        ready.wait()
-        return {}
-
-    threads += [ranks.start(rank, work, confirm=confirm) for rank in range(2)]
-    ready.set()
+    ranks = Ranks(2)
+    threads = [ranks.start(0, lambda _: {}, confirm=confirm), ranks.start(1, never)]
     for thread in threads:
         thread.join(120)
     assert {str(o) for o in ranks.outcomes.values()} == {
@@ -266,6 +256,70 @@ def test_a_rank_zero_without_progress_has_stalled_for_all() -> None:
 
     outcomes = Ranks(3).run(work, timeouts=Timeouts(arrival=5, heartbeat=1, stall=0.5))
     assert {type(o) for o in outcomes.values()} == {Stalled}
+
+
+@pytest.fixture
+def blocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Return a call that blocks until the test is over, as a file system that doesn't answer."""
+    monkeypatch.setattr("step37_flickr8k.cluster.work._LAST_WORDS", 0.1)
+    over = threading.Event()
+    yield lambda *_: over.wait()
+    over.set()
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_work_that_blocks_ends_no_rank_later_than_the_stall_timeout(
+    blocked: Callable[..., Any], size: int
+) -> None:
+    """Work that neither reports nor returns is left behind: Stalled on every rank, rank 0 too."""
+    ranks = Ranks(size)
+    outcomes = ranks.run(blocked, timeouts=Timeouts(arrival=5, heartbeat=1, stall=0.5))
+    assert {type(o) for o in outcomes.values()} == {Stalled}
+    assert len(outcomes) == size
+    assert "no progress for 0.5 s while starting" in str(outcomes[0])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_blocks_while_it_confirms_is_left_behind(
+    blocked: Callable[..., Any], rank: int
+) -> None:
+    """A file system that doesn't answer on one rank fails all, by that rank's name."""
+    ranks = Ranks(2)
+    timeouts = Timeouts(arrival=60, heartbeat=20, visibility=-29.5)  # half a second to confirm
+    threads = [
+        ranks.start(each, lambda _: {}, timeouts=timeouts)
+        if each != rank
+        else ranks.start(each, lambda _: {}, timeouts=timeouts, confirm=blocked)
+        for each in range(2)
+    ]
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive(), "a rank hangs"
+    assert isinstance(ranks.outcomes[rank], NotVisible)
+    assert "its file system doesn't answer" in str(ranks.outcomes[rank])
+
+
+def test_an_earlier_result_is_not_waited_for_without_end(blocked: Callable[..., Any]) -> None:
+    """A rank that has lost rank 0 ends as such, though its file system doesn't answer."""
+    ranks = Ranks(2)
+    timeouts = Timeouts(arrival=0.3, heartbeat=1, visibility=-29.5)
+    ranks.start(1, never, find_result=blocked, timeouts=timeouts).join(120)
+    assert isinstance(ranks.outcomes[1], RankZeroLost)
+
+
+def test_a_signal_ends_work_that_blocks(blocked: Callable[..., Any]) -> None:
+    """The rank's own thread stays free: what a signal raises there ends the call at once."""
+
+    def interrupt(_: Progress) -> None:
+        raise AssertionError("nothing is reported")
+
+    def work(_: ProgressTracker) -> dict[str, Any]:
+        signal.raise_signal(signal.SIGINT)
+        blocked()
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        share(Group.alone(), work, watch=interrupt)
 
 
 def test_waiting_for_quota_is_no_stall() -> None:
@@ -509,7 +563,7 @@ def test_unknown_errors_of_rank_zero_are_named() -> None:
 
     outcomes = Ranks(2).run(work)
     assert isinstance(outcomes[0], Odd)
-    assert (type(outcomes[1]), str(outcomes[1])) == (Step37Error, "Odd: strange")
+    assert (type(outcomes[1]), str(outcomes[1])) == (Step37Error, "Odd on n0: strange")
 
 
 def test_no_process_group_means_rank_zero_and_no_barrier() -> None:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from step37_flickr8k import cli
 from step37_flickr8k.diagnostics.preview import _MAXIMUM_ROWS
-from step37_flickr8k.images.thumbnails import contact_sheet, thumbnail
+from step37_flickr8k.images.sheet import contact_sheet
+from step37_flickr8k.images.thumbnails import thumbnail
 from step37_flickr8k.localhub import LocalHub
 from tests.conftest import captioned, write_rows
 
@@ -172,16 +173,16 @@ def test_a_small_copy_of_any_picture(tmp_path: Path) -> None:
     for number, (mode, size) in enumerate(kinds):
         path = tmp_path / f"{number}.png"
         Image.new(mode, size).save(path, "PNG")
-        copy, pixels = thumbnail(path, 2900)
+        copy, pixels = thumbnail(path, path.name, 2900)
         assert pixels == size
         with Image.open(io.BytesIO(copy)) as small:
             assert max(small.size) == 144
     Image.new("RGB", (300, 200)).save(tmp_path / "turned.jpg", exif=turned)
-    copy, pixels = thumbnail(tmp_path / "turned.jpg", 2900)
+    copy, pixels = thumbnail(tmp_path / "turned.jpg", "a", 2900)
     with Image.open(io.BytesIO(copy)) as small:
         assert small.height > small.width
     with pytest.raises(ValueError, match="takes only 10 bytes"):
-        thumbnail(tmp_path / "turned.jpg", 10)
+        thumbnail(tmp_path / "turned.jpg", "a", 10)
 
 
 def test_the_contact_sheet_shows_the_first_rows(hub: LocalHub, shown: Any, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from step37_flickr8k.cache.verify import digest_of_file
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.download.workers import Workers
@@ -25,6 +24,8 @@ from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings import WarmupSettings
 from tests.conftest import Draw, picture
 from tests.helpers.conversion import convert
+from tests.helpers.digests import digest_of_file
+from tests.helpers.faulty_worker import start_instead
 
 COUNT = 240
 
@@ -77,6 +78,26 @@ def test_a_small_selection_in_parquet_mode_reads_no_further_than_needed(
     """fetch_mode=parquet takes what was asked for out of the first row groups."""
     result = warm(bulk, cache, fetch_mode="parquet", sample_count=5)
     assert (result["files"], result["rows"]) == (5, 5)
+
+
+_SLOWLY = """
+import time
+from step37_flickr8k.cache.directory import CacheDirectory
+put = CacheDirectory.put
+def slowly(*args, **how):
+    time.sleep(0.03)
+    put(*args, **how)
+CacheDirectory.put = slowly
+"""
+
+
+def test_a_slow_file_system_has_many_writers_here_too(
+    bulk: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The threads that write in a worker aren't what its limit of memory is about."""
+    start_instead(monkeypatch, tmp_path, late=_SLOWLY)
+    assert warm(bulk, cache)["files"] == COUNT
+    assert not [one for one in bulk.requests if one.repo_path.endswith(".jpg")]
 
 
 def test_what_is_there_already_is_not_taken_again(bulk: LocalHub, cache: Path) -> None:

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from step37_flickr8k.download.parquet import Images, NotReadable
+from step37_flickr8k.download import parquet
+from step37_flickr8k.download.chunks import NotReadable, ParquetTail, footer_size
+from step37_flickr8k.download.parquet import Images
 from tests.conftest import Draw, picture
 from tests.helpers.conversion import convert
 
@@ -32,14 +34,18 @@ def written(path: Path, images: list[bytes | None], **options: Any) -> bytes:
 
 def opened(content: bytes) -> Images:
     """Return the images of a file of which only the last bytes are known."""
-    return Images(len(content), content[-TAIL:])
+    return Images(ParquetTail(len(content), content[-TAIL:]))
 
 
 def read_all(content: bytes) -> list[list[bytes]]:
     """Return the images of each row group, read from the bytes of its chunk alone."""
     images = opened(content)
     return [
-        [bytes(image) for image in images.read(chunk, content[chunk.start : chunk.end])]
+        [
+            bytes(image)
+            for part in images.read(chunk, content[chunk.start : chunk.end])
+            for image in part
+        ]
         for chunk in images.chunks
     ]
 
@@ -92,25 +98,45 @@ def test_a_damaged_row_group_is_not_readable(tmp_path: Path, damage: str) -> Non
     good = content[first.start : first.end]
     damaged = {"no bytes": b"", "too few": good[:-40], "zeros": bytes(len(good))}[damage]
     with pytest.raises(NotReadable):
-        images.read(first, damaged)
-    assert len(images.read(second, content[second.start : second.end])) == 3
+        [*images.read(first, damaged)]
+    (three,) = images.read(second, content[second.start : second.end])
+    assert len(three) == 3
 
 
 def test_a_row_group_outside_of_the_file_is_not_readable(tmp_path: Path) -> None:
     """A footer whose row groups don't fit before the file's end is refused."""
     content = written(tmp_path / "x.parquet", [large(1)])
-    footer = content[-Images.footer_size(content[-8:]) :]
+    footer = content[-footer_size(content[-8:]) :]
     with pytest.raises(NotReadable, match="row group 0 is outside of the file"):
-        Images(len(footer), footer)
+        Images(ParquetTail(len(footer), footer))
 
 
 def test_what_is_no_table_of_images_is_not_readable(tmp_path: Path) -> None:
     """A table without images, and a footer that lies or isn't there, are NotReadable."""
     with pytest.raises(NotReadable, match="doesn't end"):
-        Images.footer_size(b"12345678")
+        footer_size(b"12345678")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "x.parquet")
     content = (tmp_path / "x.parquet").read_bytes()
     with pytest.raises(NotReadable, match="no column of images"):
-        Images(len(content), content)
+        Images(ParquetTail(len(content), content))
     with pytest.raises(NotReadable):
-        Images(len(content), content[:-20] + bytes(20))
+        Images(ParquetTail(len(content), content[:-20] + bytes(20)))
+
+
+@pytest.mark.parametrize(("limit", "said"), [("_MOST_ROWS", "4 rows"), ("_MOST_GROUPS", "2 row g")])
+def test_rows_without_end_are_not_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, said: str
+) -> None:
+    """A few bytes may stand for billions of empty rows: a file has a limit of them."""
+    content = written(tmp_path / "x.parquet", [picture(1), picture(2), None, None])
+    monkeypatch.setattr(parquet, limit, 1)
+    with pytest.raises(NotReadable, match=f"it has {said}.* at most 1 are read"):
+        opened(content)
+
+
+def test_a_dictionary_of_arrows_is_read(tmp_path: Path) -> None:
+    """A column that Arrow itself calls a dictionary has images as any other."""
+    values = pa.DictionaryArray.from_arrays(pa.array([1, 0, 1], pa.int32()), [b"one", b"two"])
+    images = pa.StructArray.from_arrays([values], ["bytes"])
+    pq.write_table(pa.table({"image": images}), tmp_path / "x.parquet")
+    assert read_all((tmp_path / "x.parquet").read_bytes()) == [[b"two", b"one", b"two"]]

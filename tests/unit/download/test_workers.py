@@ -1,7 +1,9 @@
 """Processes write and decode what has come; they may die without an image being lost or wronged."""
 
 import contextlib
+import errno
 import io
+import itertools
 import os
 import signal
 import subprocess
@@ -10,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -17,12 +20,14 @@ from PIL import Image
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.dataset.digests import digest_of_bytes
 from step37_flickr8k.dataset.selection import MAX_PIXELS
-from step37_flickr8k.download.job_runner import JobRunner
+from step37_flickr8k.download import worker_process
 from step37_flickr8k.download.jobs import Done, Job
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import FolderFull, Step37Error, TransientError
 from step37_flickr8k.images.examined import FINE
+from step37_flickr8k.limited import process
 from tests.conftest import MakeTmpfs, picture
+from tests.helpers.allowances import here
 from tests.helpers.faulty_worker import start_instead, where_a_picture
 
 
@@ -83,7 +88,7 @@ def test_what_the_file_system_says_comes_back_as_it_is(pool: Workers, count: int
     )
     errors = [done.error for done in pool.do(jobs)]
     assert isinstance(errors[2], Step37Error)
-    assert "nowhere/a.tmp: No such file" in str(errors[2])
+    assert "train/nowhere: No such file" in str(errors[2])
     assert errors.count(None) == count - 1
 
 
@@ -128,11 +133,10 @@ def test_a_slow_directory_has_many_writers(
             at_once[0] -= 1
 
     monkeypatch.setattr(CacheDirectory, "put", slowly)
-    hands = JobRunner(directory, MAX_PIXELS)
+    runner = here(directory)
     for expected in (1, 4):
-        assert [*hands.do(jobs_for(directory, [picture(number) for number in range(8)]))] == [
-            Done()
-        ] * 8
+        jobs = jobs_for(directory, [picture(number) for number in range(8)])
+        assert [*runner.do(MAX_PIXELS, jobs)] == [Done()] * 8
         assert most[0] >= expected
     assert most[0] > 1
 
@@ -172,24 +176,36 @@ def test_a_picture_that_kills_its_worker_twice_is_named_and_not_condemned(
     ["raise SystemExit(3)", "sys.path = []", "import os; os.kill(os.getpid(), 9)"],
     ids=["exits", "no path", "killed"],
 )
-def test_workers_that_can_not_start_prove_nothing(
-    pool: Workers,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    tmp_path: Path,
-    start: str,
+def test_workers_that_can_not_start_end_the_run(
+    pool: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, start: str
 ) -> None:
-    """Their work is done here then, with a warning that says how they ended: no picture is to blame."""
+    """No image is decoded in this process: the error says how they ended, and blames no image."""
     start_instead(monkeypatch, tmp_path, early=start)
-    contents = [picture(number) for number in range(12)]
-    contents[5] = b"text"
-    for _ in range(2 * len(pool._all)):
-        done = pool.do(jobs_for(pool.directory, contents))
-        assert [number for number, each in enumerate(done) if each != Done()] == [5]
-        assert done[5].examined.decode_error == "cannot identify image file 5.jpg"
-    assert len([record for record in caplog.records if "can't start" in record.message]) == len(
-        pool._all
-    )
+    jobs = jobs_for(pool.directory, [picture(number) for number in range(12)])
+    for _ in range(2):
+        with pytest.raises(TransientError, match="no process that decodes images can start") as at:
+            pool.do(jobs)
+        assert ".jpg" not in str(at.value)
+
+
+def test_one_worker_that_can_start_is_enough(
+    directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a limit allows fewer processes than wanted, those that there are do the work."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
+    real, started = process.start, itertools.count()
+
+    def limited(*args: Any, **kwargs: Any) -> "subprocess.Popen[bytes]":
+        if next(started) != 1:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(worker_process, "start", limited)
+    with contextlib.closing(Workers(directory)) as pool:
+        for _ in range(4):
+            jobs = jobs_for(directory, [picture(number) for number in range(3)])
+            assert pool.do(jobs) == [Done()] * 3
+    assert "can't start" in caplog.text
 
 
 def test_workers_find_what_their_parent_finds(directory: CacheDirectory, tmp_path: Path) -> None:
@@ -248,7 +264,9 @@ resource.setrlimit(resource.RLIMIT_AS, (room, room))
     done = pool.do(jobs)
     assert done[:6] == [Done()] * 6
     assert done[6].examined == FINE
-    assert str(done[6].error) == "6.png: not enough memory to decode it: give the job more memory"
+    assert isinstance(done[6].error, TransientError)
+    assert str(done[6].error).startswith("6.png: not enough memory to decode it, ")
+    assert str(done[6].error).endswith("for one image: give the job more memory")
     assert not jobs[6].path.exists()
 
 
@@ -284,8 +302,9 @@ import json, os, signal, sys
 from pathlib import Path
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.download.worker_process import WorkerProcess
+from step37_flickr8k.limited.budget import Budget
 directory = CacheDirectory(Path(sys.argv[1]), "train")
-worker = WorkerProcess(directory, 10**6).start()
+worker = WorkerProcess(directory, 10**6, Budget(1 << 26, 1 << 28), os.memfd_create('x')).start()
 os.kill(worker.pid, signal.SIGSTOP)
 jobs = [[str(directory.temporary()), f"{number}.jpg", 3, ""] for number in range(6)]
 worker.stdin.write(json.dumps(jobs).encode() + b"\\n" + b"abc" * 6)

@@ -16,7 +16,13 @@ import trustme
 from step37_flickr8k import __version__, get_flickr8k_dataset_file, prepare_flickr8k_samples
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.share import Group
-from step37_flickr8k.errors import CacheDamaged, FetchFailed, InvalidMetadata, InvalidSettings
+from step37_flickr8k.errors import (
+    CacheDamaged,
+    FetchFailed,
+    HubUnavailable,
+    InvalidMetadata,
+    InvalidSettings,
+)
 from step37_flickr8k.hub.api import Hub
 from step37_flickr8k.job.run import Run
 from step37_flickr8k.job.task import Task
@@ -397,7 +403,7 @@ def test_a_link_that_leads_nowhere_is_an_end_or_an_error(link: str) -> None:
     """A malformed Link is no next page, or an error of the listing; nothing else."""
     with listening(answering([], (PAGE, f"Link: {link}\r\n"), (PAGE, ""))) as port:
         hub = Hub("a/b", HubOptions(endpoint=f"http://127.0.0.1:{port}"), FetchOptions(attempts=1))
-        with contextlib.suppress(InvalidMetadata):
+        with contextlib.suppress(InvalidMetadata, HubUnavailable):
             assert list(hub.list_files("c" * 40, "train")) == ["metadata.csv"]
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import errno
 import json
 import os
 import ssl
@@ -19,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from step37_flickr8k import get_flickr8k_dataset_file
 from step37_flickr8k.errors import CertificateNotTrusted
-from step37_flickr8k.hub.certificates import not_trusted
+from step37_flickr8k.hub.certificates import check_certificates, not_trusted
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.helpers.proxies import proxy
 from tests.helpers.servers import listening
@@ -111,6 +112,19 @@ def test_a_certificate_that_is_not_trusted_ends_the_run_at_once(
     assert why in str(caught.value)
     assert remedy in str(caught.value)
     assert len(there.seen) == proxied
+
+
+def test_a_lack_of_memory_is_no_wrong_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where `ulimit -v` leaves no room for the certificates the limit is to blame."""
+
+    class Full(ssl.SSLContext):
+        def load_verify_locations(self, *_: object, **__: object) -> None:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "a.pem"))
+    monkeypatch.setattr("ssl.SSLContext", Full)
+    with pytest.raises(MemoryError):
+        check_certificates()
 
 
 def test_a_variable_of_other_programs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

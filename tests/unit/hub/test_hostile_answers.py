@@ -497,14 +497,15 @@ def test_a_linked_directory_is_refused(
 def test_a_run_is_not_confirmed_through_a_link(
     hub: LocalHub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A warm cache whose own directory was replaced by a link is read, as if it were read-only; nothing is written behind it."""
+    """A cache whose own directory was replaced by a link is refused, and nothing is written there."""
     prepare_flickr8k_samples(cache_dir=str(cache))
     outside = tmp_path / "outside"
     (cache / ".step37-flickr8k").rename(outside)
     (cache / ".step37-flickr8k").symlink_to(outside)
     before = files_below(outside)
     monkeypatch.setenv("STEP37_RUN_ID", "x")
-    assert len(prepare_flickr8k_samples(cache_dir=str(cache), revision=hub.commit)) == 8
+    with pytest.raises(errors.FolderNotUsable, match="is a symbolic link"):
+        prepare_flickr8k_samples(cache_dir=str(cache), revision=hub.commit)
     assert files_below(outside) == before
 
 

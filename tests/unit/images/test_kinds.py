@@ -35,7 +35,9 @@ def test_every_kind_that_counts_is_tried() -> None:
     """The images that these tests draw are of all kinds, as Pillow itself calls them."""
     Image.init()
     contents = pictures()
-    found = {with_image(each, "a", lambda image: str(image.format)) for each in contents.values()}
+    found = {
+        with_image(each, "a", lambda image, _: str(image.format)) for each in contents.values()
+    }
     assert found <= {*KINDS, "MPO", "XVThumb"}
     here = {kind for kind in KINDS if kind in Image.OPEN} - {"PCD"}
     # Pillow has had AVIF since 11.3, and a build may lack others.

@@ -229,4 +229,4 @@ def test_a_large_image_has_a_thumbnail(tmp_path: Path) -> None:
     """The preview shows what the record accepts, without a warning of Pillow's."""
     path = tmp_path / "a.png"
     Image.new("1", LARGE).save(path)
-    assert thumbnail(path, 2900)[1] == LARGE
+    assert thumbnail(path, path.name, 2900)[1] == LARGE

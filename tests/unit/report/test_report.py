@@ -354,6 +354,7 @@ def test_a_name_that_is_no_utf_8_stands_in_the_report() -> None:
     end = Failure(work=work, error=FolderFull(f"{path} is full"), state="fetching")
     written = json.dumps(build_report(start, end, Recorder(Shown()).value()).as_json())
     report = json.loads(written)
-    assert (report["cache_dir"], report["message"]) == (str(path), f"{path} is full")
+    assert report["cache_dir"] == str(path)
+    assert report["message"] == r"/scratch/\udcff is full"
     assert (report["error"], report["exit_code"]) == ("FolderFull", 75)
     assert report["where"] == f"rank 0 on {World().host}, fetching"

@@ -25,8 +25,8 @@ __all__ = [
     "Await",
     "Confirm",
     "Connect",
+    "Count",
     "Decide",
-    "Exists",
     "FindResult",
     "Load",
     "Pause",
@@ -52,13 +52,6 @@ class Connect:
 
 
 @dataclass(frozen=True)
-class Exists:
-    """Sent whether a key exists."""
-
-    key: str
-
-
-@dataclass(frozen=True)
 class Await:
     """Block until a key exists, or until a time; sent whether it does."""
 
@@ -68,7 +61,7 @@ class Await:
 
 @dataclass(frozen=True)
 class Load:
-    """Sent the value of a key that exists, which is one of this class."""
+    """Sent the value of a key; None if the key doesn't exist, or holds no value of this class."""
 
     key: str
     kind: Any
@@ -84,7 +77,7 @@ class Save:
 
 @dataclass(frozen=True)
 class SaveOnce:
-    """Write a value unless the key has one; sent None, or the value that stands."""
+    """Write a value unless the key has one of its kind; sent None, or the value that stands."""
 
     key: str
     value: SentMessage | Lost | Moved | RankReport
@@ -100,8 +93,15 @@ class Swap:
 
 
 @dataclass(frozen=True)
+class Count:
+    """Sent the value of a counter; 0 if it doesn't exist, or is none."""
+
+    key: str
+
+
+@dataclass(frozen=True)
 class Add:
-    """Add to a counter; sent its new value."""
+    """Add to a counter; sent its new value, 0 if it is none."""
 
     key: str
     amount: int
@@ -185,12 +185,12 @@ class Decide:
 
 Action: TypeAlias = (
     Connect
-    | Exists
     | Await
     | Load
     | Save
     | SaveOnce
     | Swap
+    | Count
     | Add
     | Pause
     | Searching

@@ -15,7 +15,8 @@ class Facts:
 
     ``run`` names the run, empty where the store is the run's own anyway. ``expects_all``: the
     leader waits for every rank's report; otherwise it waits for those that have arrived, and leaves
-    word for those that come later. ``reconnects``: a lost connection can be made again.
+    word for those that come later. ``reconnects``: a lost connection can be made again. ``signs``:
+    what ranks write is signed.
     """
 
     rank: int
@@ -26,6 +27,7 @@ class Facts:
     run: str = ""
     expects_all: bool = True
     reconnects: bool = False
+    signs: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

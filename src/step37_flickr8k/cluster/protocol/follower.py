@@ -8,6 +8,7 @@ from typing import Any
 from step37_flickr8k.cluster.protocol import actions as act
 from step37_flickr8k.cluster.protocol.call import Ended, Facts
 from step37_flickr8k.cluster.protocol.messages import (
+    SIGNED,
     Answer,
     Arrival,
     Finished,
@@ -28,6 +29,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0
 _RECONNECT = 0.1
 # Seconds in which a store that serves another run may turn to this one: its rank 0 may just start.
 _OTHER_RUN = 5.0
+# Pause before a key is read again that holds no message: a stranger wrote there.
+_NO_MESSAGE = 1.0
 
 
 class FollowerState(str, Enum):
@@ -44,9 +47,10 @@ class FollowerState(str, Enum):
 class Follower:
     """Any rank but 0: finds the leader, follows its messages, reports, and notices its silence."""
 
-    def __init__(self, facts: Facts, now: float) -> None:
-        """Begin a call at the time ``now``."""
+    def __init__(self, facts: Facts, now: float, challenge: str = "") -> None:
+        """Begin a call at the time ``now``, with a challenge that no other follower has."""
         self._facts, self._keys, self._timeouts = facts, facts.keys, facts.timeouts
+        self._challenge, self._arrivals = challenge, 0
         self.now = now
         self.state = FollowerState.CONNECTING
         self.heard: float | None = None
@@ -98,17 +102,14 @@ class Follower:
     def _check_run(self) -> Generator[act.Action, Any, Ended | None]:
         """Make sure that the store serves this rank's run: another one would never answer it."""
         give_up = self.now + _OTHER_RUN
-        serves = ""
+        serves: str | None = ""
         while serves != self._facts.run:
             until = min(self.deadline, self.now + _LONGEST_WAIT)
             if (yield act.Await(self._keys.run, until)):
                 serves = yield act.Load(self._keys.run, str)
                 if serves != self._facts.run:
                     if self.now >= give_up:
-                        raise RankZeroLost(
-                            f"this store serves {serves}, this rank belongs to {self._facts.run}: "
-                            "set MASTER_PORT to a free port, the same on all ranks of a run"
-                        )
+                        raise RankZeroLost(self._whose_store(serves))
                     yield act.Pause(self.now + 1.0)
             elif self.now >= self.deadline:
                 raise self.silence()
@@ -116,33 +117,62 @@ class Follower:
                 return found
         return None
 
+    def _whose_store(self, serves: str | None) -> str:
+        """Return what is wrong with a store that doesn't serve this rank's run."""
+        run = self._facts.run
+        if self._facts.signs and serves is None:
+            return (
+                f"this store doesn't serve {run} with this rank's job secret: set job_secret_file "
+                "to one file, and MASTER_PORT to one free port, on all ranks of a run"
+            )
+        if serves is not None and serves.startswith(SIGNED):
+            return (
+                "this store serves a run with a job secret, and this rank has none: "
+                "set job_secret_file on all ranks of a run, or on none"
+            )
+        return (
+            f"this store serves {serves}, this rank belongs to {run}: "
+            "set MASTER_PORT to a free port, the same on all ranks of a run"
+        )
+
     def _meet_leader(self) -> Generator[act.Action, Any, Answer | Ended]:
         """Take a number that nobody else has: whoever answers it is alive now."""
         self.state = FollowerState.ARRIVING
         facts, keys = self._facts, self._keys
         number = yield act.Add(keys.arrivals, 1)
-        yield act.Save(keys.arrival(number), Arrival(facts.rank, facts.host))
+        challenge = self._next_challenge()
+        yield act.Save(keys.arrival(number), Arrival(facts.rank, facts.host, challenge))
         # A rank that was frozen until after its deadline gives the leader the time to answer.
         until = max(self.deadline, self.now + self._timeouts.heartbeat)
         seconds = _FIRST_WAIT
         while True:
-            if not facts.expects_all and (yield act.Exists(keys.finished)):
-                return (yield from self._finished())
-            if (yield act.Await(keys.answer(number), min(until, self.now + seconds))):
+            if not facts.expects_all and (finished := (yield act.Load(keys.finished, Finished))):
+                return (yield from self._finished(finished))
+            answer: Answer | None = yield from self._read(
+                keys.answer(number), Answer, min(until, self.now + seconds)
+            )
+            if answer is not None and answer.challenge == challenge:
                 break
+            if answer is not None:
+                yield act.Pause(self.now + _NO_MESSAGE)
             seconds = min(2 * seconds, _LONGEST_WAIT)
             if self.now >= until:
                 raise self.silence()
             found = yield from self._search("its store is there, rank 0 doesn't answer")
             if found is not None:
                 return found
-        answer: Answer = yield act.Load(keys.answer(number), Answer)
         self._hear()
         return answer
 
-    def _finished(self) -> Generator[act.Action, Any, Ended]:
+    def _next_challenge(self) -> str:
+        """Return a challenge for one arrival: a stranger may have it take a number again."""
+        if not self._challenge:
+            return ""
+        self._arrivals += 1
+        return f"{self._challenge}.{self._arrivals}"
+
+    def _finished(self, finished: Finished) -> Generator[act.Action, Any, Ended]:
         """Return the end of a call that the leader has left already, as far as this rank sees."""
-        finished: Finished = yield act.Load(self._keys.finished, Finished)
         if finished.verdict.failure is not None:
             return Ended(outcome=finished.outcome, verdict=finished.verdict)
         report = yield act.Confirm(finished.outcome)
@@ -162,14 +192,21 @@ class Follower:
 
     def _next_message(self, key: str) -> Generator[act.Action, Any, Message]:
         """Return the message at this key; after the timeout `Lost` stands there, for all ranks."""
-        message: Message | None
-        if (yield act.Await(key, self.deadline)):
-            message = yield act.Load(key, Message)
-        else:
+        message: Message | None = yield from self._read(key, Message, self.deadline)
+        if message is None:
             lost = Lost(f"{self.silence()} (rank {self._facts.rank} gave it up)")
             message = (yield act.SaveOnce(key, lost)) or lost
         self._hear()
         return message
+
+    def _read(self, key: str, kind: Any, until: float) -> Generator[act.Action, Any, Any]:
+        """Return the message at a key, or None at the time ``until``: what is none is silence."""
+        while (yield act.Await(key, until)):
+            message = yield act.Load(key, kind)
+            if message is not None or self.now >= until:
+                return message
+            yield act.Pause(min(until, self.now + _NO_MESSAGE))
+        return None
 
     def _report_on(self, outcome: Outcome, nonce: str) -> Generator[act.Action, Any, None]:
         """Report once to each leader whether this rank can use its outcome."""

@@ -14,17 +14,34 @@ Keys, below ``step37/<group>/<call>/``::
 
 from dataclasses import dataclass
 
+from step37_flickr8k.errors import InvalidSettings
+
 __all__ = ["Keys", "Timeouts"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """How long silence may last, in seconds; working and waiting as such have no limit."""
+    """How long silence may last, in seconds; working and waiting as such have no limit.
+
+    Attributes:
+        arrival: without having met rank 0.
+        heartbeat: without a heartbeat of rank 0. A pause of a healthy node must be shorter.
+        stall: with heartbeats, but without progress; 0 for any time.
+        visibility: after the work, until a rank has found what rank 0 has made. Rank 0 waits 30 s
+            longer than that for the reports of the other ranks.
+    """
 
     arrival: float = 900.0
     heartbeat: float = 30.0
-    stall: float = 600.0
+    stall: float = 0.0
     visibility: float = 120.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no time."""
+        for name in ("arrival", "heartbeat", "stall"):
+            seconds: float = getattr(self, name)
+            if not (seconds > 0 or (seconds == 0 and name == "stall")):
+                raise InvalidSettings(f"timeouts: {name}={seconds} is no number of seconds above 0")
 
     @property
     def heartbeat_interval(self) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Generator
 from enum import Enum
 from typing import Any
 
-from step37_flickr8k.cluster.progress import Progress
+from step37_flickr8k.cluster.progress import Progress, no_progress
 from step37_flickr8k.cluster.protocol import actions as act
 from step37_flickr8k.cluster.protocol.call import Ended, Facts
 from step37_flickr8k.cluster.protocol.messages import (
@@ -32,6 +32,10 @@ _TURN, _LAST_TURN = 0.05, 0.01
 _FAREWELL = 5.0
 # Seconds for the followers to report on a failure.
 _LAST_REPORTS = 1.0
+# Seconds between two readings of reports, where they were counted and some are not there.
+_READ_AGAIN = 1.0
+# Arrivals that may wait for an answer, for each rank and besides: strangers can count, too.
+_UNANSWERED_EACH, _UNANSWERED_MORE = 4, 100
 
 
 class LeaderState(str, Enum):
@@ -81,8 +85,7 @@ class Leader:
         while (own := self._work.report) is None:
             yield from self._turn()
         self.state = LeaderState.COLLECTING
-        yield from self._wait_for_all(self._keys.reports(self._nonce), self._seconds_to_report())
-        reports = {0: own, **(yield from self._reports())}
+        reports = {0: own, **(yield from self._collect(self._seconds_to_report()))}
         decided: Verdict = yield act.Decide(self.outcome, frozenset(self._expected | {0}), reports)
         verdict = (yield from self._write(decided)) or decided
         self.state = LeaderState.LEAVING
@@ -90,7 +93,11 @@ class Leader:
             self._expected = set(reports) - {0}
         if not self._facts.expects_all:
             yield act.Save(self._keys.finished, Finished(self.outcome, verdict))
-        yield from self._wait_for_all(self._keys.leaves(self._nonce), self._seconds_to_leave())
+        until = self.now + self._seconds_to_leave()
+        while self.now < until and not (
+            yield from self._counted_all(self._keys.leaves(self._nonce))
+        ):
+            yield from self._turn()
         return Ended(outcome=self.outcome, verdict=verdict, reports=reports)
 
     def _take_over(self) -> Generator[act.Action, Any, None]:
@@ -99,7 +106,8 @@ class Leader:
             yield act.Save(self._keys.run, self._facts.run)
         before, stands = "", ""
         while (stands := (yield act.Swap(self._keys.nonce, before, self._nonce))) != self._nonce:
-            before = stands
+            # A store says what was expected where there is nothing.
+            before = "" if stands == before else stands
         if before:
             for number in itertools.count(1):
                 key = self._keys.message(before, number)
@@ -131,26 +139,27 @@ class Leader:
 
     def _answer_arrivals(self) -> Generator[act.Action, Any, None]:
         """Answer all who have arrived; one who took a number may still be about to say its rank."""
-        count: int = yield act.Add(self._keys.arrivals, 0)
-        self._unanswered.update(range(self._counted + 1, count + 1))
-        self._counted = count
+        size = self._facts.size
+        most = _UNANSWERED_EACH * size + _UNANSWERED_MORE
+        count: int = yield act.Count(self._keys.arrivals)
+        self._unanswered.update(range(max(self._counted, count - most) + 1, count + 1))
+        self._unanswered = set(sorted(self._unanswered)[-most:])
+        self._counted = max(self._counted, count)
         for arrived in sorted(self._unanswered):
-            if (yield act.Exists(self._keys.arrival(arrived))):
-                arrival: Arrival = yield act.Load(self._keys.arrival(arrived), Arrival)
+            arrival: Arrival | None = yield act.Load(self._keys.arrival(arrived), Arrival)
+            if arrival is not None and arrival.rank < size:
                 if not self._facts.expects_all:
                     self._expected.add(arrival.rank)
                 number = self._outcome_number if self.outcome else self._written
-                yield act.Save(self._keys.answer(arrived), Answer(self._nonce, number))
+                answer = Answer(self._nonce, number, arrival.challenge)
+                yield act.Save(self._keys.answer(arrived), answer)
                 self._unanswered.discard(arrived)
                 yield from self._write_heartbeat()
 
     def _stop_stalled_work(self) -> Generator[act.Action, Any, None]:
         stall = self._timeouts.stall
         if self.outcome is None and self._work.outcome is None and 0 < stall < self._work.idle:
-            why = (
-                f"rank 0 has made no progress for {stall:g} s while "
-                f"{self._work.progress.text}. Check its node and the Hub."
-            )
+            why = no_progress(stall, self._work.progress)
             yield from self._write_outcome((yield act.StopWork(why, stalled=True)))
 
     def _write_outcome(self, outcome: Outcome) -> Generator[act.Action, Any, None]:
@@ -192,18 +201,32 @@ class Leader:
             return _FAREWELL
         return _LAST_REPORTS if failure.error == RankZeroLost.__name__ else self._timeouts.heartbeat
 
-    def _wait_for_all(self, counter: str, seconds: float) -> Generator[act.Action, Any, None]:
-        """Go on with the turns until all expected ranks have counted, or the time is over."""
-        until = self.now + seconds
-        while (yield act.Add(counter, 0)) < len(self._expected) and self.now < until:
+    def _counted_all(self, counter: str) -> Generator[act.Action, Any, bool]:
+        """Return whether all ranks that the end waits for have counted."""
+        count: int = yield act.Count(counter)
+        return count >= len(self._expected)
+
+    def _collect(self, seconds: float) -> Generator[act.Action, Any, dict[int, RankReport]]:
+        """Go on with the turns until all expected ranks have reported, or the time is over.
+
+        Returns their reports by rank. What counts is the reports themselves: anybody can count.
+        """
+        until, read_due = self.now + seconds, self.now
+        counter = self._keys.reports(self._nonce)
+        reports: dict[int, RankReport] = {}
+        while True:
+            is_over = self.now >= until
+            if is_over or (self.now >= read_due and (yield from self._counted_all(counter))):
+                yield from self._read_reports(reports)
+                if is_over or reports.keys() >= self._expected:
+                    return reports
+                read_due = self.now + _READ_AGAIN
             yield from self._turn()
 
-    def _reports(self) -> Generator[act.Action, Any, dict[int, RankReport]]:
-        """Return the followers' reports by rank."""
-        reports: dict[int, RankReport] = {}
-        for rank in sorted(self._expected):
-            key = self._keys.report(self._nonce, rank)
-            if (yield act.Exists(key)):
-                reports[rank] = yield act.Load(key, RankReport)
+    def _read_reports(self, reports: dict[int, RankReport]) -> Generator[act.Action, Any, None]:
+        """Read the followers' reports that aren't read yet."""
+        for rank in sorted(self._expected - reports.keys()):
+            report = yield act.Load(self._keys.report(self._nonce, rank), RankReport)
+            if report is not None:
+                reports[rank] = report
             yield from self._write_heartbeat()
-        return reports

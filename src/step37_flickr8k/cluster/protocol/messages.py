@@ -6,14 +6,17 @@ writes `Moved`. A follower writes its `Arrival`, which the leader answers with a
 after the outcome its `RankReport`. `Finished` is for followers that come when the leader has gone.
 """
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NewType, TypeAlias
 
 from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.errors import ErrorReport
 
 __all__ = [
+    "SIGNED",
     "Answer",
     "Arrival",
     "Finished",
@@ -22,14 +25,42 @@ __all__ = [
     "Lost",
     "Message",
     "Moved",
+    "Nonce",
     "Outcome",
     "RankReport",
     "SentMessage",
     "Verdict",
+    "is_name",
 ]
 
 # What a call's work returns and what its arguments are: whatever JSON can carry
 JsonObject: TypeAlias = Mapping[str, Any]
+# The name of a leader: part of its keys
+Nonce = NewType("Nonce", str)
+
+# How a signed text begins (`step37_flickr8k.cluster.signing`)
+SIGNED = "hmac-sha256="
+_HIGHEST_NUMBER = 1 << 53
+_LONGEST_HOST = 1000
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text can be a name that this project has made up."""
+    return re.fullmatch(r"[A-Za-z0-9.]{1,64}", text) is not None
+
+
+def _refuse_unless(ok: bool, what: str) -> None:
+    """Raise ValueError with what is wrong: a stranger may have written it."""
+    if not ok:
+        raise ValueError(what)
+
+
+def _challenge(challenge: str) -> dict[str, str]:
+    return {"challenge": challenge} if challenge else {}
+
+
+def _are_seconds(*values: float | None) -> bool:
+    return all(value is None or 0 <= value < math.inf for value in values)
 
 
 @dataclass(frozen=True)
@@ -74,6 +105,10 @@ class Verdict:
     lag: float | None = None
     kind: Literal["verdict"] = "verdict"
 
+    def __post_init__(self) -> None:
+        """Refuse times that can't be."""
+        _refuse_unless(_are_seconds(self.waited, self.lag), "times are seconds")
+
     def as_json(self) -> JsonObject:
         """Return the JSON form."""
         failure = self.failure.as_json() if self.failure else {}
@@ -101,6 +136,10 @@ class Moved:
     to: str
     kind: Literal["moved"] = "moved"
 
+    def __post_init__(self) -> None:
+        """Refuse what is no name."""
+        _refuse_unless(is_name(self.to), "no leader's name")
+
     def as_json(self) -> JsonObject:
         """Return the JSON form."""
         return {"kind": self.kind, "to": self.to}
@@ -113,14 +152,25 @@ Message: TypeAlias = SentMessage | Lost | Moved
 
 @dataclass(frozen=True)
 class Arrival:
-    """A follower has connected and asks for a living leader."""
+    """A follower has connected and asks for a living leader.
+
+    Where messages are signed, the leader's answer repeats the ``challenge``, which nobody has used
+    before: so it is no answer of an earlier leader.
+    """
 
     rank: int
     host: str
+    challenge: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no rank, and no host's name."""
+        is_rank = 0 < self.rank <= _HIGHEST_NUMBER
+        _refuse_unless(is_rank and len(self.host) <= _LONGEST_HOST, "no follower on a host")
+        _refuse_unless(not self.challenge or is_name(self.challenge), "no challenge")
 
     def as_json(self) -> JsonObject:
         """Return the JSON form."""
-        return {"rank": self.rank, "host": self.host}
+        return {"rank": self.rank, "host": self.host} | _challenge(self.challenge)
 
 
 @dataclass(frozen=True)
@@ -129,10 +179,16 @@ class Answer:
 
     nonce: str
     number: int
+    challenge: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no name, and no number of a message."""
+        is_number = 0 <= self.number <= _HIGHEST_NUMBER
+        _refuse_unless(is_name(self.nonce) and is_number, "no leader with a message")
 
     def as_json(self) -> JsonObject:
         """Return the JSON form."""
-        return {"nonce": self.nonce, "word": self.number}
+        return {"nonce": self.nonce, "word": self.number} | _challenge(self.challenge)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +205,10 @@ class RankReport:
     found: JsonObject = field(default_factory=dict)
     waited: float | None = None
     lag: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse times that can't be."""
+        _refuse_unless(_are_seconds(self.waited, self.lag), "times are seconds")
 
     def as_json(self, *, traceback: bool = True) -> JsonObject:
         """Return the JSON form, the traceback of a failure with it or not."""

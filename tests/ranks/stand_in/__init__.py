@@ -1,0 +1,1 @@
+"""Modules that stand for libraries which the test environment does without."""
