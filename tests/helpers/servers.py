@@ -38,7 +38,9 @@ def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> Iterator[int]:
         await stopping.wait()
         server.close()
         for writer in writers:
-            writer.transport.abort()
+            # Python 3.11.2 raises it for a TLS connection that is closed already
+            with contextlib.suppress(AttributeError):
+                writer.transport.abort()
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()

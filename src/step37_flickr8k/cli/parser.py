@@ -4,12 +4,13 @@ Building the parser imports nothing that only one command needs, so that ``--hel
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from step37_flickr8k import __version__
 from step37_flickr8k.cli.commands import COMMANDS, Command
@@ -62,6 +63,15 @@ def _flags_of(command: argparse.ArgumentParser) -> Iterable[str]:
     return command._option_string_actions  # noqa: SLF001 - argparse has no other way to ask
 
 
+class _Parser(argparse.ArgumentParser):
+    """Ends with its exit code, whatever becomes of what it says."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # Before Python 3.11.5 an stderr that takes nothing raised OSError here
+        with contextlib.suppress(OSError):
+            super()._print_message(message, file)
+
+
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps ``[env: NAME]`` on one line."""
 
@@ -72,7 +82,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def _build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """Return the parser, and that of each command."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="step37-flickr8k",
         usage="%(prog)s COMMAND [OPTIONS]",
         description="Download an image-caption dataset of the Hugging Face Hub into a cache that\n"
