@@ -8,17 +8,17 @@ import argparse
 import json
 import multiprocessing
 import os
-import random
 import signal
-import socket
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+import crowd
+from crowd import free_port
 
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
@@ -99,14 +99,6 @@ def rank_of_a_barrier(rank: int, size: int, port: int, out: str) -> None:
     dist.destroy_process_group()
 
 
-def free_port() -> int:
-    """Return a free port below the ephemeral ones: there an early client may connect to itself."""
-    for port in random.sample(range(15000, 30000), 100):
-        with suppress(OSError), socket.create_server(("", port)):
-            return port
-    raise OSError("no port is free")
-
-
 def last_return(target: Callable[..., None], size: int, *more: Any) -> float | None:
     """Return the seconds from rank 0's end to the last rank's return; None if they didn't start."""
     with tempfile.TemporaryDirectory() as directory:
@@ -144,39 +136,11 @@ def requests_per_second(seconds: float) -> float:
         return float(count) / float(took)
 
 
-def wake(clients: int) -> float:
-    """Return the seconds until all clients that block in one real store have read a message."""
-    import torch.distributed as dist  # noqa: PLC0415 - the other parts have it in their own processes
-
-    server = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    returned: list[float] = []
-    ready = threading.Semaphore(0)
-
-    def client() -> None:
-        store = dist.TCPStore("localhost", server.port, is_master=False, wait_for_workers=False)
-        ready.release()
-        store.wait(["message"], timedelta(seconds=120))
-        store.get("message")
-        returned.append(time.monotonic())
-
-    threading.stack_size(256 << 10)
-    threads = [threading.Thread(target=client) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for _ in threads:
-        ready.acquire()
-    time.sleep(1)
-    start = time.monotonic()
-    server.set("message", "x" * 200)
-    for thread in threads:
-        thread.join()
-    return max(returned) - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[4, 16, 64])
-    parser.add_argument("--clients", type=int, nargs="+", default=[1000, 4000])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[4, 16, 64])
+    parser.add_argument("--followers", type=int, nargs="*", default=[64, 1000, 10000])
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long they wait")
     arguments = parser.parse_args()
     print("seconds from rank 0's outcome, or death, to the last rank's return")
     print(f"{'ranks':>6} {'outcome':>9} {'failure':>9} {'death':>9} {'bare barrier':>13}")
@@ -197,21 +161,23 @@ def main() -> None:
         "store requests of a follower in a call of 60 s, arriving and leaving included: "
         f"{rate:.2f} a second; waiting: 2 a heartbeat"
     )
-    for ranks in (10, 1000, 10000):
-        per_second = 2 * (ranks - 1) / Timeouts().heartbeat_interval
-        print(f"{ranks:>6} ranks waiting: {per_second:,.0f} requests a second (computed)")
     print()
-    spent: dict[int, float] = {}
-    for clients in arguments.clients:
-        spent[clients] = wake(clients)
+    print("followers in two processes, over one real store, at the default timeouts")
+    print(
+        f"{'':>10} {'all met':>8} {'last knows':>10} {'rank 0':>8} {'requests of a follower':>30} "
+        f"{'store':>8}"
+    )
+    print(
+        f"{'followers':>10} {'rank 0':>8} {'outcome':>10} {'ends':>8} {'a second, waiting':>18} "
+        f"{'in all':>11} {'barrier':>8}"
+    )
+    for followers in arguments.followers:
+        found = crowd.crowd(followers, arguments.seconds)
         print(
-            f"{clients:>6} clients of one store wake and read a message in {spent[clients]:.3f} s",
+            f"{found.succeeded:>10,} {found.met:>7.2f}s {found.knew:>9.2f}s {found.left:>7.2f}s "
+            f"{found.a_second:>18.3f} {found.in_all:>11.1f} {crowd.barrier(followers):>7.2f}s",
             flush=True,
         )
-    most = max(spent)
-    print(
-        f" 10000 clients: {spent[most] * 10000 / most:.3f} s (computed from {most}, in proportion)"
-    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 
-from barrier import free_port
+from crowd import free_port
 from draw import draw_dataset
 
 from step37_flickr8k.localhub import Fault, LocalHub
