@@ -17,7 +17,7 @@ from step37_flickr8k.errors import DecoderMissing
 from step37_flickr8k.images.kinds import KINDS, found_instead, kind_without_decoder
 from step37_flickr8k.images.weight import START, TooHeavy, check_start
 
-__all__ = ["Source", "Undecodable", "with_image"]
+__all__ = ["Content", "Source", "Undecodable", "read", "with_image"]
 
 _T = TypeVar("_T")
 
@@ -29,9 +29,9 @@ class Undecodable(Exception):
     """Raised for an image that can't be decoded; its text is one printable line."""
 
 
-Bytes = bytes | bytearray | memoryview
+Content = bytes | bytearray | memoryview
 # A file, by its path or open, or its bytes
-Source = Path | BufferedReader | Bytes
+Source = Path | BufferedReader | Content
 
 
 def with_image(
@@ -51,11 +51,7 @@ def with_image(
     the file system says isn't taken for what a decoder says. Raises `DecoderMissing` where this
     Pillow has no decoder for it.
     """
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            content: Bytes = _read(file, memory)
-    else:
-        content = _read(source, memory) if isinstance(source, BufferedReader) else source
+    content = read(source, memory)
     check_start(bytes(content[:START]), len(content), memory)
     try:
         return _use(content, name, use)
@@ -66,7 +62,20 @@ def with_image(
             return _use(content, name, use)
 
 
-def _use(content: Bytes, name: str, use: Callable[[ImageFile.ImageFile, int], _T]) -> _T:
+def read(source: Source, memory: int | None = None) -> Content:
+    """Return the bytes of an image; raises OSError, and `TooHeavy` for more than ``memory``."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return read(file, memory)
+    if not isinstance(source, BufferedReader):
+        return source
+    size = os.fstat(source.fileno()).st_size
+    if memory is not None and size > memory:
+        raise TooHeavy(size)
+    return source.read(size)
+
+
+def _use(content: Content, name: str, use: Callable[[ImageFile.ImageFile, int], _T]) -> _T:
     start = bytes(content[:_SIGNATURE])
     try:
         with _opened(io.BytesIO(content), start, name) as image:
@@ -105,13 +114,6 @@ def _opened(file: BinaryIO, start: bytes, name: str) -> ImageFile.ImageFile:
                 return factory(file, "")
     what = found_instead(start)
     raise UnidentifiedImageError(f"cannot identify image file {name}{what and ': '}{what}")
-
-
-def _read(file: BufferedReader, most: int | None) -> bytes:
-    size = os.fstat(file.fileno()).st_size
-    if most is not None and size > most:
-        raise TooHeavy(size)
-    return file.read(size)
 
 
 def _plain(error: Exception) -> str:

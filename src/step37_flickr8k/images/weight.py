@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from PIL import ImageFile
 
-__all__ = ["LONGEST_SIDE", "START", "TooHeavy", "check_start", "check_weight"]
+from step37_flickr8k.images.jpeg import Frame, Layer
 
-LONGEST_SIDE = 65_500  # pixels: libjpeg's limit; a longer one takes tables without end
+__all__ = ["START", "TooHeavy", "check_start", "check_weight", "weight_of_jpeg"]
+
 START = 30  # bytes of a file by which its kind is known, and the sides of a WebP
 # Bytes per pixel that decoders take for more than the image itself, as measured
 _FURTHER = {"AVIF": 16, "GIF": 2, "WEBP": 14}
@@ -51,10 +52,17 @@ def check_start(start: bytes, size: int, memory: int | None) -> None:
         raise TooHeavy(weight)
 
 
+def weight_of_jpeg(frame: Frame, size: int) -> int:
+    """Return the bytes of memory that it takes to decode a JPEG of ``size`` bytes."""
+    each = _of_jpeg(frame.layers, is_progressive=frame.is_progressive)
+    return size + frame.width * frame.height * each
+
+
 def _weight(image: ImageFile.ImageFile, size: int) -> int:
     kind = image.format or ""
     if kind in {"JPEG", "MPO"}:
-        each = _of_jpeg(image)
+        is_progressive = bool(image.info.get("progressive"))
+        each = _of_jpeg(getattr(image, "layer", ()), is_progressive=is_progressive)
     elif kind == "JPEG2000":
         each = _JPEG2000 * len(image.getbands())
     else:
@@ -72,11 +80,10 @@ def _of_strip(image: ImageFile.ImageFile) -> int:
     return _IMAGE_OTHERS if 2 * rows > image.height else 1
 
 
-def _of_jpeg(image: ImageFile.ImageFile) -> int:
+def _of_jpeg(layers: Sequence[Layer], *, is_progressive: bool) -> int:
     """Return the bytes per pixel of a JPEG: its components may be smaller than the image."""
-    if not image.info.get("progressive"):
+    if not is_progressive:
         return 1
-    layers: Sequence[tuple[int, int, int, int]] = getattr(image, "layer", ())
     widest = max((across for _, across, _, _ in layers), default=1)
     tallest = max((down for _, _, down, _ in layers), default=1)
     share = sum(across * down for _, across, down, _ in layers) / max(1, widest * tallest)
