@@ -79,7 +79,7 @@ def train(batches: "DataLoader[Any]", tokens: int, who: str) -> None:
                     for name, value in batch.items()
                     if name != "image_paths"
                 )
-                print(f"{who}: a batch: {shapes}")
+                say(f"{who}: a batch: {shapes}")
             before, after = batch["input_ids"][:, :-1], batch["labels"][:, 1:]
             counts = after != -100
             loss = torch.nn.functional.cross_entropy(model(before[counts]), after[counts])
@@ -89,10 +89,15 @@ def train(batches: "DataLoader[Any]", tokens: int, who: str) -> None:
             samples += len(before)
             real += int(batch["attention_mask"].sum())
             counting += int(counts.sum())
-        print(
+        say(
             f"{who}: epoch {epoch}: {samples:,} samples, {real:,} tokens, "
             f"{counting:,} of them count; last loss {loss:.2f}"
         )
+
+
+def say(line: str) -> None:
+    """Print a line in one write, so that no other rank's can stand within it."""
+    print(f"{line}\n", end="", flush=True)
 
 
 def main() -> None:
@@ -132,7 +137,7 @@ def main() -> None:
         dataset, BATCH_SIZE, sampler=sampler, num_workers=arguments.workers, collate_fn=collate
     )
     who = f"rank {world.rank} of {world.size}"
-    print(
+    say(
         f"{who}: {len(dataset):,} samples; {samples[0].caption!r}, "
         f"{len(dataset[0]['tokens'])} tokens"
     )
