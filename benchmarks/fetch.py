@@ -3,8 +3,9 @@
 `make bench-fetch`, or `make bench-fetch DATA=<directory>` for photographs of your own (a directory
 with `train/*.jpg`). Every way runs in turn, as a process of its own, on the same server: seconds
 are medians of the runs, CPU and memory the kernel's own figures of the process. Ours ends with all
-of it on the disk (one syncfs); the other ways leave that to the kernel. A second table lets a Hub
-with faults answer every tenth request wrongly.
+of it on the disk (one syncfs); the other ways leave that to the kernel. A wire of 1 Gbit/s is one
+between two network namespaces, with tc's token bucket, for root. A last table lets a Hub with faults
+answer every tenth request wrongly.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from draw import draw_dataset
+from photographs import distinct, resized
 
 from step37_flickr8k.localhub import Fault, LocalHub
 
@@ -31,6 +33,8 @@ REPO = "bench/flickr8k"
 COMMIT = "c" * 40
 PARQUET = "refs/convert/parquet"
 PAGE = 1000
+SIZE = 120_000  # bytes of an image at least; with those above it 130 KB in the mean, as Flickr8k's
+PHOTOGRAPHS = 300  # different ones; the files differ by a comment
 SAMPLE = 200  # files of the loop of hf_hub_download, which is then scaled
 
 NGINX = """
@@ -51,7 +55,7 @@ http {{
 """
 SERVER = """
   server {{
-    listen 127.0.0.1:{port}; {rate}
+    listen {address}:{port}; {rate}
     location /api/ {{ {sleep} echo_exec /answer$uri$is_args$args; }}
     location /datasets/ {{ {sleep} echo_exec /file$uri; }}
     location ~ ^/answer/api/datasets/{repo}/revision/ {{ internal; default_type application/json; alias {root}/info.json; }}
@@ -75,14 +79,19 @@ class Network:
     port: int
     sleep: str = ""
     rate: str = ""
+    address: str = "127.0.0.1"
 
 
+WIRE_HERE, WIRE_THERE = "10.231.77.1", "10.231.77.2"
 NETWORKS = {
     "0ms": Network("0 ms a request", 18310),
     "50ms": Network("50 ms a request", 18311, sleep="echo_sleep 0.05;"),
-    # As a CDN, or a long way, gives one connection a part of the bandwidth
-    "25mb": Network("25 MB/s a connection", 18312, rate="limit_rate 25m;"),
+    "1gbit": Network("a wire of 1 Gbit/s", 18312, address=WIRE_THERE),
+    # As a CDN, or a long way, gives one connection a part of the bandwidth. nginx counts from the
+    # second second on, so this concerns long answers alone.
+    "25mb": Network("25 MB/s a connection", 18313, rate="limit_rate 25m;"),
 }
+USUAL = ("0ms", "50ms", "1gbit")
 
 
 @dataclass
@@ -118,8 +127,15 @@ def main() -> None:
     )
     parser.add_argument("--files", type=int, default=6000)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", help="ways whose name contains this")
-    parser.add_argument("--network", choices=NETWORKS, help="only over this one")
+    parser.add_argument(
+        "--as-they-are", action="store_true", help="leave the photographs as small as they are"
+    )
+    parser.add_argument(
+        "--only", nargs="*", default=[""], help="ways whose name contains one of these"
+    )
+    parser.add_argument(
+        "--network", nargs="*", choices=NETWORKS, default=USUAL, help="only over these"
+    )
     parser.add_argument("--no-faults", action="store_true", help="without the second table")
     options = parser.parse_args()
     modules = Path("/usr/lib/nginx/modules")
@@ -135,10 +151,15 @@ def main() -> None:
         root = Path(directory)
         root.chmod(0o755)
         spread(root)
-        digests = make_data(root, options.data, options.files)
-        with serving(root, digests, modules):
-            for name in [options.network] if options.network else NETWORKS:
-                bench(root, NETWORKS[name], digests, options)
+        digests = make_data(root, options.data, options.files, 0 if options.as_they_are else SIZE)
+        prepare_server(root, digests)
+        for name in options.network:
+            network = NETWORKS[name]
+            with contextlib.ExitStack() as stack:
+                has_wire = network.address == WIRE_THERE
+                prefix = stack.enter_context(wire()) if has_wire else ()
+                stack.enter_context(serving(root, network, modules, prefix))
+                bench(root, network, digests, options)
         if not options.no_faults:
             faults(root)
 
@@ -158,20 +179,22 @@ def spread(root: Path) -> None:
 # --- the data and its server ----------------------------------------------------------------------
 
 
-def make_data(root: Path, source: Path | None, count: int) -> dict[str, str]:
+def make_data(root: Path, source: Path | None, count: int, least: int) -> dict[str, str]:
     """Lay out ``count`` distinct pictures, their metadata.csv and their Parquet; give each one's sha256 by name."""
     split = root / "data" / "train"
     split.mkdir(parents=True)
     if source is None:
         source = root / "drawn"
         draw_dataset(source, count=300)
-    pictures = [path.read_bytes() for path in sorted((source / "train").glob("*.jpg"))]
+    paths = sorted((source / "train").glob("*.jpg"))[: PHOTOGRAPHS if least else None]
+    pictures = [path.read_bytes() for path in paths]
+    if least:
+        pictures = [resized(picture, least) for picture in pictures]
     if not pictures:
         sys.exit(f"{source} holds no train/*.jpg: choose another DATA")
     digests: dict[str, str] = {}
     for number, picture in zip(range(count), itertools.cycle(pictures), strict=False):
-        # Behind the end of the image: as good as a picture of its own
-        content = picture + b"%08d" % number
+        content = distinct(picture, number)
         (split / f"{number:05}.jpg").write_bytes(content)
         digests[f"train/{number:05}.jpg"] = hashlib.sha256(content).hexdigest()
     rows = "".join(f"{Path(name).name},a caption of {name}\n" for name in digests)
@@ -201,9 +224,8 @@ def convert(root: Path, split: Path) -> None:
             )
 
 
-@contextlib.contextmanager
-def serving(root: Path, digests: dict[str, str], modules: Path) -> Iterator[None]:
-    """Serve as a Hub, once for each network."""
+def prepare_server(root: Path, digests: dict[str, str]) -> None:
+    """Write what the server answers as a Hub."""
     metadata = (root / "data/train/metadata.csv").read_bytes()
     blob = hashlib.sha1(b"blob %d\0%s" % (len(metadata), metadata)).hexdigest()  # noqa: S324 - git's
     entries = [{"type": "file", "oid": blob, "size": len(metadata), "path": "train/metadata.csv"}]
@@ -237,19 +259,22 @@ def serving(root: Path, digests: dict[str, str], modules: Path) -> Iterator[None
         for path in sorted((root / "parquet").rglob("*.parquet"))
     ]
     (root / "parquet.json").write_text(json.dumps(parquet))
+
+
+@contextlib.contextmanager
+def serving(root: Path, network: Network, modules: Path, prefix: Sequence[str]) -> Iterator[None]:
+    """Serve as a Hub over a network; ``prefix`` runs a command where that ends."""
     names = {"repo": REPO, "commit": COMMIT, "parquet": PARQUET, "root": root}
-    servers = "".join(
-        SERVER.format(port=network.port, sleep=network.sleep, rate=network.rate, **names)
-        for network in NETWORKS.values()
+    server = SERVER.format(
+        **names, **{name: getattr(network, name) for name in ("address", "port", "rate", "sleep")}
     )
-    (root / "nginx.conf").write_text(NGINX.format(root=root, modules=modules, servers=servers))
+    (root / "nginx.conf").write_text(NGINX.format(root=root, modules=modules, servers=server))
     path = os.environ["PATH"] + ":/usr/sbin"
     program = str(shutil.which("nginx", path=path))
-    process = subprocess.Popen(
-        [program, "-e", f"{root}/error.log", "-c", f"{root}/nginx.conf", "-g", "user root;"]
-    )
+    log, config = f"{root}/error.log", f"{root}/nginx.conf"
+    process = subprocess.Popen([*prefix, program, "-e", log, "-c", config, "-g", "user root;"])
     try:
-        # Written when the ports are its own; it tries for a while
+        # Written when the port is its own; it tries for a while
         while not (root / "pid").exists():
             if process.poll() is not None:
                 sys.exit((root / "error.log").read_text())
@@ -258,6 +283,31 @@ def serving(root: Path, digests: dict[str, str], modules: Path) -> Iterator[None
     finally:
         process.terminate()
         process.wait()
+        (root / "pid").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def wire() -> Iterator[Sequence[str]]:
+    """Lay a wire of 1 Gbit/s to a network namespace; give the words that run a command there."""
+    there, near, far = "step37-bench", "step37-near", "step37-far"
+    shape = f"tc qdisc add dev {far} root tbf rate 1gbit burst 256kb latency 50ms"
+    steps = (
+        f"ip netns add {there}",
+        f"ip link add {near} type veth peer name {far} netns {there}",
+        f"ip addr add {WIRE_HERE}/30 dev {near}",
+        f"ip link set {near} up",
+        f"ip -n {there} addr add {WIRE_THERE}/30 dev {far}",
+        f"ip -n {there} link set {far} up",
+        f"ip netns exec {there} {shape}",
+    )
+    try:
+        for step in steps:
+            done = subprocess.run(step.split(), capture_output=True, text=True, check=False)
+            if done.returncode:
+                sys.exit(f"no wire: {step}: {done.stderr.strip()} (it takes root, and iproute2)")
+        yield ("ip", "netns", "exec", there)
+    finally:
+        subprocess.run(f"ip netns del {there}".split(), check=False)
 
 
 # --- the ways -------------------------------------------------------------------------------------
@@ -411,9 +461,9 @@ def wrong_or_missing(directory: Path, digests: dict[str, str], names: Sequence[s
 def bench(
     root: Path, network: Network, digests: dict[str, str], options: argparse.Namespace
 ) -> None:
-    endpoint = f"http://127.0.0.1:{network.port}"
+    endpoint = f"http://{network.address}:{network.port}"
     bare = measure([sys.executable, "-c", "pass"])[2]
-    all_ways = [way for way in ways(root, digests) if (options.only or "") in way.name]
+    all_ways = [way for way in ways(root, digests) if any(o in way.name for o in options.only)]
     warm = {
         way.name: Way(f"{way.name}, warm rerun", way.command, python=way.python)
         for way in all_ways

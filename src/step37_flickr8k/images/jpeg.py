@@ -20,8 +20,9 @@ LONGEST_SIDE = 65_500  # pixels: libjpeg's limit
 # A component: its id, how many of its blocks lie across and down in a unit, its table.
 Layer = tuple[int, int, int, int]
 
-# What ends a scan, and the marks inside of it
-_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7]")
+# What ends a scan, without and with restarts in it, and these
+_END = re.compile(rb"\xff[^\x00]")
+_END_BEHIND_RESTARTS = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 _TABLES = 4  # slots of each kind
 _COLORS = (1, 2, 3)  # the components Y, Cb and Cr, as JFIF numbers them
@@ -71,7 +72,8 @@ class Frame:
 def shown_frame(content: bytes | bytearray | memoryview) -> Frame | None:
     """Return the header of a JPEG that Pillow decodes, None for what isn't shown to be one."""
     try:
-        return _Walk().through(content)
+        # Arrow's bytes are signed.
+        return _Walk().through(memoryview(content).cast("B"))
     except (_NotShown, IndexError):
         return None
 
@@ -87,7 +89,7 @@ class _Walk:
     scans: int = 0
     has_resolution: bool = False
 
-    def through(self, content: bytes | bytearray | memoryview) -> Frame:
+    def through(self, content: memoryview) -> Frame:
         """Return the header, if everything up to the end of the file is as it should be."""
         _require(content[:2] == _START)
         at = 2
@@ -98,10 +100,8 @@ class _Walk:
             at += 2 + length
             self._take(marker, segment)
             if marker == _Marker.SCAN:
-                end = _END_OF_SCAN.search(content, at)
-                self._take_scan(segment, _RESTART.findall(content, at, end.start() if end else at))
-                _require(end is not None)
-                at = end.start() if end else at
+                self._take_scan(segment)
+                at = self._end_of_scan(content, at)
         _require(at + 2 == len(content) and self.scans > 0)
         return self._header()
 
@@ -172,7 +172,18 @@ class _Walk:
             _require(all(layer[1:3] == (1, 1) for layer in layers[1:]))
         self.frame = Frame(width, height, layers, is_progressive)
 
-    def _take_scan(self, segment: bytes, restarts: list[bytes]) -> None:
+    def _end_of_scan(self, content: memoryview, at: int) -> int:
+        """Return where the data of a scan ends that begins at ``at``."""
+        end = (_END_BEHIND_RESTARTS if self.interval else _END).search(content, at)
+        if end is None:
+            raise _NotShown
+        if self.interval:
+            number = (self._header().blocks - 1) // self.interval
+            expected = [bytes([0xD0 + restart % 8]) for restart in range(number)]
+            _require(_RESTART.findall(content, at, end.start()) == expected)
+        return end.start()
+
+    def _take_scan(self, segment: bytes) -> None:
         frame = self._header()
         count = segment[0]
         _require(len(segment) == 4 + 2 * count)
@@ -189,8 +200,6 @@ class _Walk:
             _require(self.scans == 1 and [*parts] == every)
             _require((first, last, high, low) == (0, _LAST, 0, 0))
             _require(all(self._has_codes(tables, dc=True, ac=True) for tables in parts.values()))
-        expected = (frame.blocks - 1) // self.interval if self.interval else 0
-        _require(restarts == [bytes([0xD0 + number % 8]) for number in range(expected)])
 
     def _check_progressive(
         self, parts: dict[int, int], every: list[int], extent: tuple[int, int, int, int]
@@ -217,7 +226,7 @@ class _Walk:
         return self.frame
 
 
-def _marker(content: bytes | bytearray | memoryview, at: int) -> int:
+def _marker(content: memoryview, at: int) -> int:
     _require(content[at] == 0xFF)
     return content[at + 1]
 

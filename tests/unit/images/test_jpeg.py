@@ -1,7 +1,10 @@
 """A JPEG's structure: what shows that Pillow decodes it, and what is left to Pillow."""
 
 import io
+from collections.abc import Callable
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -34,9 +37,9 @@ def test_what_encoders_write_is_shown() -> None:
     assert len(shown) > 0.8 * len(every)
 
 
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_the_header_is_returned(kind: type) -> None:
-    """From any kind of buffer: a worker has a view of its pipe."""
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, pa.py_buffer])
+def test_the_header_is_returned(kind: Callable[[bytes], Any]) -> None:
+    """From any kind of buffer: a worker has views of its pipe and of Arrow's memory."""
     frame = shown_frame(kind(drawn(progressive=True)))
     assert frame is not None
     assert (frame.width, frame.height, frame.is_progressive) == (50, 40, True)
