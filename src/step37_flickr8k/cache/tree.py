@@ -73,8 +73,18 @@ class Tree:
 
     def read(self, path: _Path, most: int | None = None) -> bytes:
         """Return the bytes of a file, as `open` finds it; what is appended meanwhile is cut."""
-        with self.open(path, most) as file:
-            return file.read(-1 if most is None else most)
+        limit = -1 if most is None else most
+        with _named(path):
+            try:
+                with self.open(path, most) as file:
+                    return file.read(limit)
+            except OSError as error:
+                # On NFS it was replaced or deleted while it was read. Opening was tried twice, and
+                # names the file.
+                if error.errno != errno.ESTALE or error.filename is not None:
+                    raise
+            with self.open(path, most) as file:
+                return file.read(limit)
 
     def status(self, path: _Path) -> os.stat_result:
         """Return what is known of a file or directory; of a link itself, if it is one."""

@@ -135,11 +135,12 @@ class _PartialFile(io.RawIOBase):
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         return self._at
 
-    def read(self, size: int = -1) -> bytes:
+    # Arrow takes any buffer: it need not be copied.
+    def read(self, size: int = -1) -> memoryview:
         """Return up to ``size`` bytes; raises OSError outside of the stretch."""
         end = self._size if size < 0 else min(self._at + size, self._size)
         first, last = self._at - self._start, end - self._start
         if not 0 <= first <= last <= len(self._content):
             raise OSError(f"bytes {self._at} to {end} are not here")
         self._at = end
-        return self._content[first:last].tobytes()
+        return self._content[first:last]

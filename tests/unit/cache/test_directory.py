@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -186,6 +187,25 @@ def test_a_stale_handle_is_opened_again(
             directory.read("x", 100)
     monkeypatch.undo()
     assert directory.read("y", 100) is None
+
+
+def test_a_file_that_goes_stale_while_it_is_read_is_read_again(
+    directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once; after that the error names the file."""
+    directory.write("x", b"content")
+    examined, errors = os.fstat, [errno.ESTALE, 0, errno.ESTALE, errno.ESTALE]
+
+    def fail(descriptor: int) -> os.stat_result:
+        found = examined(descriptor)
+        if stat.S_ISREG(found.st_mode) and (code := errors.pop(0) if errors else 0):
+            raise OSError(code, os.strerror(code))
+        return found
+
+    monkeypatch.setattr(os, "fstat", fail)
+    assert directory.read("x", 100) == b"content"
+    with pytest.raises(TransientError, match=f"{directory.home}/x: Stale file handle"):
+        directory.read("x", 100)
 
 
 def test_only_orphans_of_others_are_swept(directory: CacheDirectory) -> None:
