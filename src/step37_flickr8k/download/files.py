@@ -76,7 +76,7 @@ def _files_in_flight(concurrency: int, size: int) -> int:
 
     The others gather for a batch or are being written.
     """
-    return min(concurrency * PER_CONNECTION, max(concurrency * 3 // 2, _BUFFERED // max(1, size)))
+    return min(concurrency * PER_CONNECTION, max(concurrency * 9 // 8, _BUFFERED // max(1, size)))
 
 
 @dataclass
