@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import crowd
-from crowd import free_port
+from crowd import enter_own_network, free_port
 
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--followers", type=int, nargs="*", default=[64, 1000, 10000])
     parser.add_argument("--seconds", type=float, default=60.0, help="how long they wait")
     arguments = parser.parse_args()
+    enter_own_network()
     print("seconds from rank 0's outcome, or death, to the last rank's return")
     print(f"{'ranks':>6} {'outcome':>9} {'failure':>9} {'death':>9} {'bare barrier':>13}")
     for size in arguments.sizes:
