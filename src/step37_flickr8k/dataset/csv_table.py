@@ -13,6 +13,12 @@ _LONGEST_ROW = 16 << 20  # characters, on however many lines
 _SHOWN = 200  # characters of somebody else's text that a message repeats
 _ENDS = {"\r", "\n"}
 _DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+# What is met under the name of a table; the signs are in lower case.
+_OTHERS = {
+    "<!doctype": ", it is a web page",
+    "<html": ", it is a web page",
+    "version https://git-lfs": ", it is a pointer of Git LFS, not the table",
+}
 
 
 def read_csv(stream: BinaryIO, wanted: Wanted) -> Iterator[Cells]:
@@ -84,10 +90,12 @@ def _no_header(line: str, columns: Sequence[str], table: str) -> InvalidMetadata
                 " save it with commas, which are the only separator that is read"
             )
     shown = ", ".join(columns)[:_SHOWN] or "none"
-    page = shown.lstrip().lower().startswith(("<!doctype", "<html"))
+    start = shown.lstrip().lower()
+    what = next((what for sign, what in _OTHERS.items() if start.startswith(sign)), "")
+    if not line.strip():
+        what = ", which is blank" if line else ", because it is empty"
     return InvalidMetadata(
-        f"{table} has no column {NAME_COLUMN} in its first line"
-        f"{', it is a web page' if page else ''}: its columns are {shown}"
+        f"{table} has no column {NAME_COLUMN} in its first line{what}: its columns are {shown}"
     )
 
 

@@ -36,6 +36,7 @@ def read_rows(
     prefix = f"{selection.split}/" if is_above(table) else ""
     shown = f"{in_repository(selection.split, table)} of {selection.repo_id}"
     count = 0
+    cells: Cells | None = None
     for cells in _cells(stream, Wanted(shown, selection.caption_key), table):
         name = _name(cells.file_name, prefix, unstripped)
         caption = cells.caption.strip()
@@ -51,6 +52,8 @@ def read_rows(
         count += 1
         if count == selection.sample_count:
             return
+    if cells is None:
+        raise EmptySelection(f"{shown} has no rows: choose another split or revision")
     if count == 0:
         below = f" below {prefix}" if prefix else ""
         raise EmptySelection(

@@ -91,6 +91,13 @@ REFUSED = {
         (HEADER + "a.jpg,a dog\r\n" * 5000 + "b.jpg,un café\r\n").encode("latin-1"),
         "line 5002: it is no text in UTF-8",
     ),
+    "nothing": ("", "no column file_name in its first line, because it is empty"),
+    "a blank line above the header": ("\n" + HEADER, "in its first line, which is blank"),
+    "a web page": ("<!DOCTYPE html>\n<html>", "in its first line, it is a web page"),
+    "a pointer": (
+        "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n",
+        "in its first line, it is a pointer of Git LFS, not the table",
+    ),
     "UTF-16": (HEADER.encode("utf-16"), "it is UTF-16, not text in UTF-8"),
 }
 
@@ -142,6 +149,13 @@ def test_a_name_is_not_stripped_where_the_commit_has_it_unstripped() -> None:
     content = (HEADER + " a.jpg,one\n b.jpg,two\n").encode()
     rows = read_rows(io.BytesIO(content), selection(), unstripped={" a.jpg", "c.jpg "})
     assert [row.file_name for row in rows] == [" a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("content", [HEADER, HEADER + "\n \n"])
+def test_a_header_alone_has_no_rows(content: str) -> None:
+    """No other column is recommended where no row has any cell."""
+    with pytest.raises(EmptySelection, match="flickr8k has no rows: choose another split"):
+        rows_of(content)
 
 
 @pytest.mark.parametrize("name", ["stray-quote.csv", "unquoted-comma.csv"])
