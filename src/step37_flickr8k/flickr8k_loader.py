@@ -237,8 +237,8 @@ def prepare_flickr8k_samples(
     run = Run(task, world)
     warmed = Warmup(run).share(group, _Watch(is_rank_zero=group.rank == 0))
     if warmed.result.skipped:
-        names = listed(sorted(warmed.result.skipped))
-        log.warning("left out, because they can't be decoded: %s", names)
+        named = listed(f"{name} ({why})" for name, why in sorted(warmed.result.skipped.items()))
+        log.warning("left out, because they can't be decoded: %s", named)
     if group.rank == 0:
         _warn_of_what_was_not_asked_for(run, sample_count, ignored_by(call, os.environ))
     files = run.directory.files

@@ -88,8 +88,9 @@ def _work(traffic: Traffic) -> Work:
 
 def _log_success(end: Success) -> None:
     if end.skipped:
-        names = listed(end.skipped, more="more (all are in the report)")
-        log.warning("left out, because they can't be decoded: %s", names)
+        reasons = (f"{name} ({why})" for name, why in end.skipped.items())
+        named = listed(reasons, more="more (all are in the report)")
+        log.warning("left out, because they can't be decoded: %s", named)
     log.info(
         "ready: %s at commit %s; %s",
         count_rows(end.ready_rows, end.rows - end.ready_rows),

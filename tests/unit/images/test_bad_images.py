@@ -72,7 +72,7 @@ def test_the_report_names_the_bad_rows_of_the_selection(
         assert cli.run(["warmup", "--cache-dir", str(cache), "--sample-count", count]) == 0
         captured = capsys.readouterr()
         assert sorted(json.loads(captured.out)["skipped"]) == expected
-        assert "left out, because they can't be decoded: 0001.jpg" in captured.err
+        assert "left out, because they can't be decoded: 0001.jpg (" in captured.err
         assert f"rows, {len(expected)} left out at commit" in captured.err
     assert cli.run(["warmup", "--cache-dir", str(cache), "--bad-images", "error"]) == 2
     assert json.loads(capsys.readouterr().out)["error"] == "BadImages"
