@@ -72,6 +72,9 @@ def try_capabilities(directory: CacheDirectory) -> Iterator[Lack]:
                 tree.forget(made.pop())
         if how:
             yield Lack(trial.what, how, trial.without, trial.needed)
+            if trial.attempt is _delete:
+                # Whatever else is tried would stay there
+                return
 
 
 def distinguishes(directory: CacheDirectory, one: str, other: str) -> bool:
@@ -87,6 +90,13 @@ def distinguishes(directory: CacheDirectory, one: str, other: str) -> bool:
         return True
     finally:
         directory.tree.forget(path)
+
+
+def _delete(name: _Names) -> str:
+    path = name("")
+    os.close(name.tree.create(path))
+    name.tree.unlink(path)
+    return ""
 
 
 def _link(name: _Names) -> str:
@@ -175,6 +185,11 @@ def _distinguish(one: str, other: str) -> Callable[[_Names], str]:
 _REFUSED = "images with such names can't be stored: a selection that has one ends with 2"
 _SAME = "images whose names differ in this alone can't be stored: such a selection ends with 2"
 _TRIALS = (
+    _Trial(
+        "deleting files",
+        _delete,
+        "what a killed run leaves unfinished stays and takes space; nothing else was tried",
+    ),
     _Trial("hard links", _link, "none is needed: the lease is created exclusively instead"),
     _Trial(
         "exclusive creation",

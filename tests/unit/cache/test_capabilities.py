@@ -62,6 +62,22 @@ def test_what_is_refused_is_named_with_the_reason(
     assert lacks(cache) == {what: os.strerror(getattr(errno, code))}
 
 
+def test_where_nothing_can_be_deleted_nothing_else_is_tried(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Object stores grant creation without deletion: one file is left of the trials, not one each."""
+    directory = CacheDirectory(cache, "train")
+    directory.make()
+    monkeypatch.setattr("os.unlink", refuse("EPERM"))
+    (lack,) = try_capabilities(directory)
+    assert (lack.what, lack.how, lack.needed) == (
+        "deleting files",
+        "Operation not permitted",
+        False,
+    )
+    assert len(os.listdir(directory.home)) == 1
+
+
 def test_a_file_system_that_folds_names_is_found(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,7 +103,10 @@ def test_the_doctor_says_what_a_run_does_without(
     """A lack that a run can do without is a warning, another one a problem."""
     assert hub.commit
     assert cli.run(["doctor", "--cache-dir", str(cache)]) == 0
-    assert "it can do all that was tried: hard links, exclusive creation" in capsys.readouterr().out
+    assert (
+        "it can do all that was tried: deleting files, hard links, exclusive creation"
+        in capsys.readouterr().out
+    )
     monkeypatch.setattr("os.link", refuse("EPERM"))
     assert cli.run(["doctor", "--cache-dir", str(cache)]) == 0
     said = " ".join(capsys.readouterr().out.split())
