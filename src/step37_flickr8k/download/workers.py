@@ -7,6 +7,7 @@ alone.
 """
 
 import contextlib
+import importlib
 import logging
 import os
 import queue
@@ -135,7 +136,10 @@ class Workers:
         return [self._do_alone(worker, job) for job in jobs]
 
     def _do_without(self, worker: WorkerProcess, error: CannotStart) -> None:
-        """Go on without a worker that can't start; raises what it means that none is left."""
+        """Go on without a worker that can't start; raises what it means that none is left.
+
+        That is an ImportError if Pillow can't be loaded, else a `TransientError`.
+        """
         if self._stopped:
             raise error
         with self._lock:
@@ -143,6 +147,8 @@ class Workers:
                 log.warning("a process that decodes images can't start (%s): others go on", error)
                 self._usable.remove(worker)
                 return
+        # If it is Pillow that can't be loaded, its own error says why, which no worker can.
+        importlib.import_module("step37_flickr8k.images.decoding")
         raise TransientError(
             f"no process that decodes images can start ({error}): raise ulimit -u and -v, or the"
             " container's limits of pids and memory, or repair the installation of Pillow"

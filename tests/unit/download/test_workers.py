@@ -188,6 +188,33 @@ def test_workers_that_can_not_start_end_the_run(
         assert ".jpg" not in str(at.value)
 
 
+def test_a_pillow_that_cannot_be_loaded_is_no_matter_of_limits(
+    directory: CacheDirectory, tmp_path: Path
+) -> None:
+    """Without its shared libraries it is missing at every restart: the import error itself is raised."""
+    broken = tmp_path / "path" / "PIL"
+    broken.mkdir(parents=True)
+    missing = "libjpeg.so.62: cannot open shared object file"
+    (broken / "__init__.py").write_text(f"raise ImportError({missing!r})")
+    script = f"""
+import sys
+sys.path[:] = {[str(broken.parent), *sys.path]!r}
+from pathlib import Path
+from step37_flickr8k.cache.directory import CacheDirectory
+from step37_flickr8k.download.jobs import Job
+from step37_flickr8k.download.workers import Workers
+root = Path({str(directory.root)!r})
+try:
+    Workers(CacheDirectory(root, "train")).do([Job(root / "gone", "a.jpg", b"text")])
+except ImportError as error:
+    print(error)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert ended.stdout == f"{missing}\n", ended.stderr
+
+
 def test_one_worker_that_can_start_is_enough(
     directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
