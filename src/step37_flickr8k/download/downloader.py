@@ -17,12 +17,12 @@ from step37_flickr8k.cache.record import Coverage, Record, read_record, remove_r
 from step37_flickr8k.cache.unfinished import sweep_probes
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
-from step37_flickr8k.dataset.names import in_repository, is_above, is_table
+from step37_flickr8k.dataset.names import in_repository, is_above
 from step37_flickr8k.download.batches import PER_CONNECTION
 from step37_flickr8k.download.conversion import MANY
 from step37_flickr8k.download.fetching import fetch_files
 from step37_flickr8k.download.open_files import within_limit
-from step37_flickr8k.download.planner import DownloadPlan, Planner, Task
+from step37_flickr8k.download.planner import DownloadPlan, DownloadTask, Planner
 from step37_flickr8k.download.publisher import Publisher
 from step37_flickr8k.download.workers import Workers
 from step37_flickr8k.errors import CommitChanged, Step37Error
@@ -45,7 +45,9 @@ class Downloaded:
 class Downloader:
     """Fills the cache directory while its lease is held."""
 
-    def __init__(self, task: Task, hub: Hub, lease: Lease, progress: ProgressTracker) -> None:
+    def __init__(
+        self, task: DownloadTask, hub: Hub, lease: Lease, progress: ProgressTracker
+    ) -> None:
         """Take up a task; `run` or `repair` does it."""
         self._task = task = replace(task, options=within_limit(task.options))
         self._directory = task.directory
@@ -62,11 +64,10 @@ class Downloader:
             planner = Planner(self._task, self._hub, self._workers, self._progress)
             plan = planner.plan(commit, listing, self._directory)
             before = self._record_before(plan)
-            lost = self._lost(before, plan)
-            self._check_names(plan, lost)
-            self._check_space(plan, lost)
+            self._check_names(plan)
+            self._check_space(plan)
             publisher = Publisher(self._directory, self._lease, plan.verified)
-            self._fetch(plan, lost, publisher)
+            self._fetch(plan, publisher)
             self._progress.report(Progress(State.PUBLISHING))
             publisher.publish_metadata(listing[plan.table], plan.metadata)
             flush()
@@ -114,14 +115,13 @@ class Downloader:
         except Step37Error as error:
             log.warning("unfinished files stay until the next run: %s", error)
 
-    def _check_names(self, plan: DownloadPlan, lost: Sequence[RemoteFile]) -> None:
+    def _check_names(self, plan: DownloadPlan) -> None:
         if plan.decision.fetch:
-            names = {file.name for file in (*plan.decision.fetch, *lost)} | plan.verified.keys()
+            names = {file.name for file in plan.fetch} | plan.verified.keys()
             check_names(self._directory, names, plan.scan)
 
-    def _check_space(self, plan: DownloadPlan, lost: Sequence[RemoteFile]) -> None:
-        files = [*plan.decision.fetch, *lost]
-        size = sum(file.size for file in files)
+    def _check_space(self, plan: DownloadPlan) -> None:
+        files, size = plan.fetch, plan.bytes
         replaced = [plan.scan[file.name].size for file in files if file.name in plan.scan]
         # A file and the one that it replaces both take space until it is complete.
         in_progress = PER_CONNECTION * self._task.options.concurrency
@@ -173,24 +173,8 @@ class Downloader:
             self._directory.discard(self._directory.path(before.table))
         return None
 
-    def _lost(self, before: Record | None, plan: DownloadPlan) -> list[RemoteFile]:
-        """Return the files that the record covers beyond this selection and that are missing.
-
-        They are downloaded, too: what the record promises must be there.
-        """
-        if before is None:
-            return []
-        wanted = {file.name for file in plan.decision.fetch} | plan.verified.keys()
-        return [
-            plan.listing[name]
-            for name in read_manifest(self._directory)
-            if name not in wanted and name in plan.listing and not is_table(name)
-        ]
-
-    def _fetch(self, plan: DownloadPlan, lost: Sequence[RemoteFile], publisher: Publisher) -> None:
-        files: Sequence[RemoteFile] = plan.decision.fetch
-        if lost:
-            files = [*files, *lost]
+    def _fetch(self, plan: DownloadPlan, publisher: Publisher) -> None:
+        files = plan.fetch
         self._directory.make_parents(file.name for file in files)
         if plan.shards:
             self._fetch_bulk(plan.shards, files, publisher)

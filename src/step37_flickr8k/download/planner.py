@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.manifest import ManifestEntry, read_manifest, unchanged
+from step37_flickr8k.cache.record import read_record
 from step37_flickr8k.cache.rows import LARGEST_TABLE
 from step37_flickr8k.cache.scan import Entry
 from step37_flickr8k.cache.verify import verify_files
@@ -18,7 +19,7 @@ from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.dataset.decide import Decision, decide
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.metadata import read_rows
-from step37_flickr8k.dataset.names import find_table, in_repository
+from step37_flickr8k.dataset.names import find_table, in_repository, is_table
 from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.download.batches import VerifiedFile
 from step37_flickr8k.download.conversion import choose_shards
@@ -30,11 +31,11 @@ from step37_flickr8k.hub.rate_limit import RateLimit
 from step37_flickr8k.hub.source import TransferStatistics
 from step37_flickr8k.settings.options import FetchOptions
 
-__all__ = ["DownloadPlan", "LeftOut", "Planner", "Task"]
+__all__ = ["DownloadPlan", "DownloadTask", "LeftOut", "Planner"]
 
 
 @dataclass(frozen=True)
-class Task:
+class DownloadTask:
     """What is asked for, where it goes, and how; what is downloaded counts in ``statistics``."""
 
     options: FetchOptions
@@ -63,8 +64,10 @@ class DownloadPlan:
 
     ``table`` is the metadata table's name, ``metadata`` its path, here or in a scratch directory;
     ``left_out`` are rows that don't count. ``scan`` is what the directory holds, ``verified`` what
-    of it matches the listing. ``shards`` are the files of the Parquet conversion if they are read,
-    ``rate_limit`` is the last one the Hub stated.
+    of it matches the listing. ``decision`` is on the selection's files. ``lost`` are missing files
+    that the ready record covers beyond the selection: what it promises must be there. ``shards``
+    are the files of the Parquet conversion if they are read, ``rate_limit`` is the last one the
+    Hub stated.
     """
 
     selection: Selection
@@ -75,6 +78,7 @@ class DownloadPlan:
     verified: dict[str, ManifestEntry]
     metadata: Path
     decision: Decision
+    lost: Sequence[RemoteFile]
     left_out: LeftOut
     shards: Sequence[RemoteFile]
     rate_limit: RateLimit | None
@@ -91,9 +95,20 @@ class DownloadPlan:
         return self.decision.unnamed if self.everything else None
 
     @property
+    def fetch(self) -> Sequence[RemoteFile]:
+        """The files to fetch: those of the selection, then the lost ones."""
+        chosen = self.decision.fetch
+        return [*chosen, *self.lost] if self.lost else chosen
+
+    @property
+    def bytes(self) -> int:
+        """The size of the files to fetch."""
+        return self.decision.bytes + sum(file.size for file in self.lost)
+
+    @property
     def requests(self) -> int:
         """Requests for files: one for each, or a few if they are fetched in bulk."""
-        return 3 * len(self.shards) + 3 if self.shards else len(self.decision.fetch)
+        return 3 * len(self.shards) + 3 if self.shards else len(self.fetch)
 
     @property
     def wait(self) -> float:
@@ -105,7 +120,7 @@ class DownloadPlan:
 class Planner:
     """Compares the Hub, the cache directory and the selection."""
 
-    task: Task
+    task: DownloadTask
     hub: Hub
     workers: Workers
     progress: ProgressTracker
@@ -113,8 +128,7 @@ class Planner:
     def plan(self, commit: str, listing: Listing, scratch: CacheDirectory) -> DownloadPlan:
         """Return what to download.
 
-        A metadata table that isn't in the directory yet is downloaded to a temporary file of
-        ``scratch``.
+        A metadata table that isn't there yet is downloaded to a temporary file of ``scratch``.
         """
         directory = self.task.directory
         table = find_table(listing, self.hub.name, directory.split)
@@ -151,10 +165,29 @@ class Planner:
             verified=verified,
             metadata=metadata,
             decision=decision,
+            lost=self._lost(commit, listing, decision, verified),
             left_out=left_out,
             shards=choose_shards(self.hub, self.task.selection.split, decision, self.task.options),
             rate_limit=limit or self.hub.public_rate_limit(),
         )
+
+    def _lost(
+        self,
+        commit: str,
+        listing: Listing,
+        decision: Decision,
+        verified: Mapping[str, ManifestEntry],
+    ) -> Sequence[RemoteFile]:
+        record = read_record(self.task.directory)
+        current = (commit, self.task.selection.repo_id)
+        if record is None or (record.commit, record.repo_id) != current:
+            return ()
+        wanted = {file.name for file in decision.fetch} | verified.keys()
+        return [
+            listing[name]
+            for name in read_manifest(self.task.directory)
+            if name not in wanted and name in listing and not is_table(name)
+        ]
 
     def _lets_in(self, entry: ManifestEntry) -> bool:
         return 0 < entry.examined.too_large <= self.task.selection.max_pixels

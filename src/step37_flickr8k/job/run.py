@@ -12,7 +12,7 @@ from step37_flickr8k.cache.verify import is_complete
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import ProgressTracker
 from step37_flickr8k.dataset.selection import Selection
-from step37_flickr8k.download.planner import Task as DownloadTask
+from step37_flickr8k.download.planner import DownloadTask
 from step37_flickr8k.errors import InvalidSettings
 from step37_flickr8k.hub.api import Hub, is_commit
 from step37_flickr8k.hub.proxies import proxy_before

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from step37_flickr8k import cli, prepare_flickr8k_samples
+from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.job import Run, Task, make_plan
 from step37_flickr8k.localhub import LocalHub
+from step37_flickr8k.settings import WarmupSettings
 from tests.conftest import Draw, captioned, picture, write_rows
 
 COUNT = 1040
@@ -38,6 +41,12 @@ def fetched(hub: LocalHub, cache: Path, count: int | None, **how: Any) -> tuple[
     return len(samples), len(hub.file_requests())
 
 
+def planned(hub: LocalHub, cache: Path, count: int) -> int:
+    """Return how many files `plan` says that such a call fetches."""
+    settings = WarmupSettings(sample_count=count, cache_dir=cache, endpoint=hub.endpoint)
+    return make_plan(Run(Task.from_settings(settings), World())).fetch
+
+
 def test_eight_then_a_thousand_then_all(large: LocalHub, cache: Path) -> None:
     """Each call fetches what it adds; a narrower one fetches and removes nothing."""
     assert fetched(large, cache, 8) == (8, 9)
@@ -63,10 +72,11 @@ def test_captions_share_their_images(large: LocalHub, cache: Path) -> None:
 
 
 def test_a_repair_by_a_narrower_call_does_not_shrink_the_record(hub: LocalHub, cache: Path) -> None:
-    """A narrower call that has to fetch keeps the wider coverage, and keeps it true."""
+    """A narrower call that has to fetch keeps the wider coverage, and keeps it true; plan counts that."""
     assert fetched(hub, cache, None) == (12, 13)
     (cache / "train" / "0001.jpg").unlink()
     (cache / "train" / "0011.jpg").unlink()
+    assert planned(hub, cache, 2) == 2
     assert fetched(hub, cache, 2) == (2, 2)
     assert record(cache)["captions"]["caption_0"] == {"rows": 12, "everything": True}
     assert fetched(hub, cache, None) == (12, 0)
