@@ -2,6 +2,8 @@
 
 import re
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -75,8 +77,16 @@ def _name(key: object) -> str:
     return str(key).replace("-", "_")
 
 
+def _refuse_twice(keys: Iterable[object]) -> None:
+    """Refuse a setting that is there twice: YAML takes the last one, in silence."""
+    names = Counter(map(_name, keys))
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"it sets {', '.join(twice)} more than once: keep the one that is meant")
+
+
 def _parse_toml(text: str) -> tuple[object, dict[str, str]]:
     texts = tomllib.loads(text, parse_float=str)
+    _refuse_twice(texts)
     return tomllib.loads(text), {key: str(value) for key, value in texts.items()}
 
 
@@ -87,6 +97,7 @@ def _parse_yaml(text: str) -> tuple[object, dict[str, str]]:
         if node is None:
             return {}, {}
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        _refuse_twice(key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode))
         written = {
             key.value: value.value for key, value in pairs if isinstance(value, yaml.ScalarNode)
         }

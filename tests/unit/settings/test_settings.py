@@ -161,12 +161,23 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ("warmup.toml", "a = \n", "line 1"),
         ("warmup.ini", "", "name it .yaml"),
         ("warmup.yaml", None, "is not there"),
+        (
+            "warmup.yaml",
+            "split: train\nrevision: v1\nsplit: test\n",
+            "it sets split more than once",
+        ),
+        (
+            "warmup.yaml",
+            "sample-count: 8\nsample_count: 9\n",
+            "it sets sample_count more than once",
+        ),
+        ("warmup.toml", "sample-count = 8\nsample_count = 9\n", "it sets sample_count more than"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(
     tmp_path: Path, name: str, content: str | None, words: str
 ) -> None:
-    """A malformed, unknown or missing settings file is one line with its path."""
+    """A malformed, ambiguous, unknown or missing settings file is one line with its path."""
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(InvalidSettings, match=words) as caught:
