@@ -28,7 +28,9 @@ def as_fault(error: Exception) -> Fault:
     if isinstance(error, Fault):
         return error
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
-        return Unreachable("timeout", detail=first_line(error))
+        silent = isinstance(error, aiohttp.SocketTimeoutError)
+        detail = "silent for longer than read_timeout" if silent else first_line(error)
+        return Unreachable("timeout", detail=detail)
     if isinstance(error, aiohttp.ClientPayloadError):
         return Fault("truncated", detail=_said(error))
     return Unreachable("connection", detail=_said(error))

@@ -119,7 +119,9 @@ async def huge_number(writer: asyncio.StreamWriter) -> None:
     await writer.drain()
 
 
-LATE = "isn't complete after 2 s|Timeout on reading data"  # that, too, on a busy machine
+LATE = (
+    "isn't complete after 2 s|silent for longer than read_timeout"  # that, too, on a busy machine
+)
 # How each ends, and the read timeout at which it does
 ENDS: dict[Send, tuple[str, float]] = {
     endless_body: ("more than 17 MB", 10.0),
