@@ -69,7 +69,9 @@ class Rate:
         since, before = self._start
         rate = (progress.bytes - before) / max(now - since, 0.001)
         rest = progress.of_bytes - progress.bytes
-        left = [f"{_clock(rest / rate)} left"] if rate > 0 else []
+        # A wait says itself how long it takes, and the rate of before isn't the one behind it.
+        known = rate > 0 and not progress.state.is_waiting
+        left = [f"{_clock(rest / rate)} left"] if known else []
         return [f"{rate / 1e6:.1f} MB/s", *left]
 
 

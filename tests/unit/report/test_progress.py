@@ -13,12 +13,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pyte
 import pytest
 
+from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.localhub import Fault, LocalHub
+from step37_flickr8k.report.progress import Rate
 from tests.helpers.ranks import PATIENCE, free_port
 
 LINE = re.compile(r"\d\d:\d\d:\d\d \S+ rank \d/\d (DEBUG|INFO|WARNING|ERROR) \S.*")
@@ -126,6 +129,17 @@ def test_a_terminal_that_ranks_share_shows_one_bar_and_whole_lines(
         assert sum(f"global rank {rank} of 3" in line for line in logged) == 1
 
 
+def test_a_wait_has_no_other_estimate_of_its_end() -> None:
+    """The time left is estimated from the bytes per second, which say nothing of a rate limit."""
+    rate = Rate()
+    assert rate(Progress(State.FETCHING, bytes=0, of_bytes=1000)) == []
+    fetching = Progress(State.FETCHING, bytes=500, of_bytes=1000)
+    speed, left = rate(fetching)
+    assert (speed.endswith(" MB/s"), left.endswith(" left")) == (True, True)
+    (speed,) = rate(replace(fetching, state=State.WAITING_FOR_RATE_LIMIT))
+    assert speed.endswith(" MB/s")
+
+
 def test_a_narrow_terminal_gets_one_line(
     hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -133,7 +147,7 @@ def test_a_narrow_terminal_gets_one_line(
     hub.faults.add(Fault.quota(6, window=5.0))
     terminal = Terminal(60)
     started.append(start(terminal, cache, 0, 1, 1, "--log-level", "error", "--attempts", "100"))
-    seen = until_seen(terminal, r"^waiting for quota, [1-5] s, ")
+    seen = until_seen(terminal, r"^waiting for quota, [1-5] s: ")
     assert len(seen) == 1
     assert len(seen[0]) <= 60
 
