@@ -115,7 +115,7 @@ def _contradiction(
 def _parsed(name: str, value: object) -> object:
     # A value that another source overrides was never validated.
     with contextlib.suppress(ValidationError):
-        return getattr(WarmupSettings(**{name: value}), name)
+        return getattr(WarmupSettings.model_validate({name: value}), name)
     return value
 
 
@@ -214,7 +214,7 @@ def _validated(layers: list[Layer], problems: list[str]) -> Loaded:
         problems += [f"token_file: {problem} ({origins['token_file']})"] if problem else []
     settings = None
     try:
-        settings = WarmupSettings(**values)
+        settings = WarmupSettings.model_validate(values)
     except ValidationError as error:
         problems += _problems(error, values, origins, written)
     if problems or settings is None:

@@ -65,7 +65,7 @@ def test_what_is_refused_is_named_with_the_reason(
 def test_where_nothing_can_be_deleted_nothing_else_is_tried(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Object stores grant creation without deletion: one file is left of the trials, not one each."""
+    """Object stores grant creation without deletion: one file is left, not one a trial."""
     directory = CacheDirectory(cache, "train")
     directory.make()
     monkeypatch.setattr("os.unlink", refuse("EPERM"))

@@ -72,7 +72,7 @@ def test_captions_share_their_images(large: LocalHub, cache: Path) -> None:
 
 
 def test_a_repair_by_a_narrower_call_does_not_shrink_the_record(hub: LocalHub, cache: Path) -> None:
-    """A narrower call that has to fetch keeps the wider coverage, and keeps it true; plan counts that."""
+    """A narrower call that has to fetch keeps the wider coverage true, and plan counts that."""
     assert fetched(hub, cache, None) == (12, 13)
     (cache / "train" / "0001.jpg").unlink()
     (cache / "train" / "0011.jpg").unlink()

@@ -191,7 +191,7 @@ def test_workers_that_can_not_start_end_the_run(
 def test_a_pillow_that_cannot_be_loaded_is_no_matter_of_limits(
     directory: CacheDirectory, tmp_path: Path
 ) -> None:
-    """Without its shared libraries it is missing at every restart: the import error itself is raised."""
+    """A restart doesn't bring its shared libraries: the import error itself is raised."""
     broken = tmp_path / "path" / "PIL"
     broken.mkdir(parents=True)
     missing = "libjpeg.so.62: cannot open shared object file"
