@@ -80,8 +80,13 @@ def why_not_plain(name: str) -> str | None:
     Names become paths of the cache. None may lead out of it, collide with one of its own files, or
     be refused by a file system. Directories are separated by ``/``.
     """
-    if not name or name.startswith("/") or re.match("[A-Za-z]:", name):
-        return "it is a path of its own"
+    drive = re.match("[A-Za-z]:", name)
+    if drive or not name or name.startswith("/"):
+        return (
+            f"it begins with {drive[0]}, which is a drive on Windows"
+            if drive
+            else "it is a path of its own"
+        )
     if "\\" in name:
         return "it has a backslash: separate directories by /"
     if name in TABLES:
