@@ -1,6 +1,7 @@
 """The API is weather as files are: limits are waited for, silence and unknown hosts have an end."""
 
 import asyncio
+import logging
 import re
 import socket
 import threading
@@ -232,7 +233,9 @@ def test_a_single_file_that_is_there_needs_no_hub(
     assert get_flickr8k_dataset_file(**one) == path
 
 
-def test_a_host_that_has_answered_is_weather(hub: LocalHub, cache: Path) -> None:
+def test_a_host_that_has_answered_is_weather(
+    hub: LocalHub, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A connection refused in the middle has all attempts: the Hub comes back."""
     port, gone = free_port(), threading.Event()
 
@@ -241,10 +244,13 @@ def test_a_host_that_has_answered_is_weather(hub: LocalHub, cache: Path) -> None
             while not [one for one in hub.requests if one.kind == "tree"]:
                 time.sleep(0.01)
         gone.set()
-        time.sleep(2.5)
+        before = len(caplog.messages)
+        while not (done.is_set() or any("refused" in said for said in caplog.messages[before:])):
+            time.sleep(0.01)
         with listening(to(port_of(hub.endpoint))) as inner, serving(port, inner):
             done.wait(240)
 
+    caplog.set_level(logging.DEBUG, "step37_flickr8k")
     done = threading.Event()
     behind = threading.Thread(target=interrupted)
     behind.start()
