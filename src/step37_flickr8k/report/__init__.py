@@ -7,4 +7,7 @@
 - `display`, `bar`: progress while a command runs, as log lines and as a bar.
 - `progress`: progress as text.
 - `page`, `tables`: pages and tables, also of other packages.
+
+To add a field, describe it in `model.RunReport`, fill it in `build`, and show it in `text` and
+`html` if a person should see it.
 """
