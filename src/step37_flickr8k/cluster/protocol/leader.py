@@ -101,20 +101,28 @@ class Leader:
         return Ended(outcome=self.outcome, verdict=verdict, reports=reports)
 
     def _take_over(self) -> Generator[act.Action, Any, None]:
-        """Take the call over from an earlier leader, dead or frozen: write `Moved` after it."""
+        """Take the call over from earlier leaders, dead or frozen: write `Moved` after each.
+
+        That comes first. If this process dies before its name stands, the next leader finds the
+        same one before it; if it dies later, nobody follows a leader that the next one can't see.
+        """
         if self._facts.run:
             yield act.Save(self._keys.run, self._facts.run)
-        before, stands = "", ""
+        before = ""
         while (stands := (yield act.Swap(self._keys.nonce, before, self._nonce))) != self._nonce:
             # A store says what was expected where there is nothing.
             before = "" if stands == before else stands
-        if before:
-            for number in itertools.count(1):
-                key = self._keys.message(before, number)
-                if (yield act.SaveOnce(key, Moved(self._nonce))) is None:
-                    break
+            if before:
+                yield from self._move_followers(before)
         self._work = yield act.Turn(self.now)
         yield from self._write(Heartbeat(self._work.progress))
+
+    def _move_followers(self, before: str) -> Generator[act.Action, Any, None]:
+        """Write `Moved` after the last message of an earlier leader."""
+        for number in itertools.count(1):
+            key = self._keys.message(before, number)
+            if (yield act.SaveOnce(key, Moved(self._nonce))) is None:
+                return
 
     def _turn(self) -> Generator[act.Action, Any, None]:
         """Let the work go on for a moment, answer who has arrived, write a heartbeat if it is due.
