@@ -3,6 +3,7 @@
 Time moves on when no rank can take a step: a rank that is slow is one that a fault froze.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,9 +14,9 @@ from step37_flickr8k.cluster.protocol.call import Ended, Facts
 from step37_flickr8k.cluster.protocol.follower import Follower
 from step37_flickr8k.cluster.protocol.keys import Keys, Timeouts
 from step37_flickr8k.cluster.protocol.leader import Leader
+from step37_flickr8k.cluster.protocol.messages import Lost as LostWord
 from step37_flickr8k.cluster.protocol.messages import Outcome, RankReport
-from step37_flickr8k.cluster.verdict import decide_verdict
-from step37_flickr8k.errors import ErrorReport, RankZeroLost
+from tests.simulator.answers import FULL, End, answered, end_of, local_answer
 from tests.simulator.machines import Local, Lost
 
 KEYS = Keys("job", "0.0")
@@ -24,47 +25,112 @@ TIMEOUTS = Timeouts(arrival=6, heartbeat=2, stall=0, visibility=-24)
 WORK = 2.0
 SHORT, LONG = 1.0, 3.0  # freezes, within and beyond the heartbeat timeout
 LATE = 3.0  # when a late rank starts: the call of the others may be over
-
-FULL = ErrorReport("FolderFull", "the disk is full", "")
-BLIND = ErrorReport("NotVisible", "no ready record here", "")
+EVERY_FAULT = ("kill", "freeze", "cut", "late")
 
 
-class Rank(NamedTuple):
-    """One rank: where its machine is, and what holds it."""
+class _Rank(NamedTuple):
+    """What is known of one rank: where its machine is, and what holds it."""
 
     state: int = -1  # of its machine; -1: there is none
-    life: int = 0  # how often it was started
+    life: int = 0  # how often rank 0 was started; of a follower, whether it was
     wakes: float = 0.0  # frozen, or not started, until then
-    work_ends: float = 0.0
+    work_ends: float = 0.0  # rank 0's
     has_ended: bool = False
     cut_off: bool = False  # its connection is lost, it doesn't know yet
 
 
+class Rank(_Rank):
+    """One rank; two that are equal are one (`same`), since millions of states are looked up."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+_RANKS: dict[tuple[Any, ...], Rank] = {}
+
+
+def same(me: Rank) -> Rank:
+    """Return the one rank that is equal to this one."""
+    return _RANKS.setdefault(tuple(me), me)
+
+
 class State(NamedTuple):
-    """The whole cluster at one time."""
+    """The whole cluster at one time.
 
-    now: float
-    store: frozenset[tuple[str, int]]
-    ranks: tuple[Rank, ...]
-    record: bool
-    faults: int
-    has_store: bool = True
-    ends: tuple["End", ...] = ()
-
-
-class End(NamedTuple):
-    """How a rank's call ended.
-
-    ``kind`` is "success", "failure" or "lost". ``life`` is that of the rank 0 whose verdict it
-    read, and ``agreed`` whether that was a success; 0 and None where it read none.
+    ``ends`` are in the order of ranks, and hold no more of each than what is checked later: two
+    states with the same future and the same checks are one.
     """
 
+    now: float
+    store: int  # the number of its content
+    ranks: tuple[Rank, ...]
+    record: bool
+    faults: int  # that may still happen
+    has_store: bool = True
+    ends: tuple[End, ...] = ()
+    hit: int = 0  # the followers that a fault hit, by bit; 0 where that no longer matters
+
+
+class View(NamedTuple):
+    """All that a step of a rank depends on."""
+
     rank: int
-    kind: str
-    life: int
-    agreed: bool | None
-    why: str
-    when: float
+    me: Rank
+    now: float
+    record: bool
+    silence: float  # until when the store doesn't answer; 0 if it does, infinity if it is gone
+    stands: int | None  # the number of the value at the key that it reads or writes
+
+
+class Move(NamedTuple):
+    """A step of a rank, and what is different after it.
+
+    ``key`` is what it reads or writes, "" for what no other rank can change; ``saves`` the number
+    of the value that it writes there.
+    """
+
+    name: str
+    me: Rank
+    record: bool
+    key: str = ""
+    saves: int | None = None
+    gives_up: bool = False  # it has waited until its time was over, or writes that
+    end: End | None = None
+
+
+class Stores:
+    """What a store may hold, each content as a number; 0 is an empty one."""
+
+    def __init__(self) -> None:
+        self.contents: list[dict[str, int]] = [{}]
+        self.values: list[Any] = []
+        # The lives of rank 0 that a follower has given up
+        self.lost: list[frozenset[int]] = [frozenset()]
+        self._names: dict[str, int] = {}
+        self._numbers: dict[frozenset[tuple[str, int]], int] = {frozenset(): 0}
+        self._after: dict[tuple[int, str, int], int] = {}
+
+    def number(self, value: Any) -> int:
+        """Return the number of a value."""
+        number = self._names.setdefault(repr(value), len(self.values))
+        if number == len(self.values):
+            self.values.append(value)
+        return number
+
+    def put(self, store: int, key: str, value: int) -> int:
+        """Return the store in which a key has the value of this number."""
+        written = store, key, value
+        if written not in self._after:
+            content = {**self.contents[store], key: value}
+            number = self._numbers.setdefault(frozenset(content.items()), len(self.contents))
+            self._after[written] = number
+            if number == len(self.contents):
+                self.contents.append(content)
+                is_lost = isinstance(self.values[value], LostWord)
+                lives = {int(key.split("/")[-3][1:])} if is_lost else ()
+                self.lost.append(self.lost[store].union(lives))
+        return self._after[written]
 
 
 @dataclass
@@ -81,203 +147,215 @@ class Cluster:
     expects_all: bool = True
     fails: bool = False
     blind: int | None = None
-    kinds: tuple[str, ...] = ("kill", "freeze", "cut", "late")
+    kinds: tuple[str, ...] = EVERY_FAULT
     freezes: tuple[float, ...] = (LONG,)
     work: float = WORK
     leader: type[Leader] = Leader
     follower: type[Follower] = Follower
+    # Whether a message is read in the step that finds it: see `reduction`.
+    reads_at_once: bool = True
     locals: dict[Any, Local] = field(default_factory=dict)
-    values: list[Any] = field(default_factory=list)
-    numbers: dict[str, int] = field(default_factory=dict)
+    stores: Stores = field(default_factory=Stores)
+    # From which store to which a step has led that is checked already
+    checked: set[tuple[int, int]] = field(default_factory=set)
+    _moves: dict[tuple[Any, ...], Move | None] = field(default_factory=dict)
 
     def first(self) -> State:
         """Return the beginning: no rank has started."""
-        return State(0.0, frozenset(), (Rank(),) * self.size, record=False, faults=self.faults)
+        return State(0.0, 0, (same(Rank()),) * self.size, record=False, faults=self.faults)
 
     # --- the machines ---
 
     def local(self, rank: int, life: int) -> Local:
         """Return the machine of a rank; each life of rank 0 has a nonce of its own."""
-        key = (rank, life) if rank == 0 else rank
-        if key not in self.locals:
-            facts = Facts(
-                rank=rank,
-                size=self.size,
-                host=f"n{rank}",
-                keys=KEYS,
-                timeouts=TIMEOUTS,
-                expects_all=self.expects_all,
-                reconnects=self.serves and rank > 0,
-            )
-            self.locals[key] = Local(
-                (lambda now: self.leader(facts, f"L{life}", now))
-                if rank == 0
-                else (lambda now: self.follower(facts, now))
-            )
+        key = (rank, life if rank == 0 else 1)
+        if (known := self.locals.get(key)) is not None:
+            return known
+        facts = Facts(
+            rank=rank,
+            size=self.size,
+            host=f"n{rank}",
+            keys=KEYS,
+            timeouts=TIMEOUTS,
+            expects_all=self.expects_all,
+            reconnects=self.serves and rank > 0,
+        )
+        self.locals[key] = Local(
+            (lambda now: self.leader(facts, f"L{life}", now))
+            if rank == 0
+            else (lambda now: self.follower(facts, now))
+        )
         return self.locals[key]
 
-    def reached(self, state: State, rank: int) -> Any:
+    def reached(self, rank: int, me: Rank) -> Any:
         """Return the action that a rank wants to take, or its end."""
-        me = state.ranks[rank]
         return self.local(rank, me.life).reached[me.state]
 
-    # --- steps ---
+    # --- steps of ranks ---
 
-    def steps(self, state: State) -> Iterator[tuple[str, State]]:
-        """Yield every step that is possible now, with its name, and what it leads to."""
-        moving: set[int] = set()
+    def moves(self, state: State) -> dict[int, Move]:
+        """Return the step of each rank that can take one now."""
+        now, store, ranks, record = state[:4]
+        found, silence, content = {}, self._silence(state), self.stores.contents[store]
+        for rank, me in enumerate(ranks):
+            number, life, wakes, _, has_ended, _ = me
+            if has_ended or wakes > now:
+                continue
+            stands = None
+            if number >= 0:
+                stands = content.get(self.local(rank, life).keys[number])
+            view = (rank, me, now, record, silence, stands)
+            try:
+                move = self._moves[view]
+            except KeyError:
+                move = self._moves[view] = self._move(View(*view))
+            if move is not None:
+                found[rank] = move
+        return found
+
+    def explored(self) -> Iterator[tuple[View, Move]]:
+        """Yield every step that was asked for, and what it depends on."""
+        moves = [*self._moves.items()]
+        yield from ((View(*view), move) for view, move in moves if move is not None)
+
+    def after(self, state: State, rank: int, move: Move) -> State:
+        """Return the cluster after a step of a rank."""
+        now, store, ranks, _, faults, has_store, ends, hit = state
+        if rank == 0 and self.serves and ranks[0].state < 0:
+            store, has_store = 0, True
+        if move.saves is not None:
+            store = self.stores.put(store, move.key, move.saves)
+        if move.end is not None:
+            ends = tuple(sorted((*ends, _kept(move.end))))
+        ranks = (*ranks[:rank], move.me, *ranks[rank + 1 :])
+        return State(now, store, ranks, move.record, faults, has_store, ends, hit)
+
+    def is_over(self, state: State) -> bool:
+        """Return whether nothing happens any more."""
+        return not self.moves(state) and self.later(state) is None
+
+    def later(self, state: State) -> float | None:
+        """Return when something happens next, if anything can; called when no rank can move."""
+        times = [me.wakes for me in state.ranks]
         for rank, me in enumerate(state.ranks):
-            if me.has_ended or me.wakes > state.now:
-                continue
-            if me.state < 0:
-                moving.add(rank)
-                yield f"rank {rank} starts", self._start(state, rank)
-                continue
-            event = self._event(state, rank)
-            if event is not _BLOCKED:
-                moving.add(rank)
-                yield self._take(state, rank, event)
-        if state.faults:
-            for rank in range(self.size):
-                # A fault that others can't notice leads to the same, before or after their steps.
-                if moving <= {rank} or (rank == 0 and self.serves):
-                    yield from self._faults(state, rank)
-        if not moving and (later := self._later(state)) is not None:
-            yield f"time is {later:g}", state._replace(now=later)
+            if me.state >= 0 and not me.has_ended:
+                times.append(getattr(self.reached(rank, me), "until", 0.0))
+                times.append(me.work_ends)
+        return min((time for time in times if time > state.now), default=None)
 
-    def _start(self, state: State, rank: int) -> State:
-        me = state.ranks[rank]
-        life = me.life + 1
-        began = self.local(rank, life).begin(state.now)
+    def _silence(self, state: State) -> float:
+        if not self.serves:
+            return 0.0
+        leader = state.ranks[0]
+        if not state.has_store or not leader.life:
+            return math.inf
+        return leader.wakes if leader.wakes > state.now else 0.0
+
+    def _move(self, view: View) -> Move | None:
+        rank, me = view.rank, view.me
+        if me.state < 0:
+            return self._start(view)
+        event, action = self._event(view), self.reached(rank, me)
+        if event is _BLOCKED:
+            return None
+        key, saves, gives_up, record = "", None, False, view.record
+        if event is _READ:
+            event, saves = self._request(view, action)
+            key = "" if is_final(action, view.stands) else action.key
+            gives_up = event is False or (rank > 0 and "/word/" in key)
+        # The ready record is written before the work ends.
+        if isinstance(event, act.WorkState) and event.outcome and not event.outcome.failure:
+            key, record = "" if record else "the ready record", True
+        name = f"rank {rank}: {_name(action)}"
+        if isinstance(event, ConnectionError):
+            name, me = f"{name}: {event}", me._replace(cut_off=False)
+        local = self.local(rank, me.life)
+        me = me._replace(state=local.step(me.state, view.now, event))
+        if event is True and self.reads_at_once and is_final(local.reached[me.state], view.stands):
+            assert view.stands is not None
+            assert local.keys[me.state] == action.key
+            event = self.stores.values[view.stands]
+            me = me._replace(state=local.step(me.state, view.now, event))
+        return self._settled(view, Move(name, me, record, key, saves, gives_up))
+
+    def _start(self, view: View) -> Move:
+        rank, life = view.rank, view.me.life + 1 if view.rank == 0 else 1
+        began = self.local(rank, life).begin(view.now)
         # Work that is done already takes no time.
-        ends = state.now + (0.0 if state.record else self.work)
-        me = Rank(began, life, 0.0, ends)
-        if rank == 0 and self.serves:
-            state = state._replace(store=frozenset(), has_store=True)
-        return self._settled(_with(state, rank, me), rank)
+        work = 0.0 if view.record else self.work
+        me = Rank(began, life, 0.0, view.now + work if rank == 0 else 0.0)
+        return self._settled(view, Move(f"rank {rank} starts", me, view.record))
 
-    def _event(self, state: State, rank: int) -> Any:
+    def _event(self, view: View) -> Any:
         """Return what a rank's action would be sent now; `_BLOCKED` while it must wait."""
-        me, action, now = state.ranks[rank], self.reached(state, rank), state.now
+        me, now, silence = view.me, view.now, view.silence
+        action = self.reached(view.rank, me)
+        until = getattr(action, "until", silence)
         if isinstance(action, act.Pause):
-            return None if now >= action.until else _BLOCKED
+            return None if now >= until else _BLOCKED
         if isinstance(action, act.Turn):
             phase = self.local(0, me.life).phases[me.state]
             # What the main thread says wakes the leader at once.
             is_woken = phase == "confirming" or (phase == "working" and now >= me.work_ends >= 0)
-            if now < action.until and not is_woken:
-                return _BLOCKED
-            return self._work_state(state, me)
+            return self._work_state(me, now) if now >= until or is_woken else _BLOCKED
         if me.cut_off:
             return ConnectionError("cut off")
         if isinstance(action, act.Connect):
-            if self._reachable(state):
+            if not silence:
                 return None
-            return ConnectionError("refused") if now >= action.until else _BLOCKED
-        if not self._reachable(state):
-            frozen = state.has_store and now < self._deadline(state, rank)
-            return _BLOCKED if frozen else ConnectionError("the store is gone")
-        store = dict(state.store)
+            return ConnectionError("refused") if now >= until else _BLOCKED
+        if silence:
+            is_frozen = silence < math.inf and now < until
+            return _BLOCKED if is_frozen else ConnectionError("the store is gone")
         if isinstance(action, act.Await):
-            if action.key in store:
-                return True
-            return False if now >= action.until else _BLOCKED
+            return _READ if view.stands is not None or now >= until else _BLOCKED
         return _READ
 
-    def _take(self, state: State, rank: int, event: Any) -> tuple[str, State]:
-        """Return the name of a step and what it leads to."""
-        action = self.reached(state, rank)
-        name = f"rank {rank}: {_name(action)}"
-        if event is _READ:
-            event, state = self._request(state, action)
-        # The ready record is written before the work ends.
-        if isinstance(event, act.WorkState) and event.outcome and not event.outcome.failure:
-            state = state._replace(record=True)
-        if isinstance(event, ConnectionError):
-            name = f"{name}: {event}"
-            me = state.ranks[rank]
-            state = _with(state, rank, me._replace(cut_off=False))
-        return name, self._settled(self._send(state, rank, event), rank)
-
-    def _request(self, state: State, action: Any) -> tuple[Any, State]:
-        """Return what a request that doesn't wait comes to, and the state after it."""
-        store = dict(state.store)
-        stands = self.values[store[action.key]] if action.key in store else None
+    def _request(self, view: View, action: Any) -> tuple[Any, int | None]:
+        """Return what a request that doesn't wait comes to, and the number of what it writes."""
+        if isinstance(action, act.Await):
+            return view.stands is not None, None
+        stands = None if view.stands is None else self.stores.values[view.stands]
         came, value = answered(action, stands)
-        if value is stands:
-            return came, state
-        store[action.key] = self._number(value)
-        return came, state._replace(store=frozenset(store.items()))
+        return came, None if value is stands else self.stores.number(value)
 
-    def _send(self, state: State, rank: int, event: Any) -> State:
-        me = state.ranks[rank]
-        after = self.local(rank, me.life).step(me.state, state.now, event)
-        return _with(state, rank, me._replace(state=after))
-
-    def _settled(self, state: State, rank: int) -> State:
+    def _settled(self, view: View, move: Move) -> Move:
         """Take the steps that nobody else can notice, up to the next one that they can."""
+        rank, me = view.rank, move.me
+        local = self.local(rank, me.life)
         while True:
-            action = self.reached(state, rank)
+            action: Any = local.reached[me.state]
             if isinstance(action, Ended | Lost):
-                return self._ended(state, rank, action)
+                end = end_of(rank, action, record=move.record, now=view.now)
+                me = Rank(-1, me.life, 0.0, me.work_ends, has_ended=True)
+                return move._replace(me=same(me), end=end)
             if isinstance(action, act.StopWork):
-                state = _with(state, rank, state.ranks[rank]._replace(work_ends=-1.0))
-            event = local_answer(action, rank, blind=self.blind, record=state.record)
+                me = me._replace(work_ends=-1.0)
+            event = local_answer(action, rank, blind=self.blind, record=move.record)
             if event is NotImplemented:
-                if not (isinstance(action, act.Load) and self._loadable(state, action.key)):
-                    return state
-                event, state = self._request(state, action)
-            state = self._send(state, rank, event)
+                return move._replace(me=same(me))
+            me = me._replace(state=local.step(me.state, view.now, event))
 
-    def _loadable(self, state: State, key: str) -> bool:
-        return self._reachable(state) and any(key == stands for stands, _ in state.store)
-
-    def _ended(self, state: State, rank: int, end: Ended | Lost) -> State:
-        me = state.ranks[rank]._replace(has_ended=True)
-        return _with(state, rank, me)._replace(
-            ends=(*state.ends, end_of(rank, end, record=state.record, now=state.now))
-        )
-
-    # --- work, store and time ---
-
-    def _work_state(self, state: State, me: Rank) -> act.WorkState:
+    def _work_state(self, me: Rank, now: float) -> act.WorkState:
         phase = self.local(0, me.life).phases[me.state]
         outcome: Outcome | None = None
-        if state.now >= me.work_ends >= 0:
+        if now >= me.work_ends >= 0:
             failure = FULL if self.fails else None
             outcome = Outcome(arguments={}, result={"life": me.life}, failure=failure)
         report = RankReport(ok=True, host="n0") if phase != "working" else None
         return act.WorkState(Progress(), 0.0, outcome, report)
 
-    def _reachable(self, state: State) -> bool:
-        frozen = self.serves and state.ranks[0].wakes > state.now
-        return state.has_store and not frozen and (not self.serves or state.ranks[0].life > 0)
-
-    def _deadline(self, state: State, rank: int) -> float:
-        """Return when a rank stops to wait for a store that doesn't answer."""
-        action = self.reached(state, rank)
-        return action.until if isinstance(action, act.Await) else state.ranks[0].wakes
-
-    def _later(self, state: State) -> float | None:
-        """Return when something happens next, if anything can."""
-        times = [me.wakes for me in state.ranks]
-        for rank, me in enumerate(state.ranks):
-            if me.state >= 0 and not me.has_ended:
-                times.append(getattr(self.reached(state, rank), "until", 0.0))
-                times.append(me.work_ends if rank == 0 else 0.0)
-        return min((time for time in times if time > state.now), default=None)
-
     # --- faults ---
 
-    def _faults(self, state: State, rank: int) -> Iterator[tuple[str, State]]:
+    def injected(self, state: State, rank: int) -> Iterator[tuple[str, State]]:
+        """Yield every fault that can hit a rank now, and what it leads to."""
         spent, me = state._replace(faults=state.faults - 1), state.ranks[rank]
         if me.has_ended or me.wakes > state.now:
             return
         if me.state < 0:
             if "late" in self.kinds and me.life == 0:
                 yield f"! rank {rank} is late", _with(spent, rank, me._replace(wakes=LATE))
-                missing = me._replace(has_ended=True)
-                yield f"! rank {rank} is missing", _with(spent, rank, missing)
+                yield f"! rank {rank} is missing", _with(spent, rank, Rank(has_ended=True))
             return
         if "kill" in self.kinds:
             yield from self._kills(spent, rank, me)
@@ -290,80 +368,42 @@ class Cluster:
 
     def _kills(self, spent: State, rank: int, me: Rank) -> Iterator[tuple[str, State]]:
         if rank == 0 and self.serves:
-            # No connection to it is left.
-            cut = [other._replace(cut_off=other.state >= 0) for other in spent.ranks[1:]]
-            spent = spent._replace(has_store=False, ranks=(me, *cut))
-        yield f"! rank {rank} is killed", _with(spent, rank, me._replace(has_ended=True))
+            # Its store is gone, and no connection to it is left.
+            cut = [
+                same(other._replace(cut_off=other.state >= 0 and not other.has_ended))
+                for other in spent.ranks[1:]
+            ]
+            spent = spent._replace(has_store=False, store=0, ranks=(me, *cut))
+        dead = Rank(-1, me.life, has_ended=True)
+        yield f"! rank {rank} is killed", _with(spent, rank, dead)
         again = Rank(-1, me.life, spent.now + 1)
         yield f"! rank {rank} is killed and starts again", _with(spent, rank, again)
 
-    def _number(self, value: Any) -> int:
-        name = repr(value)
-        if name not in self.numbers:
-            self.numbers[name] = len(self.values)
-            self.values.append(value)
-        return self.numbers[name]
-
 
 _BLOCKED, _READ = object(), object()
+# What a rank's end said, as far as an end of another rank is checked against it.
+_PHRASES = (" s: did it start", "gave it up", "ConnectionError")
+
+
+def is_final(action: Any, stands: Any) -> bool:
+    """Return whether what a rank reads is there, and stays as it is.
+
+    A key stays once it is there. Messages, reports and arrivals are written once.
+    """
+    key, kinds = getattr(action, "key", ""), ("/word/", "/report/", "/arrival/")
+    is_read = isinstance(action, act.Load) and any(kind in key for kind in kinds)
+    return stands is not None and (is_read or isinstance(action, act.Await))
+
+
+def _kept(end: End) -> End:
+    why = next((phrase for phrase in _PHRASES if phrase in end.why), "")
+    return end._replace(why=why, when=0.0)
 
 
 def _with(state: State, rank: int, me: Rank) -> State:
-    ranks = (*state.ranks[:rank], me, *state.ranks[rank + 1 :])
+    ranks = (*state.ranks[:rank], same(me), *state.ranks[rank + 1 :])
     return state._replace(ranks=ranks)
 
 
 def _name(action: Any) -> str:
     return f"{type(action).__name__} {getattr(action, 'key', '')}".rstrip()
-
-
-def end_of(rank: int, end: Ended | Lost, *, record: bool, now: float) -> End:
-    """Return how a rank ended, as the runner would make an error or a result of it."""
-    if isinstance(end, Lost):
-        # Rank 0 goes on without its store; whoever loses rank 0 reads the ready record.
-        well = record or end.why.startswith("ConnectionError")
-        return End(rank, "success" if well else "lost", 0, None, end.why, now)
-    if end.found is not None:
-        return End(rank, "success", 0, None, "found", now)
-    assert end.outcome is not None
-    assert end.verdict is not None
-    life, failure = int(end.outcome.result.get("life", 0)), end.verdict.failure
-    own = failure or (end.report.failure if end.report else None)
-    kind, why = ("failure", own.message) if own else ("success", "")
-    if own is not None and own.error == RankZeroLost.__name__:
-        kind = "success" if record else "lost"
-    return End(rank, kind, life, failure is None, why, now)
-
-
-def answered(action: Any, stands: Any) -> tuple[Any, Any]:
-    """Return what a request comes to that finds ``stands`` at its key, and what stands after it."""
-    match action:
-        case act.Count():
-            return stands or 0, stands
-        case act.Load():
-            return stands, stands
-        case act.Add(_, amount):
-            return (stands or 0) + amount, (stands or 0) + amount
-        case act.Swap(_, expected, desired):
-            after = desired if (stands or "") == expected else stands
-            return after, after
-        case act.SaveOnce(_, value):
-            return stands, value if stands is None else stands
-    return None, action.value
-
-
-def local_answer(action: act.Action, rank: int, *, blind: int | None, record: bool) -> Any:
-    """Return what an action is sent that asks the rank itself; `NotImplemented` for others."""
-    match action:
-        case act.Confirm(outcome):
-            fails = rank == blind and outcome.failure is None
-            return RankReport(ok=not fails, host=f"n{rank}", failure=BLIND if fails else None)
-        case act.Decide(outcome, ranks, reports):
-            return decide_verdict(outcome.failure, reports, ranks)
-        case act.StopWork(why):
-            return Outcome(arguments={}, failure=ErrorReport("RankZeroLost", why, ""))
-        case act.FindResult():
-            return {"found": True} if record else None
-        case act.Show() | act.Searching():
-            return None
-    return NotImplemented

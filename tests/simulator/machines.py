@@ -4,6 +4,7 @@ The protocol's machines are generators, which can't be copied. Their state is wh
 two of them that have come to the same line with the same variables are in the same state.
 """
 
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,12 @@ class Local:
         self._histories: list[tuple[tuple[float, Any], ...]] = []
         self._steps: dict[tuple[int, float, str], int] = {}
         self.reached: list[Reached] = []
+        self.keys: list[str] = []
         self.phases: list[str] = []
+        # When a follower gives up to wait for a message or an answer; infinity for others
+        self.deadlines: list[float] = []
+        # The functions that it is in
+        self.inside: list[tuple[str, ...]] = []
         # The machine that came last to a state, for the next step from there.
         self._live: dict[int, tuple[Machine, Any]] = {}
 
@@ -61,12 +67,18 @@ class Local:
     def _enter(self, machine: Machine, steps: Any, history: tuple[tuple[float, Any], ...]) -> int:
         """Send the last event, and return the number of the state that this leads to."""
         reached = _send(machine, steps, *history[-1])
-        name = repr((_frames(steps), vars(machine), reached))
+        # ``now`` is set anew before each step.
+        kept = {name: value for name, value in vars(machine).items() if name != "now"}
+        frames = _frames(steps)
+        name = repr((frames, kept, reached))
         if name not in self._numbers:
             self._numbers[name] = len(self.reached)
             self._histories.append(history)
             self.reached.append(reached)
+            self.keys.append(getattr(reached, "key", ""))
             self.phases.append(machine.state.value)
+            self.deadlines.append(_deadline(machine, frames))
+            self.inside.append(tuple(function for function, _, _ in frames))
         self._live[self._numbers[name]] = machine, steps
         return self._numbers[name]
 
@@ -101,6 +113,14 @@ def _send(
         return ended
     except (RankZeroLost, ConnectionError) as error:
         return Lost(f"{type(error).__name__}: {error}")
+
+
+def _deadline(machine: Machine, frames: list[Any]) -> float:
+    meeting = next((dict(values) for name, _, values in frames if name == "_meet_leader"), {})
+    until: float = meeting.get("until", math.inf)
+    return (
+        machine.deadline if isinstance(machine, Follower) and machine.heard is not None else until
+    )
 
 
 def _frames(steps: Any) -> list[Any]:

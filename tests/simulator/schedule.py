@@ -17,7 +17,8 @@ from step37_flickr8k.cluster.protocol.follower import Follower
 from step37_flickr8k.cluster.protocol.keys import Timeouts
 from step37_flickr8k.cluster.protocol.leader import Leader
 from step37_flickr8k.cluster.protocol.messages import Outcome, RankReport
-from tests.simulator.cluster import FULL, KEYS, End, answered, end_of, local_answer
+from tests.simulator.answers import FULL, End, answered, end_of, local_answer
+from tests.simulator.cluster import KEYS
 from tests.simulator.invariants import Violation
 from tests.simulator.machines import Begun
 

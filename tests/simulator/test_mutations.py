@@ -40,8 +40,17 @@ MUTATIONS: dict[str, tuple[ModuleType, str, str]] = {
     ),
     "a new leader leaves the old one's followers": (
         leader,
-        "if (yield act.SaveOnce(key, Moved(self._nonce))) is None:",
-        "if True:",
+        "yield from self._move_followers(before)",
+        "pass",
+    ),
+    "a new leader is known before the old one's followers hear of it": (
+        leader,
+        """            if before:
+                yield from self._move_followers(before)
+""",
+        """        if before:
+            yield from self._move_followers(before)
+""",
     ),
     "a follower gives up without a word": (
         follower,
@@ -117,6 +126,7 @@ def attempts(machines: dict[str, Any]) -> Iterator[Callable[[], object]]:
         {"size": 2, "faults": 1, "blind": 1},
         {"size": 3, "faults": 0, "blind": 2},
         library,
+        {**outlives, "faults": 2, "kinds": ("kill",)},
     ):
         yield lambda rules=rules: explore(Cluster(**rules, **machines))  # type: ignore[misc]
     for seed in range(150):
