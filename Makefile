@@ -27,7 +27,7 @@ DIST_STAMP := $(DIST_VENV)/.installed
 SIDE_BY_SIDE := --numprocesses 3 --dist worksteal
 
 .DELETE_ON_ERROR:
-.PHONY: help compare demo dist test test-kill test-sharedfs test-fuse test-nfs test-fresh test-slow test-hostile test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types docs pictures bench bench-barrier bench-fetch format clean
+.PHONY: help compare demo dist test test-kill test-sharedfs test-fuse test-nfs test-fresh test-slow test-hostile test-slurm image test-image test-k8s clean-image lint-image lint-k8s requirements lint types docs pictures bench bench-barrier bench-fetch bench-readers format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -148,7 +148,7 @@ pictures: $(STAMP) ## the pictures of the README, made anew; as root on Debian i
 	tests/install chromium chromium-driver
 	PYTHONPATH=.:demo $(BIN)/python tools/pictures.py $(if $(DATA),--data '$(DATA)')
 
-bench: bench-barrier bench-fetch ## all benchmarks
+bench: bench-barrier bench-fetch bench-readers ## all benchmarks
 
 bench-barrier: $(STAMP) ## how fast the outcome, and a death, reach all ranks
 	TORCH_CPP_LOG_LEVEL=FATAL $(BIN)/python benchmarks/barrier.py
@@ -160,6 +160,9 @@ $(BENCH_STAMP): pyproject.toml constraints.txt
 
 bench-fetch: $(BENCH_STAMP) ## how fast a cache is filled, beside the usual ways; needs nginx with its echo module, curl, aria2c; DATA=<folder>
 	PYTHONPATH=demo $(BENCH_VENV)/bin/python benchmarks/fetch.py $(if $(DATA),--data '$(DATA)')
+
+bench-readers: $(BENCH_STAMP) ## what reading a warm cache of 60,000 and of 1,000,000 rows costs: processor time and memory
+	$(BENCH_VENV)/bin/python benchmarks/readers.py
 
 $(COMPARE_STAMP): pyproject.toml constraints.txt requirements/compare.txt requirements/torch.txt tools/install_torch.py
 	$(PYTHON) -m venv $(COMPARE_VENV)

@@ -8,17 +8,18 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
+from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.record import read_record
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.progress import Progress
 from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.cluster.stores import barrier, current_group, is_rank_zero
-from step37_flickr8k.dataset.selection import Selection
+from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.report.progress import how_far
 from step37_flickr8k.settings import call_settings, ignored_by, library_settings
@@ -241,8 +242,14 @@ def prepare_flickr8k_samples(
         log.warning("left out, because they can't be decoded: %s", named)
     if group.rank == 0:
         _warn_of_what_was_not_asked_for(run, sample_count, ignored_by(call, os.environ))
-    files = run.directory.files
-    return [Flickr8kSample(str(files / row.file_name), row.caption) for row in warmed.rows]
+    return samples_of(run.directory, warmed.rows)
+
+
+def samples_of(directory: CacheDirectory, rows: Iterable[Row]) -> list[Flickr8kSample]:
+    """Return the samples of rows, whose images are files of the directory."""
+    # Names are plain, so pathlib would join them to the same paths, in several times the time
+    files = str(directory.files)
+    return [Flickr8kSample(f"{files}/{row.file_name}", row.caption) for row in rows]
 
 
 def _warn_of_what_was_not_asked_for(

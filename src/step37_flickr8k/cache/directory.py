@@ -100,8 +100,9 @@ class CacheDirectory:
                 for name, entry in entries_below(self.tree, self.files)
                 if not name.rpartition("/")[2].startswith(".")
             }
-        entry = self.entry(table) if is_above(table) else None
-        return found | {table: entry} if entry else found
+        if is_above(table) and (entry := self.entry(table)):
+            found[table] = entry
+        return found
 
     def entry(self, name: str) -> Entry | None:
         """Return one of the split's files, as a scan would show it; None if it isn't there."""

@@ -11,7 +11,7 @@ from step37_flickr8k.cache.tree import Tree
 __all__ = ["Entry", "entries_below", "files_below", "files_in", "names_in", "nearest"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A file as a scan of its directory shows it: size in bytes, mtime in ns."""
 
@@ -43,19 +43,23 @@ def files_below(tree: Tree, directory: Path) -> Iterator[tuple[str, "os.DirEntry
             tree.scan(directory / prefix) as entries,
         ):
             for entry in entries:
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     if entry.is_file(follow_symlinks=False):
                         yield prefix + entry.name, entry
                     elif entry.name[0] != "." and entry.is_dir(follow_symlinks=False):
                         remaining.append(f"{prefix}{entry.name}/")
+                except FileNotFoundError:
+                    continue
 
 
 def entries_below(tree: Tree, directory: Path) -> Iterator[tuple[str, Entry]]:
     """Yield name, size and mtime of the regular files below a directory, as `files_below` does."""
     for name, entry in files_below(tree, directory):
-        with contextlib.suppress(FileNotFoundError):
+        try:
             status = entry.stat(follow_symlinks=False)
-            yield name, Entry(status.st_size, status.st_mtime_ns)
+        except FileNotFoundError:
+            continue
+        yield name, Entry(status.st_size, status.st_mtime_ns)
 
 
 def names_in(tree: Tree, root: Path) -> set[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.cache.manifest import ManifestEntry, read_manifest, unchanged
+from step37_flickr8k.cache.manifest import ManifestEntry, entry_of, read_lines, unchanged
 from step37_flickr8k.cache.record import Record
 from step37_flickr8k.cache.scan import Entry
 from step37_flickr8k.cluster.progress import Progress, State
@@ -35,15 +35,16 @@ def is_complete(directory: CacheDirectory, record: Record, *, check: Check) -> b
     ``"all"`` compares size and mtime of every file. ``"names"`` compares the names, by one scandir,
     and size and mtime of the few files that every rank opens.
     """
-    manifest = read_manifest(directory)
-    if not manifest:
+    lines = read_lines(directory)
+    if not lines:
         return False
     if check == "all":
-        return unchanged(manifest, directory.scan(record.table)) == manifest
-    probes = {name: manifest.get(name) for name in (record.table, *record.probes)}
-    return manifest.keys() - {record.table} <= directory.names() and all(
-        expected and directory.entry(name) == Entry(expected.size, expected.mtime_ns)
-        for name, expected in probes.items()
+        manifest = {name: entry_of(line) for name, line in lines.items()}
+        return len(unchanged(manifest, directory.scan(record.table))) == len(manifest)
+    names = directory.names() | {record.table}
+    return lines.keys() <= names and all(
+        name in lines and directory.entry(name) == entry_of(lines[name]).as_scanned
+        for name in (record.table, *record.probes)
     )
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 
-from step37_flickr8k.dataset.tables import NAME_COLUMN, Cells, Wanted, lines_of
+from step37_flickr8k.dataset.tables import NAME_COLUMN, Cells, Lines, Wanted
 from step37_flickr8k.errors import InvalidMetadata
 
 __all__ = ["read_jsonl"]
@@ -23,7 +23,7 @@ def read_jsonl(stream: BinaryIO, wanted: Wanted) -> Iterator[Cells]:
     """Yield the cells of each row; null, or a key that isn't there, is no value."""
     key = wanted.caption_key.strip()
     columns: dict[str, None] = {}
-    for number, line in enumerate(lines_of(stream, wanted.table), 1):
+    for number, line in enumerate(Lines(stream, wanted.table), 1):
         if not line.strip():
             continue
         where = f"{wanted.table}, line {number}"

@@ -1,18 +1,19 @@
 """The two cells of each row of a metadata table, whatever its format."""
 
-import contextlib
+import codecs
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.errors import CaptionKeyNotFound, InvalidMetadata
 
-__all__ = ["NAME_COLUMN", "Cells", "Wanted", "lines_of"]
+__all__ = ["NAME_COLUMN", "Block", "Cells", "Lines", "Wanted"]
 
 NAME_COLUMN = "file_name"
 _LONGEST_LINE = 1 << 20  # characters
+_BLOCK = 1 << 16  # bytes that are read at once
 _SHOWN = 200  # characters of somebody else's text that a message repeats
 
 
@@ -25,6 +26,23 @@ class Cells(NamedTuple):
     at: int
     file_name: str
     caption: str
+
+
+class Block(NamedTuple):
+    """The cells of some rows that follow each other, by column; ``at`` as in `Cells`."""
+
+    at: range
+    file_names: Sequence[str]
+    captions: Sequence[str]
+
+    @staticmethod
+    def of(cells: Cells) -> "Block":
+        """Return the block of one row."""
+        return Block(range(cells.at, cells.at + 1), [cells.file_name], [cells.caption])
+
+    def rows(self) -> Iterator[Cells]:
+        """Yield the cells of each row."""
+        return map(Cells, self.at, self.file_names, self.captions)
 
 
 @dataclass(frozen=True)
@@ -59,34 +77,94 @@ class Wanted:
         )
 
 
-def lines_of(stream: BinaryIO, table: str) -> Iterator[str]:
-    """Yield the lines of a text in UTF-8, which may begin with a byte order mark.
+class Lines:
+    """Iterates over the lines of a text in UTF-8, which may begin with a byte order mark.
 
-    Raises `InvalidMetadata` for what is no text, or has a line that is too long to be a table's.
+    They may also be taken a block at a time. ``number`` and ``position`` count the lines and the
+    characters so far. Raises `InvalidMetadata` for what is no text, or has a line that is too long
+    to be a table's, after the lines before it.
     """
-    number = 0
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-    try:
-        while line := text.readline(_LONGEST_LINE):
-            number += 1
-            if len(line) == _LONGEST_LINE:
-                raise InvalidMetadata(
-                    f"{table} has a line of more than {_LONGEST_LINE:,} characters:"
-                    " is it a table of captions?"
-                )
-            if "\0" in line:
-                raise InvalidMetadata(
-                    f"{table}, line {number} has a NUL, which no text has: store it as UTF-8"
-                )
-            yield line
-    except UnicodeDecodeError as error:
-        raise InvalidMetadata(
-            f"{table}, line {number + _lines_to(error)}: {_encoding_of(error)}: store it as UTF-8"
-        ) from error
-    finally:
-        # The stream is the caller's to close, and may be closed by now
-        with contextlib.suppress(ValueError):
-            text.detach()
+
+    def __init__(self, stream: BinaryIO, table: str) -> None:
+        """Read nothing yet."""
+        self.number = self.position = 0
+        self._stream, self._table = stream, table
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._block, self._at = "", 0  # whole lines, and how many of their characters are taken
+        self._lines = iter(io.StringIO())
+        self._rest = ""  # behind them
+        self._is_at_end = False
+        self._error: UnicodeDecodeError | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        self._fill()
+        line = next(self._lines)
+        self._move(1, len(line))
+        if len(line) >= _LONGEST_LINE:
+            raise self._too_long()
+        if "\0" in line:
+            raise InvalidMetadata(
+                f"{self._table}, line {self.number} has a NUL, which no text has: store it as UTF-8"
+            )
+        return line
+
+    def block(self) -> str:
+        """Return the lines that come next and are in memory; empty at the end."""
+        self._fill()
+        return self._block[self._at :]
+
+    def take(self, lines: int) -> None:
+        """Leave out the lines that `block` has returned, that many."""
+        self._move(lines, len(self._block) - self._at)
+        self._lines = iter(io.StringIO())
+
+    def _move(self, lines: int, characters: int) -> None:
+        self.number += lines
+        self.position += characters
+        self._at += characters
+
+    def _fill(self) -> None:
+        """Read the next block if all lines of the last one are taken."""
+        if self._at < len(self._block):
+            return
+        text = self._rest
+        # A CR at the end may be half of a CR LF
+        while not (end := 1 + max(text.rfind("\n"), text.rfind("\r", 0, -1))):
+            if self._is_at_end:
+                end = len(text)
+                break
+            if self._error is not None:
+                line = self.number + 1 + text.count("\r")
+                raise self._no_text(line, f"it is no text in UTF-8 ({self._error.reason})")
+            if len(text) >= _LONGEST_LINE:
+                raise self._too_long()
+            text += self._read()
+        self._block, self._at, self._rest = text[:end], 0, text[end:]
+        self._lines = iter(io.StringIO(self._block, newline=""))
+
+    def _read(self) -> str:
+        """Return further text; where it ends in what can't be decoded, what stands before that."""
+        content = self._stream.read(_BLOCK)
+        self._is_at_end = not content
+        try:
+            return self._decoder.decode(content, final=not content)
+        except UnicodeDecodeError as error:
+            if not self.position and (kind := _kind_of(content)):
+                raise self._no_text(1, f"it is {kind}, not text in UTF-8") from error
+            self._error, self._is_at_end = error, False
+            return error.object[: error.start].decode()
+
+    def _no_text(self, line: int, why: str) -> InvalidMetadata:
+        return InvalidMetadata(f"{self._table}, line {line}: {why}: store it as UTF-8")
+
+    def _too_long(self) -> InvalidMetadata:
+        return InvalidMetadata(
+            f"{self._table} has a line of more than {_LONGEST_LINE:,} characters:"
+            " is it a table of captions?"
+        )
 
 
 def _shown(names: Iterable[str]) -> str:
@@ -98,12 +176,7 @@ def _shown(names: Iterable[str]) -> str:
     return listed(quoted, 30)[:_SHOWN] or "none"
 
 
-def _lines_to(error: UnicodeDecodeError) -> int:
-    """Return how many lines the block that was decoded has, up to what can't be."""
-    return len((error.object[: error.start] + b"?").splitlines())
-
-
-def _encoding_of(error: UnicodeDecodeError) -> str:
+def _kind_of(content: bytes) -> str | None:
     """Return what bytes that are no UTF-8 may be, by how they begin."""
     for start, kind in (
         (b"\x1f\x8b", "gzip"),
@@ -111,6 +184,6 @@ def _encoding_of(error: UnicodeDecodeError) -> str:
         (b"\xfe\xff", "UTF-16"),
         (b"PK", "zip"),
     ):
-        if error.object.startswith(start):
-            return f"it is {kind}, not text in UTF-8"
-    return f"it is no text in UTF-8 ({error.reason})"
+        if content.startswith(start):
+            return kind
+    return None

@@ -1,6 +1,7 @@
 """The ready record and the manifest: read, verified, complete, and visible on a node."""
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -10,9 +11,18 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
+from step37_flickr8k.cache import manifest as manifests
 from step37_flickr8k.cache.directory import CacheDirectory
-from step37_flickr8k.cache.manifest import ManifestEntry, read_manifest, unchanged, write_manifest
+from step37_flickr8k.cache.manifest import (
+    ManifestEntry,
+    read_lines,
+    read_manifest,
+    unchanged,
+    write_manifest,
+)
 from step37_flickr8k.cache.record import Coverage, Record, read_record, write_record
 from step37_flickr8k.cache.verify import is_complete, verify_files
 from step37_flickr8k.cache.visible import rows_when_visible
@@ -262,3 +272,67 @@ def test_verifying_reports_its_progress(directory: CacheDirectory) -> None:
     verify_files(directory, scan, dict.fromkeys(scan, "sha256:x"), progress=reports.append)
     assert reports[-1] == Progress(State.VERIFYING, files=40, of_files=40)
     assert len(reports) == 3
+
+
+# --- the manifest, read by blocks -----------------------------------------------------------------
+
+
+def one_by_one(content: bytes) -> dict[str, object]:
+    """Return the lines of a manifest, each parsed by itself; nothing if one is malformed."""
+    found: dict[str, object] = {}
+    try:
+        for line in io.BytesIO(content):
+            values = manifests._LINE.validate_json(line[: manifests._LONGEST_LINE])
+            manifests._check(values[0], len(found))
+            found[values[0]] = values
+    except ValueError:
+        return {}
+    return found
+
+
+LINES = st.one_of(
+    st.integers(0, 99).map(lambda number: f'["{number}.jpg", 5, "sha256:aa", 1, "", "", 0]'),
+    st.tuples(
+        st.sampled_from(
+            ["a]", "[b", "a],[b", "a]\n[b", "\u00e9", 'q"', "..", ".h", "/a", "metadata.csv", "d/e"]
+        ),
+        st.sampled_from([5, -1, 1 << 63, 1.5, True, None, "5"]),
+        st.sampled_from(["", "broken ]", "x" * 17_000]),
+    ).map(lambda odd: json.dumps([odd[0], odd[1], "sha256:aa", 1, odd[2], "", 0])),
+    st.sampled_from(
+        [
+            *('["a", 1', '"sha256:aa", 2, "", "", 0],["b", 2, "d", 3, "", "", 0]', "", "[]", "x"),
+            *('["a]', '[b", 2, "d", 3, "", "", 0],["c", 4, "d", 5, "", "", 0]'),
+            ' ["a", 2, "d", 3, "", "", 0] \r',
+            '["a", 2, "d", 3, "", "", 0], ["b", 2, "d", 3, "", "", 0]',
+        ]
+    ),
+)
+
+
+@given(st.lists(LINES, max_size=6), st.sampled_from([0, 0, 0, 70, 130]), st.booleans())
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(['["a", 1', '"d", 2, "", "", 0],["b", 2, "d", 3, "", "", 0]'], 0, True)
+@example(['["a"', '2, "d", 3, "", "", 0]'], 0, True)
+@example(['["a]', '[b", 2, "d", 3, "", "", 0],["c", 4, "d", 5, "", "", 0]'], 0, True)
+def test_a_manifest_read_by_blocks_is_as_one_read_line_by_line(
+    directory: CacheDirectory, lines: list[str], usual: int, ended: bool
+) -> None:
+    """For any lines, whatever brackets and line ends are in them, and wherever blocks end."""
+    before = [f'["{number:0100}.jpg", 5, "sha256:aa", 1, "", "", 0]' for number in range(usual)]
+    content = ("\n".join([*before, *lines]) + "\n" * ended).encode()
+    (directory.home / "train.manifest").write_bytes(content)
+    assert read_lines(directory) == one_by_one(content)
+
+
+def test_usual_lines_are_parsed_together(
+    directory: CacheDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest of a usual dataset costs no call for a line, but in the block with the table."""
+    manifest = {f"{number:05}.jpg": ManifestEntry(5, "sha256:aa", 1) for number in range(2000)}
+    write_manifest(directory, {**manifest, METADATA: ManifestEntry(5, "git-sha1:aa", 1)})
+    checked: list[str] = []
+    monkeypatch.setattr(manifests, "_check", lambda name, _: checked.append(name))
+    assert read_manifest(directory).keys() == {*manifest, METADATA}
+    assert METADATA in checked
+    assert len(checked) < 500

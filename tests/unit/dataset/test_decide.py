@@ -46,8 +46,8 @@ def test_nothing_is_read_beyond_the_selection() -> None:
     class Watched(io.BytesIO):
         received = 0
 
-        def read1(self, size: int | None = -1, /) -> bytes:
-            content = super().read1(size)
+        def read(self, size: int | None = -1, /) -> bytes:
+            content = super().read(size)
             self.received += len(content)
             return content
 
