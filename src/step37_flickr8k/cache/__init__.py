@@ -25,6 +25,7 @@ What it holds, and for whom:
 
 - `record`: the ready record, which every rank reads.
 - `manifest`: a line for each verified file, which the downloader and ``verify`` read.
+- `known`: the files of the record's commit, as the manifest names them.
 - `verify`: hashes files, and checks whether those of a record are complete.
 - `rows`: the selected rows of the directory's own metadata table.
 - `visible`: waits until this node shows a ready record and its files.

@@ -21,12 +21,16 @@ class RemoteFile:
 
 
 class Listing(Mapping[str, RemoteFile]):
-    """The files of a commit by name, packed: about 200 bytes a file, even for a million files."""
+    """The files of a commit by name, packed: about 200 bytes a file, even for a million files.
+
+    ``is_whole`` is whether the commit has no others.
+    """
 
     _KINDS = (("sha256", 32), ("git-sha1", 20))
 
-    def __init__(self, files: Iterable[RemoteFile] = ()) -> None:
+    def __init__(self, files: Iterable[RemoteFile] = (), *, is_whole: bool = True) -> None:
         """Add the files, in order."""
+        self.is_whole = is_whole
         self._index: dict[str, int] = {}
         self._names: list[str] = []
         self._sizes = array("Q")

@@ -59,7 +59,9 @@ class Downloader:
     def run(self, commit: str, listing: Listing) -> Downloaded:
         """Plan, download and publish; the ready record is written last."""
         with self._writable() as flush:
-            if len(listing) > MANY and (self._task.selection.sample_count or MANY) >= MANY:
+            many = len(listing) > MANY and (self._task.selection.sample_count or MANY) >= MANY
+            # Of a commit that the cache holds few files may be missing
+            if many and listing.is_whole:
                 self._workers.start()
             planner = Planner(self._task, self._hub, self._workers, self._progress)
             plan = planner.plan(commit, listing, self._directory)

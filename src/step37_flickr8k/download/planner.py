@@ -91,8 +91,8 @@ class DownloadPlan:
 
     @property
     def unnamed(self) -> int | None:
-        """How many images of the commit no row names; None where not all rows were read."""
-        return self.decision.unnamed if self.everything else None
+        """How many images of the commit no row names; None where not all of either were read."""
+        return self.decision.unnamed if self.everything and self.listing.is_whole else None
 
     @property
     def fetch(self) -> Sequence[RemoteFile]:

@@ -5,6 +5,7 @@
 - `warmup`: rank 0 downloads, every rank reads (`Warmup`).
 - `plan`: what a warmup would do (`make_plan`).
 - `verify`: hash the cache again (`verify`), fetch what is missing or wrong (`repair`).
+- `listing`: the files of a commit, by the manifest or the Hub.
 - `waiting`: what a process that waits for the lease says.
 - `results`: what these return, and its JSON.
 """

@@ -4,11 +4,13 @@ import contextlib
 from dataclasses import replace
 
 from step37_flickr8k.cache.memory import InMemory
-from step37_flickr8k.cache.record import Record
+from step37_flickr8k.cache.record import Record, read_record
 from step37_flickr8k.cache.rows import rows_of
 from step37_flickr8k.cluster.progress import ProgressTracker
-from step37_flickr8k.download.planner import LeftOut, Planner
+from step37_flickr8k.dataset.listing import Listing
+from step37_flickr8k.download.planner import DownloadPlan, LeftOut, Planner
 from step37_flickr8k.download.workers import Workers
+from step37_flickr8k.job.listing import with_listing
 from step37_flickr8k.job.results import Mode, Plan
 from step37_flickr8k.job.run import Run
 
@@ -21,15 +23,12 @@ def make_plan(run: Run) -> Plan:
         return _nothing_to_do(run, record, requests=0)
     hub = run.hub()
     commit = hub.resolve(run.selection.revision or "main")
-    if record := run.ready(replace(run.selection, revision=commit)):
+    wanted = replace(run.selection, revision=commit)
+    if record := run.ready(wanted):
         return _nothing_to_do(run, record, requests=hub.requests)
-    listing = hub.list_files(commit, run.selection.split)
-    with (
-        InMemory(run.directory.root, run.directory.split) as scratch,
-        contextlib.closing(Workers(scratch, run.selection.max_pixels)) as workers,
-    ):
-        planner = Planner(run.download_task, hub, workers, ProgressTracker())
-        plan = planner.plan(commit, listing, scratch)
+    record = read_record(run.directory)
+    held = record if record is not None and record.fits(wanted, None) else None
+    plan = with_listing(run, commit, held, lambda listing: _planned(run, commit, listing))
     return Plan(
         repo_id=run.selection.repo_id,
         commit=commit,
@@ -47,6 +46,15 @@ def make_plan(run: Run) -> Plan:
         rate_limit=plan.rate_limit,
         warm=False,
     )
+
+
+def _planned(run: Run, commit: str, listing: Listing) -> DownloadPlan:
+    with (
+        InMemory(run.directory.root, run.directory.split) as scratch,
+        contextlib.closing(Workers(scratch, run.selection.max_pixels)) as workers,
+    ):
+        planner = Planner(run.download_task, run.hub(), workers, ProgressTracker())
+        return planner.plan(commit, listing, scratch)
 
 
 def _nothing_to_do(run: Run, record: Record, *, requests: int) -> Plan:

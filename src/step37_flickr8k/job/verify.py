@@ -5,11 +5,14 @@ from dataclasses import replace
 
 from step37_flickr8k.cache.lease import Wait
 from step37_flickr8k.cache.manifest import read_manifest
-from step37_flickr8k.cache.record import read_record
+from step37_flickr8k.cache.record import Record, read_record
 from step37_flickr8k.cache.verify import verify_files
 from step37_flickr8k.cluster.progress import ProgressTracker
+from step37_flickr8k.dataset.listing import Listing
 from step37_flickr8k.download.downloader import Downloader
 from step37_flickr8k.errors import FolderNotUsable
+from step37_flickr8k.hub.api import Hub
+from step37_flickr8k.job.listing import with_listing
 from step37_flickr8k.job.results import VerifyResult
 from step37_flickr8k.job.run import Run
 from step37_flickr8k.job.waiting import waiting_for
@@ -55,8 +58,14 @@ def repair(run: Run, found: VerifyResult) -> VerifyResult:
             f"{directory.home} has {held}, so {repo_id} can't be repaired: run warmup"
         )
     hub = run.hub()
-    listing = hub.list_files(record.commit, directory.split)
-    directory.make()
+    with_listing(
+        run, record.commit, record, lambda listing: _repair(run, hub, record, listing, found)
+    )
+    return replace(found, repaired=run.account.fetched.files)
+
+
+def _repair(run: Run, hub: Hub, record: Record, listing: Listing, found: VerifyResult) -> None:
+    run.directory.make()
 
     def keep_waiting(wait: Wait) -> bool:
         log.info("waiting for the lease, %s", waiting_for(wait))
@@ -67,4 +76,3 @@ def repair(run: Run, found: VerifyResult) -> VerifyResult:
     with lease:
         downloader = Downloader(run.download_task, hub, lease, ProgressTracker())
         downloader.repair(record, listing, [*found.damaged])
-    return replace(found, repaired=run.account.fetched.files)

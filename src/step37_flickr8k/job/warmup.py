@@ -15,6 +15,7 @@ from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.cluster.protocol.messages import JsonObject, RankReport
 from step37_flickr8k.cluster.share import Group, share
 from step37_flickr8k.cluster.work import perform
+from step37_flickr8k.dataset.listing import Listing
 from step37_flickr8k.dataset.selection import Row, Selection
 from step37_flickr8k.dataset.words import listed
 from step37_flickr8k.download.conversion import MANY, is_available
@@ -27,6 +28,7 @@ from step37_flickr8k.errors import (
     TransientError,
 )
 from step37_flickr8k.hub.api import Hub, is_commit
+from step37_flickr8k.job.listing import with_listing
 from step37_flickr8k.job.results import WarmupResult
 from step37_flickr8k.job.run import Run
 from step37_flickr8k.job.waiting import waiting_for
@@ -186,7 +188,16 @@ class Warmup:
         if found := self._ready(wanted):
             return self._result_of(found)
         self._load_ahead(hub)
-        listing = hub.list_files(commit, run.selection.split)
+        record = read_record(run.directory)
+        held = record if record is not None and record.fits(wanted, None) else None
+        return with_listing(
+            run, commit, held, lambda listing: self._download(commit, listing, tracker)
+        )
+
+    def _download(self, commit: str, listing: Listing, tracker: ProgressTracker) -> WarmupResult:
+        """Download what is missing as the lease's holder, unless another one does meanwhile."""
+        run, hub = self.run, self.run.hub()
+        wanted = replace(run.selection, revision=commit)
         self._warn_of_local_directory()
         run.directory.make()
 
