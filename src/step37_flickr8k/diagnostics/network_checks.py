@@ -19,6 +19,7 @@ from step37_flickr8k.errors import (
     Step37Error,
 )
 from step37_flickr8k.hub.api import Hub
+from step37_flickr8k.hub.plain_http import REMEDY, readable
 from step37_flickr8k.hub.proxies import proxy_before
 from step37_flickr8k.hub.rate_limit import RateLimit
 from step37_flickr8k.hub.refusals import Refused
@@ -57,11 +58,17 @@ def check_network(settings: WarmupSettings) -> list[Finding]:
             "proxy",
             f"through the proxy {proxy}, whose users share one rate limit" if proxy else "none",
         ),
-        Finding.ok(
-            "token", "it may read the files" if hub.has_token else "none is set, and none is needed"
-        ),
+        _token(hub, settings),
         check_clock(headers),
     ]
+
+
+def _token(hub: Hub, settings: WarmupSettings) -> Finding:
+    """Return what is to be said of a token with which the files can be read."""
+    well = "it may read the files" if hub.has_token else "none is set, and none is needed"
+    if exposed := readable(hub.endpoint, settings.hub_options()):
+        return Finding.warning("token", f"{well}, but {exposed}", REMEDY)
+    return Finding.ok("token", well)
 
 
 def check_clock(headers: Mapping[str, str]) -> Finding:

@@ -21,6 +21,7 @@ from step37_flickr8k.errors import (
 from step37_flickr8k.hub.api import PUBLIC_ENDPOINT
 from step37_flickr8k.hub.certificates import check_certificates
 from step37_flickr8k.hub.file_request import FileAnswer, FileRequest
+from step37_flickr8k.hub.plain_http import warn_of_readable
 from step37_flickr8k.hub.proxies import Proxies
 from step37_flickr8k.hub.retry import (
     LONGEST_PAUSE,
@@ -69,6 +70,8 @@ def download_file(
         connect_timeout=fetch.connect_timeout,
         read_timeout=fetch.read_timeout,
     )
+    if not request.offline:
+        warn_of_readable(request.endpoint, options)
     path = cache_dir / filename
     for force in (False, True):
         _Download(replace(request, force=force), fetch.attempts).run()

@@ -15,6 +15,7 @@ from step37_flickr8k.dataset.selection import Selection
 from step37_flickr8k.download.planner import DownloadTask
 from step37_flickr8k.errors import InvalidSettings
 from step37_flickr8k.hub.api import Hub, is_commit
+from step37_flickr8k.hub.plain_http import warn_of_readable
 from step37_flickr8k.hub.proxies import proxy_before
 from step37_flickr8k.hub.source import TransferStatistics
 from step37_flickr8k.job.results import SlowFile, Traffic
@@ -122,6 +123,7 @@ class Run:
                 hub.name,
                 proxy,
             )
+        warn_of_readable(hub.endpoint, self.task.hub)
         return hub
 
     def take_lease(

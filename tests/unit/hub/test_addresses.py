@@ -48,6 +48,8 @@ def test_the_endpoint_is_its_origin_and_its_own_https(
             "https://m.example/hf/api/x?c=1",
         ),
         ("http://m.example:81", "https://huggingface.co/api/x", "http://m.example:81/api/x"),
+        # From HTTPS no link leads to plain HTTP
+        ("https://m.example", "http://m.example/api/x?c=1", "https://m.example/api/x?c=1"),
     ],
 )
 def test_a_link_is_asked_for_at_the_endpoint(endpoint: str, link: str, asked: str) -> None:
