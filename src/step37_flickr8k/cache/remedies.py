@@ -9,13 +9,13 @@ from pathlib import Path
 from step37_flickr8k.cache.tree import NotAFile
 from step37_flickr8k.cache.unfinished import TEMPORARY
 from step37_flickr8k.errors import FolderFull, FolderNotUsable, Step37Error, TransientError
+from step37_flickr8k.limited.named import no_more_files
 
 __all__ = ["HOME", "not_a_directory", "remedies"]
 
 HOME = ".step37-flickr8k"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_TOO_MANY_OPEN = {errno.EMFILE, errno.ENFILE}
 _USUAL = "choose another cache_dir, or have its owner let this user read and write there"
 _OTHER = "choose another cache_dir"
 # What a retry can't change, and what can. /proc, /sys, FAT, SMB and FUSE say many of these.
@@ -71,9 +71,7 @@ def _with_remedy(error: OSError, path: Path) -> Step37Error:
         return FolderFull(f"{path}: {reason}: free space, raise the quota or lower sample_count")
     if remedy := _REFUSED.get(error.errno or 0):
         return FolderNotUsable(f"{path}: {reason}: {remedy}")
-    if error.errno in _TOO_MANY_OPEN:
-        return TransientError(f"{path}: {reason}: raise ulimit -n, or lower concurrency")
-    return TransientError(f"{path}: {reason}")
+    return TransientError(f"{path}: {no_more_files(error.errno) or reason}")
 
 
 def not_a_directory(path: Path) -> FolderNotUsable:

@@ -27,8 +27,8 @@ def read_apart(stream: BinaryIO, wanted: Wanted) -> Iterator[Cells]:
         process = start(_MODULE, arguments, stdin=stream)
     except OSError as error:
         raise TransientError(
-            f"the process that reads {wanted.table} can't start ({error}): raise ulimit -u, or the"
-            " container's limit of pids"
+            f"the process that reads {wanted.table} can't start ({error}): raise ulimit -n and -u,"
+            " or the container's limit of pids"
         ) from error
     assert process.stdout is not None  # noqa: S101 - a pipe
     with process:

@@ -150,8 +150,8 @@ class Workers:
         # If it is Pillow that can't be loaded, its own error says why, which no worker can.
         importlib.import_module("step37_flickr8k.images.decoding")
         raise TransientError(
-            f"no process that decodes images can start ({error}): raise ulimit -u and -v, or the"
-            " container's limits of pids and memory, or repair the installation of Pillow"
+            f"no process that decodes images can start ({error}): raise ulimit -n, -u and -v, or"
+            " the container's limits of pids and memory, or repair the installation of Pillow"
         ) from error
 
     @contextlib.contextmanager

@@ -9,6 +9,7 @@ import os
 import ssl
 
 from step37_flickr8k.errors import CertificateNotTrusted, InvalidSettings
+from step37_flickr8k.limited.named import no_more_files
 
 __all__ = ["check_certificates", "not_trusted", "trusting"]
 
@@ -31,6 +32,8 @@ def check_certificates() -> None:
         except OSError as error:
             if error.errno == errno.ENOMEM:
                 raise MemoryError from error
+            if no_more_files(error.errno):
+                raise
             raise InvalidSettings(
                 f"{variable} is {file}, which can't be read as certificates"
                 f" ({error.strerror or error}): correct or unset it"

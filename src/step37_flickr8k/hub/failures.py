@@ -14,6 +14,7 @@ from step37_flickr8k.hub.certificates import not_trusted
 from step37_flickr8k.hub.proxies import without_password
 from step37_flickr8k.hub.refusals import refused_by_proxy
 from step37_flickr8k.hub.retry import Fault, Unreachable, first_line
+from step37_flickr8k.limited.named import no_more_files
 
 __all__ = ["FAULTS", "as_fault", "failure_of", "read_exactly"]
 
@@ -61,9 +62,15 @@ def failure_of(error: Exception, url: URL, proxy: str | None, *, first_contact: 
         )
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         cause = "timeout" if isinstance(error, aiohttp.ConnectionTimeoutError) else "connection"
+        if why := no_more_files(_number_of(error)):
+            return Unreachable("open files", detail=f"no connection can be opened: {why}")
         detail = _why_unconnected(error, url, proxy)
         return Unreachable(cause, detail=detail, first_contact=first_contact)
     return as_fault(error)
+
+
+def _number_of(error: Exception) -> int | None:
+    return error.os_error.errno if isinstance(error, aiohttp.ClientConnectorError) else None
 
 
 def _why_unconnected(error: Exception, url: URL, proxy: str | None) -> str:

@@ -1,5 +1,6 @@
 """The limit of open files: raised by the command, kept by the library, never met in the middle."""
 
+import asyncio
 import resource
 import subprocess
 import sys
@@ -10,6 +11,9 @@ import pytest
 
 from step37_flickr8k import cli
 from step37_flickr8k.download.open_files import connections_allowed, within_limit
+from step37_flickr8k.hub.client import ForApi, connected
+from step37_flickr8k.hub.retry import GivenUp, Unreachable
+from step37_flickr8k.hub.source import Source
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings.options import FetchOptions
 from tests.conftest import Draw
@@ -43,6 +47,29 @@ import resource, sys
 from step37_flickr8k import prepare_flickr8k_samples
 print(len(prepare_flickr8k_samples(sample_count=None, cache_dir=sys.argv[1])))
 print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+# Takes all that may be open but a few, after a call that has imported whatever is needed.
+NEARLY_NONE = """
+import os, resource, sys
+from step37_flickr8k import errors, prepare_flickr8k_samples
+prepare_flickr8k_samples(cache_dir=sys.argv[1] + "/first")
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+for left in range(14):
+    taken = []
+    try:
+        while True:
+            taken.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        pass
+    for _ in range(left):
+        os.close(taken.pop())
+    try:
+        prepare_flickr8k_samples(cache_dir=sys.argv[1] + "/" + str(left))
+        print("ready")
+    except Exception as error:
+        print(errors.exit_code_of(error), " ".join(str(error).split()))
+    for each in taken:
+        os.close(each)
 """
 
 
@@ -92,6 +119,40 @@ def test_the_library_leaves_the_limit_as_it_is(
     done = limited(["-c", LIBRARY, str(cache)], 256, resource.getrlimit(NOFILE)[1])
     assert done.stdout.split() == [str(COUNT), "256"], done.stderr
     assert "concurrency is " in done.stderr
+
+
+def test_a_limit_that_is_met_is_named_wherever_that_is(
+    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a few files left, or none: 75 and the limit by name, at the network as in the cache."""
+    assert hub.commit
+    monkeypatch.setenv("STEP37_ATTEMPTS", "1")
+    done = limited(["-c", NEARLY_NONE, str(cache)], *resource.getrlimit(NOFILE))
+    lines = done.stdout.splitlines()
+    assert len(lines) == 14, done.stderr
+    failed = [line for line in lines if line != "ready"]
+    assert len(failed) > 2
+    assert all(line.startswith("75 ") and "raise ulimit -n" in line for line in failed), lines
+    assert not any("HF_ENDPOINT" in line for line in failed), lines
+
+
+def test_a_connection_beyond_the_limit_names_it(hub: LocalHub) -> None:
+    """The Hub isn't to blame, nor its address, where this process can open no socket."""
+    before = resource.getrlimit(NOFILE)
+
+    async def ask() -> None:
+        source = Source(base=hub.endpoint, headers={})
+        async with connected(source, FetchOptions(attempts=1), ForApi()) as client:
+            resource.setrlimit(NOFILE, (3, before[1]))
+            try:
+                await client.retry("the Hub", lambda: client.ask("GET", hub.endpoint))
+            finally:
+                resource.setrlimit(NOFILE, before)
+
+    with pytest.raises(GivenUp, match="no connection can be opened: .*raise ulimit -n") as caught:
+        asyncio.run(ask())
+    assert isinstance(caught.value.fault, Unreachable)
+    assert not caught.value.fault.first_contact
 
 
 def test_the_doctor_says_what_the_limit_allows(
