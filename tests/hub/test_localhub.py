@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -54,7 +55,9 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def hub(directory: Path) -> Iterator[LocalHub]:
     """Serve the dataset to everybody."""
-    with LocalHub(directory, repo_id=REPO, revisions=["refs/convert/parquet"]) as serving:
+    with LocalHub(
+        directory, repo_id=REPO, revisions=["refs/convert/parquet"], control=True
+    ) as serving:
         yield serving
 
 
@@ -318,6 +321,9 @@ def head(hub: LocalHub, repo_path: str) -> HTTPResponse:
         ("bytes=4990-9999", 206, slice(4990, 5000)),
         ("bytes=-7", 206, slice(4993, 5000)),
         ("bytes=5000-", 416, slice(0, 0)),
+        (f"bytes={'9' * 5000}-", 416, slice(0, 0)),
+        (f"bytes=4990-{'9' * 5000}", 206, slice(4990, 5000)),
+        (f"bytes=-{'9' * 5000}", 206, slice(0, 5000)),
         ("bytes=-", 200, slice(0, 5000)),
         ("bytes=0-1,5-6", 200, slice(0, 5000)),
         ("lines=1-2", 200, slice(0, 5000)),
@@ -400,6 +406,73 @@ def test_log_can_be_read_and_cleared_from_another_process(hub: LocalHub) -> None
     fetch(resolve_url(hub, "README.md"))
     hub.clear_requests()
     assert hub.requests == ()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:80"}, 200),
+        ({"Host": "[::1]:80"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_no_web_page_reads_the_log_or_sets_faults(
+    hub: LocalHub, headers: dict[str, str], status: int
+) -> None:
+    """A page's own origin and name are refused, and without ``control`` there is nothing to ask."""
+    log, faults = f"{hub.endpoint}/_localhub/requests", f"{hub.endpoint}/_localhub/faults"
+    assert fetch(log, headers=headers)[0] == status
+    assert fetch(faults, "POST", headers, b"[]")[0] == (204 if status == 200 else 403)
+    with LocalHub(hub.directory) as usual:
+        assert fetch(f"{usual.endpoint}/_localhub/requests", headers=headers)[0] == 404
+        assert fetch(f"{usual.cdn_endpoint}/_localhub/faults", "POST", headers, b"[]")[0] == 404
+
+
+def test_only_regular_files_below_the_directory_are_served(
+    directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Links that lead out, a FIFO and links to nothing are left out, by name; others are served."""
+    (tmp_path / "secret").write_bytes(b"secret")
+    train = directory / "train"
+    (train / "out.jpg").symlink_to(tmp_path / "secret")
+    (train / "up.jpg").symlink_to("../../secret")
+    (train / "nothing.jpg").symlink_to("nowhere")
+    (train / "round.jpg").symlink_to("round.jpg")
+    (train / "device.jpg").symlink_to("/dev/zero")
+    os.mkfifo(train / "fifo.jpg")
+    (train / "inside.jpg").symlink_to("000.jpg")
+    (directory / "outside").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to(directory)
+    with LocalHub(tmp_path / "link") as hub:
+        assert fetch(resolve_url(hub, "train/inside.jpg"))[2] == (train / "000.jpg").read_bytes()
+        for name in ("out", "up", "nothing", "round", "device", "fifo"):
+            assert fetch(resolve_url(hub, f"train/{name}.jpg"))[0] == 404, name
+            assert f"train/{name}.jpg" in caplog.text, name
+        assert fetch(resolve_url(hub, "outside/secret"))[0] == 404
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
+def test_a_file_that_became_something_else_is_not_served(
+    directory: Path, tmp_path: Path, kind: str
+) -> None:
+    """After the scan, too, nothing outside is read and nothing hangs, whatever size and time."""
+    there, secret = directory / "train" / "000.jpg", tmp_path / "outside" / "000.jpg"
+    secret.parent.mkdir()
+    secret.write_bytes(bytes(there.stat().st_size))
+    os.utime(secret, ns=(0, there.stat().st_mtime_ns))
+    with LocalHub(directory, redirect_lfs=False) as hub:
+        assert fetch(resolve_url(hub, "train/000.jpg"))[0] == 200
+        if kind == "directory":
+            (directory / "train").rename(tmp_path / "moved")
+            (directory / "train").symlink_to(secret.parent)
+        else:
+            there.unlink()
+            os.mkfifo(there) if kind == "fifo" else there.symlink_to(secret)
+        assert fetch(resolve_url(hub, "train/000.jpg"))[0] == 500
 
 
 def test_hub_can_be_entered_again(directory: Path) -> None:

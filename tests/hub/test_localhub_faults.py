@@ -33,7 +33,7 @@ def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalHub]:
     (directory / "train").mkdir(parents=True)
     (directory / "train" / "metadata.csv").write_text("file_name,caption_0\n000.jpg,a dog\n")
     (directory / IMAGE).write_bytes(CONTENT)
-    with LocalHub(directory, repo_id=REPO, redirect_lfs=request.param) as serving:
+    with LocalHub(directory, repo_id=REPO, redirect_lfs=request.param, control=True) as serving:
         yield serving
 
 

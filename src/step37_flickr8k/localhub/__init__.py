@@ -16,8 +16,10 @@ redirected to a second origin that stands for the CDN::
         assert len(hub.file_requests()) == 9
         assert not any(one.authorization for one in hub.requests if one.origin == "cdn")
 
-Another process reads the log with ``GET /_localhub/requests``, sets faults by ``POST
-/_localhub/faults`` with a JSON list of `Fault` fields, and clears either with ``DELETE``.
+Only regular files below the directory are served, wherever links lead. With ``control=True``
+another process reads the log with ``GET /_localhub/requests``, sets faults by ``POST
+/_localhub/faults`` with a JSON list of `Fault` fields, and clears either with ``DELETE``; a page in
+a browser may not.
 """
 
 from .faults import Fault, Faults

@@ -11,6 +11,8 @@ from typing import Any
 from .repository import RepoFile, Snapshot
 from .routes import Route, cdn_path
 
+_MOST_DIGITS = 19  # of a size in bytes; Python reads no more than 4,300
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -29,7 +31,7 @@ class Policy:
 class FileSpan:
     """Bytes ``start`` to ``start + size`` of a file."""
 
-    source: Path
+    file: RepoFile
     start: int
     size: int
 
@@ -223,11 +225,11 @@ def _serve(file: RepoFile, headers: dict[str, str], wanted: str | None) -> Answe
     headers = {**headers, "Content-Type": "application/octet-stream"}
     span = byte_range(wanted, file.size)
     if span is None:
-        return Answer(200, headers, FileSpan(file.source, 0, file.size))
+        return Answer(200, headers, FileSpan(file, 0, file.size))
     if not span:
         return Answer(416, {**headers, "Content-Range": f"bytes */{file.size}"})
     headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{file.size}"
-    return Answer(206, headers, FileSpan(file.source, span.start, len(span)))
+    return Answer(206, headers, FileSpan(file, span.start, len(span)))
 
 
 def byte_range(wanted: str | None, size: int) -> range | None:
@@ -236,10 +238,15 @@ def byte_range(wanted: str | None, size: int) -> range | None:
     None means the whole file: there is no header, or it has several ranges or another unit. An
     empty range can't be satisfied.
     """
-    match = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted or "")
+    match = re.fullmatch("bytes=([0-9]*)-([0-9]*)", wanted or "")
     if match is None or match[0] == "bytes=-":
         return None
     first, last = match.groups()
     if not first:
-        return range(max(0, size - int(last)), size)
-    return range(int(first), min(int(last) + 1, size) if last else size)
+        return range(max(0, size - _number(last)), size)
+    return range(_number(first), min(_number(last) + 1, size) if last else size)
+
+
+def _number(digits: str) -> int:
+    """Return a number; one that is longer than any file's size is no more than that."""
+    return int(digits) if len(digits) < _MOST_DIGITS else 10**_MOST_DIGITS

@@ -28,10 +28,13 @@ async def send_file(
 ) -> None:
     """Send the span's bytes, at least one, as far as the faults let them.
 
-    ``note`` is called before each piece with the number of bytes that have left with it.
+    A file that has changed since its answer began ends the connection. ``note`` is called before
+    each piece with the number of bytes that have left with it.
     """
     rate = min((fault.limit for fault in faults if fault.effect == "bandwidth"), default=None)
-    descriptor = os.open(span.source, os.O_RDONLY)
+    if (descriptor := span.file.open()) is None:
+        reset(request)
+        return
     try:
         for piece in pieces(span.size, faults, rate):
             here = {

@@ -5,6 +5,7 @@ Reads a request, lets the faults act, sends the answer, keeps the log.
 
 import asyncio
 import json
+import re
 import time
 from dataclasses import asdict, dataclass
 
@@ -21,13 +22,17 @@ from .routes import Origin, Route, parse
 
 @dataclass
 class Backend:
-    """What both origins share; ``cdn_port`` is None when the Hub itself serves LFS files."""
+    """What both origins share; ``cdn_port`` is None when the Hub itself serves LFS files.
+
+    ``control`` lets other processes use the log and the faults.
+    """
 
     repository: Repository
     policy: Policy
     faults: Faults
     log: RequestLog
     cdn_port: int | None
+    control: bool
 
 
 class OriginServer:
@@ -41,7 +46,7 @@ class OriginServer:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request, after the faults that match it, and log it on arrival."""
         raw_path = request.raw_path.partition("?")[0]
-        if raw_path.startswith("/_localhub/"):
+        if self._backend.control and raw_path.startswith("/_localhub/"):
             return await _control(request, raw_path, self._backend)
         route = parse(self._origin, raw_path)
         number = self._backend.log.add(_arrived(request, route, self._origin))
@@ -169,16 +174,28 @@ def _ending(fault: Fault, raw_path: str) -> Answer:
     return answers.refusal(fault.code, f"{fault.code} on demand", headers=headers)
 
 
+def _by_a_program(request: web.BaseRequest) -> bool:
+    """Return whether no browser's page can have sent a request.
+
+    One of another origin names it; one that leads its own name here has that name as host.
+    """
+    host = request.url.host or ""
+    named = host != "localhost" and not re.fullmatch(r"[0-9.]+|\[?[0-9a-f:.]+\]?", host)
+    return "Origin" not in request.headers and not named
+
+
 def _is_true(value: object) -> bool:
     return str(value).lower() in {"true", "1"}
 
 
 async def _control(request: web.BaseRequest, raw_path: str, backend: Backend) -> web.Response:
-    """Let another process use the log and the faults.
+    """Let another process use the log and the faults, but no web page.
 
     GET and DELETE ``requests`` read and clear the log, POST and DELETE ``faults`` set and clear
     faults.
     """
+    if not _by_a_program(request):
+        return web.json_response({"error": "for programs on this machine alone"}, status=403)
     asked = (request.method, raw_path.removeprefix("/_localhub/"))
     if asked == ("GET", "requests"):
         return web.json_response([asdict(one) for one in backend.log.read()])

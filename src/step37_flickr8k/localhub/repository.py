@@ -3,12 +3,13 @@
 import bisect
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .files import NotBelow, files_below, open_below
 from .xet import seed
 
 PARQUET = "refs/convert/parquet"
@@ -21,6 +22,8 @@ class RepoFile:
     """One file as it was when the directory was scanned."""
 
     repo_path: str
+    root: Path
+    """The directory that was scanned, without links in its path."""
     source: Path
     size: int
     mtime_ns: int
@@ -44,13 +47,27 @@ class RepoFile:
             return None
         return {"oid": self.sha256, "size": self.size, "pointerSize": self.pointer_size}
 
-    def is_unchanged(self) -> bool:
-        """Return whether the file on disk still has the size and the mtime of the scan."""
+    def open(self) -> int | None:
+        """Return a descriptor of the file; None if it isn't that of the scan any more.
+
+        It has that one's size and mtime, and is a regular file below the same directory.
+        """
         try:
-            found = self.source.stat()
-        except FileNotFoundError:
+            descriptor = open_below(self.root, self.source)
+        except NotBelow:
+            return None
+        found = os.fstat(descriptor)
+        if (found.st_size, found.st_mtime_ns) == (self.size, self.mtime_ns):
+            return descriptor
+        os.close(descriptor)
+        return None
+
+    def is_unchanged(self) -> bool:
+        """Return whether `open` would open it."""
+        if (descriptor := self.open()) is None:
             return False
-        return (found.st_size, found.st_mtime_ns) == (self.size, self.mtime_ns)
+        os.close(descriptor)
+        return True
 
 
 @dataclass(frozen=True)
@@ -162,7 +179,7 @@ class Repository:
 
 
 def scan(directory: Path) -> Snapshot:
-    """Return a snapshot of all files below ``directory`` except hidden ones.
+    """Return a snapshot of all regular files below ``directory`` except hidden ones.
 
     Every file is hashed, and the commit is derived from paths and hashes: equal directories have
     equal commits, on every machine. Raises NotADirectoryError when there is no such directory.
@@ -171,10 +188,11 @@ def scan(directory: Path) -> Snapshot:
         wanted = "<split>/metadata.csv and <split>/*.jpg"
         message = f"{directory} is not a directory: name one that holds {wanted}"
         raise NotADirectoryError(message)
+    directory = directory.resolve()
     with ThreadPoolExecutor() as pool:
         files = {
             file.repo_path: file
-            for file in pool.map(lambda path: _hash(directory, path), _paths(directory))
+            for file in pool.map(lambda path: _hash(directory, path), files_below(directory))
         }
     listing = "".join(f"{name}\0{files[name].etag}\n" for name in sorted(files))
     directories = sorted(
@@ -198,24 +216,10 @@ def _backed(snapshot: Snapshot, store: Path) -> Snapshot:
     )
 
 
-def _paths(directory: Path) -> Iterator[Path]:
-    # By default os.walk ignores errors: what can't be read would be served as empty
-    for root, directories, names in os.walk(directory, onerror=_raise):
-        directories[:] = [name for name in directories if not name.startswith(".")]
-        yield from (
-            Path(root, name)
-            for name in names
-            if not name.startswith(".") or name == ".gitattributes"
-        )
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
 def _hash(directory: Path, source: Path) -> RepoFile:
-    status = source.stat()
-    content = source.read_bytes()
+    with os.fdopen(open_below(directory, source), "rb") as file:
+        status = os.fstat(file.fileno())
+        content = file.read()
     sha256: str | None = None
     pointer = b""
     if source.suffix not in PLAIN_SUFFIXES and source.name != ".gitattributes":
@@ -224,6 +228,7 @@ def _hash(directory: Path, source: Path) -> RepoFile:
         pointer = f"{version}\noid sha256:{sha256}\nsize {len(content)}\n".encode()
     return RepoFile(
         repo_path=source.relative_to(directory).as_posix(),
+        root=directory,
         source=source,
         size=len(content),
         mtime_ns=status.st_mtime_ns,

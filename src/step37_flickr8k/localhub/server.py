@@ -48,6 +48,7 @@ class LocalHub:
         parquet: Path | str | None = None,
         renamed_from: str = "",
         xet: Path | str | None = None,
+        control: bool = False,
     ) -> None:
         """Serve ``directory`` as the repository ``repo_id``, of a dataset or of a model.
 
@@ -59,7 +60,8 @@ class LocalHub:
         repository ``renamed_from`` are redirected to ``repo_id``. ``xet`` is a directory for a Xet
         store, filled with the LFS files at the start and at each refresh (needs hf_xet): they then
         are Xet-backed, and served by their plain address as ever. Clients read the store as that
-        directory, so only those on this machine can.
+        directory, so only those on this machine can. With ``control`` any process that reaches a
+        port may read the log and set faults, see the package.
         """
         self.directory = Path(directory)
         self.faults = Faults()
@@ -75,6 +77,7 @@ class LocalHub:
         self._revisions = tuple(revisions)
         self._parquet = None if parquet is None else Path(parquet)
         self._log = RequestLog()
+        self._control = control
         self._repository: Repository | None = None
         self._stack = ExitStack()
 
@@ -123,7 +126,14 @@ class LocalHub:
             hub, cdn = (stack.enter_context(_bind(self._host, port)) for port in self._ports)
             self.endpoint, self.cdn_endpoint = _url(self._host, hub), _url(self._host, cdn)
             cdn_port = cdn.getsockname()[1] if self._redirect_lfs else None
-            backend = Backend(self._repository, self._policy, self.faults, self._log, cdn_port)
+            backend = Backend(
+                repository=self._repository,
+                policy=self._policy,
+                faults=self.faults,
+                log=self._log,
+                cdn_port=cdn_port,
+                control=self._control,
+            )
             stack.callback(_start({"hub": hub, "cdn": cdn}, backend))
             self._stack = stack.pop_all()
         return self

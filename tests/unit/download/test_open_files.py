@@ -149,7 +149,7 @@ def test_a_connection_beyond_the_limit_names_it(hub: LocalHub) -> None:
             finally:
                 resource.setrlimit(NOFILE, before)
 
-    with pytest.raises(GivenUp, match="no connection can be opened: .*raise ulimit -n") as caught:
+    with pytest.raises(GivenUp, match=r"no connection can be opened: .*raise ulimit -n") as caught:
         asyncio.run(ask())
     assert isinstance(caught.value.fault, Unreachable)
     assert not caught.value.fault.first_contact
