@@ -1,6 +1,7 @@
 """The command ``hub``: serve a directory as a dataset repository."""
 
 import argparse
+import contextlib
 import sys
 
 from step37_flickr8k import localhub
@@ -24,7 +25,9 @@ def run(parsed: argparse.Namespace) -> int:
 
     def announce(hub: localhub.LocalHub) -> None:
         serving = f"serving {parsed.directory} as {parsed.repo_id} at commit {hub.commit}"
-        print(f"{serving}; press Ctrl-C to stop", file=sys.stderr)
+        # A full or closed stderr is no reason not to serve
+        with contextlib.suppress(OSError):
+            print(f"{serving}; press Ctrl-C to stop", file=sys.stderr)
         print_lines(f"export HF_ENDPOINT={hub.endpoint}")
 
     try:

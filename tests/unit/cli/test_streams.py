@@ -10,6 +10,7 @@ import pytest
 
 from step37_flickr8k import cli
 from step37_flickr8k.localhub import LocalHub
+from tests.conftest import Draw
 from tests.helpers.ranks import PATIENCE
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -128,3 +129,15 @@ def test_a_stderr_that_takes_nothing_leaves_the_outcome(
         command("warmup", "--cache-dir", str(cache), shell=shell, HF_ENDPOINT=hub.endpoint)[0] == 0
     )
     assert command("warmup", "--bogus", shell=shell)[0] == 2
+
+
+def test_a_hub_serves_whatever_its_stderr_takes(draw: Draw) -> None:
+    """A full disk under its log is no reason to end."""
+    hub = [sys.executable, "-m", "step37_flickr8k", "hub", str(draw(1))]
+    with subprocess.Popen(
+        ["bash", "-c", 'exec "$@" 2>/dev/full', "sh", *hub], stdout=subprocess.PIPE
+    ) as serving:
+        assert serving.stdout is not None
+        assert serving.stdout.readline().startswith(b"export HF_ENDPOINT=http")
+        serving.terminate()
+        assert serving.wait(PATIENCE) == 0
