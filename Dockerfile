@@ -51,8 +51,12 @@ RUN /opt/tools/bin/python -m pip --python /opt/venv install --no-cache-dir --no-
  && python -m compileall -q --invalidation-mode unchecked-hash -s /out -p / /out/opt/venv \
  && find /out -exec touch -h -d @315532800 {} +
 
-# All but the project. No RUN from here on: what a layer holds is what was made above.
+# All but the project. This is the only RUN from here on: what a layer holds is what was made above. It takes from the base what
+# lends rights (setuid, setgid) and what installs (pip, also the one that venv brings); the folders bear fixed times again.
 FROM base AS runtime
+RUN find /bin/ /sbin/ /usr -xdev -type f -perm /6000 -exec chmod ug-s {} + \
+ && find /usr -xdev \( -name pip -o -name 'pip[0-9]*' -o -name 'pip-[0-9]*' -o -name ensurepip \) -prune \
+      -execdir rm -r {} \; -execdir touch -d @315532800 . \;
 COPY --from=interpreter /out/ /
 COPY --from=torch /out/ /
 COPY --from=dependencies /out/ /

@@ -1,5 +1,8 @@
 """The image as clusters run it: any user, nothing writable, no rights, SIGTERM, wrong settings, several ranks."""
 
+import os
+import re
+import stat
 import time
 from pathlib import Path
 
@@ -238,10 +241,33 @@ def test_the_package_imports_as_a_library(containers: Containers) -> None:
     assert (done.returncode, done.stdout) == (0, "all of it works\n"), done.stderr
 
 
+def test_nothing_of_the_base_lends_rights_or_installs() -> None:
+    """No file is setuid or setgid, and pip is nowhere, neither as a program nor as a wheel."""
+    root = podman("image", "mount", IMAGE).stdout.strip()
+    files, lending, installing = 0, [], []
+    try:
+        for directory, directories, names in os.walk(root):
+            for name in (*directories, *names):
+                status = os.lstat(Path(directory, name))
+                if re.fullmatch(r"(ensure)?pip|pip-?[0-9].*", name):
+                    installing.append(f"{directory}/{name}")
+                if stat.S_ISREG(status.st_mode):
+                    files += 1
+                    if status.st_mode & (stat.S_ISUID | stat.S_ISGID):
+                        lending.append(f"{directory}/{name}")
+    finally:
+        podman("image", "unmount", IMAGE)
+    assert files > 5000
+    assert (lending, installing) == ([], [])
+
+
 def test_it_holds_no_compiler_and_no_installer(containers: Containers) -> None:
-    """Neither in the environment nor on PATH is anything that builds or installs, beside what the base has."""
+    """Neither in the environment nor on PATH is anything that builds or installs, beside apt and dpkg."""
     look = "import importlib.util as i, shutil; print(*map(shutil.which, ('cc', 'gcc', 'c++')), i.find_spec('pip'))"
     assert (
         containers.run("-c", look, options=("--entrypoint", "python")).stdout
         == "None None None None\n"
     )
+    for python in ("/opt/venv/bin/python", "/usr/local/bin/python3"):
+        done = containers.run("-m", "pip", "--version", options=("--entrypoint", python))
+        assert (done.returncode, done.stdout) == (1, ""), python
