@@ -136,9 +136,9 @@ class Step37Flickr8kDataset:
 def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -> Path:
     """Download one file, or reuse it, with ``hf_hub_download`` to ``cache_dir/<filename>``.
 
-    Not safe for several processes at once on one directory: huggingface_hub's locks race there.
-    `prepare_flickr8k_samples` is safe. Each call starts a process of about 0.2 s, in which
-    huggingface_hub asks nobody but the endpoint and its redirects.
+    Each call starts a process of about 0.2 s, in which huggingface_hub asks nobody but the endpoint
+    and its redirects. It writes into a private directory, from which the verified file is renamed:
+    several calls at once on one directory each download the file, and don't disturb each other.
 
     Args:
         repo_id: dataset repository on the Hub.
@@ -150,7 +150,7 @@ def get_flickr8k_dataset_file(*, repo_id: str, filename: str, cache_dir: Path) -
         TransientError: the Hub doesn't answer, or there is no space.
     """
     # Imported late, so that importing the package doesn't import huggingface_hub.
-    from step37_flickr8k.hub.single_file import download_file  # noqa: PLC0415
+    from step37_flickr8k.download.single_file import download_file  # noqa: PLC0415
 
     connection = library_settings(os.environ)
     return download_file(

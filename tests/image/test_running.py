@@ -262,7 +262,7 @@ def test_nothing_of_the_base_lends_rights_or_installs() -> None:
 
 
 def test_it_holds_no_compiler_and_no_installer(containers: Containers) -> None:
-    """Neither in the environment nor on PATH is anything that builds or installs, beside apt and dpkg."""
+    """Neither in the environment nor on PATH is a compiler or an installer, beside apt and dpkg."""
     look = "import importlib.util as i, shutil; print(*map(shutil.which, ('cc', 'gcc', 'c++')), i.find_spec('pip'))"
     assert (
         containers.run("-c", look, options=("--entrypoint", "python")).stdout

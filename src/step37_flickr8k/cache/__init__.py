@@ -16,6 +16,7 @@ The directory itself:
 - `scan`: lists directories, on NFS too.
 - `remedies`: turns the file system's errors into what the user can do.
 - `outputs`: reports and pages, which aren't of the cache but renamed, too.
+- `staging`: where huggingface_hub writes a single file before it gets its name.
 - `memory`: temporary files in memory, for a plan.
 - `preflight`: the checks before the first byte: is it writable, is there enough space.
 - `capabilities`: what the file system can't do, for `doctor`.

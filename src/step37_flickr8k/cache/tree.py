@@ -172,7 +172,7 @@ class Tree:
 
     # --- directories ---
 
-    def make(self, directory: Path) -> None:
+    def make(self, directory: Path, mode: int = 0o777) -> None:
         """Create a directory below one that is there, unless it is there itself."""
         with contextlib.suppress(FileNotFoundError):
             self.directories.at(str(directory))
@@ -180,7 +180,7 @@ class Tree:
 
         def made(name: str, parent: int) -> None:
             try:
-                os.mkdir(name, dir_fd=parent)
+                os.mkdir(name, mode, dir_fd=parent)
             except FileNotFoundError as error:
                 # In /proc, or below an automounter's directory, nobody can create one
                 raise PermissionError(errno.EPERM, "no directory can be made there") from error
@@ -190,6 +190,10 @@ class Tree:
         # An NFS client that has just missed it may miss it again
         self.names(directory.parent)
         self.directories.at(str(directory))
+
+    def remove_directory(self, directory: _Path) -> None:
+        """Delete an empty directory."""
+        self._call(directory, lambda name, parent: os.rmdir(name, dir_fd=parent))
 
     def names(self, directory: _Path) -> list[str]:
         """Return all names in a directory, asked of the server on NFS, too."""

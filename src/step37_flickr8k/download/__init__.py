@@ -15,6 +15,8 @@ Two methods of download; each takes a list of files and a function that publishe
 To add a method, write a function like `files.fetch` and call it in `Downloader`. The setting
 ``fetch_mode`` (`settings.model`, `settings.options`) and the plan's `job.results.Mode` name it.
 
+- `single_file`: one file by huggingface_hub, for the library alone.
+
 Common to both:
 
 - `batches`: files that have arrived, in batches for the workers.

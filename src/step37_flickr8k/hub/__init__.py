@@ -13,6 +13,7 @@
 - `refusals`: what the Hub's refusals mean, as errors with a remedy.
 - `proxies`: the one reading of proxies; `certificates`: the user's authorities, what isn't trusted.
 - `plain_http`: secrets that others can read on the way.
-- `single_file`: one file by ``hf_hub_download``; the only user of huggingface_hub's own client.
+- `single_file`: runs ``hf_hub_download`` in a process (`download_process`), the only user of
+  huggingface_hub's own client.
 - `loop`: coroutines for callers that have no event loop.
 """

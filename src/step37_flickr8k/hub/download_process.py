@@ -11,7 +11,7 @@ import importlib
 import signal
 import ssl
 import sys
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
 import huggingface_hub
@@ -40,6 +40,7 @@ _HTTP_ERROR: Any = next(
     base for base in hub_errors.HfHubHTTPError.__mro__ if base.__name__ == "HTTPError"
 )
 _http: Any = importlib.import_module(_HTTP_ERROR.__module__.partition(".")[0])
+_file_download: Any = importlib.import_module("huggingface_hub.file_download")
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NOT_USABLE = {
@@ -65,7 +66,17 @@ def main() -> None:
     sys.stdout.buffer.flush()
 
 
+class _Unresolved(PosixPath):
+    """A path that isn't resolved: one to an open directory leads there whatever its name is."""
+
+    def resolve(self, *_: object, **__: object) -> "_Unresolved":
+        """Return the path itself."""
+        return self
+
+
 def _download(request: FileRequest) -> None:
+    # It would resolve the path to one by names, which another user may change.
+    _file_download.Path = _Unresolved
     huggingface_hub.set_client_factory(
         lambda: _http.Client(transport=_Transport(request), follow_redirects=True, trust_env=False)
     )
@@ -74,7 +85,7 @@ def _download(request: FileRequest) -> None:
             request.repo_id,
             request.filename,
             repo_type="dataset",
-            local_dir=request.directory,
+            local_dir=request.opened,
             endpoint=request.endpoint,
             # Without a token False: with None the library would find one by itself.
             token=request.token or False,
@@ -107,7 +118,7 @@ class _Transport:
         self._proxies = Proxies()
         self._context = trusting()
         self._transports: dict[str | None, Any] = {}
-        there = Path(request.directory, request.filename).is_file()
+        there = Path(request.opened, request.filename).is_file()
         self._reuses = there and not request.force
         read, connect = request.read_timeout, request.connect_timeout
         self._timeout = {"connect": connect, "read": read, "write": read, "pool": read}

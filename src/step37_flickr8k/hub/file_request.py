@@ -11,11 +11,15 @@ __all__ = ["FileAnswer", "FileRequest"]
 
 @dataclass(frozen=True)
 class FileRequest:
-    """What to download, and how; times in seconds."""
+    """What to download, and how; times in seconds.
+
+    ``opened`` is a path to ``directory`` for the process that downloads.
+    """
 
     repo_id: str
     filename: str
     directory: str
+    opened: str
     endpoint: str
     token: str | None
     headers: Mapping[str, str]

@@ -212,7 +212,7 @@ def test_a_proxy_in_the_way_is_found(
 def test_a_proxy_that_works_is_named(
     draw: Draw, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy that works is named; a token that it can read isn't ok, and a wrong one is a problem."""
+    """A proxy that works is named; a token that it reads isn't ok, a wrong one is a problem."""
     with LocalHub(draw(), token="hf_right") as hub, answering(forwarding(hub)) as proxy:
         monkeypatch.setenv("http_proxy", f"http://{proxy}")
         for token, state in {"hf_right": "warning", "hf_wrong": "problem"}.items():

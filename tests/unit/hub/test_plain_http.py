@@ -35,7 +35,7 @@ TOKEN = HubOptions(token="hf_x")
 def test_plain_http_that_leaves_the_machine_can_be_read(
     monkeypatch: pytest.MonkeyPatch, endpoint: str, before: str, exposed: str
 ) -> None:
-    """Another host or a proxy elsewhere can read a token; HTTPS and loopback are nobody's to read."""
+    """Another host or a proxy elsewhere reads a token; HTTPS and loopback are nobody's to read."""
     if before:
         monkeypatch.setenv("http_proxy", f"http:{before}")
         monkeypatch.setenv("https_proxy", f"http:{before}")
