@@ -11,7 +11,7 @@ from step37_flickr8k.dataset.selection import MAX_PIXELS
 from step37_flickr8k.download import chunks
 from step37_flickr8k.hub import api_client, bounds
 from step37_flickr8k.hub.retry import LONGEST_PAUSE
-from step37_flickr8k.images.weight import LONGEST_SIDE
+from step37_flickr8k.images.jpeg import LONGEST_SIDE
 from step37_flickr8k.limited import budget
 
 ROOT = Path(__file__).parents[2]
