@@ -149,5 +149,5 @@ if __name__ == "__main__":
     try:
         main()
     except Step37Error as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)  # schedulers act on it: 2 is never retried

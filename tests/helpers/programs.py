@@ -129,9 +129,11 @@ COMMAND = Program(
     terminated=143,
     delay=0.15,
     failures={
-        "before": Failure(("--caption-key", "caption_9"), 2, "CaptionKeyNotFound"),
-        "during": Failure(("--attempts", "2"), 75, "FetchFailed"),
-        "after": Failure((), 2, "FolderNotUsable"),
+        "before": Failure(
+            ("--caption-key", "caption_9"), 2, "caption_key 'caption_9' is no column"
+        ),
+        "during": Failure(("--attempts", "2"), 75, "0005.jpg"),
+        "after": Failure((), 2, "train.json: Is a directory"),
     },
 )
 FETCHING = Program(

@@ -354,7 +354,7 @@ def test_nodes_that_do_not_share_the_directory_are_named(room: Room) -> None:
     room.settings["STEP37_VISIBILITY_TIMEOUT"] = "3"
     job = room.apply("local", job_patch({"backoffLimitPerIndex": 0}), volume=own).wait("Failed")
     (blind,) = {"n1", "n2"} - {job.of(0)[0].node}
-    told = rf"NotVisible: rank \d on {blind}/warmup-\d, rank \d on {blind}/warmup-\d: .*a file system that all nodes share"
+    told = rf" ERROR rank \d on {blind}/warmup-\d, rank \d on {blind}/warmup-\d: .*a file system that all nodes share"
     assert re.search(told, "".join(job.messages())), job.everything
     assert re.search(told, job.said(0)), job.everything
 

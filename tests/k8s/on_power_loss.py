@@ -64,7 +64,7 @@ def assert_the_others_said_so(job: Job) -> None:
     for pod in job.pods[1:4]:
         if pod.node == STAYS:
             job.until(lambda pod=pod: pod.end.get("exitCode") == 76, f"rank {pod.rank}'s word")  # type: ignore[misc]
-            assert "RankZeroLost: rank 0 was killed, frozen or cut off" in pod.log, job.everything
+            assert " ERROR rank 0 was killed, frozen or cut off" in pod.log, job.everything
 
 
 def assert_resumed(hub: LocalHub, job: Job) -> None:

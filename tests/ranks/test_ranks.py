@@ -157,7 +157,7 @@ def test_the_command_tells_rank_zeros_failure_on_every_rank(
     job = ranks(3).start_all("warmup", "--cache-dir", str(cache), "--caption-key", "caption_9")
     assert set(job.wait().values()) == {2}
     for rank in range(3):
-        assert "CaptionKeyNotFound: caption_key 'caption_9' is no column" in job.log(rank)
+        assert " ERROR caption_key 'caption_9' is no column" in job.log(rank)
 
 
 def test_the_command_under_torchrun(hub: LocalHub, cache: Path) -> None:

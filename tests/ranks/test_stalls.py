@@ -87,8 +87,8 @@ def test_the_command_ends_on_every_rank(
     ranks._start(0, blocked_command, environment, target)
     ranks.start_command(1, *arguments)
     assert ranks.wait(120) == {0: errors.Stalled.exit_code, 1: errors.Stalled.exit_code}
-    assert "Stalled: rank 0 has made no progress for 2 s" in ranks.log(0)
-    assert "Stalled: rank 0 has made no progress for 2 s" in ranks.log(1)
+    assert " ERROR rank 0 has made no progress for 2 s" in ranks.log(0)
+    assert " ERROR rank 0 has made no progress for 2 s" in ranks.log(1)
     assert json.loads(report.read_text())["error"] == "Stalled"
 
 

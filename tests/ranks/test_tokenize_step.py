@@ -484,6 +484,6 @@ def test_the_script_ends_with_the_exit_codes_of_the_command(cache: Path) -> None
     empty = script(STEP37_CACHE_DIR=str(cache), STEP37_OFFLINE="true")
     directory = script("--tokenizer", str(cache / "none"), STEP37_CACHE_DIR=str(cache))
     assert [missing.returncode, empty.returncode, directory.returncode] == [2, 2, 2]
-    assert missing.stderr.splitlines()[-1].startswith("InvalidSettings: settings file ")
+    assert missing.stderr.splitlines()[-1].startswith("error: settings file ")
     assert "Traceback" not in missing.stderr + empty.stderr + directory.stderr
     assert "is not a directory" in directory.stderr

@@ -54,7 +54,7 @@ class Holder(Claim):
     silent: float
     timeout: float
     progress: Progress | None
-    failure: str | None
+    failure: ErrorReport | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def holder(directory: CacheDirectory) -> Holder | None:
         silent=time.time() - directory.written_at(_name(directory, generation)),
         timeout=lease.timeout,
         progress=lease.progress,
-        failure=lease.failure_text,
+        failure=lease.failure,
     )
 
 

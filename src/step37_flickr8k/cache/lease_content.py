@@ -23,7 +23,7 @@ from pydantic import (
 from step37_flickr8k.cache.process import Process, exists, this_process
 from step37_flickr8k.cluster.codec import read_progress
 from step37_flickr8k.cluster.progress import Progress
-from step37_flickr8k.errors import ErrorReport, RankZeroLost
+from step37_flickr8k.errors import ErrorReport
 
 __all__ = ["HEARTBEATS", "LARGEST", "Claim", "LeaseContent", "read_lease"]
 
@@ -99,16 +99,6 @@ class LeaseContent(Claim):
     heartbeats: Annotated[int, Field(alias="beat", ge=0)] = 0
     progress: Annotated[Progress | None, PlainValidator(_progress)] = None
     failure: Annotated[ErrorReport | None, _or(None)] = None
-
-    @property
-    def failure_text(self) -> str | None:
-        """Why the holder failed, with the error's class; None if it didn't, or doesn't say."""
-        if self.failure is None:
-            return None
-        # A signal that ended the holder is described by the message alone
-        is_signal = self.failure.error == RankZeroLost.__name__
-        message = self.failure.message
-        return message if is_signal else f"{self.failure.error}: {message}"
 
     def silence_for(self, claim: Claim) -> float:
         """Return after how many seconds of silence the claim may take over, whatever the timeout.

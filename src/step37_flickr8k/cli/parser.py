@@ -64,7 +64,12 @@ def _flags_of(command: argparse.ArgumentParser) -> Iterable[str]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Ends with its exit code, whatever becomes of what it says."""
+    """Says what is wrong as the commands do: ``error: message``; ends with 2 even if it can't."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print a usage line and the error, and end the process with 2."""
+        self.print_usage(sys.stderr)
+        self.exit(2, f"error: {message}\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # Before Python 3.11.5 an stderr that takes nothing raised OSError here

@@ -24,7 +24,7 @@ _MODES = {
 def run(parsed: argparse.Namespace) -> int:
     """Print the plan."""
     settings, world = read_settings(parsed).settings, World.from_environment({})
-    set_up_logging(settings, world)
+    set_up_logging(settings)
     plan = make_plan(Run(Task.from_settings(settings), world))
     if parsed.json:
         print_json(plan.as_json())

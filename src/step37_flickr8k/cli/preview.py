@@ -15,7 +15,7 @@ __all__ = ["run"]
 def run(parsed: argparse.Namespace) -> int:
     """Write the page, and the image if one is asked for."""
     settings, world = read_settings(parsed).settings, World.from_environment({})
-    set_up_logging(settings, world)
+    set_up_logging(settings)
     for file in (parsed.output, parsed.png):
         if file is not None:
             check_writable(file)

@@ -5,7 +5,6 @@ import argparse
 from step37_flickr8k.cli.log import set_up_logging
 from step37_flickr8k.cli.output import print_json, print_lines
 from step37_flickr8k.cli.parser import read_settings
-from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.diagnostics.status import as_json, status
 from step37_flickr8k.diagnostics.status_text import status_as_text
 
@@ -15,7 +14,7 @@ __all__ = ["run"]
 def run(parsed: argparse.Namespace) -> int:
     """Print the status of every split."""
     settings = read_settings(parsed).settings
-    set_up_logging(settings, World.from_environment({}))
+    set_up_logging(settings)
     root = settings.cache_dir.absolute()
     splits = status(root)
     if parsed.json:

@@ -17,7 +17,7 @@ __all__ = ["run"]
 def run(parsed: argparse.Namespace) -> int:
     """Print what was found, and raise if files are missing or damaged and not repaired."""
     settings, world = read_settings(parsed).settings, World.from_environment({})
-    set_up_logging(settings, world)
+    set_up_logging(settings)
     job = Run(Task.from_settings(settings), world)
     found = verify(job)
     try:

@@ -13,7 +13,7 @@ from step37_flickr8k.cache.record import Coverage, Record, read_record
 from step37_flickr8k.cache.rows import rows_of
 from step37_flickr8k.dataset.names import is_table
 from step37_flickr8k.dataset.selection import Selection
-from step37_flickr8k.errors import Step37Error
+from step37_flickr8k.errors import ErrorReport, RankZeroLost, Step37Error
 
 __all__ = ["SplitStatus", "as_json", "status"]
 
@@ -140,5 +140,11 @@ def _holder_as_json(holder: Holder) -> dict[str, object]:
         "silent": holder.silent,
         "timeout": holder.timeout,
         "progress": holder.progress.as_json() if holder.progress else {},
-        "failure": holder.failure,
+        "failure": _failure_as_json(holder.failure) if holder.failure else None,
     }
+
+
+def _failure_as_json(failure: ErrorReport) -> str:
+    # A signal that ended the holder is described by the message alone
+    is_signal = failure.error == RankZeroLost.__name__
+    return failure.message if is_signal else f"{failure.error}: {failure.message}"

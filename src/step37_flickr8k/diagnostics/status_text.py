@@ -53,7 +53,8 @@ def _downloader(holder: Holder) -> str:
     name = f"{holder.host}, rank {holder.rank}{run}"
     since = _duration(holder.silent)
     if holder.state == "failed":
-        return f"  failed     {name}, {since} ago: {holder.failure}"
+        why = f": {holder.failure.message}" if holder.failure else ""
+        return f"  failed     {name}, {since} ago{why}"
     progress = how_far(holder.progress) if holder.progress else "starting"
     if holder.silent > holder.timeout:
         lost = f"silent for {since} ({progress}): killed or cut off"

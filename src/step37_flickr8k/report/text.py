@@ -34,11 +34,7 @@ def headline(report: RunReport) -> str:
     """Return the run in one sentence."""
     after = f"after {report.total_seconds:,.1f} s"
     if not report.ok:
-        how = (
-            f"{report.message} {after}"
-            if report.error in _ENDED
-            else f"failed {after} with {report.error}"
-        )
+        how = f"{report.message} {after}" if report.error in _ENDED else f"failed {after}"
         return f"{how}, exit code {report.exit_code}"
     done = (
         "the cache was warm"
@@ -154,7 +150,7 @@ def _ranks(report: RunReport) -> Table:
 def _end_of(rank: RankReport) -> str:
     if rank.ok is None:
         return "never reported whether it can use the cache"
-    return "ok" if rank.ok else f"{rank.error}: {rank.message}"
+    return "ok" if rank.ok else str(rank.message)
 
 
 def _bar(value: float, of: float) -> str:

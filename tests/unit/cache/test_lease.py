@@ -290,4 +290,4 @@ def test_a_late_heartbeat_does_not_undo_the_end(directory: CacheDirectory) -> No
     lease._heartbeat()
     content = read_lease((directory.home / "train.lease.1").read_bytes())
     assert content is not None
-    assert (content.state, content.failure_text) == ("failed", "FolderFull: no space")
+    assert (content.state, content.failure) == ("failed", ErrorReport("FolderFull", "no space"))

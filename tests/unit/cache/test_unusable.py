@@ -54,7 +54,7 @@ def test_a_directory_that_cannot_be_is_a_configuration_error(
     """Warmup ends with 2, names the path and the remedy, and requests no image."""
     assert cli.run(["warmup", "--cache-dir", cache.format(tmp=bad)]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "FolderNotUsable: " in said
+    assert " ERROR " in said
     assert CACHES[cache] in said
     assert "choose" in said
     assert not hub.file_requests()
@@ -71,7 +71,7 @@ def test_a_directory_in_the_way_is_named(
     (cache / name).mkdir(parents=True)
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert f"FolderNotUsable: {cache / name}: Is a directory: " in said
+    assert f"ERROR {cache / name}: Is a directory: " in said
     assert "move it away" in said
 
 
@@ -84,7 +84,7 @@ def test_a_file_in_the_place_of_the_caches_own_directory_is_named(
     (cache / ".step37-flickr8k").write_text("")
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert f"FolderNotUsable: {cache}/.step37-flickr8k: Not a directory: " in said
+    assert f"ERROR {cache}/.step37-flickr8k: Not a directory: " in said
 
 
 @pytest.mark.parametrize("cache", CACHES, ids=lambda cache: cache[:20])

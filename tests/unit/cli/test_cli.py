@@ -94,7 +94,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     monkeypatch.setenv("STEP37_SAMPEL_COUNT", "3")
     assert cli.run(["warmup"]) == 2
     assert capsys.readouterr().err == (
-        "step37-flickr8k: InvalidSettings: STEP37_SAMPEL_COUNT: no such setting: did you mean STEP37_SAMPLE_COUNT?\n"
+        "error: STEP37_SAMPEL_COUNT: no such setting: did you mean STEP37_SAMPLE_COUNT?\n"
     )
 
 
@@ -151,6 +151,8 @@ def test_json_logs_are_a_json_object_a_line(
     )
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert "SplitNotFound" in lines[-1]["traceback"]
+    assert lines[-2]["error"] == "SplitNotFound"
+    assert "SplitNotFound" not in lines[-2]["message"]
 
 
 @pytest.mark.parametrize("progress", ["on", "off", "auto"])
@@ -229,6 +231,17 @@ def test_a_stdout_that_takes_nothing_is_no_failure_of_the_cache(
         assert "internal error" not in done.stderr
 
 
+def test_an_error_is_its_words(
+    hub: LocalHub, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a command that is no job says of its end has no class, no time and no rank."""
+    assert hub.commit
+    assert cli.run(["plan", "--cache-dir", str(cache), "--caption-key", "caption_9"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: caption_key 'caption_9' is no column")
+    assert said.count("\n") == 1
+
+
 def test_an_unforeseen_error_is_one_line(
     cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,8 +255,8 @@ def test_an_unforeseen_error_is_one_line(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert (
-        "ZeroDivisionError: division by zero: this is an internal error; run it again with --log-level debug"
-        in said
+        said
+        == "error: internal error: ZeroDivisionError: division by zero; run it again with --log-level debug and file an issue with that output\n"
     )
     assert cli.run(["plan", "--cache-dir", str(cache), "--log-level", "debug"]) == 1
     assert "in buggy" in capsys.readouterr().err

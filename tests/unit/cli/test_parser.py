@@ -89,6 +89,7 @@ def test_a_mistyped_word_gets_the_usage_of_its_command_and_a_guess(
     """One line of usage, then one that says what is wrong."""
     first, second = refused(written.split(), capsys).splitlines()
     assert first == f"usage: step37-flickr8k {usage}"
+    assert second.startswith("error: ")
     assert said in second
 
 

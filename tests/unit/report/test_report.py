@@ -154,7 +154,6 @@ def test_the_report_of_a_failed_fetch_says_what_where_and_what_to_do(
     for text in (shown(file, capsys, "--html", str(page)), page.read_text()):
         for word in (
             "failed after",
-            "FetchFailed",
             "0003.jpg",
             report["where"],
             report["what_to_do"],
