@@ -15,6 +15,7 @@ from typing import BinaryIO
 from step37_flickr8k.cache.directory import CacheDirectory
 from step37_flickr8k.cache.linux import allocate
 from step37_flickr8k.cache.scan import nearest
+from step37_flickr8k.dataset.words import amount
 from step37_flickr8k.errors import FolderFull, FolderNotUsable
 
 __all__ = ["Probe", "check_space", "lock", "try_out"]
@@ -85,7 +86,7 @@ def check_space(directory: CacheDirectory, size: int, files: int) -> None:
     # 0 blocks or inodes in all: the file system doesn't count them, so none free says nothing
     if status.f_blocks and block and free < needed:
         raise FolderFull(
-            f"{parent} has {_amount(free)} free, the plan needs {_amount(needed)}:"
+            f"{parent} has {amount(free)} free, the plan needs {amount(needed)}:"
             " free space or lower sample_count"
         )
     if status.f_files and status.f_favail < files:
@@ -112,8 +113,8 @@ def _check_quota(directory: CacheDirectory, parent: Path, size: int) -> None:
         directory.tree.forget(probe)
     if available < size:
         raise FolderFull(
-            f"{parent}: the quota allows about {_amount(available)}, the plan needs"
-            f" {_amount(size)}: raise the quota, delete files or lower sample_count"
+            f"{parent}: the quota allows about {amount(available)}, the plan needs"
+            f" {amount(size)}: raise the quota, delete files or lower sample_count"
         )
 
 
@@ -157,8 +158,3 @@ def lock(file: BinaryIO) -> bool | None:
     except OSError:
         return None
     return True
-
-
-def _amount(size: int) -> str:
-    """Write bytes in GB, or in MB below one GB."""
-    return f"{size / 1e9:,.1f} GB" if size >= 10**9 else f"{size / 1e6:,.1f} MB"

@@ -30,12 +30,7 @@ def _add_nothing(_: argparse.ArgumentParser) -> None:
     """Add nothing beyond the settings."""
 
 
-def _add_json(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="print JSON")
-
-
 def _add_verify_arguments(command: argparse.ArgumentParser) -> None:
-    _add_json(command)
     command.add_argument(
         "--repair", action="store_true", help="download the missing and damaged files again"
     )
@@ -124,7 +119,7 @@ COMMANDS = (
         "plan",
         "what warmup would do: files, bytes, requests; downloads no image",
         _CACHE,
-        _add_json,
+        _add_nothing,
         unused=_OF_RANKS,
     ),
     Command(
@@ -138,7 +133,7 @@ COMMANDS = (
         "status",
         "what the cache directory holds, and who is downloading into it now; makes no request",
         _CACHE,
-        _add_json,
+        _add_nothing,
         frozenset({"cache_dir"}),
     ),
     Command(
@@ -153,7 +148,7 @@ COMMANDS = (
         "check what usually goes wrong, with a remedy for each problem; run as two ranks on two"
         " nodes it also checks the shared directory",
         _CACHE,
-        _add_json,
+        _add_nothing,
         unused=frozenset({"report"}),
     ),
     Command(

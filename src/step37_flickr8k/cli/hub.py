@@ -5,7 +5,7 @@ import contextlib
 import sys
 
 from step37_flickr8k import localhub
-from step37_flickr8k.cli.output import print_lines
+from step37_flickr8k.cli.output import print_json, print_lines
 from step37_flickr8k.errors import InvalidSettings
 
 __all__ = ["run"]
@@ -28,7 +28,10 @@ def run(parsed: argparse.Namespace) -> int:
         # A full or closed stderr is no reason not to serve
         with contextlib.suppress(OSError):
             print(f"{serving}; press Ctrl-C to stop", file=sys.stderr)
-        print_lines(f"export HF_ENDPOINT={hub.endpoint}")
+        if parsed.json:
+            print_json({"endpoint": hub.endpoint, "repo_id": parsed.repo_id, "commit": hub.commit})
+        else:
+            print_lines(f"export HF_ENDPOINT={hub.endpoint}")
 
     try:
         localhub.run(hub, on_ready=announce)

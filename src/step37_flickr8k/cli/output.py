@@ -79,8 +79,8 @@ def _json(value: object, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
 
 
-def write_report(report: Mapping[str, Any], settings: WarmupSettings) -> None:
-    """Print the report, and write it to the file that the settings name.
+def write_report(report: Mapping[str, Any], settings: WarmupSettings, words: str = "") -> None:
+    """Print the report, or ``words`` in its place, and write it to the file of the settings.
 
     Failures are logged, not raised. They don't change whether the cache is warm, and must not hide
     the error that ended the run.
@@ -88,7 +88,7 @@ def write_report(report: Mapping[str, Any], settings: WarmupSettings) -> None:
     file, text = settings.report, _json(report, indent=2)
     try:
         # JSON logs and the report may share a stream, as in a pod: then the report is one line, too
-        print_styled(_json(report) if settings.log_format == "json" else text)
+        print_styled(words or (_json(report) if settings.log_format == "json" else text))
     except TransientError as error:
         log.error("the report: %s", error)
     if file is None:

@@ -114,6 +114,7 @@ def _build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser
         )
         if command.reads_settings:
             _add_settings(added[command.name], command)
+        added[command.name].add_argument("--json", action="store_true", help="print JSON")
         command.add_arguments(added[command.name])
     return parser, added
 

@@ -6,6 +6,7 @@ from step37_flickr8k.cli.log import set_up_logging
 from step37_flickr8k.cli.output import print_json, print_lines
 from step37_flickr8k.cli.parser import read_settings
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.dataset.words import amount
 from step37_flickr8k.job.plan import make_plan
 from step37_flickr8k.job.results import Mode, Plan
 from step37_flickr8k.job.run import Run
@@ -37,7 +38,7 @@ def _lines(plan: Plan) -> list[str]:
     if plan.warm:
         rows = f"all {plan.rows:,} rows at commit {plan.commit}"
         return [f"nothing to do: {plan.cache_dir} holds {rows}", *_accounts(plan)]
-    size = f"{plan.bytes / 1e6:,.1f} MB"
+    size = amount(plan.bytes)
     lines = [
         f"commit    {plan.commit}",
         f"rows      {plan.rows:,} with {plan.files:,} images",

@@ -25,5 +25,8 @@ def run(parsed: argparse.Namespace) -> int:
     report = read_report(parsed.file)
     if parsed.html is not None:
         write(parsed.html, report_page(report))
-    print_styled(report_as_text(report, sys.stdout))
+    if parsed.json:
+        print_json(report.as_json())
+    else:
+        print_styled(report_as_text(report, sys.stdout))
     return 0

@@ -10,11 +10,18 @@ __all__ = ["run"]
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Print a table of the settings, or their schema."""
+    """Print a table of the settings, as words or as JSON, or their schema."""
     if parsed.json_schema:
         print_json(json_schema())
         return 0
-    rows = [("setting", "value", "from"), *describe_settings(read_settings(parsed))]
+    loaded = read_settings(parsed)
+    if parsed.json:
+        values = loaded.settings.model_dump(mode="json")
+        print_json(
+            {name: {"value": value, "from": loaded.origins[name]} for name, value in values.items()}
+        )
+        return 0
+    rows = [("setting", "value", "from"), *describe_settings(loaded)]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, value, origin in rows:
         print_lines(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")

@@ -25,5 +25,5 @@ def run(parsed: argparse.Namespace) -> int:
     # Imported last, so that a wrong setting and the first log line don't wait for the HTTP client
     from step37_flickr8k.cli.warmup_job import warm  # noqa: PLC0415
 
-    warm(settings, world)
+    warm(settings, world, as_json=parsed.json)
     return 0

@@ -1,6 +1,7 @@
 """What ``warmup`` does once its settings are valid: run the job, log its end, write the report."""
 
 import gc
+import sys
 
 from step37_flickr8k.cli.log import log
 from step37_flickr8k.cli.output import write_report
@@ -23,14 +24,18 @@ from step37_flickr8k.report.display import display
 from step37_flickr8k.report.model import Misnamed, SlowFile
 from step37_flickr8k.report.progress import count_rows
 from step37_flickr8k.report.recorder import Recorder
+from step37_flickr8k.report.text import summary
 from step37_flickr8k.settings import WarmupSettings, read_job_secret
 from step37_flickr8k.signals import ignore_sigterm
 
 __all__ = ["warm"]
 
 
-def warm(settings: WarmupSettings, world: World) -> None:
-    """Warm the cache; raises what the job raises, after rank 0 has written the report."""
+def warm(settings: WarmupSettings, world: World, *, as_json: bool) -> None:
+    """Warm the cache; raises what the job raises, after rank 0 has written the report.
+
+    ``as_json`` prints the report as JSON on a terminal, too.
+    """
     # What is loaded by now stays. Collecting it again and again costs a twentieth of the fetch.
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
@@ -53,7 +58,10 @@ def warm(settings: WarmupSettings, world: World) -> None:
         ignore_sigterm()
         recorder.close()
         if world.rank == 0 and end is not None:
-            write_report(build_report(start, end, recorder.value()).as_json(), settings)
+            report = build_report(start, end, recorder.value())
+            words = sys.stdout.isatty() and settings.log_format == "text" and not as_json
+            shown = summary(report, sys.stdout) if words else ""
+            write_report(report.as_json(), settings, shown)
 
 
 def _success(warmed: Warmed) -> Success:

@@ -12,6 +12,7 @@ from step37_flickr8k.cache.preflight import check_space, try_out
 from step37_flickr8k.cache.scan import nearest
 from step37_flickr8k.cache.unfinished import sweep_probes
 from step37_flickr8k.cluster.launcher import World
+from step37_flickr8k.dataset.words import amount
 from step37_flickr8k.diagnostics.finding import Finding, State
 from step37_flickr8k.diagnostics.network_checks import check_network, with_few_attempts
 from step37_flickr8k.download.files import memory_in_flight
@@ -120,8 +121,7 @@ def _check_space(directory: CacheDirectory, plan: Plan | None) -> Finding:
         check_space(directory, plan.bytes, plan.fetch)
     except FolderFull as error:
         return Finding.problem("space", str(error))
-    size = f"{plan.bytes / 1e6:,.1f} MB"
-    return Finding.ok("space", f"enough for {plan.fetch:,} files, {size}")
+    return Finding.ok("space", f"enough for {plan.fetch:,} files, {amount(plan.bytes)}")
 
 
 def _check_open_files(settings: WarmupSettings) -> Finding:

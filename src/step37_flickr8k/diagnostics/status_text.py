@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from step37_flickr8k.cache.lease import Holder
+from step37_flickr8k.dataset.words import amount
 from step37_flickr8k.diagnostics.status import SplitStatus
 from step37_flickr8k.report.progress import counted, how_far
 
@@ -42,7 +43,7 @@ def _record(split: SplitStatus, commit: str) -> Iterator[str]:
         rows = f"{coverage.rows - bad:,}{' (all)' if coverage.everything else ''} with {key}"
         yield f"  rows       {rows}{f', {bad:,} left out' if bad else ''}"
     if split.verified:
-        yield f"  files      {counted(split.files, 'image')}, {split.bytes / 1e6:,.1f} MB"
+        yield f"  files      {counted(split.files, 'image')}, {amount(split.bytes)}"
     else:
         unknown = "unknown, because the manifest can't be read"
         yield f"  files      {unknown}; run warmup, which hashes them again"

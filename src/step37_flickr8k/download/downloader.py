@@ -18,6 +18,7 @@ from step37_flickr8k.cache.unfinished import sweep_probes
 from step37_flickr8k.cluster.progress import Progress, ProgressTracker, State
 from step37_flickr8k.dataset.listing import Listing, RemoteFile
 from step37_flickr8k.dataset.names import in_repository, is_above
+from step37_flickr8k.dataset.words import amount
 from step37_flickr8k.download.batches import PER_CONNECTION
 from step37_flickr8k.download.conversion import MANY
 from step37_flickr8k.download.fetching import fetch_files
@@ -133,7 +134,7 @@ class Downloader:
             max(0, size - sum(replaced) + int(min(double, sum(replaced)))),
             len(files) - len(replaced),
         )
-        count = f"{len(files):,} of {plan.decision.files:,} files, {size / 1e6:,.1f} MB"
+        count = f"{len(files):,} of {plan.decision.files:,} files, {amount(size)}"
         log.info("fetching %s, at commit %s", count, plan.commit)
         if plan.left_out.rows:
             log.warning(

@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 
 from step37_flickr8k.cluster.progress import Progress
+from step37_flickr8k.dataset.words import amount, amount_of
 
 __all__ = ["Rate", "count_rows", "counted", "how_far", "how_far_within"]
 
@@ -17,7 +18,7 @@ def how_far(progress: Progress) -> str:
     if progress.of_files is not None:
         parts.append(f"{progress.files:,} of {progress.of_files:,} files")
     if progress.bytes is not None and progress.of_bytes is not None:
-        parts.append(f"{progress.bytes / 1e6:,.1f} of {progress.of_bytes / 1e6:,.1f} MB")
+        parts.append(amount_of(progress.bytes, progress.of_bytes))
     if progress.retries:
         count = sum(progress.retries.values())
         parts.append(f"{count:,} {'retry' if count == 1 else 'retries'}")
@@ -72,7 +73,7 @@ class Rate:
         # A wait says itself how long it takes, and the rate of before isn't the one behind it.
         known = rate > 0 and not progress.state.is_waiting
         left = [f"{_clock(rest / rate)} left"] if known else []
-        return [f"{rate / 1e6:.1f} MB/s", *left]
+        return [f"{amount(rate)}/s", *left]
 
 
 def _clock(seconds: float) -> str:

@@ -23,7 +23,9 @@ def text_for(stream: TextIO, parts: Iterable[Table | Text | str]) -> str:
     console = Console(file=out, force_terminal=color, width=width, highlight=False)
     for part in parts:
         console.print(part)
-    return out.getvalue().removesuffix("\n")
+    text = out.getvalue().removesuffix("\n")
+    # On a terminal the blanks that fill a column are nothing one sees
+    return text if color else "\n".join(line.rstrip() for line in text.split("\n"))
 
 
 def table(*names: str, rows: Iterable[Sequence[str | Text]], header: bool = True) -> Table:

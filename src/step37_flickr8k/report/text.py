@@ -1,17 +1,20 @@
 """A run's report on a terminal: tables with bars, and the throughput as a line of blocks."""
 
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 from rich.table import Table
 from rich.text import Text
 
+from step37_flickr8k.dataset.words import amount
 from step37_flickr8k.report.model import RankReport, RunReport
 from step37_flickr8k.report.progress import count_rows, counted
 from step37_flickr8k.report.tables import table, text_for
 from step37_flickr8k.visible import visible
 
-__all__ = ["headline", "report_as_text", "slow_ranks"]
+__all__ = ["headline", "report_as_text", "slow_ranks", "summary"]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 # Columns of the longest bar of a table, and of the line of blocks
@@ -30,20 +33,47 @@ def report_as_text(report: RunReport, stream: TextIO) -> str:
     return text_for(stream, [first, *(each for part in parts for each in ("", part))])
 
 
+def summary(report: RunReport, stream: TextIO) -> str:
+    """Return the end of a run in five lines: where, what, how much, how long, and what next."""
+    state = Text("ready", style="bold green") if report.ok else Text("failed", style="bold red")
+    path = Path(report.cache_dir) / report.split
+    if report.ok:
+        where, what = f"{path}", ("rows", _rows(report))
+        preview = shlex.join(["--cache-dir", report.cache_dir, "--split", report.split])
+        after = f"start the training; step37-flickr8k preview {preview} shows the samples"
+    else:
+        where, what = f"{path}, exit code {report.exit_code}", ("where", report.where or "-")
+        after = report.what_to_do or "-"
+    rows: list[tuple[str | Text, str]] = [
+        (state, where),
+        what,
+        ("fetched", _fetched(report)),
+        ("took", f"{report.total_seconds:,.1f} s"),
+        ("next", after),
+    ]
+    return text_for(stream, [table("", "", rows=rows, header=False)])
+
+
 def headline(report: RunReport) -> str:
     """Return the run in one sentence."""
     after = f"after {report.total_seconds:,.1f} s"
     if not report.ok:
         how = f"{report.message} {after}" if report.error in _ENDED else f"failed {after}"
         return f"{how}, exit code {report.exit_code}"
-    done = (
-        "the cache was warm"
-        if report.warm
-        else f"{report.files:,} files, {report.bytes / 1e6:,.1f} MB fetched"
-    )
+    done = "the cache was warm" if report.warm else f"{_fetched(report)} fetched"
+    return f"ready {after}: {_rows(report)}; {done}"
+
+
+def _rows(report: RunReport) -> str:
     rows = report.rows or 0
     ready = rows - len(report.skipped) if report.ready_rows is None else report.ready_rows
-    return f"ready {after}: {count_rows(ready, rows - ready)}; {done}"
+    return count_rows(ready, rows - ready)
+
+
+def _fetched(report: RunReport) -> str:
+    if report.warm:
+        return "nothing: the cache was warm"
+    return f"{counted(report.files, 'file')}, {amount(report.bytes)}"
 
 
 def slow_ranks(report: RunReport) -> list[tuple[str, RankReport]]:
@@ -100,7 +130,7 @@ def _about(report: RunReport) -> Table:
             ("where", report.where or "-"),
             ("what", report.message or "-"),
             ("what to do", report.what_to_do or "-"),
-            ("fetched", f"{report.files:,} files, {report.bytes / 1e6:,.1f} MB"),
+            ("fetched", _fetched(report)),
         ]
     if report.cut:
         rows.append(("shortened", f"{', '.join(report.cut)}: rank 0's log has all of it"))
@@ -129,7 +159,7 @@ def _throughput(report: RunReport, *, blocks: bool) -> str:
         if blocks
         else ""
     )
-    return f" throughput  {line}  at most {max(means) / 1e6:,.1f} MB/s"
+    return f" throughput  {line}  at most {amount(max(means))}/s"
 
 
 def _retries(report: RunReport) -> Table:

@@ -110,7 +110,7 @@ def test_too_small_a_quota_is_said_before_the_first_image(heavy: LocalHub, tmp_p
             subprocess.run(["btrfs", *command], check=True, stdout=subprocess.DEVNULL)
         with pytest.raises(
             errors.FolderFull,
-            match=r"quota allows about \d\S* MB, the plan needs 1\.2 MB: raise the quota",
+            match=r"quota allows about \d\S* [kM]B, the plan needs 1\.2 MB: raise the quota",
         ):
             prepare_flickr8k_samples(sample_count=None, cache_dir=str(cache))
         assert images_sent(heavy) == 0

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -85,6 +85,40 @@ def test_settings_are_shown_with_their_origin(
     assert lines["token"] == ["**********", "HF_TOKEN"]
     assert cli.run(["settings", "--json-schema"]) == 0
     assert "sample_count" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_every_command_prints_json_if_asked(
+    hub: LocalHub,
+    cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that print words by default, too; secrets stay masked."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+
+    def printed(*arguments: str) -> Any:
+        capsys.readouterr()
+        assert cli.run([*arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    report = tmp_path / "report.json"
+    there = ("--cache-dir", str(cache))
+    assert printed("warmup", *there, "--report", str(report)) == json.loads(report.read_text())
+    assert printed("report", str(report)) == json.loads(report.read_text())
+    settings = printed("settings", *there, "--sample-count", "3")
+    assert settings["sample_count"] == {"value": 3, "from": "--sample-count"}
+    assert settings["token"] == {"value": "**********", "from": "HF_TOKEN"}
+    page = str(tmp_path / "page.html")
+    shown = {"output": page, "png": None, "rows": 12, "without_image": 0}
+    assert printed("preview", *there, "--output", page) == shown
+    serve = [sys.executable, "-m", "step37_flickr8k", "hub", str(hub.directory), "--json"]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = json.loads("".join(process.stdout.readline() for _ in range(5)))
+        process.terminate()
+    assert (told["repo_id"], told["commit"]) == ("intro/flickr8k", hub.commit)
+    assert told["endpoint"].startswith("http://127.0.0.1:")
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(

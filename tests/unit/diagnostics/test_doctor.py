@@ -266,7 +266,7 @@ def test_a_clock_that_is_wrong_is_found(seconds: float, said: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("size=200k", r"has 0.2 MB free, the plan needs"),
+        ("size=200k", r"has 204.8 kB free, the plan needs"),
         ("size=10m,nr_inodes=8", "inodes free, the plan needs 12: delete files"),
     ],
 )

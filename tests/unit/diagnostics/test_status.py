@@ -69,7 +69,7 @@ def test_each_split_is_shown_with_what_is_ready(
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
     assert f"{cache}/train\n  ready      intro/flickr8k at commit {hub.commit}, written " in said
     assert (
-        "  rows       12 (all) with caption_0\n  rows       7 with caption_1\n  files      12 images, 0.0 MB"
+        "  rows       12 (all) with caption_0\n  rows       7 with caption_1\n  files      12 images, 7."
         in said
     )
     assert train["captions"] == {
@@ -125,7 +125,7 @@ def test_who_is_filling_it_and_how_far_is_told(
     job.start_all("warmup", "--cache-dir", str(cache), STEP37_RUN_ID="night")
     deadline = time.monotonic() + 60
     while not re.search(
-        r"running    \S+, rank 0, run night: fetching: 11 of 12 files, 0\.0 of 0\.0 MB, \d+ s ago",
+        r"running    \S+, rank 0, run night: fetching: 11 of 12 files, \d\.\d of 7\.\d kB, \d+ s ago",
         said := say(),
     ):
         assert time.monotonic() < deadline, said

@@ -61,7 +61,7 @@ def test_a_second_warmup_says_what_it_waits_for(
     pid = downloading.processes[0].pid
     said = re.compile(
         rf"waiting for the lease, another process on \S+ \(pid {pid}\) is fetching: "
-        r"11 of 12 files, [\d.]+ of [\d.]+ MB; if it falls silent, this one takes over in \d+ s"
+        r"11 of 12 files, [\d.]+ of [\d.]+ kB; if it falls silent, this one takes over in \d+ s"
     )
     deadline = time.monotonic() + PATIENCE
     while len(said.findall(second.log(0))) < 2:

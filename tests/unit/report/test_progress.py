@@ -1,6 +1,7 @@
 """Progress as a real terminal shows it: one bar for all ranks, or plain lines."""
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -48,6 +49,11 @@ class Terminal:
     def seen(self) -> list[str]:
         with self._lock:
             return [line.rstrip() for line in self._screen.display if line.strip()]
+
+    def cell(self, row: int, column: int) -> pyte.screens.Char:
+        """Return a character with its colors."""
+        with self._lock:
+            return self._screen.buffer[row][column]
 
     def end(self) -> list[str]:
         """Close the terminal and return what it shows last."""
@@ -113,17 +119,15 @@ def test_a_terminal_that_ranks_share_shows_one_bar_and_whole_lines(
     more = ("--log-level", "debug", "--concurrency", "1")
     started += [start(terminal, cache, rank, 3, port, *more) for rank in range(3)]
     seen = until_seen(
-        terminal, r"^fetching: [1-9]\d? of 12 files, 0\.0 of 0\.0 MB, 0\.0 MB/s, \d+ s left \S+$"
+        terminal,
+        r"^fetching: [1-9]\d? of 12 files, \d\.\d of 7\.\d kB, \d\.\d kB/s, \d+ s left \S+$",
     )
     assert sum("of 12 files" in line and not LINE.fullmatch(line) for line in seen) == 1
     assert [process.wait(240) for process in started] == [0, 0, 0], "\n".join(terminal.seen())
     seen = terminal.end()
-    begin = next(number for number, line in enumerate(seen) if line == "{")
-    logged, printed = (
-        [line for line in seen if LINE.fullmatch(line)],
-        seen[begin : seen.index("}") + 1],
-    )
-    assert sorted(logged + printed) == sorted(seen)
+    logged = [line for line in seen if LINE.fullmatch(line)]
+    printed = [line for line in seen if line not in logged]
+    assert [line.split()[0] for line in printed] == ["ready", "rows", "fetched", "took", "next"]
     for rank in range(3):
         assert sum(f"rank {rank}/3 INFO ready: 12 rows" in line for line in logged) == 1
         assert sum(f"global rank {rank} of 3" in line for line in logged) == 1
@@ -135,9 +139,42 @@ def test_a_wait_has_no_other_estimate_of_its_end() -> None:
     assert rate(Progress(State.FETCHING, bytes=0, of_bytes=1000)) == []
     fetching = Progress(State.FETCHING, bytes=500, of_bytes=1000)
     speed, left = rate(fetching)
-    assert (speed.endswith(" MB/s"), left.endswith(" left")) == (True, True)
+    assert (speed.endswith("B/s"), left.endswith(" left")) == (True, True)
     (speed,) = rate(replace(fetching, state=State.WAITING_FOR_RATE_LIMIT))
-    assert speed.endswith(" MB/s")
+    assert speed.endswith("B/s")
+
+
+def test_a_terminal_gets_the_end_in_five_lines_or_as_json(
+    hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    """Green and red say where, what, how much, how long and what next; --json is the report."""
+    more = ("--log-level", "error", "--progress", "off")
+    ends: list[list[str]] = []
+    for arguments in ((), ("--json",), ("--caption-key", "caption_9")):
+        terminal = Terminal(200)
+        started.append(start(terminal, cache, 0, 1, free_port(), *more, *arguments))
+        assert started[-1].wait(PATIENCE) == (2 if "caption_9" in arguments else 0)
+        ends.append(terminal.end())
+        if arguments != ("--json",):
+            state = terminal.cell(0, 1)
+            assert (state.fg, state.bold) == ("red" if "caption_9" in arguments else "green", True)
+    ready, written, failed = ends
+    preview = f"step37-flickr8k preview --cache-dir {cache} --split train"
+    assert [re.sub(r"\d\.\d", "#", line.strip()) for line in ready] == [
+        f"ready    {cache}/train",
+        "rows     12 rows",
+        "fetched  12 files, # kB",
+        "took     # s",
+        f"next     start the training; {preview} shows the samples",
+    ]
+    report = json.loads("".join(written))
+    assert (report["ok"], report["warm"]) == (True, True)
+    assert failed[0] == f" failed   {cache}/train, exit code 2"
+    assert failed[1].startswith(" where    rank 0 on ")
+    assert failed[4] == " next     change what the message names: a retry without that can't help"
+    assert len(failed) == 6
+    assert " ERROR caption_key 'caption_9' is no column" in failed[5]
+    assert hub.commit
 
 
 def test_a_narrow_terminal_gets_one_line(
@@ -154,7 +191,7 @@ def test_a_narrow_terminal_gets_one_line(
 
 @pytest.mark.parametrize(
     ("columns", "said"),
-    [(40, "fetching"), (70, r"fetching: [1-9]\d? of 12 files, 0\.0 of 0\.0 MB")],
+    [(40, "fetching"), (70, r"fetching: [1-9]\d? of 12 files, \d\.\d of 7\.\d kB")],
 )
 def test_rate_and_time_left_have_room_on_every_terminal(
     hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]], columns: int, said: str
@@ -167,7 +204,7 @@ def test_rate_and_time_left_have_room_on_every_terminal(
     )
     terminal = Terminal(columns)
     started.append(start(terminal, cache, 0, 1, 1, "--log-level", "error", "--concurrency", "1"))
-    until_seen(terminal, rf"^{said}, 0\.0 MB/s, \d+ s left [━╸╺]+$")
+    until_seen(terminal, rf"^{said}, \d\.\d kB/s, \d+ s left [━╸╺]+$")
     os.write(terminal.theirs, b"^C")
     started[0].send_signal(signal.SIGINT)
     assert started[0].wait(120) == 130
@@ -204,5 +241,5 @@ def test_where_no_bar_can_be_drawn_there_are_lines(
     os.close(ours)
     first = re.search(rb"fetching: \d+ of 12 files.*", said)
     assert first
-    assert b"MB/s" not in first[0], "at the first look no rate is known"
+    assert b"B/s" not in first[0], "at the first look no rate is known"
     assert said.replace(b"\r\n", b"").decode("ascii").isprintable()

@@ -98,7 +98,7 @@ def test_a_cold_and_a_warm_run_are_told_apart(
     assert slow["0005.jpg"]["seconds"] >= 0.6
     assert slow["0007.jpg"]["tries"] == 3
     said = shown(file, capsys)
-    assert re.search(r"ready after [\d.]+ s: 12 rows; 12 files, 0\.0 MB fetched", said)
+    assert re.search(r"ready after [\d.]+ s: 12 rows; 12 files, 7\.\d kB fetched", said)
     assert re.search(r"retries because of +times.*\n +503 +2", said)
     warm = report_of(cache, file)
     assert (warm["warm"], warm["files"], warm["timeline"], warm["slowest"]) == (True, 0, [], [])
