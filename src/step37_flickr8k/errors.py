@@ -24,11 +24,11 @@
     │   ├── HubUnavailable                the Hub doesn't respond, or responds that it can't now
     │   ├── FetchFailed                   files are missing after all retries; it names them
     │   ├── FolderFull                    the file system has no space, inodes or quota left
-    │   ├── CacheDamaged                  files of the cache are missing or have wrong bytes
     │   ├── NotVisible                    this rank doesn't see what rank 0 published
     │   ├── CommitChanged                 another commit was published into the directory meanwhile
     │   ├── LeaseLost                     another downloader has taken over the lease
     │   └── Stalled                       rank 0 made no progress for ``stall_timeout``
+    ├── CacheDamaged                  3   files of the cache are missing or have wrong bytes
     └── RankZeroLost                 76   rank 0 was signalled, killed, silent or never met
 
     Terminated (a SystemExit)       143   this process was ended by SIGTERM or SIGHUP
@@ -167,10 +167,6 @@ class FolderFull(TransientError):
     what_to_do = "free space first, then run it again"
 
 
-class CacheDamaged(TransientError):
-    """Raised when files of the cache are missing or have wrong bytes."""
-
-
 class NotVisible(TransientError):
     """Raised when this rank doesn't see what rank 0 published."""
 
@@ -185,6 +181,13 @@ class LeaseLost(TransientError):
 
 class Stalled(TransientError):
     """Raised when rank 0 is alive and made no progress for ``stall_timeout``."""
+
+
+class CacheDamaged(Step37Error):
+    """Raised by ``verify`` when files of the cache are missing or have wrong bytes."""
+
+    exit_code = 3
+    what_to_do = "run verify --repair, which downloads just these files, or warmup"
 
 
 class RankZeroLost(Step37Error):

@@ -71,7 +71,7 @@ def blocks(document: Path) -> list[Block]:
 
 def comparable(text: str) -> str:
     """Leave out what differs from run to run: commits, sizes and rates (the encoder's and the machine's), times; counts stay."""
-    return re.sub(r"\b[0-9a-f]{40}\b|[\d.,]+ (?:MB|s)\b", "#", text)
+    return re.sub(r"\b[0-9a-f]{40}\b|[\d.,]+ (?:[kM]B|s)\b", "#", text)
 
 
 def plain(command: str) -> str:

@@ -88,8 +88,8 @@ CLASSES = {
         "the project's quota is used up",
     ),
     "CacheDamaged": (
-        "unit/hub/test_api.py::test_a_single_file_with_wrong_bytes_is_fetched_again",
-        "a middlebox changes what it passes on",
+        "unit/job/test_verify.py::test_verify_names_what_is_missing_and_wrong",
+        "a disk loses bytes, or a hand deletes files",
     ),
     "NotVisible": (
         "ranks/test_faults.py::test_a_directory_that_is_not_shared_is_said_with_the_ranks",

@@ -390,7 +390,7 @@ def test_verify(hub: LocalHub, run: Command, check: Check) -> None:
     (run.cache / "train" / "0001.jpg").unlink()
     (run.cache / "train" / "0002.jpg").write_bytes(b"x")
     (run.cache / "train" / "mine.txt").write_text("")
-    found["damaged"] = document(run("verify", "--json", code=75), indent=2)
+    found["damaged"] = document(run("verify", "--json", code=3), indent=2)
     found["repaired"] = document(run("verify", "--json", "--repair"), indent=2)
     check("verify", found)
 

@@ -1,7 +1,8 @@
 """The command line: the only package that prints, sets up logging and turns errors into exit codes.
 
 - One module per command, each with a `run(parsed)` that returns the exit code: `warmup` (and
-  `warmup_job`), `plan`, `verify`, `status`, `preview`, `doctor`, `settings`, `report`, `hub`.
+  `warmup_job`), `plan`, `verify`, `status`, `preview`, `doctor`, `settings`, `report`, `hub`,
+  `completion`.
 - `commands`: what each command is for, and its own arguments.
 - `parser`: the command line as a whole, and how it becomes settings.
 - `output`: what is printed to stdout, the report file, a pod's termination message.
@@ -14,9 +15,10 @@ To add a command, describe it in `commands` and add a module of its name.
 import argparse
 import contextlib
 import importlib
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from step37_flickr8k.cli.log import report_error, reset_logging
@@ -59,7 +61,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = parse_arguments(arguments)
     try:
-        with limits_named():
+        with limits_named(), _printing(parsed):
             return _dispatch(parsed)
     # Broad, so that an unforeseen error, too, is one line and an exit code
     except (Exception, KeyboardInterrupt, Terminated) as error:  # noqa: BLE001
@@ -67,6 +69,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return exit_code_of(error)
     finally:
         reset_logging()
+
+
+@contextlib.contextmanager
+def _printing(parsed: argparse.Namespace) -> Iterator[None]:
+    """Drop what a quiet command would print, unless that is the JSON that was asked for."""
+    if parsed.json or not parsed.quiet:
+        yield
+        return
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 def _dispatch(parsed: argparse.Namespace) -> int:

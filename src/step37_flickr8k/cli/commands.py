@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["COMMANDS", "Command"]
+__all__ = ["COMMANDS", "SHELLS", "Command"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,20 @@ class Command:
 
 def _add_nothing(_: argparse.ArgumentParser) -> None:
     """Add nothing beyond the settings."""
+
+
+def _add_status_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--check",
+        action="store_true",
+        help="end with 0 if the rows of these settings are ready, 75 if a warmup downloads them or"
+        " failed and may be run again, 3 if there are none",
+    )
+    command.add_argument(
+        "--watch",
+        action="store_true",
+        help="show it again and again until no warmup is running, then end as --check does",
+    )
 
 
 def _add_verify_arguments(command: argparse.ArgumentParser) -> None:
@@ -91,6 +105,10 @@ def _add_hub_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_completion_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("shell", choices=SHELLS, help="the shell that reads it")
+
+
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(
@@ -99,6 +117,7 @@ def _port(text: str) -> int:
     return int(text)
 
 
+SHELLS = ("bash", "zsh", "fish")
 _SHOWN = frozenset({"log_level", "log_format", "progress"})
 _OF_RANKS = frozenset(
     {
@@ -133,8 +152,8 @@ COMMANDS = (
         "status",
         "what the cache directory holds, and who is downloading into it now; makes no request",
         _CACHE,
-        _add_nothing,
-        frozenset({"cache_dir"}),
+        _add_status_arguments,
+        frozenset({"cache_dir", "repo_id", "split", "sample_count", "caption_key"}),
     ),
     Command(
         "preview",
@@ -173,5 +192,13 @@ COMMANDS = (
         _add_hub_arguments,
         reads_settings=False,
         usage="DIRECTORY [OPTIONS]",
+    ),
+    Command(
+        "completion",
+        "print what a shell needs to complete commands, flags and their values",
+        "bash",
+        _add_completion_arguments,
+        reads_settings=False,
+        usage="SHELL [OPTIONS]",
     ),
 )

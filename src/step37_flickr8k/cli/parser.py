@@ -8,7 +8,7 @@ import contextlib
 import os
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,12 +18,13 @@ from step37_flickr8k.settings import Loaded, load_settings
 from step37_flickr8k.settings.names import closest
 from step37_flickr8k.settings.reference import flags
 
-__all__ = ["build_parser", "parse_arguments", "read_settings"]
+__all__ = ["build_commands", "build_parser", "options_of", "parse_arguments", "read_settings"]
 
 _WIDTH = 79  # columns
 _EXITS = """exit codes:
   0    done
   2    configuration error: change something before the next run
+  3    the cache is damaged or not ready (verify, status --check)
   75   transient error: run it again
   76   rank 0 was lost or never reached: start this rank again
   143  terminated by SIGTERM
@@ -33,6 +34,11 @@ _EXITS = """exit codes:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line; it stores the command's name as ``command``."""
     return _build()[0]
+
+
+def build_commands() -> Mapping[str, argparse.ArgumentParser]:
+    """Return the parser of each command, by its name."""
+    return _build()[1]
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -54,12 +60,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     if unknown:
         command = commands[parsed.command]
         flag = unknown[0].split("=")[0]
-        guess = closest(flag, _flags_of(command))
+        guess = closest(flag, options_of(command))
         command.error(f"{flag!r} is no argument of {parsed.command}{guess}")
     return parsed
 
 
-def _flags_of(command: argparse.ArgumentParser) -> Iterable[str]:
+def options_of(command: argparse.ArgumentParser) -> Mapping[str, argparse.Action]:
+    """Return the options of a command by name, those that its help doesn't show among them."""
     return command._option_string_actions  # noqa: SLF001 - argparse has no other way to ask
 
 
@@ -78,10 +85,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps ``[env: NAME]`` on one line."""
+    """Keeps ``[env: NAME]`` and flags on one line."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Add an argument; argparse forgets that the names of commands are indented further."""
+        super().add_argument(action)
+        if action.dest == "command":
+            self._action_max_length += 2
 
     def _split_lines(self, text: str, width: int) -> list[str]:
-        lines = super()._split_lines(text.replace("[env: ", "[env:\x7f"), width)
+        words = " ".join(text.split()).replace("[env: ", "[env:\x7f")
+        lines = textwrap.wrap(words, width, break_on_hyphens=False)
         return [line.replace("\x7f", " ") for line in lines]
 
 
@@ -107,16 +121,28 @@ def _build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser
             command.name,
             help=command.help,
             usage=f"%(prog)s {command.usage}",
-            description=textwrap.fill(f"{command.help[0].upper()}{command.help[1:]}.", _WIDTH),
+            description=textwrap.fill(
+                f"{command.help[0].upper()}{command.help[1:]}.", _WIDTH, break_on_hyphens=False
+            ),
             epilog=f"example:\n  step37-flickr8k {command.name} {command.example}\n\n{_EXITS}",
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
         if command.reads_settings:
             _add_settings(added[command.name], command)
-        added[command.name].add_argument("--json", action="store_true", help="print JSON")
+        _add_output(added[command.name])
         command.add_arguments(added[command.name])
     return parser, added
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="print nothing but errors, and the JSON that --json asks for",
+    )
 
 
 def read_settings(parsed: argparse.Namespace) -> Loaded:
@@ -129,6 +155,8 @@ def read_settings(parsed: argparse.Namespace) -> Loaded:
         for flag in flags()
         if (value := getattr(parsed, flag.setting, None)) is not None
     }
+    if parsed.quiet:
+        given = {"log_level": "error", "progress": "off", **given}
     return load_settings(given, file=parsed.settings, environ=os.environ)
 
 

@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from step37_flickr8k.cache.directory import CacheDirectory
@@ -13,12 +14,26 @@ from step37_flickr8k.cache.record import Coverage, Record, read_record
 from step37_flickr8k.cache.rows import rows_of
 from step37_flickr8k.dataset.names import is_table
 from step37_flickr8k.dataset.selection import Selection
-from step37_flickr8k.errors import ErrorReport, RankZeroLost, Step37Error
+from step37_flickr8k.errors import (
+    ConfigurationError,
+    ErrorReport,
+    RankZeroLost,
+    Step37Error,
+    exit_code_of,
+)
 
-__all__ = ["SplitStatus", "as_json", "status"]
+__all__ = ["Readiness", "SplitStatus", "as_json", "readiness", "status"]
 
 # The names that show which splits there are
 _NAMES = re.compile(r"(?P<split>.+)\.(json|lease\.\d+)")
+
+
+class Readiness(Enum):
+    """Whether a training job can read a selection now, may expect it, or neither."""
+
+    READY = "ready"
+    UNDER_WAY = "under way"
+    ABSENT = "absent"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +66,12 @@ class SplitStatus:
         """Whether a training job can read what the record covers."""
         return bool(self.commit and self.verified and not self.missing)
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether somebody downloads into it now."""
+        last = self.downloader
+        return last is not None and last.state == "held" and last.silent <= last.timeout
+
 
 def status(root: Path) -> list[SplitStatus]:
     """Return the status of every split of a cache directory; empty if it is no cache directory."""
@@ -59,6 +80,23 @@ def status(root: Path) -> list[SplitStatus]:
         _split(CacheDirectory(root, split))
         for split in sorted({match["split"] for match in found if match})
     ]
+
+
+def readiness(root: Path, selection: Selection) -> Readiness:
+    """Return whether the rows of a selection are ready.
+
+    They are under way as long as a downloader works, and where the last one ended without success
+    in a way that another run may repair.
+    """
+    directory = CacheDirectory(root, selection.split)
+    split, record = _split(directory), read_record(directory)
+    if record is not None and record.covers(selection) and split.is_ready:
+        return Readiness.READY
+    last = split.downloader
+    if last is None:
+        return Readiness.ABSENT
+    ended = last.failure and exit_code_of(last.failure.exception())
+    return Readiness.ABSENT if ended == ConfigurationError.exit_code else Readiness.UNDER_WAY
 
 
 def _split(directory: CacheDirectory) -> SplitStatus:

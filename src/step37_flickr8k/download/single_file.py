@@ -6,7 +6,7 @@ from pathlib import Path
 
 from step37_flickr8k.cache.staging import Staging, staging
 from step37_flickr8k.dataset.digests import digest_of
-from step37_flickr8k.errors import CacheDamaged, FolderNotUsable
+from step37_flickr8k.errors import FetchFailed, FolderNotUsable
 from step37_flickr8k.hub.api import PUBLIC_ENDPOINT
 from step37_flickr8k.hub.certificates import check_certificates
 from step37_flickr8k.hub.file_request import FileRequest
@@ -61,7 +61,7 @@ def download_file(
                 staged.publish()
                 return path
             log.warning("%s has other bytes than the Hub states: downloading it again", path)
-    raise CacheDamaged(
+    raise FetchFailed(
         f"{path} has other bytes than {request.requested.repository} states, twice:"
         " is there a proxy that changes them?"
     )

@@ -121,6 +121,39 @@ def test_every_command_prints_json_if_asked(
     assert told["endpoint"].startswith("http://127.0.0.1:")
 
 
+def test_a_quiet_command_prints_nothing_but_errors(
+    hub: LocalHub, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither words nor logs nor progress; JSON that is asked for stays, and so does a level."""
+    there = ("--cache-dir", str(cache))
+    report = str(tmp_path / "report.json")
+    page = ("--output", str(tmp_path / "page.html"))
+    for command in (
+        ("doctor", *there),
+        ("warmup", *there, "--report", report),
+        ("plan", *there),
+        ("status", *there, "--check"),
+        ("verify", "-q", *there),
+        ("preview", *there, *page),
+        ("settings", *there),
+        ("report", report),
+    ):
+        assert cli.run([*command, "--quiet"]) == 0, command
+        assert capsys.readouterr() == ("", ""), command
+    assert cli.run(["plan", *there, "-q", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["commit"] == hub.commit
+    assert cli.run(["warmup", *there, "-q", "--log-level", "info"]) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "INFO ready: 12 rows" in said.err
+    (cache / "train" / "0003.jpg").unlink()
+    assert cli.run(["verify", *there, "-q"]) == 3
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: 1 of 13 files are missing and 0 wrong in ")
+    assert said.err.count("\n") == 1
+
+
 def test_a_mistake_is_one_line_and_exit_code_2(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -444,6 +477,25 @@ def test_hub_says_what_it_cannot_serve(
     with pytest.raises(SystemExit, match="2"):
         cli.run(["hub", str(hub.directory), "--port", "99999"])
     assert "99999 is not a port" in capsys.readouterr().err
+    (tmp_path / "train").mkdir()
+    assert cli.run(["hub", str(tmp_path)]) == 2
+    assert f"{tmp_path} holds no split: name a directory with <split>/metadata.csv" in (
+        capsys.readouterr().err
+    )
+
+
+def test_hub_listens_on_ipv6(hub: LocalHub, cache: Path) -> None:
+    """The address is one that other commands take."""
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    with LocalHub(hub.directory, host="::1") as serving:
+        assert serving.endpoint.startswith("http://[::1]:")
+        arguments = ["--cache-dir", str(cache), "--endpoint", serving.endpoint]
+        assert cli.run(["warmup", *arguments]) == 0
+    assert len(list((cache / "train").iterdir())) == 13
 
 
 def test_the_module_is_the_command() -> None:

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,8 @@ import pytest
 from step37_flickr8k import cli
 from step37_flickr8k.localhub import Fault, LocalHub
 from tests.conftest import Draw
-from tests.helpers.ranks import Ranks
+from tests.helpers.ranks import PATIENCE, Ranks
+from tests.helpers.terminals import Terminal
 
 Say = Callable[..., str]
 
@@ -192,3 +195,58 @@ def test_a_failure_is_told_with_its_reason(hub: LocalHub, cache: Path, say: Say)
     hub.faults.clear()
     assert cli.run(["warmup", "--cache-dir", str(cache)]) == 0
     assert "failed" not in say()
+
+
+def test_check_ends_by_how_ready_the_rows_are(
+    hub: LocalHub, cache: Path, job: Ranks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """3 without anything, 75 while a warmup runs, after one was killed or may be repeated, 0 ready."""
+    check = ("status", "--check", "--cache-dir", str(cache))
+    assert cli.run(check) == 3
+    assert "doesn't exist" in capsys.readouterr().out
+    hub.faults.add(Fault.stall(600, path="train/0003.jpg"))
+    job.start_all("warmup", "--cache-dir", str(cache))
+    job.until_logged(0, "fetching 12 of 12 files")
+    assert cli.run(check) == 75
+    job.signal(0, signal.SIGTERM)
+    job.wait()
+    assert cli.run(check) == 75
+    hub.faults.clear()
+    assert cli.run(["warmup", "--cache-dir", str(cache), "--sample-count", "5"]) == 0
+    assert cli.run([*check, "--sample-count", "5"]) == 0
+    assert cli.run(check) == 3, "not all rows"
+    assert cli.run([*check, "--sample-count", "5", "--split", "test"]) == 3
+    assert cli.run([*check, "--sample-count", "5", "--repo-id", "an/other"]) == 3
+    (cache / "train" / "0003.jpg").unlink()
+    assert cli.run([*check, "--sample-count", "5"]) == 3
+
+
+def test_a_setting_that_no_retry_helps_is_not_under_way(hub: LocalHub, cache: Path) -> None:
+    """After a warmup that ended with 2 there is nothing to wait for."""
+    hub.faults.add(Fault.status(403, path="train/0003.jpg"))
+    assert cli.run(["warmup", "--cache-dir", str(cache)]) == 2
+    assert cli.run(["status", "--check", "--cache-dir", str(cache)]) == 3
+
+
+def test_watch_redraws_on_a_terminal_until_the_run_has_ended(
+    hub: LocalHub, cache: Path, job: Ranks
+) -> None:
+    """It ends by Ctrl-C with 130 and with the run by the state's code; no old state is left."""
+    hub.faults.add(Fault.stall(600, path="train/0003.jpg"))
+    job.start_all("warmup", "--cache-dir", str(cache))
+    job.until_logged(0, "fetching 12 of 12 files")
+    watch = ("status", "--watch", "--cache-dir", str(cache))
+    for end, code in ((signal.SIGINT, 130), (signal.SIGTERM, 75)):
+        terminal = Terminal(200)
+        shown = subprocess.Popen(
+            [sys.executable, "-m", "step37_flickr8k", *watch],
+            env=os.environ | {"TERM": "xterm"},
+            stdout=terminal.theirs,
+            stderr=terminal.theirs,
+        )
+        terminal.until_seen(r"  running    \S+, rank 0: fetching: 11 of 12 files")
+        shown.send_signal(end) if end is signal.SIGINT else job.signal(0, end)
+        assert shown.wait(PATIENCE) == code
+        seen = terminal.end()
+        assert not [line for line in seen if "running" in line], seen
+        assert ("error: interrupted" if code == 130 else "ended by SIGTERM") in seen[-1]

@@ -17,7 +17,6 @@ from step37_flickr8k import __version__, get_flickr8k_dataset_file, prepare_flic
 from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.errors import (
-    CacheDamaged,
     FetchFailed,
     HubUnavailable,
     InvalidMetadata,
@@ -206,7 +205,7 @@ def test_a_single_file_with_wrong_bytes_is_fetched_again(hub: LocalHub, cache: P
         == (hub.directory / "train/0001.jpg").read_bytes()
     )
     hub.faults.add(Fault.corrupt(path="train/0002.jpg"))
-    with pytest.raises(CacheDamaged, match=r"0002\.jpg has other bytes than .* states, twice"):
+    with pytest.raises(FetchFailed, match=r"0002\.jpg has other bytes than .* states, twice"):
         get_flickr8k_dataset_file(filename="train/0002.jpg", **ask)
 
 

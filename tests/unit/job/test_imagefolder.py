@@ -172,7 +172,7 @@ def test_every_command_works_on_every_layout(
     kept.write_bytes(b"x")
     (cache / "train" / "images" / "deep" / "0002.jpg").unlink()
     (cache / "train" / "images" / "deep").rmdir()
-    found = json.loads(run("verify", "--json", code=75))
+    found = json.loads(run("verify", "--json", code=3))
     assert found["missing"] == ["images/deep/0002.jpg"]
     assert found["wrong"] == [("../" if at_root else "") + table]
     run("verify", "--repair")

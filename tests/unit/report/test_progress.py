@@ -1,66 +1,26 @@
 """Progress as a real terminal shows it: one bar for all ranks, or plain lines."""
 
-import fcntl
 import json
 import os
 import pty
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import pyte
 import pytest
 
 from step37_flickr8k.cluster.progress import Progress, State
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.report.progress import Rate
 from tests.helpers.ranks import PATIENCE, free_port
+from tests.helpers.terminals import Terminal
 
 LINE = re.compile(r"\d\d:\d\d:\d\d \S+ rank \d/\d (DEBUG|INFO|WARNING|ERROR) \S.*")
-
-
-class Terminal:
-    """A terminal that processes write to, high enough that nothing scrolls off."""
-
-    def __init__(self, columns: int) -> None:
-        self._ours, self.theirs = pty.openpty()
-        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 400, columns, 0, 0))
-        self._screen = pyte.Screen(columns, 400)
-        self._stream = pyte.ByteStream(self._screen)
-        self._lock = threading.Lock()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        with suppress(OSError):  # EIO: nobody has it open any more
-            while content := os.read(self._ours, 4096):
-                with self._lock:
-                    self._stream.feed(content)
-
-    def seen(self) -> list[str]:
-        with self._lock:
-            return [line.rstrip() for line in self._screen.display if line.strip()]
-
-    def cell(self, row: int, column: int) -> pyte.screens.Char:
-        """Return a character with its colors."""
-        with self._lock:
-            return self._screen.buffer[row][column]
-
-    def end(self) -> list[str]:
-        """Close the terminal and return what it shows last."""
-        os.close(self.theirs)
-        self._reader.join(120)
-        os.close(self._ours)
-        return self.seen()
 
 
 @pytest.fixture
@@ -99,16 +59,6 @@ def start(
     return subprocess.Popen(command, env=inherited | place, **streams)  # type: ignore[call-overload,no-any-return]
 
 
-def until_seen(terminal: Terminal, pattern: str, seconds: float = PATIENCE) -> list[str]:
-    deadline = time.monotonic() + seconds
-    while True:
-        seen = terminal.seen()
-        if any(re.search(pattern, line) for line in seen):
-            return seen
-        assert time.monotonic() < deadline, "\n".join(seen)
-        time.sleep(0.02)
-
-
 def test_a_terminal_that_ranks_share_shows_one_bar_and_whole_lines(
     hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -118,8 +68,7 @@ def test_a_terminal_that_ranks_share_shows_one_bar_and_whole_lines(
     terminal, port = Terminal(400), free_port()
     more = ("--log-level", "debug", "--concurrency", "1")
     started += [start(terminal, cache, rank, 3, port, *more) for rank in range(3)]
-    seen = until_seen(
-        terminal,
+    seen = terminal.until_seen(
         r"^fetching: [1-9]\d? of 12 files, \d\.\d of 7\.\d kB, \d\.\d kB/s, \d+ s left \S+$",
     )
     assert sum("of 12 files" in line and not LINE.fullmatch(line) for line in seen) == 1
@@ -184,7 +133,7 @@ def test_a_narrow_terminal_gets_one_line(
     hub.faults.add(Fault.quota(6, window=5.0))
     terminal = Terminal(60)
     started.append(start(terminal, cache, 0, 1, 1, "--log-level", "error", "--attempts", "100"))
-    seen = until_seen(terminal, r"^waiting for quota, [1-5] s: ")
+    seen = terminal.until_seen(r"^waiting for quota, [1-5] s, ")
     assert len(seen) == 1
     assert len(seen[0]) <= 60
 
@@ -204,7 +153,7 @@ def test_rate_and_time_left_have_room_on_every_terminal(
     )
     terminal = Terminal(columns)
     started.append(start(terminal, cache, 0, 1, 1, "--log-level", "error", "--concurrency", "1"))
-    until_seen(terminal, rf"^{said}, \d\.\d kB/s, \d+ s left [━╸╺]+$")
+    terminal.until_seen(rf"^{said}, \d\.\d kB/s, \d+ s left [━╸╺]+$")
     os.write(terminal.theirs, b"^C")
     started[0].send_signal(signal.SIGINT)
     assert started[0].wait(120) == 130
