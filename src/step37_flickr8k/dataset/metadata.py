@@ -115,9 +115,7 @@ def _blocks(stream: BinaryIO, wanted: Wanted, table: str) -> Iterator[Block]:
     if table.endswith(".jsonl"):
         return map(Block.of, read_jsonl(stream, wanted))
     if importlib.util.find_spec("pyarrow") is None:
-        raise InvalidMetadata(
-            f"{wanted.table} needs pyarrow to be read: pip install 'step37-flickr8k[parquet]'"
-        )
+        raise InvalidMetadata(f"{wanted.table} needs pyarrow to be read: pip install pyarrow")
     return map(Block.of, read_apart(stream, wanted))
 
 

@@ -36,8 +36,7 @@ def choose_shards(
         return _shards_that_pay(hub, split, decision) if available else ()
     if not available:
         raise InvalidSettings(
-            "fetch_mode=parquet needs pyarrow: pip install 'step37-flickr8k[parquet]', or choose"
-            " auto"
+            "fetch_mode=parquet needs pyarrow: pip install pyarrow, or choose auto"
         )
     if not decision.fetch:
         return ()

@@ -172,7 +172,8 @@ def run(hub: LocalHub, *, on_ready: Callable[[LocalHub], None]) -> None:
 
 def _bind(host: str, port: int) -> socket.socket:
     try:
-        return socket.create_server((host, port), backlog=BACKLOG)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         remedy = "choose another port, or 0 for any free one"
         message = f"can't listen on {host}:{port}: {error.strerror}: {remedy}"
@@ -180,7 +181,8 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _url(host: str, listening: socket.socket) -> str:
-    return f"http://{host}:{listening.getsockname()[1]}"
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listening.getsockname()[1]}"
 
 
 def _start(sockets: dict[Origin, socket.socket], backend: Backend) -> Callable[[], None]:

@@ -207,7 +207,7 @@ def test_what_ends_the_reading_process_is_the_tables_error(
 def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the optional library isn't installed the error says how to install it."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(InvalidMetadata, match=r"pip install 'step37-flickr8k\[parquet\]'"):
+    with pytest.raises(InvalidMetadata, match=r"pip install pyarrow"):
         rows_of(b"")
 
 
