@@ -59,6 +59,15 @@ def _add_preview_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_doctor_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="also write findings and settings as JSON, without secrets, to attach to a ticket",
+    )
+
+
 def _add_settings_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--json-schema", action="store_true", help="print the JSON schema of the settings"
@@ -167,7 +176,7 @@ COMMANDS = (
         "check what usually goes wrong, with a remedy for each problem; run as two ranks on two"
         " nodes it also checks the shared directory",
         _CACHE,
-        _add_nothing,
+        _add_doctor_arguments,
         unused=frozenset({"report"}),
     ),
     Command(

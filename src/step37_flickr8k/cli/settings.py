@@ -4,7 +4,7 @@ import argparse
 
 from step37_flickr8k.cli.output import print_json, print_lines
 from step37_flickr8k.cli.parser import read_settings
-from step37_flickr8k.settings.reference import describe_settings, json_schema
+from step37_flickr8k.settings.reference import describe_settings, json_schema, settings_as_json
 
 __all__ = ["run"]
 
@@ -16,10 +16,7 @@ def run(parsed: argparse.Namespace) -> int:
         return 0
     loaded = read_settings(parsed)
     if parsed.json:
-        values = loaded.settings.model_dump(mode="json")
-        print_json(
-            {name: {"value": value, "from": loaded.origins[name]} for name, value in values.items()}
-        )
+        print_json(settings_as_json(loaded))
         return 0
     rows = [("setting", "value", "from"), *describe_settings(loaded)]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]

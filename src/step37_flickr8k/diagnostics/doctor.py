@@ -4,6 +4,7 @@ Every check is a function that returns what it found, as a `Finding` with a reme
 
 - `rank_checks`: what one rank checks alone.
 - `network_checks`: endpoint, proxy, token, clock.
+- `version_checks`: what is installed.
 - `node_checks`: what ranks on different nodes check together.
 
 To add a check, write such a function there and call it in `rank_checks.check_rank` (on every rank),
@@ -28,18 +29,19 @@ log = logging.getLogger("step37_flickr8k")
 
 
 def examine(
-    settings: WarmupSettings, world: World, group: Group, contradictions: Sequence[str]
+    settings: WarmupSettings, world: World, group: Group | None, contradictions: Sequence[str]
 ) -> Iterator[list[Finding]]:
     """Make all checks; yield what this rank finds, then, on rank 0, what all ranks find.
 
-    ``contradictions`` are those between environment and settings file.
+    ``contradictions`` are those between environment and settings file. ``group`` is None where
+    ranks can't reach each other, because torch isn't installed.
     """
-    found = check_rank(contradictions)
+    found = check_rank(contradictions, world.size)
     if world.rank == 0:
         found += check_rank_zero(settings, world)
     yield found
-    if world.size == 1:
-        yield not_checked("needs two nodes")
+    if world.size == 1 or group is None:
+        yield not_checked("needs two nodes" if world.size == 1 else "ranks need torch")
         return
     run = Run(Task.from_settings(settings), world)
     if world.rank == 0:

@@ -147,7 +147,8 @@ def _refused(
 ) -> list[Finding]:
     """Return the findings when a request failed, and blame whoever sent the answer."""
     by_hub = _is_by_hub(error)
-    clock = Finding.not_checked("clock", "the Hub didn't answer")
+    unknown = "the Hub refused the request" if by_hub else "the request failed"
+    clock = Finding.not_checked("clock", unknown)
     reason = (
         str(error)
         if isinstance(error, Step37Error)
@@ -177,6 +178,6 @@ def _refused(
     return [
         Finding.problem("endpoint", reason, remedy),
         through,
-        Finding.not_checked("token", "the Hub didn't answer"),
+        Finding.not_checked("token", unknown),
         clock,
     ]

@@ -15,6 +15,7 @@ from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.dataset.words import amount
 from step37_flickr8k.diagnostics.finding import Finding, State
 from step37_flickr8k.diagnostics.network_checks import check_network, with_few_attempts
+from step37_flickr8k.diagnostics.version_checks import check_versions
 from step37_flickr8k.download.files import memory_in_flight
 from step37_flickr8k.download.open_files import connections_allowed
 from step37_flickr8k.errors import FolderFull, Step37Error, TransientError
@@ -35,15 +36,16 @@ _OWN_MEMORY = 200 << 20
 _TORCH_MEMORY = 250 << 20
 
 
-def check_rank(contradictions: Sequence[str]) -> list[Finding]:
-    """Return what every rank checks for itself; ``contradictions`` are those of its settings."""
-    if contradictions:
-        return [
-            Finding.warning("settings", message, "unset one of the two")
-            for message in contradictions
-        ]
-    message = "valid; environment and settings file don't contradict each other"
-    return [Finding.ok("settings", message)]
+def check_rank(contradictions: Sequence[str], ranks: int) -> list[Finding]:
+    """Return what every rank of so many checks for itself.
+
+    ``contradictions`` are those of its settings.
+    """
+    valid = "valid; environment and settings file don't contradict each other"
+    settings = [
+        Finding.warning("settings", message, "unset one of the two") for message in contradictions
+    ] or [Finding.ok("settings", valid)]
+    return [*check_versions(ranks), *settings]
 
 
 def check_rank_zero(settings: WarmupSettings, world: World) -> list[Finding]:
@@ -66,9 +68,9 @@ def check_rank_zero(settings: WarmupSettings, world: World) -> list[Finding]:
 def _nothing_to_do(settings: WarmupSettings) -> list[Finding]:
     warm = f"{settings.cache_dir.absolute()} is warm: nothing is to be written"
     return [
-        Finding.ok("folder", warm),
-        Finding.ok("space", warm),
-        Finding.ok("memory", "nothing is to be fetched"),
+        Finding.not_checked("folder", warm),
+        Finding.not_checked("space", warm),
+        Finding.not_checked("memory", "nothing is to be fetched"),
     ]
 
 
@@ -114,9 +116,7 @@ def _check_file_system(directory: CacheDirectory) -> list[Finding]:
 
 def _check_space(directory: CacheDirectory, plan: Plan | None) -> Finding:
     if plan is None:
-        return Finding.not_checked(
-            "space", "what is needed isn't known, because the Hub wasn't asked"
-        )
+        return Finding.not_checked("space", "what is needed isn't known without a plan")
     try:
         check_space(directory, plan.bytes, plan.fetch)
     except FolderFull as error:

@@ -28,14 +28,20 @@ def how_far(progress: Progress) -> str:
 def how_far_within(progress: Progress, rate: list[str], width: int) -> str:
     """Return `how_far` and the rate in at most ``width`` columns if possible.
 
-    Retries are dropped first, then bytes, then files. The rate and the time left stay.
+    Retries are dropped first, then bytes, the rate, and the time left. The files stay.
     """
     without_retries = replace(progress, retries={})
     without_bytes = replace(without_retries, of_bytes=None)
-    for each in (progress, without_retries, without_bytes):
-        if len(text := ", ".join([how_far(each), *rate])) <= width:
+    shorter = (
+        (progress, rate),
+        (without_retries, rate),
+        (without_bytes, rate),
+        (without_bytes, rate[1:]),
+    )
+    for each, more in shorter:
+        if len(text := ", ".join([how_far(each), *more])) <= width:
             return text
-    return ", ".join([how_far(replace(without_bytes, of_files=None)), *rate])
+    return how_far(without_bytes)
 
 
 def count_rows(ready: int, left_out: int) -> str:

@@ -9,7 +9,14 @@ from step37_flickr8k.settings.model import WarmupSettings
 from step37_flickr8k.settings.names import SECRETS, fields, flag_of, variable_of
 from step37_flickr8k.settings.sources import Loaded
 
-__all__ = ["Flag", "describe_settings", "flags", "json_schema", "settings_table"]
+__all__ = [
+    "Flag",
+    "describe_settings",
+    "flags",
+    "json_schema",
+    "settings_as_json",
+    "settings_table",
+]
 
 # The headings under which `--help` shows the flags.
 _GROUPS = {
@@ -54,6 +61,12 @@ def describe_settings(loaded: Loaded) -> list[tuple[str, str, str]]:
         (name, _written(name, getattr(loaded.settings, name)), loaded.origins[name])
         for name in fields()
     ]
+
+
+def settings_as_json(loaded: Loaded) -> dict[str, object]:
+    """Return value and origin of every setting, secrets masked."""
+    values = loaded.settings.model_dump(mode="json")
+    return {name: {"value": value, "from": loaded.origins[name]} for name, value in values.items()}
 
 
 def _written(name: str, value: object) -> str:

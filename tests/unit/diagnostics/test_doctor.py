@@ -4,16 +4,19 @@ import http.client
 import http.server
 import json
 import os
+import platform
 import re
 import resource
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from email.utils import formatdate
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -122,13 +125,27 @@ def forwarding(
 def test_nothing_wrong_is_said_check_by_check(hub: LocalHub, cache: Path, examine: Examine) -> None:
     """Without faults every check is ok or names what it needs, and nothing is left behind."""
     found = examine()
-    fine = {"settings", "endpoint", "proxy", "token", "clock", "space", "memory"}
+    fine = {
+        "versions",
+        "torch",
+        "pyarrow",
+        "settings",
+        "endpoint",
+        "proxy",
+        "token",
+        "clock",
+        "space",
+        "memory",
+    }
     assert {check for check, finding in found.items() if finding["state"] == "ok"} >= fine
     assert all(
         (found[check]["state"], found[check]["message"]) == ("not checked", "needs two nodes")
         for check in TWO_NODES
     )
     assert "srun --nodes=2" in found["lag"]["remedy"]
+    assert not found["folder shared"]["remedy"]
+    assert found["torch"]["message"] == metadata.version("torch")
+    assert f"Python {platform.python_version()} on " in found["versions"]["message"]
     assert not [request for request in hub.file_requests() if request.repo_path.endswith(".jpg")]
     assert not cache.exists()
     assert not [path for path in cache.parent.iterdir() if path.name.startswith(".step37")]
@@ -141,8 +158,58 @@ def test_people_get_a_table(hub: LocalHub, cache: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert cli.run(["doctor", "--cache-dir", str(cache)]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert f"ok space {cache} is warm: nothing is to be written" in said
-    assert "not checked folder shared needs two nodes -> run it as two ranks on two nodes" in said
+    assert f"not checked space {cache} is warm: nothing is to be written" in said
+    assert "not checked lag needs two nodes -> run it as two ranks on two nodes" in said
+    assert said.count("run it as two ranks on two nodes") == 1
+
+
+def test_what_a_ticket_needs_is_in_one_file(
+    hub: LocalHub,
+    cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Findings and settings with their origins; a token is masked."""
+    assert hub.commit
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    file = tmp_path / "doctor.json"
+    there = ("--cache-dir", str(cache), "--output", str(file))
+    assert cli.run(["doctor", *there, "--json"]) == 0
+    ticket = json.loads(file.read_text())
+    assert ticket["findings"] == json.loads(capsys.readouterr().out)
+    assert ticket["settings"]["cache_dir"] == {"value": str(cache), "from": "--cache-dir"}
+    assert ticket["settings"]["token"]["from"] == "HF_TOKEN"
+    assert "hf_secret" not in file.read_text()
+    assert cli.run(["doctor", *there[:3], str(tmp_path / "no" / "file")]) == 2
+    assert "can't be written" in capsys.readouterr().err
+
+
+def test_two_ranks_without_torch_are_a_problem_among_findings(
+    hub: LocalHub, cache: Path, tmp_path: Path
+) -> None:
+    """Rank 0 makes all checks that it can make alone, and says what the others need."""
+    libraries = tmp_path / "libraries"
+    libraries.mkdir()
+    for each in Path(sysconfig.get_path("purelib")).iterdir():
+        if not each.name.startswith("torch"):
+            (libraries / each.name).symlink_to(each)
+    source = Path(cli.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "step37_flickr8k", "doctor", "--cache-dir", cache, "--json"],
+        env=os.environ
+        | {"PYTHONPATH": f"{source}:{libraries}", "HF_ENDPOINT": hub.endpoint}
+        | {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    found = {finding["check"]: finding for finding in json.loads(done.stdout)}
+    assert (found["torch"]["state"], found["torch"]["message"]) == ("problem", "not installed")
+    assert found["torch"]["remedy"].startswith("pip install torch")
+    assert (found["lag"]["state"], found["lag"]["message"]) == ("not checked", "ranks need torch")
+    assert found["endpoint"]["state"] == "ok"
 
 
 @pytest.mark.parametrize("token", ["hf_wrong", None])

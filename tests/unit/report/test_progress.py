@@ -140,9 +140,13 @@ def test_a_narrow_terminal_gets_one_line(
 
 @pytest.mark.parametrize(
     ("columns", "said"),
-    [(40, "fetching"), (70, r"fetching: [1-9]\d? of 12 files, \d\.\d of 7\.\d kB")],
+    [
+        (40, ""),
+        (48, r", \d+ s left"),
+        (70, r", \d\.\d of 7\.\d kB, \d\.\d kB/s, \d+ s left"),
+    ],
 )
-def test_rate_and_time_left_have_room_on_every_terminal(
+def test_the_files_have_room_on_every_terminal(
     hub: LocalHub, cache: Path, started: list[subprocess.Popen[bytes]], columns: int, said: str
 ) -> None:
     """Less important parts are dropped first, the bar stays, and Ctrl-C leaves nothing behind."""
@@ -153,7 +157,7 @@ def test_rate_and_time_left_have_room_on_every_terminal(
     )
     terminal = Terminal(columns)
     started.append(start(terminal, cache, 0, 1, 1, "--log-level", "error", "--concurrency", "1"))
-    terminal.until_seen(rf"^{said}, \d\.\d kB/s, \d+ s left [━╸╺]+$")
+    terminal.until_seen(rf"^fetching: [1-9]\d? of 12 files{said} [━╸╺]+$")
     os.write(terminal.theirs, b"^C")
     started[0].send_signal(signal.SIGINT)
     assert started[0].wait(120) == 130
