@@ -45,6 +45,14 @@ def test_help_shows_each_flag_under_a_heading_with_its_variable(
         assert f"[env: {variable_of(flag.setting)}]" in shown
 
 
+def test_help_breaks_no_line_inside_a_word(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a narrow terminal, too, flags and file names can be copied."""
+    monkeypatch.setenv("COLUMNS", "47")
+    assert "termination-log" in help_of("warmup", capsys)
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_help_has_one_example_that_parses(
     command: object, capsys: pytest.CaptureFixture[str]
