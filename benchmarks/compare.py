@@ -129,7 +129,7 @@ def with_ours(job: Job) -> None:
     if job.timeout:
         init_group(job)
         prepare_flickr8k_samples(sample_count=None, cache_dir=job.directory)
-    elif code := cli.run(["warmup", "--cache-dir", job.directory]):
+    elif code := cli.run(["warmup", "--cache-dir", job.directory, "--log-format", "json"]):
         sys.exit(code)
 
 
@@ -294,7 +294,7 @@ class Ranks:
         said = self.out / f"{rank}.json"
         if said.exists():
             error = str(json.loads(said.read_text()))
-            named = re.findall(r" ERROR (\w+):", (self.out / f"{rank}.log").read_text())
+            named = re.findall(r'"error": "(\w+)"', (self.out / f"{rank}.log").read_text())
             return named[-1] if error.startswith("exit") and named else error
         if self.processes[rank].is_alive():
             return None
