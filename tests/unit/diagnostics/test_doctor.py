@@ -420,7 +420,7 @@ def test_a_memory_limit_below_what_the_concurrency_needs_is_found(
         f"{'ulimit -v' if by == 'ulimit' else 'its control group'} allows 2,147 MB"
         in first["message"]
     )
-    assert "concurrency 1024 may need 3,431 MB" in first["message"]
+    assert "concurrency 1024 may need 2,626 MB" in first["message"]
     assert second["state"] == "ok", second
 
 

@@ -133,7 +133,7 @@ def test_a_narrow_terminal_gets_one_line(
     hub.faults.add(Fault.quota(6, window=5.0))
     terminal = Terminal(60)
     started.append(start(terminal, cache, 0, 1, 1, "--log-level", "error", "--attempts", "100"))
-    seen = terminal.until_seen(r"^waiting for quota, [1-5] s, ")
+    seen = terminal.until_seen(r"^waiting for quota, [1-5] s\b")
     assert len(seen) == 1
     assert len(seen[0]) <= 60
 
