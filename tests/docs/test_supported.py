@@ -1,5 +1,6 @@
 """The page of what is supported says of each row how that is known."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -54,6 +55,7 @@ LIMITS = {
     "a table:": (
         mib(rows.LARGEST_TABLE),
         f"{tables._LONGEST_LINE:,} characters in a line",
+        f"{csv.field_size_limit():,} characters in a cell",
         f"{csv_table._LONGEST_ROW:,} characters in a row",
     ),
     "`metadata.parquet`": (

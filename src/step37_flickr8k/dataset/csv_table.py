@@ -163,6 +163,8 @@ def _malformed(error: csv.Error, table: str, lines: range, row: str) -> InvalidM
     remedy = "is it a table of comma-separated values?"
     if "end of data" in str(error):
         remedy = f"the quote on line {lines.start} is never closed"
+    elif "field limit" in str(error):
+        remedy = "is a quote missing? Longer texts are read from metadata.jsonl"
     elif '"' in row:
         remedy = "write a quote within a quoted text twice"
     last = lines.stop - 1

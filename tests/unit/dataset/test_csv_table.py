@@ -59,6 +59,10 @@ REFUSED = {
         HEADER + ' "0000.jpg",a man\n',
         "line 2: a blank stands between a comma and a quote",
     ),
+    "a text beyond the limit of Python's reader, cldf/csvw 69": (
+        HEADER + f'0000.jpg,"{"a chapter " * 14_000}"\n',
+        r"line 2: field larger than field limit \(131072\): is a quote missing\? Longer texts are",
+    ),
     "a trailing comma in every row": (
         HEADER + "0000.jpg,a dog,\n",
         "line 2 has 3 cells, and the header 2",
