@@ -11,7 +11,7 @@
     │   ├── RevisionNotFound              the repository has no such branch, tag or commit
     │   ├── AccessDenied                  the Hub refuses the token, or the repository wants one
     │   ├── CertificateNotTrusted         a server's certificate isn't trusted on this machine
-    │   ├── ProxyRefused                  a proxy refuses the request, or wants a login
+    │   ├── ProxyRefused                  a proxy or filter refuses the request, or wants a login
     │   ├── SplitNotFound                 the commit holds no metadata table for the split
     │   ├── CaptionKeyNotFound            the metadata table has no such column
     │   ├── EmptySelection                no row of the split counts (a RuntimeError, too)
@@ -109,7 +109,7 @@ class CertificateNotTrusted(ConfigurationError):
 
 
 class ProxyRefused(ConfigurationError):
-    """Raised when a proxy refuses a request, or wants a login."""
+    """Raised when a proxy or a filter refuses a request, or wants a login."""
 
 
 class SplitNotFound(ConfigurationError):

@@ -17,7 +17,7 @@ from step37_flickr8k.hub.certificates import check_certificates, trusting
 from step37_flickr8k.hub.failures import FAULTS, as_fault
 from step37_flickr8k.hub.proxies import Proxies
 from step37_flickr8k.hub.rate_limit import RateLimit
-from step37_flickr8k.hub.refusals import denied, refused_by_proxy
+from step37_flickr8k.hub.refusals import denied, refused_on_the_way
 from step37_flickr8k.hub.requests import Requests
 from step37_flickr8k.hub.retry import (
     LONGEST_PAUSE,
@@ -42,6 +42,7 @@ _WATCH_INTERVAL = 1.0  # s between two reports of a wait
 # Read timeouts in which an answer of the API must be complete, and any answer must begin. Each one
 # alone would never end where a byte arrives now and then.
 _READ_TIMEOUTS = 4
+_SHOWN = 20  # characters of somebody else's text that a message repeats
 
 # Takes in the seconds for which the rate limit allows no request, and 0 when it does again.
 Watch = Callable[[float], None]
@@ -214,8 +215,8 @@ class HttpClient:
             judged = self._requests.judged(response)
             if isinstance(judged, Fault):
                 raise judged
-            if judged.proxy is not None and response.status in {403, 407} and not judged.by_hub:
-                raise refused_by_proxy(judged.proxy, host_of(response.url), str(judged))
+            if response.status in {403, 407} and not judged.by_hub:
+                raise refused_on_the_way(judged, host_of(response.url))
             if response.status in {401, 403}:
                 with_token = "Authorization" in self._source.headers
                 raise denied(f"the Hub, asked for {name},", response.status, with_token=with_token)
@@ -228,10 +229,13 @@ class HttpClient:
     def source_of(self, response: aiohttp.ClientResponse) -> str:
         """Return the end of a message about an answer that another host than the endpoint sent.
 
-        A login page in place of a file is a 200, too.
+        A login page in place of a file is a 200, too. Compressed bytes, which nobody asked for, are
+        not those of the file.
         """
         kind = f" ({response.content_type})" if response.content_type == "text/html" else ""
-        return "" if self._requests.is_own(response) else f" from {host_of(response.url)}{kind}"
+        host = "" if self._requests.is_own(response) else f" from {host_of(response.url)}{kind}"
+        coded = response.headers.get("Content-Encoding", "identity")[:_SHOWN]
+        return host if coded == "identity" else f"{host}, compressed on the way ({coded})"
 
     async def ask(self, method: str, url: str, *, follow: bool = True) -> Answer:
         """Return the complete answer to a request; without ``follow`` also that of a redirect.

@@ -21,6 +21,7 @@ __all__ = [
     "not_found",
     "refusal",
     "refused_by_proxy",
+    "refused_on_the_way",
 ]
 
 
@@ -46,8 +47,17 @@ class Refused(Exception):
 
     @property
     def by_hub(self) -> bool:
-        """Whether the Hub itself answered: a proxy sends neither its code nor 401."""
-        return self.proxy is None or self.has_code or self.status == 401
+        """Whether the Hub itself answered: a proxy sends neither its code nor 401.
+
+        Nor does the Hub forbid anything with a web page; a filter before it does.
+        """
+        if self.has_code or self.status == 401:
+            return True
+        return self.proxy is None and not (self.status == 403 and self._is_page)
+
+    @property
+    def _is_page(self) -> bool:
+        return self.headers.get("Content-Type", "").lower().startswith("text/html")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +109,7 @@ def refusal(refused: Refused, requested: Requested) -> Step37Error:
     """
     repository, code = requested.repository, refused.headers.get("X-Error-Code")
     if refused.status in {403, 407} and not refused.by_hub:
-        return refused_by_proxy(refused.proxy or "", repository, str(refused))
+        return refused_on_the_way(refused, repository)
     if code == "RevisionNotFound":
         return RevisionNotFound(
             f"{repository} has no revision {requested.revision}: choose a branch, tag or commit"
@@ -113,8 +123,8 @@ def refusal(refused: Refused, requested: Requested) -> Step37Error:
     if refused.status in {401, 403} and code != "RepoNotFound":
         return denied(repository, refused.status, with_token=requested.with_token)
     hidden = _hidden(with_token=requested.with_token)
-    why = hidden if code == "RepoNotFound" else f"can't be used: it answers {refused}"
-    return RepositoryNotFound(f"{repository} {why}")
+    other = f"can't be used: it answers {refused}: check repo_id, revision and endpoint"
+    return RepositoryNotFound(f"{repository} {hidden if code == 'RepoNotFound' else other}")
 
 
 def denied(what: str, status: int, *, with_token: bool) -> AccessDenied:
@@ -125,6 +135,16 @@ def denied(what: str, status: int, *, with_token: bool) -> AccessDenied:
         )
     return AccessDenied(
         f"{what} refuses access without a token ({status}): pass one (HF_TOKEN or token_file)"
+    )
+
+
+def refused_on_the_way(refused: Refused, what: str) -> ProxyRefused:
+    """Return the error for an answer that isn't the Hub's: its proxy's, or that of a filter."""
+    if refused.proxy is not None:
+        return refused_by_proxy(refused.proxy, what, str(refused))
+    return ProxyRefused(
+        f"{what} answers with a web page ({refused}), as filters do and the Hub doesn't:"
+        " have the address allowed there"
     )
 
 

@@ -15,6 +15,7 @@ from step37_flickr8k.hub.refusals import ErrorAnswer, Refused, Requested, not_fo
 
 CODE = "X-Error-Code"
 CHECK = "check the names in its list of files"
+CHECK_ALL = "check repo_id, revision and endpoint"
 PASS = "pass one (HF_TOKEN or token_file)"
 HIDDEN = "doesn't exist, or is private: check repo_id, or pass a token (HF_TOKEN or token_file)"
 
@@ -78,14 +79,18 @@ def refused(status: int, code: str = "", reason: str = "", proxy: str | None = N
         (
             refused(404, reason="Not Found"),
             RepositoryNotFound,
-            "intro/flickr8k can't be used: it answers 404 Not Found",
+            f"intro/flickr8k can't be used: it answers 404 Not Found: {CHECK_ALL}",
         ),
         (
             refused(400, "SomethingNew", "Bad Request"),
             RepositoryNotFound,
-            "intro/flickr8k can't be used: it answers 400 Bad Request",
+            f"intro/flickr8k can't be used: it answers 400 Bad Request: {CHECK_ALL}",
         ),
-        (refused(451), RepositoryNotFound, "intro/flickr8k can't be used: it answers 451"),
+        (
+            refused(451),
+            RepositoryNotFound,
+            f"intro/flickr8k can't be used: it answers 451: {CHECK_ALL}",
+        ),
     ],
     ids=lambda value: (
         f"{value} {value.headers.get(CODE, '')}" if isinstance(value, Refused) else ""
@@ -120,6 +125,16 @@ def test_the_token_is_blamed_only_if_there_is_one(status: int) -> None:
     with_token = refusal(refused(status), requested(with_token=True))
     assert "refuses the token" in str(with_token)
     assert "without a token" in str(refusal(refused(status), requested()))
+
+
+@pytest.mark.parametrize(("status", "is_filter"), [(403, True), (401, False), (404, False)])
+def test_a_web_page_that_forbids_is_a_filters(status: int, is_filter: bool) -> None:
+    """The Hub's API forbids in JSON. A mirror that wants a login does so with a page, and 401."""
+    page = Refused(status, "No", {"Content-Type": "text/html; charset=utf-8"})
+    assert page.by_hub is not is_filter
+    assert isinstance(refusal(page, requested(with_token=True)), ProxyRefused) is is_filter
+    page.headers = {**page.headers, CODE: "GatedRepo"}
+    assert page.by_hub
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Whose word an answer is: the Hub's, a CDN's, a proxy's. The right one is blamed."""
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -18,7 +19,10 @@ from step37_flickr8k.errors import (
     ProxyRefused,
     RepositoryNotFound,
 )
+from step37_flickr8k.hub.client import connected
+from step37_flickr8k.hub.source import Source
 from step37_flickr8k.localhub import Fault, LocalHub
+from step37_flickr8k.settings.options import FetchOptions
 from tests.helpers.proxies import proxy
 from tests.helpers.servers import listening
 from tests.unit.hub.test_api import port_of, warm
@@ -119,6 +123,51 @@ def test_a_login_page_in_place_of_a_file_is_named(hub: LocalHub, cache: Path) ->
         said = rf"0003.jpg \(5 bytes instead of \d+ from 127.0.0.1:{port} \(text/html\) \(2 tries"
         with pytest.raises(FetchFailed, match=said):
             warm(endpoint=hub.endpoint, cache_dir=cache, attempts=2)
+
+
+@pytest.mark.parametrize("asked", ["the api", "a file"])
+def test_a_filters_page_blames_no_token(cache: Path, asked: str) -> None:
+    """A firewall answers 403 with a page at the Hub's own address: have it allowed there."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = "HTTP/1.1 403 Forbidden\r\nContent-Type: text/html\r\nContent-Length: 7"
+        writer.write(f"{head}\r\nConnection: close\r\n\r\nblocked".encode())
+        await writer.drain()
+
+    async def get_file(port: int) -> None:
+        source = Source(base=f"http://127.0.0.1:{port}/", headers={})
+        async with connected(source, FetchOptions()) as client:
+            await client.get("train/0003.jpg")
+
+    def ask(port: int) -> None:
+        if asked == "the api":
+            warm(endpoint=f"http://127.0.0.1:{port}", cache_dir=cache)
+        else:
+            asyncio.run(get_file(port))
+
+    with listening(serve) as port, pytest.raises(ProxyRefused, match=r"web page \(403 Forbidden"):
+        ask(port)
+
+
+def test_bytes_that_a_mirror_compresses_are_said_to_be(cache: Path) -> None:
+    """Nobody asked for gzip: the table has other bytes, and the message says why."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+        kind, body = "", json.dumps({"sha": "a" * 40})
+        if "/tree/" in path:
+            entry = {"type": "file", "path": "train/metadata.csv", "size": 3, "oid": "b" * 40}
+            body = json.dumps([entry])
+        elif "/resolve/" in path:
+            kind, body = "Content-Encoding: gzip\r\n", "1234567"
+        head = f"HTTP/1.1 200 OK\r\n{kind}Content-Length: {len(body)}\r\nConnection: close"
+        writer.write(f"{head}\r\n\r\n{body}".encode())
+        await writer.drain()
+
+    said = r"metadata.csv \(more than 3 bytes, compressed on the way \(gzip\) \(2 tries"
+    with listening(serve) as port, pytest.raises(FetchFailed, match=said):
+        warm(endpoint=f"http://127.0.0.1:{port}", cache_dir=cache, attempts=2)
 
 
 # --- proxies --------------------------------------------------------------------------------------
