@@ -31,6 +31,8 @@ __all__ = ["fetch_file"]
 log = logging.getLogger("step37_flickr8k")
 
 _MODULE = "step37_flickr8k.hub.download_process"
+# huggingface_hub can't be imported with one that is no whole number; a request has its own timeouts
+_NOT_PASSED = {"HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"}
 _SOURCE = Path(__file__).parents[2]  # the directory that holds this package
 
 
@@ -103,7 +105,7 @@ def _in_process(request: FileRequest, descriptors: Sequence[int]) -> FileAnswer:
             # -m searches the current directory first, where any file may be json.py.
             cwd=_SOURCE,
             env={
-                **os.environ,
+                **{name: value for name, value in os.environ.items() if name not in _NOT_PASSED},
                 "PYTHONPATH": os.pathsep.join(str(Path(each).absolute()) for each in sys.path),
                 "HF_HUB_DISABLE_TELEMETRY": "1",
                 "HF_HUB_DISABLE_XET": "1",

@@ -23,6 +23,16 @@ def staged(cache: Path) -> list[Path]:
     return list(cache.glob(".step37-single-*"))
 
 
+@pytest.mark.parametrize("value", ["30s", ""])
+def test_timeouts_that_the_library_cannot_read_are_not_passed_to_it(
+    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """With these in the environment, huggingface_hub can't even be imported."""
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", value)
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", value)
+    assert get(cache).read_bytes() == (hub.directory / NAME).read_bytes()
+
+
 @contextlib.contextmanager
 def when_it_is_asked_for(act: Callable[[], None]) -> Iterator[None]:
     """Act when the file is asked for the first time, before the Hub learns of it."""
