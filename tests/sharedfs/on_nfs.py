@@ -242,7 +242,6 @@ def test_an_export_that_fills_up(
     hub.faults.clear()
     assert ranks.wait() == {0: 75, 1: 75}, ranks.logs
     for line in ranks.last_words():
-        assert "FolderFull" in line, ranks.logs
         assert str(ranks.shared / "cache") in line, line
         assert "free space" in line, line
     kept = images(cache / "train")

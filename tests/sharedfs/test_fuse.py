@@ -383,7 +383,6 @@ def test_a_full_directory_is_free_for_the_next_job(
 def assert_full(ranks: NodeRanks) -> None:
     """Check that every rank's last line names the directory, what is wrong with it and what to do."""
     for line in ranks.last_words():
-        assert "FolderFull" in line, ranks.logs
         assert str(ranks.shared / "cache") in line, line
         assert "free space" in line, line
 
