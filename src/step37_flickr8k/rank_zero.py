@@ -143,13 +143,13 @@ def _launched_on_node(world: World, secret: bytes) -> Group:
             'scope="node" needs the number of ranks of a node, but LOCAL_WORLD_SIZE isn\'t set. '
             "Set it, or initialize the process group first."
         )
-    if world.agent_store:
-        return _launched(world, secret).part(f"node {node.node}", rank=node.rank, size=node.size)
-    _, port = world.rendezvous()
-    on_node = replace(
-        world, rank=node.rank, size=node.size, master_addr="localhost", master_port=port
-    )
-    return _launched(on_node, secret)
+    if not world.agent_store:
+        _, port = world.rendezvous()
+        world = replace(
+            world, rank=node.rank, size=node.size, master_addr="localhost", master_port=port
+        )
+    # Keys of their own: rank 0's node may meet at the store of the job.
+    return _launched(world, secret).part(f"node {node.node}", rank=node.rank, size=node.size)
 
 
 @functools.cache

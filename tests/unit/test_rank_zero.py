@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from step37_flickr8k import Timeouts, prepare_flickr8k_samples, rank_zero, run_on_rank_zero
+from step37_flickr8k.cluster.launcher import World
 from step37_flickr8k.cluster.node import NodeRank
 from step37_flickr8k.cluster.share import Group
 from step37_flickr8k.errors import (
@@ -388,3 +389,20 @@ def test_a_timeout_is_a_number_of_seconds(times: dict[str, float]) -> None:
     """A value that can't be meant is refused where it is made."""
     with pytest.raises(InvalidSettings, match=f"{next(iter(times))}=.* is no number of seconds"):
         Timeouts(**times)
+
+
+def test_a_nodes_ranks_have_keys_of_their_own() -> None:
+    """Rank 0's node meets at the store of the job: neither call may find what the other one wrote."""
+    world = World(
+        rank=0,
+        size=3,
+        local_rank=0,
+        local_world_size=2,
+        master_addr="127.0.0.1",
+        master_port=20000,
+    )
+    of_job, of_node = rank_zero._launched(world, b""), rank_zero._launched_on_node(world, b"")
+    assert (of_job.size, of_node.size) == (3, 2)
+    keys = [group.next_call({}, BRISK).keys for group in (of_job, of_node)]
+    assert keys[0].run != keys[1].run
+    assert keys[0].nonce != keys[1].nonce
