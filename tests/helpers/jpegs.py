@@ -154,6 +154,16 @@ def _mark(content: bytearray, chance: random.Random, _: list[bytes]) -> None:
     content[at : at + chance.choice((0, 2))] = bytes((0xFF, chance.choice(_MARKERS))) + more
 
 
+def _name_again(content: bytearray, chance: random.Random, _: list[bytes]) -> None:
+    """Let a scan name a component once more, or one less."""
+    scans = [start for start, _ in _segments(content) if content[start + 1 : start + 2] == b"\xda"]
+    if scans and (at := chance.choice(scans)) + 14 < len(content):
+        named = bytes(content[at + 5 : at + 7])
+        content[at + 4] += 1
+        content[at + 3] += 2
+        content[at + 5 : at + 5] = named
+
+
 def _fill(content: bytearray, chance: random.Random, _: list[bytes]) -> None:
     start, end = chance.choice(_segments(content))
     at = chance.randrange(start, end)
@@ -171,7 +181,7 @@ def _noise(content: bytearray, chance: random.Random, _: list[bytes]) -> None:
 
 _CHANGES: tuple[_Change, ...] = (
     *(_flip, _flip_in_header, _flip_in_header, _cut, _cut_out, _splice),
-    *(_splice_segments, _swap, _double, _mark, _fill, _noise),
+    *(_splice_segments, _swap, _double, _mark, _fill, _noise, _name_again),
 )
 
 

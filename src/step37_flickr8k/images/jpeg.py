@@ -24,9 +24,12 @@ Layer = tuple[int, int, int, int]
 _END = re.compile(rb"\xff[^\x00]")
 _END_BEHIND_RESTARTS = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
+_RESTARTS = [bytes([number]) for number in range(0xD0, 0xD8)]
 _TABLES = 4  # slots of each kind
 _COLORS = (1, 2, 3)  # the components Y, Cb and Cr, as JFIF numbers them
 _MOST_SCANS = 20  # encoders write ten or so; each one takes as long as the whole image
+# Pillow keeps every segment before the first scan, and appends them to each other
+_MOST_SEGMENTS, _MOST_BYTES = 100, 1 << 20
 _MOST_BITS = 13  # by which a progressive scan may be less exact
 _LAST = 63  # coefficients of a block, from 0
 _JFIF_LENGTH, _RESOLUTION = 14, 7
@@ -87,6 +90,8 @@ class _Walk:
     codes: set[int] = field(default_factory=set)  # those of AC have 16 more
     interval: int = 0  # of restarts
     scans: int = 0
+    segments: int = 0
+    length: int = 0  # of all segments
     has_resolution: bool = False
 
     def through(self, content: memoryview) -> Frame:
@@ -97,6 +102,9 @@ class _Walk:
             length = content[at + 2] << 8 | content[at + 3]
             segment = bytes(content[at + 4 : at + 2 + length])
             _require(length == len(segment) + 2)
+            self.segments += 1
+            self.length += length
+            _require(self.segments <= _MOST_SEGMENTS and self.length <= _MOST_BYTES)
             at += 2 + length
             self._take(marker, segment)
             if marker == _Marker.SCAN:
@@ -179,8 +187,10 @@ class _Walk:
             raise _NotShown
         if self.interval:
             number = (self._header().blocks - 1) // self.interval
-            expected = [bytes([0xD0 + restart % 8]) for restart in range(number)]
-            _require(_RESTART.findall(content, at, end.start()) == expected)
+            found = _RESTART.findall(content, at, end.start())
+            # How many a header announces is anybody's guess: no list is made of that
+            _require(len(found) == number)
+            _require(all(mark == _RESTARTS[at % 8] for at, mark in enumerate(found)))
         return end.start()
 
     def _take_scan(self, segment: bytes) -> None:
@@ -191,6 +201,8 @@ class _Walk:
         first, last, high, low = *segment[-3:-1], segment[-1] >> 4, segment[-1] & 15
         every = [layer[0] for layer in frame.layers]
         _require(all(layer[3] in self.quantization for layer in frame.layers))
+        # libjpeg refuses a component that is named twice.
+        _require(len(parts) == count)
         self.scans += 1
         if frame.is_progressive:
             # The number of its restarts depends on the scan.

@@ -58,7 +58,17 @@ def without(content: bytes, marker: int) -> bytes:
     return content
 
 
+def with_marks(announced: bytes, before: bytes = b"") -> bytes:
+    """Return a JPEG that announces restarts, or has more before its tables."""
+    return replaced(drawn(), b"\xff\xdb", announced + before + b"\xff\xdb")
+
+
+GREY = drawn("L")
+HUGE = replaced(GREY, b"\xff\xc0\0\x0b\x08\0\x28\0\x32", b"\xff\xc0\0\x0b\x08\xff\xdc\xff\xdc")
 BROKEN = {
+    "a component that a scan names twice": replaced(
+        GREY, b"\xff\xda\0\x08\1\1\0\0\x3f", b"\xff\xda\0\x0a\2\1\0\1\0\0\x3f"
+    ),
     "nothing": b"",
     "two bytes": b"\xff\xd8",
     "cut": drawn()[:-200],
@@ -72,6 +82,9 @@ BROKEN = {
     "no height": replaced(drawn(), b"\xff\xc0\0\x11\x08\0\x28", b"\xff\xc0\0\x11\x08\0\0"),
 }
 UNUSUAL = {
+    "more restarts than bytes": replaced(HUGE, b"\xff\xda", b"\xff\xdd\0\4\0\1\xff\xda"),
+    "comments without end": with_marks(b"\xff\xfe\0\2" * 200),
+    "comments of a megabyte": with_marks((b"\xff\xfe\xff\xff" + bytes(65533)) * 17),
     "no codes, as in a video": without(drawn(), 0xC4),
     "more behind its end": drawn() + b"\0",
     "four colors": drawn("CMYK"),
