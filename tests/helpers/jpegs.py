@@ -155,12 +155,12 @@ def _mark(content: bytearray, chance: random.Random, _: list[bytes]) -> None:
 
 
 def _name_again(content: bytearray, chance: random.Random, _: list[bytes]) -> None:
-    """Let a scan name a component once more, or one less."""
+    """Let a scan name a component once more."""
     scans = [start for start, _ in _segments(content) if content[start + 1 : start + 2] == b"\xda"]
     if scans and (at := chance.choice(scans)) + 14 < len(content):
         named = bytes(content[at + 5 : at + 7])
-        content[at + 4] += 1
-        content[at + 3] += 2
+        content[at + 4] = content[at + 4] + 1 & 0xFF
+        content[at + 3] = content[at + 3] + 2 & 0xFF
         content[at + 5 : at + 5] = named
 
 
