@@ -190,7 +190,7 @@ class _Walk:
             found = _RESTART.findall(content, at, end.start())
             # How many a header announces is anybody's guess: no list is made of that
             _require(len(found) == number)
-            _require(all(mark == _RESTARTS[at % 8] for at, mark in enumerate(found)))
+            _require(all(mark == _RESTARTS[turn % 8] for turn, mark in enumerate(found)))
         return end.start()
 
     def _take_scan(self, segment: bytes) -> None:

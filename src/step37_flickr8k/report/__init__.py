@@ -5,7 +5,8 @@
 - `recorder`: progress over time, for the report.
 - `text`, `html`: the report on a terminal and as a page.
 - `display`, `bar`: progress while a command runs, as log lines and as a bar.
-- `progress`: progress as text. - `redrawn`: lines drawn again and again.
+- `progress`: progress as text.
+- `redrawn`: lines drawn again and again.
 - `page`, `tables`: pages and tables, also of other packages.
 
 To add a field, describe it in `model.RunReport`, fill it in `build`, and show it in `text` and

@@ -24,7 +24,7 @@ from step37_flickr8k.hub.source import Source
 from step37_flickr8k.localhub import Fault, LocalHub
 from step37_flickr8k.settings.options import FetchOptions
 from tests.helpers.proxies import proxy
-from tests.helpers.servers import listening
+from tests.helpers.servers import Serve, listening
 from tests.unit.hub.test_api import port_of, warm
 
 TOKEN = "token"
@@ -109,16 +109,21 @@ def test_a_login_page_elsewhere_is_named(hub: LocalHub, cache: Path, kind: str) 
             warm(endpoint=hub.endpoint, cache_dir=cache, attempts=2)
 
 
-def test_a_login_page_in_place_of_a_file_is_named(hub: LocalHub, cache: Path) -> None:
-    """A portal that answers 200 where the CDN should: the file fails with the portal's host."""
+def page(status: str, body: str) -> Serve:
+    """Return a server that answers every request with a web page."""
+    head = f"HTTP/1.1 {status}\r\nContent-Type: text/html\r\nContent-Length: {len(body)}"
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5"
-        writer.write(f"{head}\r\nConnection: close\r\n\r\nlogin".encode())
+        writer.write(f"{head}\r\nConnection: close\r\n\r\n{body}".encode())
         await writer.drain()
 
-    with listening(serve) as port:
+    return serve
+
+
+def test_a_login_page_in_place_of_a_file_is_named(hub: LocalHub, cache: Path) -> None:
+    """A portal that answers 200 where the CDN should: the file fails with the portal's host."""
+    with listening(page("200 OK", "login")) as port:
         hub.faults.add(Fault.redirect(f"http://127.0.0.1:{port}/", path="train/0003.jpg"))
         said = rf"0003.jpg \(5 bytes instead of \d+ from 127.0.0.1:{port} \(text/html\) \(2 tries"
         with pytest.raises(FetchFailed, match=said):
@@ -128,12 +133,6 @@ def test_a_login_page_in_place_of_a_file_is_named(hub: LocalHub, cache: Path) ->
 @pytest.mark.parametrize("asked", ["the api", "a file"])
 def test_a_filters_page_blames_no_token(cache: Path, asked: str) -> None:
     """A firewall answers 403 with a page at the Hub's own address: have it allowed there."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        head = "HTTP/1.1 403 Forbidden\r\nContent-Type: text/html\r\nContent-Length: 7"
-        writer.write(f"{head}\r\nConnection: close\r\n\r\nblocked".encode())
-        await writer.drain()
 
     async def get_file(port: int) -> None:
         source = Source(base=f"http://127.0.0.1:{port}/", headers={})
@@ -146,7 +145,10 @@ def test_a_filters_page_blames_no_token(cache: Path, asked: str) -> None:
         else:
             asyncio.run(get_file(port))
 
-    with listening(serve) as port, pytest.raises(ProxyRefused, match=r"web page \(403 Forbidden"):
+    with (
+        listening(page("403 Forbidden", "blocked")) as port,
+        pytest.raises(ProxyRefused, match=r"web page \(403 Forbidden"),
+    ):
         ask(port)
 
 
